@@ -1,0 +1,252 @@
+"""From configuration files and overrides to one validated configuration.
+
+Files follow MMSA's schema (`commonParams`, `datasetParams`); overrides are MMSA's `config=`
+dictionary. A model of this package binds the result to its typed configuration class, and every
+problem is reported at once. Keys that belong to MMSA's data loading stand in `MMSAKeys`, those of
+the training loop in `RunConfig`; models add their own by inheritance.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from easydict import EasyDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from MMSA_ext.errors import ConfigError
+from MMSA_ext.registry import ModelEntry, get_model, is_registered, list_models, suggest
+
+DATASETS = ("mosi", "mosei", "sims")
+DATA_ROOT_VARIABLE = "MMSA_DATA_ROOT"
+
+# Where a run puts things and on what it runs: not part of what a run computes.
+PLACES = frozenset(
+    {"featurePath", "custom_feature", "feature_T", "feature_A", "feature_V", "model_save_path"}
+    | {"device", "cur_seed", "num_workers", "train_mode", "progress"}
+)
+
+
+class MMSAKeys(BaseModel):
+    """Keys that MMSA's configuration files and its `MMSA_run` put into every configuration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model_name: str
+    dataset_name: Literal["mosi", "mosei", "sims"]
+    featurePath: str
+    seq_lens: list[int] = Field(min_length=3, max_length=3)
+    feature_dims: list[int] = Field(min_length=3, max_length=3)
+    train_samples: int
+    num_classes: int = 3
+    language: Literal["en", "cn"]
+    missing_rate: list[float] | None = None
+    missing_seed: list[int] | None = None
+    need_data_aligned: Literal[False] = False
+    need_model_aligned: Literal[False] = False
+    need_normalized: Literal[False] = False
+    use_bert: Literal[True] = True
+
+
+class RunConfig(MMSAKeys):
+    """Keys of the training loop shared by the models of this package.
+
+    Attributes:
+        KeyEval: Metric that selects the epoch on the validation split. `Loss` (the mean squared
+            error of the prediction) and `MAE` are minimised, all others maximised.
+        early_stop: Patience in epochs, counted from the end of warm-up; None never stops early.
+        first_selected_epoch: Epochs before this one are never selected.
+        num_epochs: Cap on epochs, and length of the learning-rate schedule.
+        warmup_epochs: Epochs of linear warm-up; linear decay to zero follows.
+        batch_size: Samples per optimisation step.
+        eval_batch_size: Samples per evaluation batch; does not change any result.
+        learning_rate: Peak learning rate of AdamW, for all parameters alike.
+        weight_decay: Decoupled weight decay.
+        decay_norms: Whether the model's own normalisation weights decay too (released code).
+        pretrained: Text encoder: a Hugging Face name, a folder, or the alias `minilm`.
+        random_init: Build the text encoder's architecture with random weights.
+        text_encoder_config: Architecture of the text encoder as a plain dictionary; stored in
+            checkpoints, so that they load without the encoder's files.
+    """
+
+    KeyEval: str = "Loss"
+    early_stop: int | None = Field(8, ge=0)
+    first_selected_epoch: int = Field(1, ge=1)
+    num_epochs: int = Field(100, ge=1)
+    warmup_epochs: int = Field(10, ge=0)
+    batch_size: int = Field(16, ge=1)
+    eval_batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(5e-5, gt=0)
+    weight_decay: float = Field(1e-3, ge=0)
+    decay_norms: bool = False
+    pretrained: str = "bert-base-uncased"
+    random_init: bool = False
+    text_encoder_config: dict[str, Any] | None = None
+
+    @classmethod
+    def from_args(cls, args: Any) -> RunConfig:
+        """Bind MMSA's `args` to this class; unknown keys of MMSA's run state are left out.
+
+        Raises:
+            ConfigError: With every problem of the configuration in one message.
+        """
+        values = {key: value for key, value in dict(args).items() if key not in PLACES}
+        values["featurePath"] = str(args.get("featurePath", ""))
+        return _bind(cls, values)
+
+
+def config_folder() -> Path:
+    """Folder with the shipped configuration files (wheel, editable install or source tree)."""
+    package = Path(__file__).resolve().parent
+    inside, beside = package / "configs", package.parent / "configs"
+    return inside if inside.is_dir() else beside
+
+
+def extension_config(kind: Literal["regression", "tune"]) -> dict[str, Any]:
+    """The shipped configuration file of this package's models, in MMSA's schema."""
+    return _read_json(config_folder() / f"config_{kind}.json")
+
+
+def get_config_regression(
+    model_name: str, dataset_name: str, config_file: str | Path = ""
+) -> EasyDict:
+    """Configuration of a model on a data set, for this package's models and MMSA's own.
+
+    Args:
+        model_name: Name of the model, any case.
+        dataset_name: `mosi`, `mosei` or `sims`, any case.
+        config_file: File in MMSA's schema; empty for the shipped ones.
+
+    Returns:
+        EasyDict with MMSA's keys and the model's.
+
+    Raises:
+        ConfigError: If the model, the data set or the file is not known or not readable.
+    """
+    return _get_config("regression", model_name, dataset_name, config_file)
+
+
+def get_config_tune(
+    model_name: str,
+    dataset_name: str,
+    config_file: str | Path = "",
+    random_choice: bool = True,
+) -> EasyDict:
+    """Search space of a model, or with `random_choice` one random point of it, as MMSA gives it.
+
+    Raises:
+        ConfigError: If the model, the data set or the file is not known or not readable.
+    """
+    return _get_config("tune", model_name, dataset_name, config_file, random_choice=random_choice)
+
+
+def _get_config(
+    kind: Literal["regression", "tune"],
+    model_name: str,
+    dataset_name: str,
+    config_file: str | Path,
+    **options: Any,
+) -> EasyDict:
+    from MMSA_ext import mmsa_bridge
+
+    model, dataset = model_name.lower(), dataset_name.lower()
+    check_names(model, dataset)
+    if config_file and not Path(config_file).expanduser().is_file():
+        raise ConfigError(f"{config_file}: no such configuration file.")
+    path = str(Path(config_file).expanduser()) if config_file else ""
+    return mmsa_bridge.read_config(kind, model, dataset, path, **options)
+
+
+def check_names(model: str, dataset: str) -> None:
+    """Check the names of a model and a data set.
+
+    Raises:
+        ConfigError: Naming what is known, or the closest match.
+    """
+    from MMSA_ext import mmsa_bridge
+
+    known = sorted({*list_models(), *mmsa_bridge.mmsa_models()})
+    if model not in known:
+        raise ConfigError(f"unknown model {model!r}; {suggest(model, known)}")
+    if dataset not in DATASETS:
+        raise ConfigError(f"unknown data set {dataset!r}; {suggest(dataset, list(DATASETS))}")
+
+
+def resolve(
+    model_name: str,
+    dataset_name: str,
+    config_file: str | Path = "",
+    overrides: dict[str, Any] | None = None,
+) -> EasyDict:
+    """Files and overrides to one checked configuration.
+
+    A model of this package is bound to its typed class: unknown keys, wrong types and values out of
+    range are reported together. MMSA's own models accept any key, as MMSA does.
+
+    Raises:
+        ConfigError: With every problem in one message.
+    """
+    args = get_config_regression(model_name, dataset_name, config_file)
+    overrides = dict(overrides or {})
+    for key in ("model_name", "dataset_name"):
+        given = overrides.pop(key, None)
+        if given is not None and str(given).lower() != args[key]:
+            raise ConfigError(
+                f"config: {key!r} is {given!r} but the run is for {args[key]!r}; leave it out."
+            )
+    args.update(overrides)
+    args.featurePath = expand(args.featurePath)
+    if is_registered(args.model_name):
+        bound = get_model(args.model_name).config.from_args(args)
+        args.update(bound.model_dump())
+    return args
+
+
+def expand(path: str | Path) -> str:
+    """Expand `~` and environment variables, which MMSA leaves as they are."""
+    return str(Path(os.path.expandvars(str(path))).expanduser())
+
+
+def identity_config(args: Any) -> dict[str, Any]:
+    """The part of a configuration that decides the numbers: plain JSON, without places."""
+    plain = {key: value for key, value in dict(args).items() if key not in PLACES}
+    return dict(json.loads(json.dumps(plain, default=str)))
+
+
+def model_config_keys(entry: ModelEntry) -> list[str]:
+    """Configuration keys that belong to a model and its training, without MMSA's."""
+    return [key for key in entry.config.model_fields if key not in MMSAKeys.model_fields]
+
+
+def _bind(cls: type[RunConfig], values: dict[str, Any]) -> RunConfig:
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        known = list(cls.model_fields)
+        lines = [_explain(problem, known) for problem in error.errors()]
+        name = values.get("model_name", cls.__name__)
+        raise ConfigError(
+            f"configuration of {name!r} has {len(lines)} problem(s):\n  " + "\n  ".join(lines)
+        ) from None
+
+
+def _explain(problem: Any, known: list[str]) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: no such key; {suggest(key, known)}"
+    if problem["type"] == "missing":
+        return f"{key}: is missing; add it to the configuration file or to config=."
+    return f"{key}: {problem['msg']} (given: {problem['input']!r})"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file.") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}."
+        ) from None

@@ -1,0 +1,209 @@
+"""Fill the text keys of a feature file from its transcripts."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from MMSA_ext.data.feature_checks import Scope, check_strings
+from MMSA_ext.data.feature_layout import SPLITS, is_single_sample
+from MMSA_ext.data.feature_report import FeatureReport
+from MMSA_ext.data.features import write_features
+from MMSA_ext.data.safe_pickle import safe_load
+from MMSA_ext.errors import ConfigError, FeatureFileError
+from MMSA_ext.text_encoders import load_text_encoder, load_tokenizer
+
+__all__ = ["encode_text", "encode_tokens", "tokenize"]
+
+_FIELDS = ("text_bert", "text")
+
+
+def encode_text(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    pretrained: str,
+    *,
+    max_length: int = 50,
+    batch_size: int = 64,
+    device: str = "cpu",
+    fields: Sequence[str] = _FIELDS,
+    progress: bool = True,
+) -> Path:
+    """Write a copy of a feature file whose text keys are computed from `raw_text`.
+
+    `text_bert` becomes (n, 3, max_length) float32 (token ids, attention mask, segment ids) and
+    `text` (n, max_length, hidden) float32 (the encoder's last hidden state, 0 at padding); in a
+    file of one sample without the leading n. Everything else is kept. The top-level key
+    `text_encoder`, which MMSA ignores, names the encoder.
+
+    Args:
+        path: feature file with `raw_text` in every split.
+        output: file to write; written atomically, must differ from `path`.
+        pretrained: encoder, see `MMSA_ext.text_encoders.resolve`.
+        max_length: tokens a sample, first and last special token included; longer texts are cut.
+        batch_size: samples encoded at once. The result does not depend on it, up to rounding.
+        device: torch device that encodes.
+        fields: which of `text_bert` and `text` to fill.
+        progress: show a progress bar.
+
+    Returns:
+        The path written.
+
+    Raises:
+        FeatureFileError: the file is unusable, or a split has no transcripts.
+        TextEncoderError: the encoder cannot be loaded.
+        ConfigError: an option is out of range.
+    """
+    source, target = Path(path).expanduser(), Path(output).expanduser()
+    _check_options(source, target, max_length, batch_size, fields)
+    data = safe_load(source)
+    texts = _texts(data, source)
+    tokenizer = load_tokenizer(pretrained)
+    encoder = load_text_encoder(pretrained) if "text" in fields else None
+    if encoder is not None:
+        _check_length(encoder.config, max_length, pretrained)
+        encoder.to(_device(device))
+    total = sum(map(len, texts.values())) if encoder is not None else None
+    with tqdm(total=total, desc="encode text", unit=" samples", disable=not progress) as bar:
+        for name, split_texts in texts.items():
+            holder = data if name is None else data[name]
+            tokens = tokenize(tokenizer, split_texts, max_length)
+            filled: dict[str, NDArray[Any]] = {"text_bert": tokens}
+            if encoder is not None:
+                filled["text"] = encode_tokens(encoder, tokens, batch_size, bar)
+            for field in fields:
+                holder[field] = filled[field][0] if name is None else filled[field]
+    data["text_encoder"] = _provenance(pretrained)
+    return write_features(target, data)
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> NDArray[np.float32]:
+    """Tokenize into MMSA's layout.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer that pads on the right.
+        texts: n transcripts; an empty one keeps its special tokens.
+        max_length: tokens a sample.
+
+    Returns:
+        (n, 3, max_length) float32: token ids, attention mask, segment ids.
+    """
+    tokens = tokenizer(
+        list(texts),
+        padding="max_length",
+        truncation=True,
+        max_length=max_length,
+        return_tensors="np",
+    )
+    ids = tokens["input_ids"]
+    segments = tokens.get("token_type_ids", np.zeros_like(ids))
+    return np.stack([ids, tokens["attention_mask"], segments], axis=1).astype(np.float32)
+
+
+@torch.no_grad()
+def encode_tokens(
+    encoder: Any, tokens: NDArray[np.float32], batch_size: int, bar: Any = None
+) -> NDArray[np.float32]:
+    """Encode tokenized texts, in batches of similar length.
+
+    Args:
+        encoder: a Hugging Face encoder in evaluation mode.
+        tokens: (n, 3, L), as `tokenize` returns.
+        batch_size: samples encoded at once.
+        bar: object with `update(samples)`, or None.
+
+    Returns:
+        (n, L, hidden) float32: last hidden state, 0 where the mask is 0.
+    """
+    count, _, length = tokens.shape
+    hidden = np.zeros((count, length, encoder.config.hidden_size), np.float32)
+    has_segments = getattr(encoder.config, "type_vocab_size", 0) > 1
+    for rows, width in _batches(tokens[:, 1].sum(axis=1).astype(np.int64), batch_size):
+        batch = torch.from_numpy(tokens[rows, :, :width].astype(np.int64)).to(encoder.device)
+        inputs = {"input_ids": batch[:, 0], "attention_mask": batch[:, 1]}
+        if has_segments:
+            inputs["token_type_ids"] = batch[:, 2]
+        states = encoder(**inputs).last_hidden_state * batch[:, 1, :, None]
+        hidden[rows, :width] = states.float().cpu().numpy()
+        if bar is not None:
+            bar.update(len(rows))
+    return hidden
+
+
+def _batches(
+    lengths: NDArray[np.int64], batch_size: int
+) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """Longest first, so that a lack of memory shows at once."""
+    order = np.argsort(-lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        yield rows, int(lengths[rows[0]])
+
+
+def _texts(data: Any, path: Path) -> dict[str | None, list[str]]:
+    """Transcripts by split; the key None stands for a file of one sample."""
+    if not isinstance(data, dict):
+        raise FeatureFileError(f"{path} holds a {type(data).__name__}, not a dict of splits.")
+    report = FeatureReport(path)
+    names: list[str | None] = [name for name in SPLITS if isinstance(data.get(name), dict)]
+    if not names and (is_single_sample(data) or isinstance(data.get("raw_text"), str)):
+        names = [None]
+    if not names:
+        report.problems.append(f"It has none of the splits {', '.join(SPLITS)}.")
+    texts: dict[str | None, list[str]] = {}
+    for name in names:
+        raw = (data if name is None else data[name]).get("raw_text")
+        scope = Scope(report, name or "sample")
+        if raw is None:
+            scope.problem("raw_text", "is missing; the text is computed from it.")
+            continue
+        found = check_strings(scope, "raw_text", [raw] if isinstance(raw, str) else raw) or []
+        if name is None and len(found) != 1:
+            scope.problem("raw_text", f"has {len(found)} texts without a split; name the split.")
+        texts[name] = found
+    if not report.ok:
+        raise FeatureFileError(report.error_message())
+    return texts
+
+
+def _check_options(
+    source: Path, target: Path, max_length: int, batch_size: int, fields: Sequence[str]
+) -> None:
+    unknown = sorted(set(fields) - set(_FIELDS))
+    if unknown or not fields:
+        raise ConfigError(f"fields must name some of {', '.join(_FIELDS)}; got {list(fields)}.")
+    if max_length < 3 or batch_size < 1:
+        raise ConfigError(
+            f"max_length must be at least 3 (two special tokens and a word), got {max_length}; "
+            f"batch_size at least 1, got {batch_size}."
+        )
+    if source.resolve() == target.resolve():
+        raise ConfigError(f"{target} is the input; name another output, so that nothing is lost.")
+
+
+def _check_length(config: Any, max_length: int, pretrained: str) -> None:
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and max_length > positions:
+        raise ConfigError(
+            f"max_length={max_length} is more than the {positions} positions of {pretrained!r}."
+        )
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"Device {name!r} is not available: {error}") from error
+    return device
+
+
+def _provenance(pretrained: str) -> str:
+    """Name of the encoder, without the folders of this machine."""
+    folder = Path(pretrained).expanduser()
+    return folder.resolve().name if folder.is_dir() else pretrained

@@ -1,0 +1,223 @@
+"""Where a feature file keeps things: splits, ids, single samples, files of one modality."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from MMSA_ext.data.feature_checks import Scope, check_ids, check_strings
+from MMSA_ext.data.feature_report import FeatureReport
+from MMSA_ext.data.safe_pickle import load_pickle
+
+__all__ = [
+    "ARRAYS",
+    "LABEL_KEYS",
+    "SINGLE",
+    "SPLITS",
+    "check_disjoint",
+    "find_ids",
+    "find_splits",
+    "is_single_sample",
+    "override_modality",
+]
+
+SPLITS = ("train", "valid", "test")
+ARRAYS = ("text_bert", "text", "audio", "vision")
+LABEL_KEYS = {
+    "M": "regression_labels",
+    "T": "regression_labels_T",
+    "A": "regression_labels_A",
+    "V": "regression_labels_V",
+}
+SINGLE = "sample"  # the split that a file of one sample becomes
+_LENGTHS = ("audio_lengths", "vision_lengths")
+_PROVENANCE = ("unimodal_labels", "text_encoder")
+# Which keys come from feature_T, feature_A and feature_V.
+_OVERRIDDEN = {
+    "T": ("text_bert", "text"),
+    "A": ("audio", "audio_lengths"),
+    "V": ("vision", "vision_lengths"),
+}
+
+
+def is_single_sample(data: Mapping[str, Any]) -> bool:
+    """Whether unpickled data is one sample without splits, as `MMSA_test` takes it."""
+    return not any(name in data for name in SPLITS) and any(
+        isinstance(data.get(key), np.ndarray | list) for key in ARRAYS
+    )
+
+
+def find_splits(
+    data: Any, report: FeatureReport, require_labels: bool
+) -> dict[str, dict[str, Any]]:
+    """Find the splits, and turn a file of one sample into a split `sample` of one.
+
+    Args:
+        data: the unpickled file.
+        report: receives findings.
+        require_labels: whether all three splits must be there, as training needs.
+
+    Returns:
+        Split name -> a copy of its dict, in the order train, valid, test.
+    """
+    if not isinstance(data, dict):
+        report.problems.append(
+            f"The file holds a {type(data).__name__}; it must hold a dict with the splits "
+            f"{', '.join(SPLITS)}."
+        )
+        return {}
+    for key in _PROVENANCE:
+        if isinstance(data.get(key), str):
+            report.notes.append(f"{key}: {data[key]}")
+    if is_single_sample(data):
+        return _single_split(data, report, require_labels)
+    missing = [name for name in SPLITS if name not in data]
+    if missing and (require_labels or len(missing) == len(SPLITS)):
+        others = ", ".join(sorted(str(key) for key in data if key not in SPLITS)[:10])
+        report.problems.append(
+            f"Splits missing: {', '.join(missing)}. The file's other keys: {others or 'none'}. "
+            f"The splits must be named {', '.join(SPLITS)}."
+        )
+    splits: dict[str, dict[str, Any]] = {}
+    for name in SPLITS:
+        if isinstance(data.get(name), dict):
+            splits[name] = dict(data[name])
+        elif name in data:
+            report.problems.append(f"[{name}] is a {type(data[name]).__name__}; must be a dict.")
+    for name, raw in splits.items():
+        for key in _PROVENANCE:
+            if isinstance(raw.get(key), str):
+                report.notes.append(f"[{name}] {key}: {raw[key]}")
+    return splits
+
+
+def _single_split(
+    data: dict[str, Any], report: FeatureReport, require_labels: bool
+) -> dict[str, dict[str, Any]]:
+    if any(np.ndim(data[key]) == 3 for key in ARRAYS if isinstance(data.get(key), np.ndarray)):
+        report.problems.append(
+            "The file holds several samples without splits. Put its content under the name of a "
+            "split, {'test': {...}}."
+        )
+        return {}
+    if require_labels:
+        report.problems.append(
+            "The file holds one sample without splits: it can be predicted, not trained on. "
+            f"Training needs the keys {', '.join(SPLITS)}."
+        )
+        return {}
+    return {SINGLE: _batch_of_one(data)}
+
+
+def _batch_of_one(data: dict[str, Any]) -> dict[str, Any]:
+    raw: dict[str, Any] = {"id": SINGLE}
+    for key, value in data.items():
+        is_known = key in (*ARRAYS, *LABEL_KEYS.values(), "id", "raw_text", *_LENGTHS)
+        if is_known and value is not None:
+            raw[key] = value
+    return {
+        key: value if key not in ARRAYS and isinstance(value, list | np.ndarray) else [value]
+        for key, value in raw.items()
+    }
+
+
+def find_ids(scope: Scope, raw: Mapping[str, Any], required: bool) -> list[str]:
+    """Read the sample ids, or number the samples where ids may be missing.
+
+    Args:
+        scope: where findings go.
+        raw: key -> value of the split.
+        required: whether missing ids are a problem.
+
+    Returns:
+        One id a sample; empty if there are none to be had.
+    """
+    if raw.get("id") is not None:
+        return check_ids(scope, raw["id"]) or []
+    if required:
+        scope.problem("id", "is missing. Give every sample an id; predictions are joined by it.")
+        return []
+    scope.note("id", "is missing; samples are numbered.")
+    sized = [raw[key] for key in ARRAYS if isinstance(raw.get(key), list | np.ndarray)]
+    count = len(sized[0]) if sized else 0
+    return [f"{scope.split}_{index}" for index in range(count)]
+
+
+def check_disjoint(report: FeatureReport, ids: Mapping[str, Sequence[str]]) -> None:
+    """File samples that are in two splits.
+
+    Args:
+        report: receives findings.
+        ids: split -> its sample ids.
+    """
+    names = list(ids)
+    for position, first in enumerate(names):
+        for second in names[position + 1 :]:
+            places = {name: index for index, name in enumerate(ids[first])}
+            shared = [(n, places[n], i) for i, n in enumerate(ids[second]) if n in places]
+            if shared:
+                shown = ", ".join(
+                    f"{name!r} ({first} {a}, {second} {b})" for name, a, b in shared[:5]
+                )
+                report.problems.append(
+                    f"[{first}, {second}] id: {len(shared)} samples are in both splits: {shown}. "
+                    "Remove them from one, or results on it mean nothing."
+                )
+
+
+def override_modality(
+    role: str,
+    path: Path,
+    splits: Mapping[str, dict[str, Any]],
+    scopes: Mapping[str, Scope],
+) -> str:
+    """Replace one modality by that of another file, sample by sample.
+
+    Args:
+        role: `T` (text_bert, text), `A` (audio, audio_lengths) or `V` (vision, vision_lengths).
+        path: the other file, in the same layout.
+        splits: split -> its raw content; changed in place.
+        scopes: split -> where findings go, with the ids of the base file.
+
+    Returns:
+        Fingerprint of the other file.
+
+    Raises:
+        FeatureFileError: the other file is missing, unsafe or damaged.
+    """
+    loaded = load_pickle(path)
+    data = loaded.data if isinstance(loaded.data, dict) else {}
+    if is_single_sample(data):
+        data = {SINGLE: _batch_of_one(data)}
+    keys = _OVERRIDDEN[role]
+    for name, raw in splits.items():
+        scope = scopes[name]
+        id_key = f"id (feature_{role})"
+        scope.sources |= dict.fromkeys((*keys, id_key), str(path))
+        for key in keys:
+            raw.pop(key, None)
+        other = data.get(name)
+        if not isinstance(other, dict):
+            scope.problem(keys[0], f"the file has no split {name!r}. Extract it as well.")
+            continue
+        raw |= {key: other[key] for key in keys if key in other}
+        _check_same_order(scope, id_key, other.get("id"))
+    return loaded.fingerprint
+
+
+def _check_same_order(scope: Scope, key: str, value: Any) -> None:
+    if value is None:
+        scope.warning(key, "is missing, so its samples are taken to be in the base file's order.")
+        return
+    ids = check_strings(scope, key, value, convert=True)
+    if ids is None or ids == list(scope.ids):
+        return
+    pairs = zip(scope.ids, ids, strict=False)
+    first = next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), None)
+    detail = (
+        f"{len(ids)} ids against {len(scope.ids)}"
+        if first is None
+        else f"{ids[first]!r} against {scope.ids[first]!r} at sample {first}"
+    )
+    scope.problem(key, f"differs from the base file: {detail}. Bring the samples into one order.")

@@ -1,0 +1,222 @@
+"""What was found in a feature file: problems, warnings, notes and a summary to read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FeatureReport", "LabelSummary", "LengthSummary", "SplitSummary"]
+
+
+@dataclass(frozen=True)
+class LengthSummary:
+    """Distribution of sequence lengths, in time steps.
+
+    Attributes:
+        minimum: shortest.
+        p5: 5th percentile.
+        median: 50th percentile.
+        p95: 95th percentile.
+        maximum: longest.
+        padded_to: time dimension of the array.
+    """
+
+    minimum: int
+    p5: float
+    median: float
+    p95: float
+    maximum: int
+    padded_to: int
+
+    @classmethod
+    def of(cls, lengths: NDArray[np.int64], padded_to: int) -> "LengthSummary":
+        """Summarise lengths of shape (n,), n at least 1."""
+        p5, median, p95 = np.percentile(lengths, [5, 50, 95]).tolist()
+        return cls(int(lengths.min()), p5, median, p95, int(lengths.max()), padded_to)
+
+
+@dataclass(frozen=True)
+class LabelSummary:
+    """Distribution of one kind of label, in the data set's own scale.
+
+    Attributes:
+        mean: mean.
+        std: population standard deviation.
+        minimum: smallest.
+        maximum: largest.
+        negative: samples below 0.
+        neutral: samples at 0.
+        positive: samples above 0.
+    """
+
+    mean: float
+    std: float
+    minimum: float
+    maximum: float
+    negative: int
+    neutral: int
+    positive: int
+
+    @classmethod
+    def of(cls, labels: NDArray[np.float32]) -> "LabelSummary":
+        """Summarise the finite labels of shape (n,); at least one must be finite."""
+        exact = labels[np.isfinite(labels)].astype(np.float64)
+        return cls(
+            float(exact.mean()),
+            float(exact.std()),
+            float(exact.min()),
+            float(exact.max()),
+            int((exact < 0).sum()),
+            int((exact == 0).sum()),
+            int((exact > 0).sum()),
+        )
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """One split in numbers.
+
+    Attributes:
+        samples: number of samples.
+        arrays: key -> (shape, dtype name).
+        lengths: `text` (tokens), `audio` and `vision` (frames).
+        labels: `M`, and `T`, `A`, `V` where present.
+    """
+
+    samples: int
+    arrays: dict[str, tuple[tuple[int, ...], str]]
+    lengths: dict[str, LengthSummary]
+    labels: dict[str, LabelSummary]
+
+
+@dataclass
+class FeatureReport:
+    """Findings about a feature file.
+
+    Attributes:
+        path: the file.
+        dataset: data set whose label range was checked, or None.
+        fingerprint: SHA-256 over the files' bytes.
+        size: bytes of the file.
+        problems: what makes the file unusable; one sentence each, naming split, key and index.
+        warnings: what was repaired or may surprise.
+        notes: what is worth knowing.
+        summary: split -> numbers, for every split whose arrays fit together.
+    """
+
+    path: Path
+    dataset: str | None = None
+    fingerprint: str = ""
+    size: int = 0
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    summary: dict[str, SplitSummary] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the file can be used."""
+        return not self.problems
+
+    def error_message(self) -> str:
+        """All problems as one message."""
+        count = _count(len(self.problems), "problem")
+        return f"Feature file {self.path} has {count}:\n" + _numbered(self.problems)
+
+    def render(self) -> str:
+        """The whole report as plain text."""
+        verdict = "usable" if self.ok else "NOT usable"
+        findings = ", ".join(
+            (
+                _count(len(self.problems), "problem"),
+                _count(len(self.warnings), "warning"),
+                _count(len(self.notes), "note"),
+            )
+        )
+        sections = [
+            f"Feature file  {self.path}\n"
+            f"Size          {self.size / 2**20:.1f} MiB, sha256 {self.fingerprint[:16]}\n"
+            f"Label range   {f'of {self.dataset}' if self.dataset else 'not checked'}\n"
+            f"Result        {verdict}: {findings}"
+        ]
+        if self.summary:
+            sections += [self._shape_table(), self._length_table()]
+        if any(split.labels for split in self.summary.values()):
+            sections.append(self._label_table())
+        for title, items in (
+            ("Problems", self.problems),
+            ("Warnings", self.warnings),
+            ("Notes", self.notes),
+        ):
+            if items:
+                sections.append(f"{title}\n{_numbered(items)}")
+        return "\n\n".join(sections) + "\n"
+
+    def _shape_table(self) -> str:
+        keys = sorted({key for split in self.summary.values() for key in split.arrays})
+        rows = [
+            [name, str(split.samples), *(_array_text(split.arrays.get(key)) for key in keys)]
+            for name, split in self.summary.items()
+        ]
+        return _table(["split", "samples", *keys], rows)
+
+    def _length_table(self) -> str:
+        rows = [
+            [
+                name,
+                modality,
+                str(item.minimum),
+                f"{item.p5:.0f}",
+                f"{item.median:.0f}",
+                f"{item.p95:.0f}",
+                str(item.maximum),
+                str(item.padded_to),
+            ]
+            for name, split in self.summary.items()
+            for modality, item in split.lengths.items()
+        ]
+        return _table(["split", "length", "min", "5%", "50%", "95%", "max", "padded to"], rows)
+
+    def _label_table(self) -> str:
+        rows = [
+            [
+                name,
+                kind,
+                f"{item.mean:.3f}",
+                f"{item.std:.3f}",
+                f"{item.minimum:g}",
+                f"{item.maximum:g}",
+                str(item.negative),
+                str(item.neutral),
+                str(item.positive),
+            ]
+            for name, split in self.summary.items()
+            for kind, item in split.labels.items()
+        ]
+        header = ["split", "label", "mean", "std", "min", "max", "negative", "neutral", "positive"]
+        return _table(header, rows)
+
+
+def _array_text(entry: tuple[tuple[int, ...], str] | None) -> str:
+    if entry is None:
+        return "absent"
+    shape, dtype = entry
+    return f"{'x'.join(map(str, shape))} {dtype}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _numbered(items: Sequence[str]) -> str:
+    return "\n".join(f"  {number}. {item}" for number, item in enumerate(items, 1))
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    top = "  ".join(cell.ljust(w) for cell, w in zip(header, widths, strict=True))
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join(line.rstrip() for line in [top, rule, *lines])

@@ -1,0 +1,375 @@
+"""Feature files in MMSA's layout: read once, safely, and checked completely.
+
+A feature file is a pickle of ``{'train' | 'valid' | 'test': {key: value}}`` with the keys
+
+==========================  =====================  ===============================================
+key                         shape                  content
+==========================  =====================  ===============================================
+``id``                      n                      sample ids, unique over all splits
+``raw_text``                n                      transcripts
+``text_bert``               (n, 3, L)              token ids, attention mask, segment ids
+``text``                    (n, L, d_t)            word vectors; this or ``text_bert`` is needed
+``audio``, ``vision``       (n, L_m, d_m)          frames, zeros behind the end
+``*_lengths``               n                      valid frames; derived where absent
+``regression_labels``       n                      multimodal sentiment
+``regression_labels_T|A|V``  n                     unimodal sentiment, optional
+==========================  =====================  ===============================================
+
+Any real dtype is accepted and kept, float16 too; batches are cast one by one.
+"""
+
+import hashlib
+import os
+import pickle
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from MMSA_ext.data.feature_checks import (
+    LABEL_RANGES,
+    Scope,
+    check_labels,
+    check_lengths,
+    check_sequence,
+    check_strings,
+    check_text_bert,
+    derive_lengths,
+)
+from MMSA_ext.data.feature_layout import (
+    ARRAYS,
+    LABEL_KEYS,
+    SPLITS,
+    check_disjoint,
+    find_ids,
+    find_splits,
+    is_single_sample,
+    override_modality,
+)
+from MMSA_ext.data.feature_report import FeatureReport, LabelSummary, LengthSummary, SplitSummary
+from MMSA_ext.data.safe_pickle import load_pickle, safe_load
+from MMSA_ext.errors import FeatureFileError
+
+__all__ = [
+    "SPLITS",
+    "FeatureReport",
+    "FeatureSet",
+    "FeatureSplit",
+    "check_features",
+    "is_single_sample",
+    "read_features",
+    "safe_load",
+    "write_features",
+]
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class FeatureSplit:
+    """Checked arrays of one split, in stored dtype, sample by sample in file order.
+
+    Attributes:
+        name: `train`, `valid`, `test`, or `sample` for a file of one sample.
+        ids: n sample ids.
+        raw_text: n transcripts, empty where the file has none.
+        text_bert: (n, 3, L) token ids, mask, segment ids; or None.
+        text: (n, L, d_t) word vectors; or None.
+        audio: (n, L_a, d_a).
+        vision: (n, L_v, d_v).
+        audio_lengths: (n,) int64, 1..L_a frames.
+        vision_lengths: (n,) int64, 1..L_v frames.
+        labels: `M`, and `T`, `A`, `V` where present -> (n,) float32.
+    """
+
+    name: str
+    ids: list[str]
+    raw_text: list[str]
+    text_bert: NDArray[Any] | None
+    text: NDArray[Any] | None
+    audio: NDArray[Any]
+    vision: NDArray[Any]
+    audio_lengths: NDArray[np.int64]
+    vision_lengths: NDArray[np.int64]
+    labels: dict[str, NDArray[np.float32]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """A checked feature file.
+
+    Attributes:
+        path: the base file.
+        fingerprint: SHA-256 of the file's bytes; with `feature_T`, `feature_A` or `feature_V`
+            SHA-256 over the roles and fingerprints of all files.
+        splits: name -> split, in the order train, valid, test.
+        report: what was found.
+    """
+
+    path: Path
+    fingerprint: str
+    splits: dict[str, FeatureSplit]
+    report: FeatureReport
+
+
+def read_features(
+    path: PathLike,
+    dataset: str | None = None,
+    *,
+    feature_T: PathLike | None = None,  # noqa: N803 - MMSA's names
+    feature_A: PathLike | None = None,  # noqa: N803
+    feature_V: PathLike | None = None,  # noqa: N803
+    require_labels: bool = True,
+) -> FeatureSet:
+    """Read a feature file once, check all of it, and repair what MMSA repairs.
+
+    Args:
+        path: the file; `~` is expanded.
+        dataset: `mosi`, `mosei` or `sims` decides the label range; None checks no range.
+        feature_T: file that replaces text, as in MMSA.
+        feature_A: file that replaces audio.
+        feature_V: file that replaces vision.
+        require_labels: True: all three splits with labels, as training needs. False: any of the
+            splits, labels optional, or a file of one sample as `MMSA_test` takes it: `audio`
+            (L_a, d_a), `vision` (L_v, d_v), `text_bert` (3, L), `text` (L, d_t), which becomes
+            the split `sample`.
+
+    Returns:
+        Splits and report.
+
+    Raises:
+        FeatureFileError: the file is missing, unsafe or damaged, or has problems; the message
+            lists all of them.
+    """
+    others = {"T": feature_T, "A": feature_A, "V": feature_V}
+    features = _read(path, dataset, others, require_labels)
+    if not features.report.ok:
+        raise FeatureFileError(features.report.error_message())
+    return features
+
+
+def check_features(
+    path: PathLike,
+    dataset: str | None = None,
+    *,
+    feature_T: PathLike | None = None,  # noqa: N803
+    feature_A: PathLike | None = None,  # noqa: N803
+    feature_V: PathLike | None = None,  # noqa: N803
+    require_labels: bool = True,
+) -> FeatureReport:
+    """Check a feature file and report; problems of content do not raise.
+
+    Args:
+        path: as for `read_features`, like the rest.
+        dataset: as for `read_features`.
+        feature_T: as for `read_features`.
+        feature_A: as for `read_features`.
+        feature_V: as for `read_features`.
+        require_labels: as for `read_features`.
+
+    Returns:
+        The report; print `report.render()`.
+
+    Raises:
+        FeatureFileError: the file is missing, unsafe or damaged, so that there is no content.
+    """
+    others = {"T": feature_T, "A": feature_A, "V": feature_V}
+    return _read(path, dataset, others, require_labels).report
+
+
+def write_features(path: PathLike, data: Mapping[str, Any]) -> Path:
+    """Write a feature file so that it is either complete or not there.
+
+    Args:
+        path: the file; missing folders are made, an existing file is replaced.
+        data: content in MMSA's layout; numpy arrays and builtin containers only.
+
+    Returns:
+        The path written.
+    """
+    target = Path(path).expanduser()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            pickle.dump(dict(data), file, protocol=4)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def _read(
+    path: PathLike, dataset: str | None, others: dict[str, PathLike | None], require_labels: bool
+) -> FeatureSet:
+    base = Path(path).expanduser()
+    report = FeatureReport(base, dataset.lower() if dataset else None)
+    if report.dataset is not None and report.dataset not in LABEL_RANGES:
+        report.notes.append(f"The label range of data set {dataset!r} is not known: not checked.")
+        report.dataset = None
+    loaded = load_pickle(base)
+    report.fingerprint, report.size = loaded.fingerprint, loaded.size
+    raw_splits = find_splits(loaded.data, report, require_labels)
+    del loaded  # so that a replaced modality can leave the memory
+    scopes = {name: Scope(report, name) for name in raw_splits}
+    for name, raw in raw_splits.items():
+        scopes[name].ids = find_ids(scopes[name], raw, require_labels)
+    check_disjoint(report, {name: scope.ids for name, scope in scopes.items()})
+    for role, other in others.items():
+        if other:  # MMSA's default is an empty string
+            added = override_modality(role, Path(other).expanduser(), raw_splits, scopes)
+            joined = f"{report.fingerprint} feature_{role}={added}"
+            report.fingerprint = hashlib.sha256(joined.encode()).hexdigest()
+    splits: dict[str, FeatureSplit] = {}
+    for name, raw in raw_splits.items():
+        split = _split(scopes[name], raw, require_labels)
+        if split is not None:
+            splits[name] = split
+            report.summary[name] = _summary(split)
+    _check_agreement(report, splits)
+    return FeatureSet(base, report.fingerprint, splits, report)
+
+
+def _split(scope: Scope, raw: dict[str, Any], require_labels: bool) -> FeatureSplit | None:
+    text_bert = text = None
+    if raw.get("text_bert") is not None:
+        text_bert = check_text_bert(scope, raw["text_bert"])
+    if raw.get("text") is not None:
+        text = check_sequence(scope, "text", raw["text"])
+    if raw.get("text_bert") is None and raw.get("text") is None:
+        scope.problem(
+            "text_bert", "is missing, and so is 'text'. Run `mmsa-ext encode-text` on the file."
+        )
+    audio, audio_lengths = _modality(scope, raw, "audio")
+    vision, vision_lengths = _modality(scope, raw, "vision")
+    raw_text = _raw_text(scope, raw, require_labels)
+    labels = _labels(scope, raw, require_labels)
+    values = {
+        "id": scope.ids or None,
+        "raw_text": raw_text,
+        "text_bert": text_bert,
+        "text": text,
+        "audio": audio,
+        "vision": vision,
+        "audio_lengths": audio_lengths,
+        "vision_lengths": vision_lengths,
+    } | {LABEL_KEYS[kind]: value for kind, value in labels.items()}
+    counts = {key: len(value) for key, value in values.items() if value is not None}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{key} {count}" for key, count in counts.items())
+        scope.problem("samples", f"the keys differ in their number of samples: {listed}.")
+        return None
+    if audio is None or vision is None or audio_lengths is None or vision_lengths is None:
+        return None
+    if not scope.ids:
+        return None
+    return FeatureSplit(
+        scope.split,
+        list(scope.ids),
+        raw_text or [""] * len(scope.ids),
+        text_bert,
+        text,
+        audio,
+        vision,
+        audio_lengths,
+        vision_lengths,
+        labels,
+    )
+
+
+def _modality(
+    scope: Scope, raw: dict[str, Any], key: str
+) -> tuple[NDArray[Any] | None, NDArray[np.int64] | None]:
+    if raw.get(key) is None:
+        scope.problem(
+            key,
+            "is missing. Without this modality store zeros of shape (samples, 1, features).",
+        )
+        return None, None
+    array = check_sequence(scope, key, raw[key])
+    lengths_key = f"{key}_lengths"
+    if raw.get(lengths_key) is not None:
+        time = None if array is None else array.shape[1]
+        return array, check_lengths(scope, lengths_key, raw[lengths_key], time)
+    return array, None if array is None else derive_lengths(scope, lengths_key, array)
+
+
+def _raw_text(scope: Scope, raw: dict[str, Any], required: bool) -> list[str] | None:
+    if raw.get("raw_text") is not None:
+        return check_strings(scope, "raw_text", raw["raw_text"])
+    if required:
+        scope.problem(
+            "raw_text", "is missing; MMSA reads it. Store one text a sample; it may be empty."
+        )
+    return None
+
+
+def _labels(scope: Scope, raw: dict[str, Any], required: bool) -> dict[str, NDArray[np.float32]]:
+    labels: dict[str, NDArray[np.float32]] = {}
+    absent = [kind for kind, key in LABEL_KEYS.items() if raw.get(key) is None]
+    for kind, key in LABEL_KEYS.items():
+        if kind in absent:
+            continue
+        checked = check_labels(scope, key, raw[key], scope.report.dataset, required=required)
+        if checked is not None:
+            labels[kind] = checked
+    if "M" in absent and required:
+        scope.problem(LABEL_KEYS["M"], "is missing. Training and testing need a label a sample.")
+    unimodal = [LABEL_KEYS[kind] for kind in absent if kind != "M"]
+    if unimodal and required and (scope.report.dataset or "").startswith("sims"):
+        scope.note(", ".join(unimodal), "absent. MMSA's own models need them on SIMS; ours do not.")
+    return labels
+
+
+def _check_agreement(report: FeatureReport, splits: dict[str, FeatureSplit]) -> None:
+    """Compare feature sizes, sequence sizes and the text keys over the splits."""
+    for key in ARRAYS:
+        arrays = {name: getattr(split, key) for name, split in splits.items()}
+        present = {name: array for name, array in arrays.items() if array is not None}
+        if present and len(present) < len(arrays):
+            lacking = ", ".join(name for name in arrays if name not in present)
+            report.problems.append(
+                f"[{lacking}] {key}: is missing or unusable here but present in "
+                f"{', '.join(present)}. Store it in every split or in none."
+            )
+        feature_axis, time_axis = (1, 2) if key == "text_bert" else (2, 1)
+        widths = {name: array.shape[feature_axis] for name, array in present.items()}
+        if len(set(widths.values())) > 1:
+            report.problems.append(
+                f"[{', '.join(widths)}] {key}: the feature dimension differs between splits "
+                f"({_listed(widths)}). Extract all splits with one extractor."
+            )
+        times = {name: array.shape[time_axis] for name, array in present.items()}
+        if len(set(times.values())) > 1:
+            report.warnings.append(
+                f"[{', '.join(times)}] {key}: the time dimension differs between splits "
+                f"({_listed(times)}). Models built for one length need equal padding."
+            )
+
+
+def _listed(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{name} {size}" for name, size in sizes.items())
+
+
+def _summary(split: FeatureSplit) -> SplitSummary:
+    arrays = {key: getattr(split, key) for key in ARRAYS}
+    lengths = {
+        "audio": LengthSummary.of(split.audio_lengths, split.audio.shape[1]),
+        "vision": LengthSummary.of(split.vision_lengths, split.vision.shape[1]),
+    }
+    if split.text_bert is not None:
+        tokens = (split.text_bert[:, 1] == 1).sum(axis=1)
+        lengths = {"text": LengthSummary.of(tokens, split.text_bert.shape[2])} | lengths
+    return SplitSummary(
+        len(split),
+        {key: (a.shape, str(a.dtype)) for key, a in arrays.items() if a is not None},
+        lengths,
+        {kind: LabelSummary.of(v) for kind, v in split.labels.items() if np.isfinite(v).any()},
+    )

@@ -1,0 +1,25 @@
+"""Errors a user can act on: each message names the file or key and the mend."""
+
+
+class MMSAExtError(Exception):
+    """Base of every error that MMSA_ext raises on purpose."""
+
+
+class ConfigError(MMSAExtError, ValueError):
+    """A configuration, model name, data set name or option is not usable."""
+
+
+class FeatureFileError(MMSAExtError, ValueError):
+    """A feature file is missing, unsafe, damaged or inconsistent."""
+
+
+class TextEncoderError(MMSAExtError, OSError):
+    """A text encoder cannot be loaded."""
+
+
+class CheckpointError(MMSAExtError, ValueError):
+    """A checkpoint is missing, damaged or does not fit what it is used on."""
+
+
+class TrainingDivergedError(MMSAExtError, ArithmeticError):
+    """Training produced a non-finite loss or never improved on the untrained model."""

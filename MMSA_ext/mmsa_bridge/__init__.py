@@ -1,0 +1,69 @@
+"""The one place that knows MMSA's internals (MMSA 2.2.1, the wheel from PyPI).
+
+- `registration`: MMSA learns this package's models, and forgets them again.
+- `configuration`: MMSA's configuration reader, extended.
+- `shims`: what MMSA needs to run on current libraries.
+- `feature_reading`: safe unpickling inside MMSA's loader, once a file.
+- `runtime`: logging, progress bars, seeds, device.
+- `recording`, `stock`, `scoring`: MMSA's own models, run exactly as MMSA runs them, and watched.
+"""
+
+from MMSA_ext.mmsa_bridge.configuration import (
+    is_mmsa_model,
+    mmsa_models,
+    read_config,
+    supported_datasets,
+)
+from MMSA_ext.mmsa_bridge.extension import Extension, RegisteredModel
+from MMSA_ext.mmsa_bridge.feature_reading import feature_cache
+from MMSA_ext.mmsa_bridge.recording import EpochRecord, SplitPredictions
+from MMSA_ext.mmsa_bridge.registration import is_registered, register, registered, unregister
+from MMSA_ext.mmsa_bridge.runtime import (
+    assign_device,
+    preserved_random_state,
+    progress_bars,
+    run_logging,
+    setup_seed,
+)
+from MMSA_ext.mmsa_bridge.scoring import predict_stock
+from MMSA_ext.mmsa_bridge.shims import SHIMS, Shim
+from MMSA_ext.mmsa_bridge.stock import (
+    StockRun,
+    build_model,
+    build_trainer,
+    complete_args,
+    metrics,
+    stock_loaders,
+    train_and_test,
+)
+
+__all__ = [
+    "SHIMS",
+    "EpochRecord",
+    "Extension",
+    "RegisteredModel",
+    "Shim",
+    "SplitPredictions",
+    "StockRun",
+    "assign_device",
+    "build_model",
+    "build_trainer",
+    "complete_args",
+    "feature_cache",
+    "is_mmsa_model",
+    "is_registered",
+    "metrics",
+    "mmsa_models",
+    "predict_stock",
+    "preserved_random_state",
+    "progress_bars",
+    "read_config",
+    "register",
+    "registered",
+    "run_logging",
+    "setup_seed",
+    "stock_loaders",
+    "supported_datasets",
+    "train_and_test",
+    "unregister",
+]

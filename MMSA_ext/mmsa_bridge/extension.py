@@ -1,0 +1,63 @@
+"""What MMSA is told about: the bridge's view of the rest of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from MMSA_ext import config, registry
+
+Kind = Literal["regression", "tune"]
+
+
+class RegisteredModel(Protocol):
+    """What MMSA needs of a model: how to build it, how to train it, what to cite."""
+
+    @property
+    def build(self) -> Callable[[Any], Any]:
+        """Makes the model from MMSA's `args`."""
+
+    @property
+    def trainer(self) -> Callable[[Any], Any]:
+        """Makes the trainer from MMSA's `args`."""
+
+    @property
+    def paper(self) -> str:
+        """Title and place of the paper."""
+
+
+@dataclass(frozen=True)
+class Extension:
+    """The models that MMSA gets. All is asked anew at each use, so that later additions count.
+
+    Attributes:
+        list_models: Names of the added models.
+        get_model: The entry of a name.
+        configuration: Configuration of the added models in MMSA's schema, by kind of file.
+        run: Replacement of `MMSA.MMSA_run`.
+        test: Replacement of `MMSA.MMSA_test`.
+    """
+
+    list_models: Callable[[], Iterable[str]]
+    get_model: Callable[[str], RegisteredModel]
+    configuration: Callable[[Kind], Mapping[str, Any]]
+    run: Callable[..., Any]
+    test: Callable[..., Any]
+
+
+def this_package() -> Extension:
+    """This package's registry, shipped configuration and runner."""
+    return Extension(registry.list_models, registry.get_model, config.extension_config, _run, _test)
+
+
+def _run(*args: Any, **options: Any) -> Any:
+    from MMSA_ext import runner  # the runner imports the bridge
+
+    return runner.MMSA_run(*args, **options)
+
+
+def _test(*args: Any, **options: Any) -> Any:
+    from MMSA_ext import runner
+
+    return runner.MMSA_test(*args, **options)

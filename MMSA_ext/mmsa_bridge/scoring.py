@@ -1,0 +1,132 @@
+"""Score new samples with a trained model of MMSA's own, in MMSA's own evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from easydict import EasyDict
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from MMSA_ext.errors import CheckpointError, FeatureFileError
+from MMSA_ext.mmsa_bridge.feature_reading import provided_features
+from MMSA_ext.mmsa_bridge.recording import PredictionRecorder, SplitPredictions, WatchedLoader
+from MMSA_ext.mmsa_bridge.registration import registered
+from MMSA_ext.mmsa_bridge.stock import build_model, build_trainer
+
+if TYPE_CHECKING:
+    from MMSA_ext.data.features import FeatureSet, FeatureSplit
+
+
+def predict_stock(
+    args: EasyDict, state_dict: Mapping[str, Tensor], features: FeatureSet
+) -> pd.DataFrame:
+    """Predict every sample of `features` with a trained model of MMSA's.
+
+    Sequences are padded with zeros to the lengths the model was trained on, because some of MMSA's
+    models (those with `need_normalized`) average over the padding.
+
+    Args:
+        args: From `complete_args`, with the `feature_dims` and `seq_lens` of the training data.
+        state_dict: Trained weights.
+        features: Splits to score, with or without labels.
+
+    Returns:
+        Columns `split`, `id`, `label` (NaN where unknown) and `prediction`, in file order.
+
+    Raises:
+        CheckpointError: If the weights do not fit the configuration.
+        FeatureFileError: If a split lacks the text that the model reads, or a sequence is longer
+            than in training.
+        TrainingDivergedError: If a prediction is not a finite number.
+    """
+    content = {name: _mmsa_split(split, args) for name, split in features.splits.items()}
+    with registered():
+        model = build_model(args)
+        try:
+            model.load_state_dict(state_dict)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the weights do not fit {args.model_name} as configured: {error}"
+            ) from None
+        model.to(args.device)
+        trainer = build_trainer(args)
+        # Without labels there is nothing to score; two of MMSA's trainers keep the model.
+        trainer.metrics, trainer.model = (lambda prediction, label: {}), model
+        recorder = PredictionRecorder()
+        recorder.attach(model)
+        tables = []
+        with provided_features(features.path, content):
+            for name in content:
+                loader = _loader(args, features, name)
+                trainer.do_test(model, WatchedLoader(loader, recorder), mode="TEST")
+                recorder.check_finite(f"on the {name} split")
+                tables.append(_table(name, recorder.take()))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _table(split: str, samples: SplitPredictions) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "split": split,
+            "id": samples.ids,
+            "label": samples.labels,
+            "prediction": samples.predictions,
+        }
+    )
+
+
+def _loader(args: EasyDict, features: FeatureSet, split: str) -> DataLoader[Any]:
+    files = {
+        "custom_feature": str(features.path),
+        "feature_T": "",
+        "feature_A": "",
+        "feature_V": "",
+    }
+    dataset = import_module("MMSA.data_loader").MMDataset(EasyDict({**args, **files}), mode=split)
+    return DataLoader(dataset, batch_size=args.batch_size)
+
+
+def _mmsa_split(split: FeatureSplit, args: EasyDict) -> dict[str, Any]:
+    """A split in the layout of MMSA's files, padded to the lengths of the training data."""
+    key = "text_bert" if args.get("use_bert") else "text"
+    text = getattr(split, key)
+    if text is None:
+        raise FeatureFileError(
+            f"split {split.name!r} has no {key!r}, which {args.model_name} reads; fill it with "
+            "`mmsa-ext encode-text`."
+        )
+    lengths = dict(zip(("text", "audio", "vision"), map(int, args.seq_lens), strict=True))
+    unknown = np.full(len(split.ids), np.nan, np.float32)
+    content: dict[str, Any] = {
+        "raw_text": split.raw_text,
+        "id": split.ids,
+        key: _padded(text, 2 if key == "text_bert" else 1, lengths["text"], split, key),
+        "regression_labels": split.labels.get("M", unknown),
+        "audio_lengths": split.audio_lengths.tolist(),
+        "vision_lengths": split.vision_lengths.tolist(),
+    }
+    for modality in ("audio", "vision"):
+        frames = getattr(split, modality)
+        content[modality] = _padded(frames, 1, lengths[modality], split, modality)
+    for modality in "TAV":
+        content[f"regression_labels_{modality}"] = split.labels.get(modality, unknown)
+    return content
+
+
+def _padded(
+    values: NDArray[Any], axis: int, length: int, split: FeatureSplit, key: str
+) -> NDArray[Any]:
+    missing = length - values.shape[axis]
+    if missing < 0:
+        raise FeatureFileError(
+            f"split {split.name!r}, key {key!r}: {values.shape[axis]} steps, the model was "
+            f"trained on {length}; cut the sequences to that length."
+        )
+    widths = [(0, missing if dimension == axis else 0) for dimension in range(values.ndim)]
+    return np.pad(values, widths)

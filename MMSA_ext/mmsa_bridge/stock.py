@@ -1,0 +1,272 @@
+"""MMSA's own parts for our runner, and one seed of one of MMSA's own models, exactly as MMSA does.
+
+`train_and_test` keeps MMSA's order of operations (`MMSA.run._run`), batches, shuffle and random
+stream, so that a baseline through it gives bit for bit what MMSA gives.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from easydict import EasyDict
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from MMSA_ext.errors import ConfigError, TrainingDivergedError
+from MMSA_ext.mmsa_bridge.feature_reading import feature_cache
+from MMSA_ext.mmsa_bridge.recording import (
+    EpochRecord,
+    EvaluationRecorder,
+    Metrics,
+    MetricsFunction,
+    PredictionRecorder,
+    SplitPredictions,
+    WatchedLoader,
+)
+from MMSA_ext.mmsa_bridge.registration import registered
+from MMSA_ext.mmsa_bridge.runtime import preserved_random_state, setup_seed
+from MMSA_ext.registry import suggest
+
+Loaders = Mapping[str, DataLoader[Any]]
+_TEST_MODES = {"train": "TRAIN", "valid": "VALID", "test": "TEST"}
+
+
+@dataclass(frozen=True)
+class StockRun:
+    """What one seed of one of MMSA's models gave.
+
+    Attributes:
+        metrics: By split, in MMSA's keys, order and units; `test` is MMSA's one scoring of it.
+        predictions: By split, in file order.
+        history: One record an epoch.
+        best_epoch: The epoch whose weights were tested.
+        model: The model with those weights.
+    """
+
+    metrics: dict[str, Metrics]
+    predictions: dict[str, SplitPredictions]
+    history: list[EpochRecord]
+    best_epoch: int
+    model: nn.Module
+
+
+def complete_args(
+    args: Mapping[str, Any],
+    *,
+    device: torch.device,
+    model_save_path: str | Path,
+    custom_feature: str | None = None,
+    feature_T: str | None = None,  # noqa: N803 (MMSA's names)
+    feature_A: str | None = None,  # noqa: N803
+    feature_V: str | None = None,  # noqa: N803
+    cur_seed: int = 1,
+) -> EasyDict:
+    """A configuration plus the keys that `MMSA_run` adds before it trains.
+
+    Args:
+        args: Configuration of a model on a data set; stays as it is.
+        device: Where to train.
+        model_save_path: File that receives the best weights.
+        custom_feature: Feature file in place of the configured one, or None.
+        feature_T: Feature file whose text is used, or None.
+        feature_A: Feature file whose audio is used, or None.
+        feature_V: Feature file whose vision is used, or None.
+        cur_seed: Position of the seed in the list of seeds, from 1; shown in log lines.
+
+    Returns:
+        A copy; MMSA's loader, models and trainers write into it.
+    """
+    complete = EasyDict(copy.deepcopy(dict(args)))
+    complete.update(
+        device=device,
+        model_save_path=Path(model_save_path),
+        train_mode="regression",
+        custom_feature=custom_feature,
+        feature_T=feature_T,
+        feature_A=feature_A,
+        feature_V=feature_V,
+        cur_seed=cur_seed,
+    )
+    return complete
+
+
+def build_model(args: EasyDict) -> nn.Module:
+    """MMSA's `AMIO(args)`, for its own models and the added ones; the network is `.Model`."""
+    with registered():
+        model: nn.Module = import_module("MMSA.models.AMIO").AMIO(args)
+    return model
+
+
+def build_trainer(args: EasyDict) -> Any:
+    """The trainer of `args.model_name`, with MMSA's `do_train` and `do_test`."""
+    with registered():
+        return import_module("MMSA.trains.ATIO").ATIO().getTrain(args)
+
+
+def stock_loaders(args: EasyDict, num_workers: int = 0) -> dict[str, DataLoader[Any]]:
+    """MMSA's loaders of the three splits, all shuffled; each feature file is read once.
+
+    Writes the found `feature_dims` and `seq_lens` into `args`, as MMSA does.
+
+    Raises:
+        FeatureFileError: If a feature file is unsafe or damaged.
+    """
+    with registered(), feature_cache():
+        loaders: dict[str, DataLoader[Any]] = import_module("MMSA.data_loader").MMDataLoader(
+            args, num_workers
+        )
+    return loaders
+
+
+def metrics(dataset_name: str) -> MetricsFunction:
+    """MMSA's regression metrics of a data set, as plain floats.
+
+    Args:
+        dataset_name: Name of the data set, any case.
+
+    Returns:
+        Function of predictions and labels, float tensors of n elements each, to metrics in MMSA's
+        keys and order (without `Loss`).
+
+    Raises:
+        ConfigError: If MMSA has no metrics for this data set.
+    """
+    top = import_module("MMSA.utils.metricsTop").MetricsTop("regression")
+    if dataset_name.upper() not in top.metrics_dict:
+        known = [name.lower() for name in top.metrics_dict]
+        raise ConfigError(f"unknown data set {dataset_name!r}; {suggest(dataset_name, known)}")
+    evaluate = top.getMetics(dataset_name)
+
+    def plain(predictions: Tensor, labels: Tensor) -> Metrics:
+        return _plain(evaluate(predictions, labels))
+
+    return plain
+
+
+def train_and_test(
+    args: EasyDict,
+    *,
+    seed: int,
+    num_workers: int = 0,
+    also_predict: Collection[str] = ("train", "valid"),
+    wrap_loaders: Callable[[nn.Module, Loaders], Loaders] | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> StockRun:
+    """Train a model with MMSA's loaders and trainer, and score the test split once.
+
+    A file at `args.model_save_path` is removed first, so that another run's weights can never be
+    tested. The best weights are there afterwards.
+
+    Args:
+        args: From `complete_args`; changed by MMSA's parts.
+        seed: Seed of all random streams.
+        num_workers: Worker processes of each loader; does not change the numbers.
+        also_predict: Splits to predict and score, beside `test`, with the best weights, in file
+            order. This happens after the test and leaves the random streams as they were.
+        wrap_loaders: Gets the model and the loaders and returns the loaders to train and test with.
+        on_epoch: Called after each epoch.
+
+    Returns:
+        Metrics, predictions, history and the model.
+
+    Raises:
+        TrainingDivergedError: If predictions became non-finite, or no epoch was better than
+            MMSA's starting value, so that there are no weights to test.
+    """
+    checkpoint = Path(args.model_save_path)
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.unlink(missing_ok=True)
+    if torch.device(args.device).type == "cuda":
+        torch.cuda.set_device(args.device)  # as MMSA: some of its parts use the current device
+    with registered():
+        setup_seed(seed)
+        loaders: Loaders = stock_loaders(args, num_workers)
+        model = build_model(args).to(args.device)
+        trainer = build_trainer(args)
+        if wrap_loaders:
+            loaders = wrap_loaders(model, loaders)
+        recorder = PredictionRecorder()
+        hook = recorder.attach(model)
+        try:
+            evaluations = _train(trainer, model, args, loaders, recorder, on_epoch)
+            best_epoch = evaluations.best_epoch(args.KeyEval)
+            _load_best(model, args)
+            scored = {"test": _evaluate(trainer, model, "test", loaders["test"], recorder)}
+            with preserved_random_state():
+                for split in also_predict:
+                    loader = _in_file_order(loaders[split])
+                    scored[split] = _evaluate(trainer, model, split, loader, recorder)
+        finally:
+            hook.remove()
+    return StockRun(
+        metrics={split: values for split, (values, _) in scored.items()},
+        predictions={split: samples for split, (_, samples) in scored.items()},
+        history=evaluations.history,
+        best_epoch=best_epoch,
+        model=model,
+    )
+
+
+def _train(
+    trainer: Any,
+    model: nn.Module,
+    args: EasyDict,
+    loaders: Loaders,
+    recorder: PredictionRecorder,
+    on_epoch: Callable[[EpochRecord], None] | None,
+) -> EvaluationRecorder:
+    evaluations = EvaluationRecorder(
+        trainer.do_test, recorder, metrics(args.dataset_name), on_epoch
+    )
+    watched = {split: WatchedLoader(loader, recorder) for split, loader in loaders.items()}
+    trainer.do_test = evaluations
+    try:
+        trainer.do_train(model, watched, return_epoch_results=False)
+    except ValueError:
+        evaluations.check_finite()  # scikit-learn refuses NaN on SIMS: say what that means
+        raise
+    finally:
+        del trainer.do_test
+    if not Path(args.model_save_path).is_file():
+        raise TrainingDivergedError(
+            f"no epoch of {len(evaluations.history)} reached a usable validation {args.KeyEval}, "
+            "so there are no weights to test; lower the learning rate, or select by "
+            "KeyEval='Loss'."
+        )
+    return evaluations
+
+
+def _load_best(model: nn.Module, args: EasyDict) -> None:
+    state = torch.load(args.model_save_path, map_location=args.device, weights_only=True)
+    model.load_state_dict(state)
+    model.to(args.device)
+
+
+def _evaluate(
+    trainer: Any,
+    model: nn.Module,
+    split: str,
+    loader: DataLoader[Any],
+    recorder: PredictionRecorder,
+) -> tuple[Metrics, SplitPredictions]:
+    try:
+        results = trainer.do_test(model, WatchedLoader(loader, recorder), mode=_TEST_MODES[split])
+    except ValueError:
+        recorder.check_finite(f"on the {split} split")
+        raise
+    recorder.check_finite(f"on the {split} split")
+    return _plain(results), recorder.take()
+
+
+def _in_file_order(loader: DataLoader[Any]) -> DataLoader[Any]:
+    return DataLoader(loader.dataset, batch_size=loader.batch_size, num_workers=loader.num_workers)
+
+
+def _plain(values: Mapping[str, Any]) -> Metrics:
+    return {key: float(value) for key, value in values.items()}

@@ -1,0 +1,95 @@
+"""What the trainer asks of a model of this package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from MMSA_ext.data.loader import Batch
+from MMSA_ext.data.retrieval import ContrastSets, RetrievalConfig
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """The samples of one training step, each distinct one once.
+
+    Attributes:
+        samples: Batch of the anchors and their retrieved samples.
+        anchors: `(B,)` int64, rows of the anchors in `samples`.
+        contrast: Retrieved samples as rows of `samples`; None for models without retrieval.
+    """
+
+    samples: Batch
+    anchors: Tensor
+    contrast: ContrastSets | None
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What a training step computed.
+
+    Attributes:
+        prediction: `(B, 1)`, predictions for the anchors.
+        losses: Named scalar terms; the total loss is their sum.
+    """
+
+    prediction: Tensor
+    losses: dict[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        """Sum of all terms."""
+        return torch.stack(list(self.losses.values())).sum()
+
+
+class MSAModel(nn.Module):
+    """Base of this package's models.
+
+    Attributes:
+        retrieval: How samples are retrieved for the contrastive loss; None if there is none.
+    """
+
+    retrieval: RetrievalConfig | None = None
+
+    def forward(
+        self,
+        text: Tensor,
+        audio: Tensor,
+        vision: Tensor,
+        audio_mask: Tensor | None = None,
+        vision_mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Predict.
+
+        Args:
+            text: `(B, 3, L)`, MMSA's token ids, mask and segment ids.
+            audio: `(B, L_a, d_a)` float32.
+            vision: `(B, L_v, d_v)` float32.
+            audio_mask: `(B, L_a)` bool, True where valid; None if all frames are.
+            vision_mask: `(B, L_v)` bool; None if all frames are.
+
+        Returns:
+            MMSA's outputs: `M` `(B, 1)` and `Feature_t`, `Feature_a`, `Feature_v`, `Feature_f`.
+        """
+        raise NotImplementedError
+
+    def training_step(self, step: StepBatch) -> StepOutput:
+        """Predictions and loss terms of one step."""
+        raise NotImplementedError
+
+    def retrieval_features(self, batch: Batch) -> Tensor:
+        """Features `(B, D)` by whose cosine similarity samples are retrieved."""
+        raise NotImplementedError
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """`forward` on a batch of `data.loader`."""
+        outputs: dict[str, Tensor] = self(*inputs(batch))
+        return outputs
+
+
+def inputs(batch: Batch) -> tuple[Any, ...]:
+    """Arguments of `MSAModel.forward` from a batch."""
+    return tuple(batch[key] for key in ("text", "audio", "vision", "audio_mask", "vision_mask"))

@@ -1,0 +1,193 @@
+"""Modality encoders (DashFusion section III-B): token ids or frames in, width-d sequences out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from MMSA_ext.models.attention import Activation, TransformerLayer
+from MMSA_ext.text_encoders import build_text_encoder, load_text_encoder
+
+Projector = Literal["linear", "mlp"]
+
+
+def in_length_groups(
+    encode: Callable[[Tensor, Tensor], Tensor], sequence: Tensor, mask: Tensor, groups: int
+) -> Tensor:
+    """Encode a ragged batch in groups of similar length, so that little padding is computed.
+
+    Changes no result where `encode` is padding-invariant.
+
+    Args:
+        encode: Maps `(b, l, ...)` and a mask `(b, l)` to `(b, l', D)` with l' - l constant.
+        sequence: `(B, L, ...)`.
+        mask: `(B, L)`, True where valid; valid positions come first.
+        groups: Number of groups.
+
+    Returns:
+        `(B, L', D)`, padded with zeros, in the order of the batch.
+    """
+    if groups < 2 or len(sequence) < 2 * groups:
+        return encode(sequence, mask)
+    lengths = mask.sum(dim=1)
+    order = torch.argsort(lengths)
+    parts = []
+    for rows in order.tensor_split(groups):
+        length = int(lengths[rows[-1]])
+        parts.append(encode(sequence[rows, :length], mask[rows, :length]))
+    longest = max(part.shape[1] for part in parts)
+    padded = torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
+    return padded[torch.argsort(order)]
+
+
+class TextEncoder(nn.Module):
+    """Pre-trained text encoder, fine-tuned, and its projection to width `dim`.
+
+    Args:
+        dim: Output width d.
+        pretrained: Hugging Face name, folder, or `minilm`.
+        projector: `linear`: Linear to d, LayerNorm. `mlp` (released): two bias-free linear layers
+            with GELU, LayerNorm.
+        random_init: Random weights in the named architecture.
+        architecture: Architecture as a dictionary; if given, no file is read (checkpoints).
+        length_groups: Groups of similar length that are encoded apart, see `in_length_groups`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        pretrained: str,
+        *,
+        projector: Projector = "linear",
+        random_init: bool = False,
+        architecture: dict[str, Any] | None = None,
+        length_groups: int = 1,
+    ) -> None:
+        super().__init__()
+        self.length_groups = length_groups
+        self.encoder = (
+            load_text_encoder(pretrained, random_init=random_init)
+            if architecture is None
+            else build_text_encoder(architecture)
+        )
+        hidden = self.encoder.config.hidden_size
+        if projector == "linear":
+            layers = [nn.Linear(hidden, dim), nn.LayerNorm(dim)]
+        else:
+            layers = [
+                nn.Linear(hidden, dim, bias=False),
+                nn.GELU(),
+                nn.Linear(dim, dim, bias=False),
+                nn.GELU(),
+                nn.LayerNorm(dim),
+            ]
+        self.projector = nn.Sequential(*layers)
+
+    def forward(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode tokens.
+
+        Args:
+            text: `(B, 3, L)`: token ids, mask and segment ids in MMSA's layout, any numeric dtype.
+
+        Returns:
+            Features `(B, L, d)`, zero at padding, and their mask `(B, L)`.
+        """
+        tokens = text.long().transpose(1, 2)
+        mask = tokens[..., 1].bool()
+        hidden = in_length_groups(self._encode, tokens, mask, self.length_groups)
+        hidden = F.pad(hidden, (0, 0, 0, mask.shape[1] - hidden.shape[1]))
+        return self.projector(hidden) * mask.unsqueeze(-1), mask
+
+    def _encode(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        hidden: Tensor = self.encoder(
+            input_ids=tokens[..., 0], attention_mask=mask, token_type_ids=tokens[..., 2]
+        ).last_hidden_state
+        return hidden
+
+
+class FrameEncoder(nn.Module):
+    """Transformer encoder of audio or vision frames with a class token and learned positions.
+
+    Args:
+        feature_dim: Width of a frame.
+        dim: Output width d.
+        max_length: Longest sequence in frames.
+        layers, heads, feed_forward_dim: Shape of the Transformer.
+        activation: Activation of the feed-forward networks.
+        embedding_dropout: Dropout after the positions are added.
+        dropout: Dropout inside the layers.
+        attention_dropout: Dropout on attention weights.
+        final_norm: LayerNorm after the last layer (released).
+        length_groups: Groups of similar length that are encoded apart, see `in_length_groups`.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        dim: int,
+        max_length: int,
+        *,
+        layers: int,
+        heads: int,
+        feed_forward_dim: int,
+        activation: Activation = "relu",
+        embedding_dropout: float = 0.1,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.0,
+        final_norm: bool = False,
+        length_groups: int = 1,
+    ) -> None:
+        super().__init__()
+        self.length_groups = length_groups
+        self.projection = nn.Linear(feature_dim, dim)
+        self.class_token = nn.Parameter(torch.ones(1, 1, dim))
+        self.positions = nn.Parameter(torch.zeros(1, max_length + 1, dim))
+        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.layers = nn.ModuleList(
+            TransformerLayer(
+                dim,
+                heads,
+                feed_forward_dim,
+                activation=activation,
+                dropout=dropout,
+                attention_dropout=attention_dropout,
+            )
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(dim) if final_norm else nn.Identity()
+
+    def forward(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode frames.
+
+        Args:
+            frames: `(B, L, feature_dim)`, float.
+            mask: `(B, L)`, True where valid; valid frames come first.
+
+        Returns:
+            Features `(B, 1 + L, d)` with the class token first, zero at padding, and their mask.
+
+        Raises:
+            ValueError: If the sequence is longer than the position table.
+        """
+        if frames.shape[1] >= self.positions.shape[1]:
+            raise ValueError(
+                f"{frames.shape[1]} frames, but the model was built for at most "
+                f"{self.positions.shape[1] - 1}; cut the sequences or set seq_lens and retrain."
+            )
+        encoded = in_length_groups(self._encode, frames, mask, self.length_groups)
+        with_class = F.pad(mask, (1, 0), value=True)
+        encoded = F.pad(encoded, (0, 0, 0, with_class.shape[1] - encoded.shape[1]))
+        return encoded * with_class.unsqueeze(-1), with_class
+
+    def _encode(self, frames: Tensor, mask: Tensor) -> Tensor:
+        with_class = F.pad(mask, (1, 0), value=True)
+        x = torch.cat([self.class_token.expand(len(frames), -1, -1), self.projection(frames)], 1)
+        x = self.embedding_dropout(x + self.positions[:, : x.shape[1]])
+        for layer in self.layers:
+            x = layer(x, source_mask=with_class)
+        normed: Tensor = self.norm(x)
+        return normed

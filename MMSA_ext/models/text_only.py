@@ -1,0 +1,94 @@
+"""The text-only control: DashFusion's text encoder, projector and head, and nothing else.
+
+It stands beside every DashFusion result: what audio, vision, alignment and fusion buy is the
+difference to this row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from MMSA_ext.config import RunConfig
+from MMSA_ext.models.attention import Activation, activation_module, masked_mean
+from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
+from MMSA_ext.models.encoders import Projector, TextEncoder
+from MMSA_ext.registry import register_model
+from MMSA_ext.training.trainer import Trainer
+
+
+class TextOnlyConfig(RunConfig):
+    """Configuration of the text-only control; the keys mean what they mean in DashFusion.
+
+    Attributes:
+        dim: Width d.
+        activation: Of the head.
+        text_projector: See `TextEncoder`.
+        length_groups: See `DashFusionConfig`.
+    """
+
+    dim: int = Field(128, ge=1)
+    activation: Activation = "relu"
+    text_projector: Projector = "linear"
+    length_groups: int = Field(3, ge=1)
+
+
+class TextOnly(MSAModel):
+    """First token and masked mean of the projected text, concatenated, into the head."""
+
+    def __init__(self, config: TextOnlyConfig) -> None:
+        super().__init__()
+        self.text_encoder = TextEncoder(
+            config.dim,
+            config.pretrained,
+            projector=config.text_projector,
+            random_init=config.random_init,
+            architecture=config.text_encoder_config,
+            length_groups=config.length_groups,
+        )
+        self.head = nn.Sequential(
+            nn.Linear(2 * config.dim, 2 * config.dim),
+            activation_module(config.activation),
+            nn.Linear(2 * config.dim, config.dim),
+            activation_module(config.activation),
+            nn.Linear(config.dim, 1),
+        )
+
+    def forward(
+        self,
+        text: Tensor,
+        audio: Tensor,
+        vision: Tensor,
+        audio_mask: Tensor | None = None,
+        vision_mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Predict from `text` alone; audio and vision are not read."""
+        features, mask = self.text_encoder(text)
+        first = features[:, 0]
+        mean = masked_mean(features, mask)
+        return {
+            "M": self.head(torch.cat([first, mean], dim=-1)),
+            "Feature_t": mean,
+            "Feature_f": first,
+        }
+
+    def training_step(self, step: StepBatch) -> StepOutput:
+        """Mean squared error of the prediction (DashFusion eq. 10)."""
+        prediction = self(*inputs(step.samples))["M"][step.anchors]
+        labels = step.samples["labels"]["M"][step.anchors]
+        return StepOutput(prediction, {"prediction_loss": F.mse_loss(prediction, labels)})
+
+
+@register_model(
+    "text_only",
+    config=TextOnlyConfig,
+    trainer=Trainer,
+    paper="Control: DashFusion's text encoder, projector and head alone",
+)
+def build_text_only(args: Any) -> TextOnly:
+    """The text-only control."""
+    return TextOnly(TextOnlyConfig.from_args(args))

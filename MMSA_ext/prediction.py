@@ -1,0 +1,138 @@
+"""Scoring new samples with a trained checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from easydict import EasyDict
+
+from MMSA_ext import mmsa_bridge
+from MMSA_ext.config import expand
+from MMSA_ext.data.features import FeatureSet, read_features
+from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
+from MMSA_ext.errors import CheckpointError, FeatureFileError
+from MMSA_ext.registry import is_registered
+from MMSA_ext.training.checkpoint import Checkpoint, load_checkpoint
+from MMSA_ext.training.trainer import predict
+
+
+def MMSA_test(  # noqa: N802 (MMSA's name)
+    config: dict[str, Any] | str | Path | None,
+    weights_path: str | Path,
+    feature_path: str | Path,
+    gpu_id: int = 0,
+) -> float:
+    """Predict one sample with trained weights, with MMSA's signature.
+
+    Args:
+        config: None: the checkpoint carries its configuration. A dictionary overrides values of it.
+        weights_path: Checkpoint written by `MMSA_run`.
+        feature_path: Features of one sample (MMSA's single-sample layout), or a file of one sample.
+        gpu_id: CUDA device; negative for the CPU, which is also used where there is no CUDA.
+
+    Returns:
+        The predicted sentiment.
+
+    Raises:
+        CheckpointError: The checkpoint is missing, damaged or without configuration.
+        FeatureFileError: The features are unsafe, inconsistent, do not fit the checkpoint, or hold
+            more than one sample (use `predict_file`).
+    """
+    if config is not None and not isinstance(config, dict):
+        raise CheckpointError(
+            f"config is {config!r}: the checkpoint carries its configuration; pass None, or a "
+            "dictionary of overrides."
+        )
+    table = predict_file(weights_path, feature_path, gpu_ids=gpu_id, overrides=config)
+    if len(table) != 1:
+        raise FeatureFileError(
+            f"{feature_path}: holds {len(table)} samples, MMSA_test scores one; use "
+            "MMSA_ext.predict_file or `mmsa-ext predict`."
+        )
+    return float(table["prediction"].iloc[0])
+
+
+def predict_file(
+    checkpoint_path: str | Path,
+    feature_path: str | Path,
+    *,
+    gpu_ids: Sequence[int | str] | int | str = (0,),
+    overrides: dict[str, Any] | None = None,
+) -> pd.DataFrame:
+    """Score every sample of a feature file, or a single-sample file.
+
+    Args:
+        checkpoint_path: Checkpoint written by `MMSA_run`.
+        feature_path: Feature file; labels are not needed, any of the splits may be missing.
+        gpu_ids: As in `MMSA_run`.
+        overrides: Configuration values to replace, such as `pretrained` of an MMSA model whose text
+            encoder lies elsewhere on this machine.
+
+    Returns:
+        Columns `split`, `id`, `label` (NaN where unknown) and `prediction`, in file order.
+
+    Raises:
+        CheckpointError: The checkpoint is missing, damaged or without configuration.
+        FeatureFileError: The features are unsafe, inconsistent or do not fit the checkpoint.
+    """
+    checkpoint = load_checkpoint(checkpoint_path)
+    args = EasyDict({**checkpoint.config, **(overrides or {})})
+    device = mmsa_bridge.assign_device(gpu_ids)
+    features = read_features(expand(feature_path), args.dataset_name, require_labels=False)
+    _check_fit(args, features, checkpoint_path)
+    args = mmsa_bridge.complete_args(args, device=device, model_save_path=Path(checkpoint_path))
+    with mmsa_bridge.registered():
+        if is_registered(args.model_name):
+            return _predict_extension(args, checkpoint, features, device)
+        return mmsa_bridge.predict_stock(args, checkpoint.state_dict, features)
+
+
+def _predict_extension(
+    args: EasyDict, checkpoint: Checkpoint, features: FeatureSet, device: torch.device
+) -> pd.DataFrame:
+    model = mmsa_bridge.build_model(args)
+    model.load_state_dict(checkpoint.state_dict)
+    model.to(device)
+    tables = []
+    for name, split in features.splits.items():
+        dataset = FeatureDataset.from_split(split, str(features.path))
+        outputs = predict(model.Model, FeatureLoader(dataset, args.eval_batch_size), device)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "split": name,
+                    "id": outputs.ids,
+                    "label": outputs.label.numpy(),
+                    "prediction": outputs.prediction.numpy(),
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def _check_fit(args: EasyDict, features: FeatureSet, checkpoint_path: str | Path) -> None:
+    """Compare the features' shapes with what the checkpoint was trained on."""
+    problems = []
+    for name, split in features.splits.items():
+        for position, modality in ((1, "audio"), (2, "vision")):
+            frames = getattr(split, modality)
+            width, length = args.feature_dims[position], args.seq_lens[position]
+            if frames.shape[2] != width:
+                problems.append(
+                    f"split {name!r}, key {modality!r}: {frames.shape[2]} features a frame, the "
+                    f"model was trained on {width}"
+                )
+            longest = int(getattr(split, f"{modality}_lengths").max(initial=0))
+            if longest > length and is_registered(args.model_name):
+                problems.append(
+                    f"split {name!r}, key {modality!r}: {longest} frames, the model reads at most "
+                    f"{length}"
+                )
+    if problems:
+        raise FeatureFileError(
+            f"{features.path} does not fit {checkpoint_path}:\n  " + "\n  ".join(problems)
+        )

@@ -1,0 +1,109 @@
+"""The registry of models: one decorator makes a model known everywhere.
+
+A registered model is accepted by `MMSA_run`, by MMSA itself (through `mmsa_bridge`), by the command
+line, and is tested by the parametrised test suite, which reads `list_models()`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from MMSA_ext.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from MMSA_ext.config import RunConfig
+
+Builder = Callable[[Any], "nn.Module"]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """What the package knows of one model.
+
+    Attributes:
+        name: Lower-case name, as given to `MMSA_run`.
+        build: Makes the model from MMSA's `args` (an EasyDict with every configuration key).
+        config: Typed configuration; its fields are the keys that the model accepts.
+        trainer: Class with MMSA's trainer contract (`do_train`, `do_test`).
+        paper: Title and place of the paper.
+    """
+
+    name: str
+    build: Builder
+    config: type[RunConfig]
+    trainer: type
+    paper: str
+
+
+_MODELS: dict[str, ModelEntry] = {}
+
+
+def register_model(
+    name: str, *, config: type[RunConfig], trainer: type, paper: str
+) -> Callable[[Builder], Builder]:
+    """Register the decorated builder as model `name`.
+
+    Args:
+        name: Lower-case name of the model.
+        config: Typed configuration class of the model.
+        trainer: Trainer class, see `MMSA_ext.training.trainer.Trainer`.
+        paper: Title and place of the paper, shown by `mmsa-ext list` and MMSA's citations.
+
+    Returns:
+        A decorator that leaves the builder as it is.
+
+    Raises:
+        ConfigError: If the name is taken or not lower-case.
+    """
+    if name != name.lower():
+        raise ConfigError(f"model name {name!r}: use lower case, MMSA lower-cases what users type.")
+
+    def decorate(build: Builder) -> Builder:
+        if name in _MODELS:
+            raise ConfigError(f"model {name!r} is registered already; choose another name.")
+        _MODELS[name] = ModelEntry(name, build, config, trainer, paper)
+        return build
+
+    return decorate
+
+
+def unregister_model(name: str) -> None:
+    """Forget model `name`; unknown names are an error.
+
+    Raises:
+        ConfigError: If no such model is registered.
+    """
+    get_model(name)
+    del _MODELS[name]
+
+
+def list_models() -> list[str]:
+    """Names of the models that this package adds to MMSA, sorted."""
+    return sorted(_MODELS)
+
+
+def is_registered(name: str) -> bool:
+    """Whether `name` is a model of this package (MMSA's own are not)."""
+    return name in _MODELS
+
+
+def get_model(name: str) -> ModelEntry:
+    """Look up a registered model.
+
+    Raises:
+        ConfigError: If no such model is registered; names the closest ones.
+    """
+    if name not in _MODELS:
+        raise ConfigError(f"unknown model {name!r}; {suggest(name, list_models())}")
+    return _MODELS[name]
+
+
+def suggest(word: str, known: list[str]) -> str:
+    """Say which known words come closest, or list them all."""
+    close = difflib.get_close_matches(word, known, n=3)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}."

@@ -1,0 +1,350 @@
+"""Statistics over seeds and over test samples: pure functions of numbers.
+
+With five seeds a t-interval covers close to its nominal level, a percentile bootstrap over seeds
+does not, and a Wilcoxon test cannot go below p = 0.0625; so seeds are treated with Student's t, and
+the bootstrap is kept for test samples, of which there are hundreds.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from MMSA_ext.errors import MMSAExtError
+
+FloatArray = npt.NDArray[np.float64]
+Metric = Callable[[FloatArray, FloatArray], float]
+
+# Resampled values held at once, per input: 32 MiB of float64.
+BOOTSTRAP_BLOCK = 2**22
+
+
+class StatisticsError(MMSAExtError, ValueError):
+    """Numbers that a statistic is not defined for."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A sample of seeds in numbers.
+
+    Attributes:
+        mean: Arithmetic mean.
+        std_population: Standard deviation with divisor n, as MMSA's tables have it.
+        std_sample: Standard deviation with divisor n - 1; NaN for n = 1.
+        n: Number of values.
+        ci_low: Lower end of the t-interval of the mean; NaN for n = 1.
+        ci_high: Upper end.
+        confidence: Level of the interval.
+    """
+
+    mean: float
+    std_population: float
+    std_sample: float
+    n: int
+    ci_low: float
+    ci_high: float
+    confidence: float = 0.95
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """A two-sided test of two systems, never without its name and its n.
+
+    Attributes:
+        name: Name of the test.
+        statistic: Test statistic; NaN where the test is undefined.
+        p_value: Two-sided p-value; NaN where the test is undefined.
+        n: Number of pairs.
+        difference: Mean of a - b.
+    """
+
+    # Not a test class, whatever its name tells pytest.
+    __test__ = False
+
+    name: str
+    statistic: float
+    p_value: float
+    n: int
+    difference: float
+
+
+@dataclass(frozen=True)
+class BootstrapResult:
+    """A paired bootstrap of metric(a) - metric(b) over test samples.
+
+    Attributes:
+        name: Name of the procedure.
+        difference: Difference of the metric on all samples.
+        ci_low: Lower end of the percentile interval.
+        ci_high: Upper end.
+        p_value: Two-sided: twice the smaller share of resamples on either side of zero.
+        n: Number of test samples.
+        n_resamples: Number of resamples.
+        confidence: Level of the interval.
+    """
+
+    name: str
+    difference: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    n: int
+    n_resamples: int
+    confidence: float = 0.95
+
+
+def summarise(values: Sequence[float], confidence: float = 0.95) -> Summary:
+    """Summarise one metric over seeds.
+
+    Args:
+        values: One finite number a seed. Undefined ones are the caller's to leave out, because
+            they belong in the report.
+        confidence: Level of the t-interval.
+
+    Returns:
+        Mean, both standard deviations, n and the interval; all NaN for n = 0.
+
+    Raises:
+        StatisticsError: A value is not finite, or the level is not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise StatisticsError(f"confidence is {confidence}; it must lie between 0 and 1.")
+    sample = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(sample).all():
+        raise StatisticsError("a value to summarise is not finite; leave that seed out and say so.")
+    n = len(sample)
+    if n == 0:
+        return Summary(math.nan, math.nan, math.nan, 0, math.nan, math.nan, confidence)
+    mean, std_population = float(np.mean(sample)), float(np.std(sample))
+    if n == 1:
+        return Summary(mean, std_population, math.nan, 1, math.nan, math.nan, confidence)
+    std_sample = float(np.std(sample, ddof=1))
+    margin = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * std_sample / math.sqrt(n)
+    return Summary(mean, std_population, std_sample, n, mean - margin, mean + margin, confidence)
+
+
+def paired_t_test(a: Mapping[int, float], b: Mapping[int, float]) -> TestResult:
+    """Compare two systems over the seeds that both have (Student's paired t-test, two-sided).
+
+    Args:
+        a: Seed to metric of the first system.
+        b: Seed to metric of the second.
+
+    Returns:
+        The test over the shared seeds. Undefined (NaN) for fewer than two of them, and where every
+        seed shows the same non-zero difference, which leaves nothing to judge it against.
+
+    Raises:
+        StatisticsError: A shared value is not finite.
+    """
+    name = "paired t-test"
+    shared = sorted(a.keys() & b.keys())
+    first = np.array([a[seed] for seed in shared], dtype=np.float64)
+    second = np.array([b[seed] for seed in shared], dtype=np.float64)
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise StatisticsError("a value to test is not finite; leave that seed out of both systems.")
+    n, differences = len(shared), first - second
+    difference = float(differences.mean()) if n else math.nan
+    if n < 2:
+        return TestResult(name, math.nan, math.nan, n, difference)
+    if not differences.any():
+        return TestResult(name, 0.0, 1.0, n, 0.0)
+    # Equal differences of decimals are equal only up to rounding.
+    resolution = 1e-12 * max(float(np.abs(first).max()), float(np.abs(second).max()))
+    if float(np.ptp(differences)) <= resolution:
+        return TestResult(name, math.nan, math.nan, n, difference)
+    result = stats.ttest_rel(first, second)
+    return TestResult(name, float(result.statistic), float(result.pvalue), n, difference)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust the p-values of one table for the number of its tests (Holm, 1979).
+
+    Args:
+        p_values: One p-value a test; NaN marks an undefined test, which is not counted.
+
+    Returns:
+        Adjusted p-values in the order given; NaN stays NaN.
+
+    Raises:
+        StatisticsError: A p-value lies outside [0, 1].
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if ((p < 0) | (p > 1)).any():
+        raise StatisticsError("a p-value lies outside [0, 1].")
+    order = np.argsort(p)  # NaN sorts last
+    order = order[: int(np.sum(~np.isnan(p)))]
+    steps = p[order] * (len(order) - np.arange(len(order)))
+    adjusted = np.full_like(p, math.nan)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return [float(value) for value in adjusted]
+
+
+def mean_absolute_error(predictions: FloatArray, labels: FloatArray) -> FloatArray:
+    """Mean absolute error over the last axis.
+
+    Args:
+        predictions: Shape (..., n).
+        labels: Shape (..., n).
+
+    Returns:
+        Shape (...).
+    """
+    return np.asarray(np.abs(predictions - labels).mean(axis=-1))
+
+
+def pearson_correlation(predictions: FloatArray, labels: FloatArray) -> FloatArray:
+    """Pearson correlation over the last axis; NaN where a side is constant.
+
+    Args:
+        predictions: Shape (..., n).
+        labels: Shape (..., n).
+
+    Returns:
+        Shape (...).
+    """
+    x = predictions - predictions.mean(axis=-1, keepdims=True)
+    y = labels - labels.mean(axis=-1, keepdims=True)
+    scale = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((x * y).sum(axis=-1) / scale)
+
+
+VECTORISED_METRICS: Mapping[str, Callable[[FloatArray, FloatArray], FloatArray]] = {
+    "MAE": mean_absolute_error,
+    "Corr": pearson_correlation,
+}
+
+
+def paired_bootstrap(
+    predictions_a: npt.ArrayLike,
+    predictions_b: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    metric: str | Metric,
+    n_resamples: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> BootstrapResult:
+    """Compare two systems on one test split by resampling its samples in pairs.
+
+    Args:
+        predictions_a: Shape (n,), of the first system.
+        predictions_b: Shape (n,), of the second, for the same samples in the same order
+            (`align_predictions`).
+        labels: Shape (n,).
+        metric: "MAE" or "Corr" (all resamples at once), or any function of (predictions, labels)
+            such as one of MMSA's (one call a resample). On SIMS, MMSA clips predictions to [-1, 1]
+            first; so does the caller who wants its numbers.
+        n_resamples: Number of resamples.
+        seed: Seed of the resampling.
+        confidence: Level of the percentile interval.
+
+    Returns:
+        The difference metric(a) - metric(b), its percentile interval and two-sided p-value, n.
+        Resamples where the metric is undefined are left out.
+
+    Raises:
+        StatisticsError: The inputs differ in length, hold fewer than two samples or a value that is
+            not finite, or the metric is unknown or undefined.
+    """
+    a, b, y = _paired_samples(predictions_a, predictions_b, labels)
+    vectorised = isinstance(metric, str)
+    function = _metric_function(metric)
+
+    def difference(a: FloatArray, b: FloatArray, y: FloatArray, **axis: Any) -> Any:
+        return function(a, y) - function(b, y)
+
+    observed = float(difference(a, b, y))
+    if not math.isfinite(observed):
+        raise StatisticsError("the metric is undefined on these predictions; are they constant?")
+    drawn = stats.bootstrap(
+        (a, b, y),
+        difference,
+        paired=True,
+        vectorized=vectorised,
+        n_resamples=n_resamples,
+        batch=max(1, BOOTSTRAP_BLOCK // len(y)) if vectorised else None,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).bootstrap_distribution
+    drawn = drawn[np.isfinite(drawn)]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    # The observed sample counts as one resample: a p-value of zero would claim too much.
+    shares = [(np.sum(drawn <= 0) + 1), (np.sum(drawn >= 0) + 1)]
+    p_value = min(1.0, 2 * float(min(shares)) / (len(drawn) + 1))
+    return BootstrapResult(
+        "paired bootstrap over test samples",
+        observed,
+        float(low),
+        float(high),
+        p_value,
+        len(y),
+        len(drawn),
+        confidence,
+    )
+
+
+def _metric_function(metric: str | Metric) -> Callable[[FloatArray, FloatArray], Any]:
+    if not isinstance(metric, str):
+        return metric
+    if metric not in VECTORISED_METRICS:
+        raise StatisticsError(
+            f"the bootstrap knows no metric {metric!r}; give one of {sorted(VECTORISED_METRICS)}, "
+            "or a function of (predictions, labels)."
+        )
+    return VECTORISED_METRICS[metric]
+
+
+def _paired_samples(*inputs: npt.ArrayLike) -> list[FloatArray]:
+    arrays = [np.asarray(values, dtype=np.float64) for values in inputs]
+    shapes = [array.shape for array in arrays]
+    if len(set(shapes)) != 1 or arrays[0].ndim != 1 or arrays[0].size < 2:
+        raise StatisticsError(
+            f"predictions and labels have the shapes {shapes}; "
+            "they must be equal, with one axis and at least two samples."
+        )
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise StatisticsError("a prediction or label is not finite.")
+    return arrays
+
+
+def align_predictions(
+    a: pd.DataFrame, b: pd.DataFrame, split: str = "test"
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Join two runs' predictions by sample id.
+
+    Args:
+        a: Columns `split`, `id`, `label`, `prediction`, as the run store returns them.
+        b: The same, of another run on the same data.
+        split: Split to compare on.
+
+    Returns:
+        Predictions of a, predictions of b, labels; each float64 of shape (n,), in a's order.
+
+    Raises:
+        StatisticsError: An id is missing on one side or occurs twice, or the labels differ.
+    """
+    first, second = (frame[frame["split"] == split] for frame in (a, b))
+    if first["id"].duplicated().any() or second["id"].duplicated().any():
+        raise StatisticsError(f"a sample id occurs twice in the {split} split.")
+    if set(first["id"]) != set(second["id"]):
+        odd = sorted(set(first["id"]) ^ set(second["id"]))
+        raise StatisticsError(
+            f"{len(odd)} samples of the {split} split are in one run only, such as {odd[0]!r}; "
+            "compare runs on the same feature file."
+        )
+    joined = first.merge(second, on="id", suffixes=("_a", "_b"), validate="one_to_one")
+    labels = joined["label_a"].to_numpy(dtype=np.float64)
+    if not np.array_equal(labels, joined["label_b"].to_numpy(dtype=np.float64), equal_nan=True):
+        raise StatisticsError(f"the labels of the {split} split differ between the two runs.")
+    return (
+        joined["prediction_a"].to_numpy(dtype=np.float64),
+        joined["prediction_b"].to_numpy(dtype=np.float64),
+        labels,
+    )

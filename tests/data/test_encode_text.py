@@ -1,0 +1,177 @@
+"""Filling text keys from transcripts."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from easydict import EasyDict
+
+from MMSA_ext.data.encode_text import encode_text
+from MMSA_ext.data.features import read_features, safe_load, write_features
+from MMSA_ext.errors import ConfigError, FeatureFileError, TextEncoderError
+from MMSA_ext.text_encoders import load_text_encoder, load_tokenizer
+
+TEXTS = ["word1", "", "word2 word3 unknown", " ".join(["word4"] * 30), "word5 word6"]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    data: dict[str, Any] = {"remark": "kept"}
+    for number, name in enumerate(("train", "valid", "test")):
+        texts = np.array(TEXTS) if name == "test" else TEXTS
+        data[name] = {
+            "id": [f"{name}{i}" for i in range(len(texts))],
+            "raw_text": texts,
+            "audio": generator.normal(size=(5, 4, 3)).astype(np.float32),
+            "vision": generator.normal(size=(5, 2, 2)).astype(np.float16),
+            "audio_lengths": [4, 3, 2, 1, 4],
+            "vision_lengths": [2] * 5,
+            "regression_labels": np.linspace(-1, 1, 5, dtype=np.float32) * (number + 1),
+            "annotations": ["x"] * 5,
+        }
+    return write_features(tmp_path / "source.pkl", data)
+
+
+def encoded(source: Path, encoder: Path, name: str = "out.pkl", **options: Any) -> Any:
+    options = {"max_length": 8, "progress": False} | options
+    return safe_load(encode_text(source, source.with_name(name), str(encoder), **options))
+
+
+def test_file_has_both_text_keys_and_everything_else(source: Path, tiny_encoder: Path) -> None:
+    data, before = encoded(source, tiny_encoder), safe_load(source)
+    assert data["text_encoder"] == tiny_encoder.name, "the encoder's name without machine paths"
+    assert data["remark"] == "kept"
+    for name in ("train", "valid", "test"):
+        assert data[name]["text_bert"].shape == (5, 3, 8)
+        assert data[name]["text"].shape == (5, 8, 16)
+        assert data[name]["text_bert"].dtype == data[name]["text"].dtype == np.float32
+        assert data[name]["annotations"] == ["x"] * 5
+        np.testing.assert_array_equal(data[name]["vision"], before[name]["vision"])
+        assert data[name]["vision"].dtype == np.float16
+    features = read_features(source.with_name("out.pkl"), "mosi")
+    assert features.report.warnings == []
+    assert any("text_encoder" in note for note in features.report.notes)
+
+
+def test_tokens(source: Path, tiny_encoder: Path) -> None:
+    tokens = encoded(source, tiny_encoder, fields=("text_bert",))["train"]["text_bert"]
+    words = {name: index for index, name in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])}
+    expected = [words["[CLS]"], 7, 8, words["[UNK]"], words["[SEP]"], 0, 0, 0]
+    np.testing.assert_array_equal(tokens[2, 0], expected)
+    np.testing.assert_array_equal(tokens[:, 1].sum(axis=1), [3, 2, 5, 8, 4])
+    assert tokens[3, 0, -1] == words["[SEP]"], "a text that is cut keeps its last token"
+    assert not tokens[:, 2].any()
+
+
+def test_hidden_states_are_those_of_each_text_alone(source: Path, tiny_encoder: Path) -> None:
+    hidden = encoded(source, tiny_encoder)["test"]["text"]
+    model, tokenizer = load_text_encoder(str(tiny_encoder)), load_tokenizer(str(tiny_encoder))
+    for text, states in zip(TEXTS, hidden, strict=True):
+        tokens = tokenizer([text], truncation=True, max_length=8, return_tensors="pt")
+        with torch.no_grad():
+            alone = model(**tokens).last_hidden_state[0].numpy()
+        np.testing.assert_allclose(states[: len(alone)], alone, atol=1e-5)
+        assert not states[len(alone) :].any()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_batch_size_does_not_matter(source: Path, tiny_encoder: Path, batch_size: int) -> None:
+    reference = encoded(source, tiny_encoder, "a.pkl", batch_size=3)
+    other = encoded(source, tiny_encoder, "b.pkl", batch_size=batch_size)
+    for name in ("train", "valid", "test"):
+        np.testing.assert_array_equal(other[name]["text_bert"], reference[name]["text_bert"])
+        np.testing.assert_allclose(other[name]["text"], reference[name]["text"], atol=1e-5)
+
+
+def test_one_field_leaves_the_other(source: Path, tiny_encoder: Path) -> None:
+    data = encoded(source, tiny_encoder, fields=("text",))
+    assert "text_bert" not in data["train"]
+    assert data["train"]["text"].shape == (5, 8, 16)
+
+
+def test_single_sample(tmp_path: Path, tiny_encoder: Path) -> None:
+    sample = {"audio": np.ones((4, 3)), "vision": np.ones((2, 2)), "raw_text": "word1 word2"}
+    path = write_features(tmp_path / "one.pkl", sample)
+    data = encoded(path, tiny_encoder)
+    assert data["text_bert"].shape == (3, 8)
+    assert data["text"].shape == (8, 16)
+    split = read_features(tmp_path / "out.pkl", require_labels=False).splits["sample"]
+    assert split.text_bert is not None
+    assert split.text_bert.shape == (1, 3, 8)
+
+
+def test_mmsa_loads_the_result(source: Path, tiny_encoder: Path) -> None:
+    import importlib
+
+    encoded(source, tiny_encoder)
+    loader = importlib.import_module("MMSA.data_loader")
+    args = EasyDict(
+        dataset_name="mosi",
+        custom_feature=str(source.with_name("out.pkl")),
+        use_bert=True,
+        feature_dims=[0, 0, 0],
+        need_data_aligned=False,
+        batch_size=2,
+        seq_lens=[0, 0, 0],
+        feature_T="",
+        feature_A="",
+        feature_V="",
+    )
+    loaders = loader.MMDataLoader(args, 0)
+    assert set(loaders) == {"train", "valid", "test"}
+    assert next(iter(loaders["train"]))["text"].shape == (2, 3, 8)
+
+
+def test_progress_bar(source: Path, tiny_encoder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    encoded(source, tiny_encoder, progress=True)
+    assert "15/15" in capfd.readouterr().err
+    encoded(source, tiny_encoder, "quiet.pkl")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fields": ("audio",)}, r"got \['audio'\]"),
+        ({"fields": ()}, "fields must name"),
+        ({"max_length": 2}, "at least 3"),
+        ({"max_length": 65}, "more than the 64 positions"),
+        ({"batch_size": 0}, "batch_size at least 1"),
+        ({"device": "no_device"}, "no_device"),
+        ({"name": "source.pkl"}, "is the input"),
+    ],
+)
+def test_bad_options(
+    source: Path, tiny_encoder: Path, options: dict[str, Any], message: str
+) -> None:
+    before = source.read_bytes()
+    with pytest.raises(ConfigError, match=message):
+        encoded(source, tiny_encoder, **options)
+    assert source.read_bytes() == before
+    assert not source.with_name("out.pkl").exists()
+
+
+def test_missing_transcripts_are_all_named(source: Path, tiny_encoder: Path) -> None:
+    data = safe_load(source)
+    del data["train"]["raw_text"]
+    data["test"]["raw_text"] = ["a", None, "b", "c", "d"]
+    write_features(source, data)
+    with pytest.raises(FeatureFileError) as error:
+        encoded(source, tiny_encoder)
+    assert error.match(r"\[train\] raw_text: is missing")
+    assert error.match(r"\[test\] raw_text: is NoneType instead of text in 1 sample: 1")
+
+
+def test_several_samples_without_a_split_are_refused(tmp_path: Path, tiny_encoder: Path) -> None:
+    path = write_features(tmp_path / "x.pkl", {"audio": np.ones((2, 4, 3)), "raw_text": ["a", "b"]})
+    with pytest.raises(FeatureFileError, match="2 texts"):
+        encoded(path, tiny_encoder)
+
+
+def test_unknown_encoder_writes_nothing(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(TextEncoderError):
+        encoded(source, tmp_path / "no" / "encoder")
+    assert not source.with_name("out.pkl").exists()

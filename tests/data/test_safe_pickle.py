@@ -1,0 +1,235 @@
+"""Restricted unpickling: what must pass, what must be refused, what is merely damaged."""
+
+import builtins
+import collections
+import contextlib
+import hashlib
+import io
+import os
+import pickle
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from MMSA_ext.data.safe_pickle import load_pickle, safe_load
+from MMSA_ext.errors import FeatureFileError
+
+
+class Calls:
+    """Pickles to a call of `function(*args)`, then a state for its result."""
+
+    def __init__(self, function: Any, *args: Any, state: Any = None) -> None:
+        self.function, self.args, self.state = function, args, state
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (self.function, self.args, *(() if self.state is None else (self.state,)))
+
+
+def loaded(value: Any, protocol: int = 4) -> Any:
+    return safe_load(io.BytesIO(pickle.dumps(value, protocol)))
+
+
+ARRAYS = [
+    np.arange(6, dtype=np.float32).reshape(2, 3),
+    np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    np.arange(24.0).reshape(2, 3, 4).transpose(1, 2, 0),
+    np.arange(4, dtype=np.float16)[::2],
+    np.arange(3, dtype=">i4"),
+    np.array([], dtype=np.float32),
+    np.array(3.5),
+    np.array([True, False]),
+    np.array(["a", "longer"]),
+    np.array([b"ab", b"c"]),
+    np.array(["text", None, 3], dtype=object),
+    np.zeros((2, 0, 3), dtype=np.float32),
+    np.ones((100, 100)),
+]
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("array", ARRAYS, ids=lambda a: f"{a.dtype}{a.shape}")
+def test_arrays_survive(array: np.ndarray, protocol: int) -> None:
+    result = loaded({"x": [array, (array,)]}, protocol)["x"]
+    assert type(result[0]) is np.ndarray
+    assert result[0].dtype.newbyteorder("=") == array.dtype.newbyteorder("=")
+    assert result[0].shape == array.shape
+    np.testing.assert_array_equal(result[0], array)
+    assert result[1][0] is result[0], "an array stored twice stays one array"
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_builtin_containers_and_scalars_survive(protocol: int) -> None:
+    value = {
+        "dict": {1: "a", (1, 2): b"b"},
+        "ordered": collections.OrderedDict(a=1),
+        "set": {1, 2},
+        "frozen": frozenset("ab"),
+        "plain": [None, True, 2**70, 1.5, 1 + 2j, b"", bytearray(b"x")],
+        "scalars": [np.float32(1.5), np.int64(3), np.bool_(True), np.str_("x"), np.str_("")],
+        "dtype": np.dtype("<f4"),
+    }
+    assert loaded(value, protocol) == value
+
+
+def test_object_arrays_may_hold_arrays() -> None:
+    ragged = np.empty(2, object)
+    ragged[:] = [np.zeros(2), np.ones(3)]
+    result = loaded(ragged)
+    assert [type(item) for item in result] == [np.ndarray, np.ndarray]
+    np.testing.assert_array_equal(result[1], np.ones(3))
+
+
+def test_many_small_arrays_keep_their_identity() -> None:
+    value = [(np.full(2, i), (i,)) for i in range(500)]
+    for i, (array, (number,)) in enumerate(loaded(value)):
+        assert array[0] == number == i
+
+
+def test_numpy_1_and_2_names_are_the_same() -> None:
+    stored = pickle.dumps(np.arange(3), protocol=2)
+    old = stored.replace(b"numpy._core.", b"numpy.core.")
+    new = old.replace(b"numpy.core.", b"numpy._core.")
+    assert old != new
+    np.testing.assert_array_equal(safe_load(io.BytesIO(old)), safe_load(io.BytesIO(new)))
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize(
+    ("hostile", "offender"),
+    [
+        (Calls(os.system, "exit 1"), f"{os.system.__module__}.system"),
+        (Calls(builtins.eval, "1"), "builtins.eval"),
+        (Calls(builtins.getattr, "a", "upper"), "builtins.getattr"),
+        (Calls(np.load, "x.npy"), "numpy.load"),
+        (np.ma.zeros(2), "numpy.ma"),
+        (torch.zeros(2), "torch"),
+        (Path("x"), "pathlib"),
+        (np.array([Calls(os.system, "exit 1")], dtype=object), "system"),
+        ({"train": {"audio": [Calls(builtins.exec, "1")]}}, "builtins.exec"),
+    ],
+    ids=["system", "eval", "getattr", "np.load", "masked", "torch", "path", "in array", "nested"],
+)
+def test_anything_else_is_refused_by_name(hostile: Any, offender: str, protocol: int) -> None:
+    with pytest.raises(FeatureFileError, match=f"refused.*{offender}"):
+        loaded(hostile, protocol)
+
+
+def test_refused_content_does_not_run(tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+    with pytest.raises(FeatureFileError):
+        loaded(Calls(os.mkdir, str(witness)))
+    assert not witness.exists()
+
+
+def test_dtype_changed_after_use_cannot_reach_the_array() -> None:
+    # With numpy's own classes the array's items would grow to 4096 bytes over 4 bytes of memory.
+    dtype = Calls(np.dtype, "S4", False, True)
+    array = Calls(np._core.numeric._frombuffer, b"abcd", dtype, (1,), "C")
+    enlarged = [dtype, array, Calls(set)]
+    stored = pickle.dumps(enlarged, protocol=4)
+    assert loaded(enlarged)[1].tolist() == [b"abcd"]
+    # Insert after the first dtype's use: GET it from the memo and BUILD a larger state onto it.
+    state = pickle.dumps((3, "|", None, None, None, 4096, 1, 0), protocol=2)[2:-1]
+    memo_of_dtype = next(
+        i for i in range(40) if _is_dtype(stored[:-1] + b"0" + b"h" + bytes([i]) + b".")
+    )
+    attack = stored[:-1] + b"h" + bytes([memo_of_dtype]) + state + b"b0."
+    assert safe_load(io.BytesIO(_unframed(attack)))[1].tolist() == [b"abcd"]
+
+
+def _is_dtype(stored: bytes) -> bool:
+    try:
+        return isinstance(safe_load(io.BytesIO(_unframed(stored))), np.dtype)
+    except FeatureFileError:
+        return False
+
+
+def _unframed(stored: bytes) -> bytes:
+    """Drop the one FRAME opcode of a small pickle, whose length no longer fits."""
+    assert stored[2:3] == b"\x95"
+    return stored[:2] + stored[11:]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.zeros(2, dtype=[("a", "f4")]), np.array(["2020-01-01"], dtype="M8[D]")],
+    ids=["fields", "dates"],
+)
+def test_arrays_that_are_not_plain_are_refused(value: np.ndarray) -> None:
+    with pytest.raises(FeatureFileError, match="refused: it holds an array of dtype"):
+        loaded(value)
+
+
+def test_codecs_other_than_latin1_are_refused() -> None:
+    import _codecs
+
+    with pytest.raises(FeatureFileError, match="encoded as 'zlib'"):
+        loaded(Calls(_codecs.encode, "x", "zlib"))
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(FeatureFileError, match="does not exist"):
+        safe_load(tmp_path / "no.pkl")
+    with pytest.raises(FeatureFileError, match="is a folder"):
+        safe_load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"id,label\n", "is not a pickle"),
+        (b"PK\x03\x04rest", "zip archive"),
+        (b"\x1f\x8b\x08rest", "gzip"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        (b"\x80\x04\xff\xff\xff", "is damaged"),
+    ],
+)
+def test_files_that_are_no_pickles(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "bad.pkl"
+    path.write_bytes(content)
+    with pytest.raises(FeatureFileError, match=message) as error:
+        safe_load(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_truncated_anywhere_is_one_clear_error(protocol: int) -> None:
+    stored = pickle.dumps({"a": np.arange(200.0), "b": ["x", "y"]}, protocol)
+    for cut in range(2, len(stored) - 1, 7):
+        with pytest.raises(FeatureFileError, match=r"truncated|damaged|refused"):
+            safe_load(io.BytesIO(stored[:cut]))
+    with pytest.raises(FeatureFileError, match="truncated"):
+        safe_load(io.BytesIO(stored[: len(stored) // 2]))
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_never_raise_anything_else(content: bytes) -> None:
+    with contextlib.suppress(FeatureFileError):
+        safe_load(io.BytesIO(b"\x80\x04" + content))
+
+
+def test_fingerprint_is_the_sha256_of_every_byte(tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps(np.zeros(300_000)) + b"behind the pickle")
+    result = load_pickle(path)
+    assert result.fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert result.size == path.stat().st_size
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_memory_is_the_size_of_the_file(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "large.pkl"
+    path.write_bytes(pickle.dumps([np.zeros(2_000_000), np.ones(2_000_000)], protocol))
+    tracemalloc.start()
+    result = safe_load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < path.stat().st_size + 4 * 2**20
+    assert result[1].flags.writeable

@@ -1,0 +1,288 @@
+import json
+import logging
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmsa_toys import SIZES, run_python, write_features
+from torch import nn
+
+from MMSA_ext import mmsa_bridge
+from MMSA_ext.errors import ConfigError, FeatureFileError, TrainingDivergedError
+
+CPU = torch.device("cpu")
+SEEDS = [1111, 1112]
+LF_DNN = {"batch_size": 4, "early_stop": 2}
+
+UNPATCHED_SCRIPT = """
+    import json, sys, torch
+    import MMSA.run
+
+    torch.cuda.set_device = lambda device: None  # all that MMSA needs on a CPU for this model
+    results, run = [], MMSA.run._run
+    MMSA.run._run = lambda *args: results.append(run(*args)) or results[-1]
+    model, dataset, config, folder = sys.argv[1:]
+    MMSA.run.MMSA_run(
+        model, dataset, config=json.loads(config), seeds=[1111, 1112], num_workers=0,
+        verbose_level=0, model_save_dir=folder, res_save_dir=folder, log_dir=folder,
+    )
+    assert "MMSA_ext" not in sys.modules
+    with open(f"{folder}/results.json", "w") as file:
+        json.dump([list(result.items()) for result in results], file, default=float)
+"""
+
+
+def arguments(model: str, dataset: str, folder: Path, config: dict[str, Any]) -> Any:
+    args = mmsa_bridge.read_config("regression", model, dataset)
+    args.update(config)
+    return mmsa_bridge.complete_args(args, device=CPU, model_save_path=folder / "model.pth")
+
+
+@pytest.fixture
+def run_lf_dnn(
+    patched_mmsa: None, features: Callable[[str], Path], tmp_path: Path
+) -> Callable[..., mmsa_bridge.StockRun]:
+    def run(seed: int = 1111, dataset: str = "mosi", **options: Any) -> mmsa_bridge.StockRun:
+        config = {**LF_DNN, "featurePath": str(features(dataset)), **options.pop("config", {})}
+        args = arguments("lf_dnn", dataset, tmp_path, config)
+        with mmsa_bridge.progress_bars(False):
+            return mmsa_bridge.train_and_test(args, seed=seed, **options)
+
+    return run
+
+
+@pytest.mark.usefixtures("patched_mmsa")
+@pytest.mark.parametrize("model", ["lf_dnn", "self_mm"])
+@pytest.mark.parametrize("dataset", ["mosi", "sims"])
+def test_equals_unpatched_mmsa_bit_for_bit(
+    model: str,
+    dataset: str,
+    features: Callable[[str], Path],
+    tiny_encoder: Path,
+    tmp_path: Path,
+) -> None:
+    config = {**LF_DNN, "featurePath": str(features(dataset))}
+    if model == "self_mm":
+        config |= {"pretrained": str(tiny_encoder), "text_out": 16, "train_samples": 16}
+    run_python(UNPATCHED_SCRIPT, model, dataset, json.dumps(config), tmp_path)
+    expected = json.loads((tmp_path / "results.json").read_text())
+
+    for seed, stock in zip(SEEDS, expected, strict=True):
+        args = arguments(model, dataset, tmp_path, config)
+        run = mmsa_bridge.train_and_test(args, seed=seed)
+        assert list(run.metrics["test"].items()) == [(key, value) for key, value in stock]
+    stock_weights = torch.load(tmp_path / f"{model}-{dataset}.pth")
+    our_weights = torch.load(tmp_path / "model.pth")
+    assert list(our_weights) == list(stock_weights)
+    assert all(torch.equal(our_weights[key], stock_weights[key]) for key in stock_weights)
+
+
+def test_splits_are_predicted_by_sample_in_file_order(
+    run_lf_dnn: Callable[..., mmsa_bridge.StockRun], features: Callable[[str], Path]
+) -> None:
+    run = run_lf_dnn()
+    content = np.load(features("mosi"), allow_pickle=True)
+    scores = mmsa_bridge.metrics("mosi")
+    for split, n in SIZES.items():
+        samples = run.predictions[split]
+        assert samples.ids == content[split]["id"]
+        assert samples.predictions.shape == (n,)
+        np.testing.assert_array_equal(samples.labels, content[split]["regression_labels"])
+        again = scores(torch.tensor(samples.predictions), torch.tensor(samples.labels))
+        assert again == {key: v for key, v in run.metrics[split].items() if key != "Loss"}
+        assert all(type(value) is float for value in run.metrics[split].values())
+
+
+def test_predictions_are_those_of_the_returned_model(
+    run_lf_dnn: Callable[..., mmsa_bridge.StockRun], features: Callable[[str], Path]
+) -> None:
+    run = run_lf_dnn()
+    split = np.load(features("mosi"), allow_pickle=True)["test"]
+    text, audio, vision = (torch.tensor(split[key]) for key in ("text", "audio", "vision"))
+    run.model.eval()
+    with torch.no_grad():
+        output = run.model(text, audio.mean(1, keepdim=True), vision.mean(1, keepdim=True))["M"]
+    np.testing.assert_allclose(run.predictions["test"].predictions, output[:, 0], atol=1e-6)
+
+
+def test_history_has_every_epoch_and_the_chosen_one(
+    run_lf_dnn: Callable[..., mmsa_bridge.StockRun],
+) -> None:
+    seen: list[mmsa_bridge.EpochRecord] = []
+    run = run_lf_dnn(config={"early_stop": 3}, on_epoch=seen.append)
+    assert seen == run.history
+    assert [record.epoch for record in run.history] == list(range(1, run.best_epoch + 4))
+    losses = [record.valid["Loss"] for record in run.history]
+    assert losses.index(min(losses)) + 1 == run.best_epoch
+    assert set(run.history[0].train) == set(run.history[0].valid) - {"Loss"}
+    assert all(record.seconds > 0 for record in run.history)
+
+
+def test_what_else_is_predicted_does_not_change_the_run(
+    run_lf_dnn: Callable[..., mmsa_bridge.StockRun],
+) -> None:
+    run_lf_dnn(also_predict=())
+    stream = torch.rand(1), np.random.rand(), random.random()
+    run = run_lf_dnn(also_predict=("valid",))
+    assert set(run.metrics) == {"test", "valid"}
+    assert (torch.rand(1), np.random.rand(), random.random()) == stream
+
+
+def test_no_hook_and_no_wrapper_stays_behind(
+    run_lf_dnn: Callable[..., mmsa_bridge.StockRun],
+) -> None:
+    assert not run_lf_dnn().model._forward_hooks
+
+
+def test_wrapped_loaders_are_trained_on(run_lf_dnn: Callable[..., mmsa_bridge.StockRun]) -> None:
+    seen: list[Any] = []
+
+    def wrap(model: nn.Module, loaders: Any) -> Any:
+        class Spy(list[Any]):
+            def __iter__(self) -> Any:
+                for batch in loaders["train"]:
+                    seen.append(batch["id"])
+                    yield batch
+
+            def __len__(self) -> int:
+                return len(loaders["train"])
+
+        assert isinstance(model, nn.Module)
+        return {**loaders, "train": Spy()}
+
+    plain = run_lf_dnn()
+    run = run_lf_dnn(wrap_loaders=wrap, also_predict=())
+    assert len(seen) == 4 * len(run.history)
+    assert run.metrics["test"] == plain.metrics["test"]
+
+
+class TestDivergence:
+    @pytest.mark.parametrize("dataset", ["mosi", "sims"])
+    def test_non_finite_predictions(
+        self, dataset: str, run_lf_dnn: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        stale = tmp_path / "model.pth"
+        stale.write_bytes(b"weights of another run")
+        with pytest.raises(TrainingDivergedError, match=r"non-finite in epoch 1; lower the"):
+            run_lf_dnn(dataset=dataset, config={"learning_rate": float("inf")})
+        assert not stale.exists()
+
+    def test_non_finite_predictions_on_the_test_split(
+        self, run_lf_dnn: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        for dataset in ("mosi", "sims"):
+            path = write_features(tmp_path / f"{dataset}.pkl", dataset)
+            content = np.load(path, allow_pickle=True)
+            content["test"]["text"][0] = np.inf
+            path.write_bytes(pickle.dumps(content))
+            with pytest.raises(TrainingDivergedError, match="non-finite on the test split"):
+                run_lf_dnn(dataset=dataset, config={"featurePath": str(path)})
+
+    def test_never_better_than_the_start(
+        self, run_lf_dnn: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "model.pth").write_bytes(b"weights of another run")
+        from MMSA.trains.singleTask import LF_DNN
+
+        worse = {"Corr": -0.5, "Loss": 1.0}
+        monkeypatch.setattr(LF_DNN, "do_test", lambda *args, **options: dict(worse))
+        with pytest.raises(TrainingDivergedError, match=r"no epoch of 2 reached .* Corr"):
+            run_lf_dnn(config={"KeyEval": "Corr"})
+
+    def test_other_errors_are_passed_on(self, run_lf_dnn: Callable[..., Any]) -> None:
+        def fail(record: mmsa_bridge.EpochRecord) -> None:
+            raise ValueError("from the callback")
+
+        with pytest.raises(ValueError, match="from the callback"):
+            run_lf_dnn(on_epoch=fail)
+
+
+@pytest.mark.usefixtures("patched_mmsa")
+class TestLoaders:
+    def test_one_file_is_unpickled_once(
+        self,
+        features: Callable[[str], Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        from MMSA_ext.data import safe_pickle
+
+        reads: list[Any] = []
+        load = safe_pickle.safe_load
+        monkeypatch.setattr(safe_pickle, "safe_load", lambda f: reads.append(f) or load(f))
+        config = {"featurePath": str(features("mosi"))}
+        args = arguments("lf_dnn", "mosi", tmp_path, config)
+        loaders = mmsa_bridge.stock_loaders(args)
+        assert len(reads) == 1
+        assert {name: len(loader.dataset) for name, loader in loaders.items()} == SIZES
+        assert args.feature_dims == [10, 5, 4]
+        with mmsa_bridge.feature_cache():
+            mmsa_bridge.stock_loaders(args)
+            mmsa_bridge.stock_loaders(args)
+            assert len(reads) == 2
+            write_features(features("mosi"), "mosi", remark="rewritten, so it is read again")
+            mmsa_bridge.stock_loaders(args)
+            assert len(reads) == 3
+
+    def test_mmsas_data_set_never_changes_what_was_read(
+        self, features: Callable[[str], Path], tmp_path: Path
+    ) -> None:
+        from MMSA_ext.mmsa_bridge import feature_reading
+
+        path = write_features(tmp_path / "inf.pkl", "sims")
+        content = np.load(path, allow_pickle=True)
+        content["valid"]["audio"][0, 0] = -np.inf
+        content["valid"]["vision"][0, 0] = np.nan
+        content["valid"]["labels_as_list"] = [1.0]
+        path.write_bytes(pickle.dumps(content))
+        args = arguments("lf_dnn", "sims", tmp_path, {"featurePath": str(path)})
+        args.update(data_missing=True, missing_rate=[0.5] * 3, missing_seed=[1] * 3, use_bert=True)
+        with mmsa_bridge.feature_cache():
+            mmsa_bridge.stock_loaders(args)
+            (shared,) = feature_reading._caches[-1].values()
+            for split, values in content.items():
+                for key, value in values.items():
+                    np.testing.assert_array_equal(shared[split][key], value, err_msg=key)
+
+    def test_hostile_feature_file_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "hostile.pkl"
+        path.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+        args = arguments("lf_dnn", "mosi", tmp_path, {"featurePath": str(path)})
+        with pytest.raises(FeatureFileError, match="system"):
+            mmsa_bridge.stock_loaders(args)
+
+
+@pytest.mark.usefixtures("patched_mmsa")
+def test_metrics_are_mmsas_as_floats() -> None:
+    from MMSA.utils import MetricsTop
+
+    pred, true = torch.tensor([-0.4, 0.2, 0.9]), torch.tensor([-1.0, 0.2, 0.5])
+    for dataset in ("mosi", "mosei", "sims"):
+        stock = MetricsTop("regression").getMetics(dataset)(pred, true)
+        ours = mmsa_bridge.metrics(dataset)(pred, true)
+        assert list(ours.items()) == [(key, float(value)) for key, value in stock.items()]
+        assert all(type(value) is float for value in ours.values())
+    with pytest.raises(ConfigError, match="did you mean mosi"):
+        mmsa_bridge.metrics("mosy")
+
+
+def test_complete_args_copies(tmp_path: Path) -> None:
+    given = {"feature_dims": [1, 2, 3], "nested": {"a": 1}}
+    args = mmsa_bridge.complete_args(given, device=CPU, model_save_path="x.pth", feature_T="t.pkl")
+    args.feature_dims[0] = 9
+    assert given["feature_dims"] == [1, 2, 3]
+    assert (args.nested.a, args.train_mode, args.cur_seed) == (1, "regression", 1)
+    assert (args.feature_T, args.feature_A, args.custom_feature) == ("t.pkl", None, None)
+
+
+def test_training_says_nothing_outside_the_log(
+    run_lf_dnn: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    logging.getLogger("MMSA").setLevel(logging.WARNING)
+    run_lf_dnn()
+    assert capfd.readouterr() == ("", "")

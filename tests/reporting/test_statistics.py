@@ -1,0 +1,256 @@
+import math
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import stats
+
+from MMSA_ext.errors import MMSAExtError
+from MMSA_ext.reporting.statistics import (
+    StatisticsError,
+    align_predictions,
+    holm,
+    mean_absolute_error,
+    paired_bootstrap,
+    paired_t_test,
+    pearson_correlation,
+    summarise,
+)
+
+values = st.floats(-100, 100)
+
+
+class TestSummarise:
+    def test_known_values(self):
+        summary = summarise([1, 2, 3, 4, 5])
+        assert (summary.mean, summary.n) == (3.0, 5)
+        assert summary.std_population == pytest.approx(math.sqrt(2))
+        assert summary.std_sample == pytest.approx(math.sqrt(2.5))
+        # t(0.975, 4) = 2.776445 from the printed tables.
+        assert summary.ci_high - 3 == pytest.approx(2.776445 * math.sqrt(2.5 / 5), abs=1e-5)
+        assert summary.ci_low == pytest.approx(6 - summary.ci_high)
+
+    @given(st.lists(values, min_size=2, max_size=10), st.floats(0.5, 0.99))
+    def test_interval_is_scipys(self, sample, level):
+        scale = float(stats.sem(sample))
+        assume(scale > 1e-9)
+        summary = summarise(sample, level)
+        low, high = stats.t.interval(level, len(sample) - 1, np.mean(sample), scale)
+        assert (summary.ci_low, summary.ci_high) == pytest.approx((low, high))
+
+    def test_interval_covers_its_level(self):
+        rng = np.random.default_rng(0)
+        hits = 0
+        for _ in range(1000):
+            summary = summarise(rng.standard_normal(5))
+            hits += summary.ci_low <= 0 <= summary.ci_high
+        assert 0.93 <= hits / 1000 <= 0.97
+
+    def test_one_value_has_no_interval(self):
+        summary = summarise([0.5])
+        assert (summary.mean, summary.std_population, summary.n) == (0.5, 0.0, 1)
+        assert math.isnan(summary.std_sample)
+        assert math.isnan(summary.ci_low)
+        assert math.isnan(summary.ci_high)
+
+    def test_no_value_is_not_a_number(self):
+        assert summarise([]).n == 0
+        assert math.isnan(summarise([]).mean)
+
+    @pytest.mark.parametrize(("sample", "level"), [([1, math.nan], 0.95), ([1, 2], 1.0)])
+    def test_bad_input_is_refused(self, sample, level):
+        with pytest.raises(StatisticsError) as caught:
+            summarise(sample, level)
+        assert isinstance(caught.value, MMSAExtError)
+
+
+class TestPairedT:
+    @given(st.lists(st.tuples(values, values), min_size=2, max_size=8))
+    def test_is_scipys_over_shared_seeds(self, pairs):
+        a = {seed: pair[0] for seed, pair in enumerate(pairs)}
+        b = {seed: pair[1] for seed, pair in enumerate(pairs)}
+        differences = np.subtract(list(a.values()), list(b.values()))
+        assume(np.ptp(differences) > 1e-6)
+        expected = stats.ttest_rel(list(a.values()), list(b.values()))
+        result = paired_t_test(a | {98: 5.0}, b | {99: -5.0})
+        assert result.n == len(pairs)
+        assert result.statistic == pytest.approx(expected.statistic)
+        assert result.p_value == pytest.approx(expected.pvalue)
+        assert result.difference == pytest.approx(differences.mean())
+        assert "t-test" in result.name
+
+    def test_pairs_by_seed_not_by_order(self):
+        a = {1: 0.1, 2: 0.5, 3: 0.9}
+        b = {3: 0.8, 1: 0.05, 2: 0.3}
+        assert paired_t_test(a, b).statistic == pytest.approx(
+            stats.ttest_rel([0.1, 0.5, 0.9], [0.05, 0.3, 0.8]).statistic
+        )
+
+    def test_equal_systems_do_not_differ(self):
+        result = paired_t_test({1: 0.5, 2: 0.7}, {1: 0.5, 2: 0.7})
+        assert (result.statistic, result.p_value, result.difference) == (0.0, 1.0, 0.0)
+
+    @pytest.mark.parametrize(
+        ("a", "b", "n"),
+        [
+            ({1: 0.5}, {1: 0.4}, 1),
+            ({1: 0.5}, {2: 0.4}, 0),
+            # The same difference at every seed, apart by rounding only.
+            ({1: 0.1, 2: 0.3, 3: 0.7}, {1: 0.0, 2: 0.2, 3: 0.6}, 3),
+        ],
+    )
+    def test_an_undefined_test_claims_nothing(self, a, b, n):
+        result = paired_t_test(a, b)
+        assert math.isnan(result.p_value)
+        assert result.n == n
+
+    def test_undefined_values_are_refused(self):
+        with pytest.raises(StatisticsError):
+            paired_t_test({1: math.nan, 2: 0.5}, {1: 0.4, 2: 0.4})
+
+
+class TestHolm:
+    def test_known_values(self):
+        assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+        assert holm([]) == []
+        assert holm([0.6, 0.9]) == [1.0, 1.0]
+
+    @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.001, 0.5))
+    def test_rejects_what_the_step_down_procedure_rejects(self, p_values, level):
+        adjusted = holm(p_values)
+        rejected = set()
+        for step, index in enumerate(np.argsort(p_values, kind="stable")):
+            if p_values[index] * (len(p_values) - step) > level:
+                break
+            rejected.add(int(index))
+        assert {i for i, p in enumerate(adjusted) if p <= level} == rejected
+        assert all(raw <= new <= 1 for raw, new in zip(p_values, adjusted, strict=True))
+        ordered = [adjusted[i] for i in np.argsort(p_values)]
+        assert all(one <= two for one, two in pairwise(ordered))
+
+    def test_undefined_tests_are_not_counted(self):
+        first, undefined, last = holm([0.02, math.nan, 0.04])
+        assert (first, last) == pytest.approx((0.04, 0.04))
+        assert math.isnan(undefined)
+
+    def test_what_is_no_probability_is_refused(self):
+        with pytest.raises(StatisticsError):
+            holm([0.5, 1.5])
+
+
+class TestBootstrap:
+    rng = np.random.default_rng(3)
+    labels = rng.uniform(-3, 3, 200)
+    close = labels + 0.5 * rng.standard_normal(200)
+    far = labels + 0.9 * rng.standard_normal(200)
+
+    @pytest.mark.parametrize("metric", ["MAE", "Corr"])
+    def test_finds_a_clear_difference(self, metric):
+        result = paired_bootstrap(self.close, self.far, self.labels, metric, 2000)
+        sign = -1 if metric == "MAE" else 1
+        assert sign * result.difference > 0
+        assert result.ci_low <= result.difference <= result.ci_high
+        assert result.ci_low * result.ci_high > 0
+        assert result.p_value < 0.01
+        assert (result.n, result.n_resamples) == (200, 2000)
+
+    def test_mae_interval_is_that_of_the_mean_of_paired_differences(self):
+        result = paired_bootstrap(self.close, self.far, self.labels, "MAE", 20_000)
+        d = np.abs(self.close - self.labels) - np.abs(self.far - self.labels)
+        margin = 1.96 * d.std() / math.sqrt(len(d))
+        assert result.difference == pytest.approx(d.mean())
+        assert result.ci_low == pytest.approx(d.mean() - margin, abs=0.05 * margin)
+        assert result.ci_high == pytest.approx(d.mean() + margin, abs=0.05 * margin)
+
+    def test_is_antisymmetric_and_reproducible(self):
+        one = paired_bootstrap(self.close, self.far, self.labels, "MAE", 500, seed=5)
+        two = paired_bootstrap(self.far, self.close, self.labels, "MAE", 500, seed=5)
+        assert (one.difference, one.p_value) == (-two.difference, two.p_value)
+        assert (one.ci_low, one.ci_high) == pytest.approx((-two.ci_high, -two.ci_low))
+        assert one == paired_bootstrap(self.close, self.far, self.labels, "MAE", 500, seed=5)
+        other = paired_bootstrap(self.close, self.far, self.labels, "MAE", 500, seed=6)
+        assert other.ci_low != one.ci_low
+
+    def test_equal_systems_do_not_differ(self):
+        result = paired_bootstrap(self.close, self.close, self.labels, "MAE", 100)
+        assert (result.difference, result.ci_low, result.ci_high) == (0, 0, 0)
+        assert result.p_value == 1
+
+    def test_no_difference_is_found_about_as_often_as_the_level_says(self):
+        rng = np.random.default_rng(1)
+        p_values = []
+        for trial in range(200):
+            labels = rng.standard_normal(80)
+            a, b = (labels + rng.standard_normal(80) for _ in range(2))
+            p_values.append(paired_bootstrap(a, b, labels, "MAE", 400, seed=trial).p_value)
+        assert 0.01 <= np.mean(np.array(p_values) < 0.05) <= 0.11
+
+    def test_a_function_gives_what_its_vectorised_form_gives(self):
+        def slow(predictions, labels):
+            return sum(abs(p - y) for p, y in zip(predictions, labels, strict=True)) / len(labels)
+
+        arguments = (self.close[:20], self.far[:20], self.labels[:20])
+        fast_result = paired_bootstrap(*arguments, "MAE", 300, seed=2)
+        slow_result = paired_bootstrap(*arguments, slow, 300, seed=2)
+        assert slow_result.difference == pytest.approx(fast_result.difference)
+        assert slow_result.ci_low == pytest.approx(fast_result.ci_low)
+        assert slow_result.ci_high == pytest.approx(fast_result.ci_high)
+
+    def test_metrics_are_those_of_mmsa(self):
+        metrics = pytest.importorskip("MMSA.utils.metricsTop").MetricsTop("regression")
+        torch = pytest.importorskip("torch")
+        expected = metrics.getMetics("MOSI")(torch.tensor(self.close), torch.tensor(self.labels))
+        assert mean_absolute_error(self.close, self.labels).round(4) == expected["MAE"]
+        assert pearson_correlation(self.close, self.labels).round(4) == expected["Corr"]
+
+    def test_metrics_take_leading_axes(self):
+        a, y = np.stack([self.close, self.far]), np.stack([self.labels] * 2)
+        for metric in (mean_absolute_error, pearson_correlation):
+            singly = [float(metric(self.close, self.labels)), float(metric(self.far, self.labels))]
+            assert metric(a, y) == pytest.approx(singly)
+
+    @pytest.mark.parametrize(
+        ("a", "metric", "message"),
+        [
+            ([1.0, 2.0], "MAE", "shapes"),
+            ([1.0, 2.0, math.nan], "MAE", "not finite"),
+            ([1.0, 1.0, 1.0], "Corr", "constant"),
+            ([1.0, 2.0, 3.0], "Acc", "no metric 'Acc'"),
+        ],
+    )
+    def test_bad_input_is_refused(self, a, metric, message):
+        with pytest.raises(StatisticsError, match=message):
+            paired_bootstrap(a, [1.0, 2.0, 2.5], [0.0, 1.0, 2.0], metric, 50)
+
+
+class TestAlign:
+    frame = pd.DataFrame(
+        {
+            "split": ["test", "test", "test", "valid"],
+            "id": ["a", "b", "c", "a"],
+            "label": [1.0, 2.0, 3.0, 9.0],
+            "prediction": [1.1, 2.1, 3.1, 9.1],
+        }
+    )
+
+    def test_joins_by_id(self):
+        other = self.frame.assign(prediction=self.frame["prediction"] + 1).iloc[[2, 0, 3, 1]]
+        a, b, labels = align_predictions(self.frame, other)
+        assert list(a) == [1.1, 2.1, 3.1]
+        assert list(b) == [2.1, 3.1, 4.1]
+        assert list(labels) == [1, 2, 3]
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda f: f.iloc[1:], "one run only, such as 'a'"),
+            (lambda f: pd.concat([f, f.iloc[:1]]), "twice"),
+            (lambda f: f.assign(label=0.0), "labels"),
+        ],
+    )
+    def test_runs_on_other_data_are_refused(self, change, message):
+        with pytest.raises(StatisticsError, match=message):
+            align_predictions(self.frame, change(self.frame))
