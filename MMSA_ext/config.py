@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, TypeVar
 
 from easydict import EasyDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -36,7 +36,7 @@ class MMSAKeys(BaseModel):
 
     model_name: str
     dataset_name: Literal["mosi", "mosei", "sims"]
-    featurePath: str
+    featurePath: str  # noqa: N815 (MMSA's name)
     seq_lens: list[int] = Field(min_length=3, max_length=3)
     feature_dims: list[int] = Field(min_length=3, max_length=3)
     train_samples: int
@@ -86,7 +86,7 @@ class RunConfig(MMSAKeys):
     text_encoder_config: dict[str, Any] | None = None
 
     @classmethod
-    def from_args(cls, args: Any) -> RunConfig:
+    def from_args(cls, args: Any) -> Self:
         """Bind MMSA's `args` to this class; unknown keys of MMSA's run state are left out.
 
         Raises:
@@ -97,6 +97,9 @@ class RunConfig(MMSAKeys):
         return _bind(cls, values)
 
 
+_Config = TypeVar("_Config", bound=RunConfig)
+
+
 def config_folder() -> Path:
     """Folder with the shipped configuration files (wheel, editable install or source tree)."""
     package = Path(__file__).resolve().parent
@@ -105,8 +108,28 @@ def config_folder() -> Path:
 
 
 def extension_config(kind: Literal["regression", "tune"]) -> dict[str, Any]:
-    """The shipped configuration file of this package's models, in MMSA's schema."""
-    return _read_json(config_folder() / f"config_{kind}.json")
+    """Configuration of this package's models, in MMSA's schema.
+
+    A registered model without an entry in the shipped file is configured by the defaults of its
+    configuration class, on every data set.
+    """
+    content = _read_json(config_folder() / f"config_{kind}.json")
+    for name in list_models():
+        content.setdefault(name, _default_entry(get_model(name)))
+    return content
+
+
+def _default_entry(entry: ModelEntry) -> dict[str, Any]:
+    defaults = {
+        key: field.get_default(call_default_factory=True)
+        for key, field in entry.config.model_fields.items()
+        if not field.is_required() and key not in ("missing_rate", "missing_seed")
+    }
+    return {
+        "commonParams": defaults,
+        "datasetParams": {dataset: {} for dataset in DATASETS},
+        "debugParams": {"d_paras": []},
+    }
 
 
 def get_config_regression(
@@ -220,7 +243,7 @@ def model_config_keys(entry: ModelEntry) -> list[str]:
     return [key for key in entry.config.model_fields if key not in MMSAKeys.model_fields]
 
 
-def _bind(cls: type[RunConfig], values: dict[str, Any]) -> RunConfig:
+def _bind(cls: type[_Config], values: dict[str, Any]) -> _Config:
     try:
         return cls.model_validate(values)
     except ValidationError as error:

@@ -61,7 +61,9 @@ class PairLosses:
 
 
 def similarity(a: Tensor, b: Tensor, kind: Similarity = "cosine") -> Tensor:
-    """Similarity along the last dimension of two broadcastable tensors."""
+    """Similarity along the last dimension of two broadcastable tensors; float32 at least."""
+    if a.dtype in (torch.float16, torch.bfloat16):
+        a, b = a.float(), b.float()  # float16 cannot hold the guard of a zero row's norm
     if kind == "cosine":
         a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
     return (a * b).sum(dim=-1)
@@ -122,7 +124,9 @@ def nt_xent_in_batch(
     logits = similarity(anchor[:, None], partner[None], kind) / temperature
     positive = logits.diagonal()[:, None]
     others = ~torch.eye(len(anchor), dtype=torch.bool, device=anchor.device)
-    return _pair_losses(positive, logits[:, None], torch.ones_like(positive).bool(), others[:, None])
+    return _pair_losses(
+        positive, logits[:, None], torch.ones_like(positive).bool(), others[:, None]
+    )
 
 
 def _pair_losses(

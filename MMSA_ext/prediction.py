@@ -10,11 +10,12 @@ import pandas as pd
 import torch
 from easydict import EasyDict
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import mmsa_bridge, text_encoders
 from MMSA_ext.config import expand
 from MMSA_ext.data.features import FeatureSet, read_features
 from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
 from MMSA_ext.errors import CheckpointError, FeatureFileError
+from MMSA_ext.models.contract import core_model
 from MMSA_ext.registry import is_registered
 from MMSA_ext.training.checkpoint import Checkpoint, load_checkpoint
 from MMSA_ext.training.trainer import predict
@@ -88,6 +89,8 @@ def predict_file(
     with mmsa_bridge.registered():
         if is_registered(args.model_name):
             return _predict_extension(args, checkpoint, features, device)
+        if "pretrained" in args:
+            args.pretrained = text_encoders.resolve(args.pretrained)
         return mmsa_bridge.predict_stock(args, checkpoint.state_dict, features)
 
 
@@ -100,7 +103,7 @@ def _predict_extension(
     tables = []
     for name, split in features.splits.items():
         dataset = FeatureDataset.from_split(split, str(features.path))
-        outputs = predict(model.Model, FeatureLoader(dataset, args.eval_batch_size), device)
+        outputs = predict(core_model(model), FeatureLoader(dataset, args.eval_batch_size), device)
         tables.append(
             pd.DataFrame(
                 {

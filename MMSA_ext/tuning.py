@@ -120,4 +120,3 @@ def _row(trial: optuna.trial.FrozenTrial, score: str) -> dict[str, Any]:
         score: "diverged" if trial.value is None else trial.value,
         "record": attributes.get("record", ""),
     }
-

@@ -44,3 +44,85 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     BertTokenizer(vocab=str(vocabulary)).save_pretrained(folder)
     return folder
+
+
+def make_feature_data(
+    counts: tuple[int, int, int] = (12, 6, 6), dataset: str = "mosi", seed: int = 0
+) -> dict:
+    """Random ragged data in MMSA's layout: text 10 tokens, audio 12 x 5, vision 8 x 4."""
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    data = {}
+    for split, n in zip(("train", "valid", "test"), counts, strict=True):
+        lengths = {
+            "text": generator.integers(4, 11, n),
+            "audio": generator.integers(3, 13, n),
+            "vision": generator.integers(2, 9, n),
+        }
+        for values, longest in zip(lengths.values(), (10, 12, 8), strict=True):
+            values[0] = longest
+        mask = np.arange(10)[None] < lengths["text"][:, None]
+        ids = generator.integers(5, 64, (n, 10)) * mask
+        ids[:, 0] = 2
+        ids[np.arange(n), lengths["text"] - 1] = 3
+        frames = {}
+        for name, longest, width in (("audio", 12, 5), ("vision", 8, 4)):
+            valid = np.arange(longest)[None] < lengths[name][:, None]
+            frames[name] = generator.normal(size=(n, longest, width)) * valid[..., None]
+        scale = 1.0 if dataset == "sims" else 3.0
+        labels = np.round(generator.uniform(-1, 1, n) * 5) / 5 * scale
+        data[split] = {
+            "raw_text": np.array([f"word{i} word{i + 1}" for i in range(n)]),
+            "id": [f"{split}$_${i}" for i in range(n)],
+            "text_bert": np.stack([ids, mask, np.zeros_like(ids)], axis=1).astype(np.float32),
+            "text": generator.normal(size=(n, 10, 16)).astype(np.float32) * mask[..., None],
+            "audio": frames["audio"].astype(np.float32),
+            "vision": frames["vision"].astype(np.float32),
+            "audio_lengths": lengths["audio"].tolist(),
+            "vision_lengths": lengths["vision"].tolist(),
+            "annotations": ["Positive" if y > 0 else "Negative" for y in labels],
+            "regression_labels": labels.astype(np.float32),
+            "classification_labels": (np.sign(labels) + 1).astype(np.int64),
+        }
+        if dataset == "sims":
+            for name in "TAV":
+                data[split][f"regression_labels_{name}"] = labels.astype(np.float32)
+    return data
+
+
+@pytest.fixture
+def feature_data() -> dict:
+    """24 random samples in MMSA's layout, mosi."""
+    return make_feature_data()
+
+
+@pytest.fixture
+def feature_file(tmp_path: Path, feature_data: dict) -> Path:
+    """`feature_data` as a file."""
+    import pickle
+
+    path = tmp_path / "features.pkl"
+    path.write_bytes(pickle.dumps(feature_data, protocol=4))
+    return path
+
+
+# Small enough for seconds a test; every model of the package accepts these keys.
+TINY_SHAPES = {"feature_dims": [16, 5, 4], "seq_lens": [10, 12, 8]}
+TINY_TRAINING = {
+    "num_epochs": 2,
+    "warmup_epochs": 0,
+    "batch_size": 4,
+    "eval_batch_size": 4,
+    "learning_rate": 1e-3,
+    "dim": 16,
+}
+TINY_DASHFUSION = {"heads": 4, "feed_forward_dim": 32, "encoder_layers": 1, "candidates": 3}
+
+
+def tiny_config(model: str, encoder: Path, **more: object) -> dict:
+    """Overrides that make `model` tiny."""
+    shape = TINY_DASHFUSION if model.startswith("dashfusion") else {}
+    if model == "dashfusion_released":
+        shape = shape | {"alignment_head_dim": 8}
+    return {"pretrained": str(encoder)} | TINY_TRAINING | shape | more

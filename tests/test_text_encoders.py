@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.text_encoders import (
     build_text_encoder,
     encoder_config,
+    identity,
     load_text_encoder,
     load_tokenizer,
     resolve,
@@ -103,6 +105,20 @@ def test_random_init_needs_only_the_config(tiny_encoder: Path, tmp_path: Path) -
     assert not torch.equal(first[key], second[key])
     with pytest.raises(TextEncoderError):
         load_text_encoder(str(tmp_path))
+
+
+def test_identity_is_content_not_place(tiny_encoder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / tiny_encoder.name
+    shutil.copytree(tiny_encoder, copy)
+    name = identity(str(copy))
+    assert name == identity(str(tiny_encoder))
+    assert name.startswith(f"{tiny_encoder.name}@")
+    assert "/" not in name, "no machine path"
+    weights = load_file(copy / "model.safetensors")
+    weights["embeddings.LayerNorm.bias"] += 1
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    assert identity(str(copy)) != name
+    assert identity("org/name") == "org/name"
 
 
 def test_folder_without_vocabulary(tiny_encoder: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from MMSA_ext.data.feature_report import FeatureReport
 from MMSA_ext.data.features import write_features
 from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.errors import ConfigError, FeatureFileError
-from MMSA_ext.text_encoders import load_text_encoder, load_tokenizer
+from MMSA_ext.text_encoders import identity, load_text_encoder, load_tokenizer
 
 __all__ = ["encode_text", "encode_tokens", "tokenize"]
 
@@ -39,7 +39,7 @@ def encode_text(
     `text_bert` becomes (n, 3, max_length) float32 (token ids, attention mask, segment ids) and
     `text` (n, max_length, hidden) float32 (the encoder's last hidden state, 0 at padding); in a
     file of one sample without the leading n. Everything else is kept. The top-level key
-    `text_encoder`, which MMSA ignores, names the encoder.
+    `text_encoder`, which MMSA ignores, names the encoder (`MMSA_ext.text_encoders.identity`).
 
     Args:
         path: feature file with `raw_text` in every split.
@@ -78,7 +78,7 @@ def encode_text(
                 filled["text"] = encode_tokens(encoder, tokens, batch_size, bar)
             for field in fields:
                 holder[field] = filled[field][0] if name is None else filled[field]
-    data["text_encoder"] = _provenance(pretrained)
+    data["text_encoder"] = identity(pretrained)
     return write_features(target, data)
 
 
@@ -201,9 +201,3 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"Device {name!r} is not available: {error}") from error
     return device
-
-
-def _provenance(pretrained: str) -> str:
-    """Name of the encoder, without the folders of this machine."""
-    folder = Path(pretrained).expanduser()
-    return folder.resolve().name if folder.is_dir() else pretrained

@@ -33,7 +33,7 @@ LABEL_RANGES = {
     "simsv2": (-1.0, 1.0),
 }
 _RANGE_TOLERANCE = 1e-4  # labels such as 1/3 are stored rounded
-_BLOCK_VALUES = 1 << 22
+_BLOCK_VALUES = 1 << 20
 _SHOWN = 5
 _FLOAT16_EXACT = 2048
 
@@ -101,6 +101,9 @@ def check_ids(scope: Scope, value: Any) -> list[str] | None:
     """
     ids = check_strings(scope, "id", value, convert=True)
     if ids is None:
+        return None
+    if not ids:
+        scope.problem("id", "is empty. A split needs at least one sample.")
         return None
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:

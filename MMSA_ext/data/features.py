@@ -66,6 +66,7 @@ __all__ = [
     "write_features",
 ]
 
+_TEXT_KEYS = ("text_bert", "text")
 PathLike = str | os.PathLike[str]
 
 
@@ -227,6 +228,7 @@ def _read(
             added = override_modality(role, Path(other).expanduser(), raw_splits, scopes)
             joined = f"{report.fingerprint} feature_{role}={added}"
             report.fingerprint = hashlib.sha256(joined.encode()).hexdigest()
+    _check_text_keys(scopes, raw_splits)
     splits: dict[str, FeatureSplit] = {}
     for name, raw in raw_splits.items():
         split = _split(scopes[name], raw, require_labels)
@@ -328,25 +330,37 @@ def _labels(scope: Scope, raw: dict[str, Any], required: bool) -> dict[str, NDAr
     return labels
 
 
+def _check_text_keys(scopes: dict[str, Scope], raw_splits: dict[str, dict[str, Any]]) -> None:
+    """A model reads one text key, so what one split has every split must have."""
+    present = {
+        name: [key for key in _TEXT_KEYS if raw.get(key) is not None]
+        for name, raw in raw_splits.items()
+    }
+    for name, keys in present.items():
+        for key in _TEXT_KEYS:
+            having = ", ".join(other for other in present if key in present[other])
+            if keys and key not in keys and having:
+                scopes[name].problem(
+                    key, f"is missing, but {having} has it. Store it in every split or in none."
+                )
+
+
 def _check_agreement(report: FeatureReport, splits: dict[str, FeatureSplit]) -> None:
-    """Compare feature sizes, sequence sizes and the text keys over the splits."""
+    """Compare feature sizes and sequence sizes over the splits."""
     for key in ARRAYS:
-        arrays = {name: getattr(split, key) for name, split in splits.items()}
-        present = {name: array for name, array in arrays.items() if array is not None}
-        if present and len(present) < len(arrays):
-            lacking = ", ".join(name for name in arrays if name not in present)
-            report.problems.append(
-                f"[{lacking}] {key}: is missing or unusable here but present in "
-                f"{', '.join(present)}. Store it in every split or in none."
-            )
-        feature_axis, time_axis = (1, 2) if key == "text_bert" else (2, 1)
-        widths = {name: array.shape[feature_axis] for name, array in present.items()}
+        shapes = {
+            name: array.shape
+            for name, split in splits.items()
+            if (array := getattr(split, key)) is not None
+        }
+        time_axis, feature_axis = (2, 1) if key == "text_bert" else (1, 2)
+        widths = {name: shape[feature_axis] for name, shape in shapes.items()}
         if len(set(widths.values())) > 1:
             report.problems.append(
                 f"[{', '.join(widths)}] {key}: the feature dimension differs between splits "
                 f"({_listed(widths)}). Extract all splits with one extractor."
             )
-        times = {name: array.shape[time_axis] for name, array in present.items()}
+        times = {name: shape[time_axis] for name, shape in shapes.items()}
         if len(set(times.values())) > 1:
             report.warnings.append(
                 f"[{', '.join(times)}] {key}: the time dimension differs between splits "

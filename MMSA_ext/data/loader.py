@@ -135,7 +135,7 @@ class FeatureLoader:
         """Index tensors of the batches of one pass, `(B,)` int64 each."""
         count = len(self.dataset)
         order = torch.randperm(count) if self.shuffle else torch.arange(count)
-        return iter(order.split(self.batch_size))
+        return iter(torch.split(order, self.batch_size))
 
     def __iter__(self) -> Iterator[Batch]:
         return (self.dataset.batch(indices) for indices in self.indices())

@@ -101,7 +101,8 @@ def label_classes(labels: Tensor, rule: ClassRule) -> Tensor:
         `(N,)` int64.
     """
     values = labels.round() if rule == "rounded" else labels
-    return torch.unique(values, return_inverse=True)[1]
+    classes: Tensor = torch.unique(values, return_inverse=True)[1]
+    return classes
 
 
 @torch.no_grad()

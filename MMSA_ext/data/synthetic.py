@@ -24,6 +24,7 @@ from MMSA_ext.data.synthetic_structure import (
     CUE_LEVELS,
     DATASETS,
     MIN_WORDS,
+    RANK,
     TEXT_LEVELS,
     DatasetSpec,
     FloatArray,
@@ -35,6 +36,7 @@ from MMSA_ext.data.synthetic_structure import (
     gate_signs,
     resolve_spec,
     resolve_structure,
+    source_channels,
 )
 from MMSA_ext.data.synthetic_text import SPLITS, read_transcripts, vocabulary, write_tiny_encoder
 from MMSA_ext.errors import ConfigError
@@ -150,15 +152,15 @@ def _render(
     first = np.clip(np.floor(centre).astype(np.int64) - span // 2, 0, np.maximum(lengths - span, 0))
 
     features = np.zeros((n, total, dim), dtype=np.float32)
-    valid = np.arange(total) < lengths[:, None]
+    valid, source = np.arange(total) < lengths[:, None], source_channels(dim)
     for block in range(0, n, _BLOCK):  # in blocks, so that noise does not double the memory
         here = valid[block : block + _BLOCK]
-        frames = rng.standard_normal((int(here.sum()), dim), dtype=np.float32)
-        frames *= structure.noise
-        features[block : block + _BLOCK][here] = frames
+        shape = (int(here.sum()), min(dim, RANK))
+        frames = rng.standard_normal(shape, dtype=np.float32) * np.float32(structure.noise)
+        features[block : block + _BLOCK][here] = frames[:, source]
     name: Literal["audio", "vision"] = "audio" if modality == 1 else "vision"
     cue = reading[:, None].astype(np.float32) * cue_direction(name, dim)
-    cue[:, 0] = 1  # the onset flag
+    cue[:, source == 0] = 1  # the onset flag
     rows = np.arange(n)[:, None]
     features[rows, first[:, None] + np.arange(span)] += structure.gain * cue[:, None]
     return features, lengths, first

@@ -21,6 +21,7 @@ NOT_INVERTED, AUDIO_INVERTED, VISION_INVERTED = 0, 1, 2
 CUE_LEVELS = np.array([k / 5 for k in range(-5, 6) if k])
 TEXT_LEVELS = np.array(words.SENTIMENT_LEVELS) / 3
 UNALIGNED = "text+audio+vision, unaligned"
+RANK = 16
 _BLOCK = 256
 
 
@@ -78,7 +79,7 @@ class Structure:
         gated: Fraction of samples in which one of the two markers turns the sign of its cue.
         lag: By how many words the audio and the vision cue follow their word (negative: precede).
         noise: Standard deviation of every value of every audio and vision frame.
-        gain: Height of a full cue in each of channels 1 to d-1, and of the onset flag in channel 0.
+        gain: Height of a full cue in every channel that carries it, and of the onset flag.
         cue_noise: Standard deviation that is added to a cue's amplitude (whose largest is 1).
         reading_noise: The same with ``transcripts``, where cues are noisy readings of the label.
         jitter: Audio and vision of a sample are shorter by up to this fraction than its words call
@@ -117,13 +118,22 @@ class Structure:
 
 
 def cue_direction(modality: Literal["audio", "vision"], dim: int) -> FloatArray:
-    """Return the direction of a modality's cue: 0 for the onset flag (channel 0), else -1 or 1.
+    """Return the direction of a modality's cue, (dim,): 0 for the onset flag, else -1 or 1.
 
     It depends on nothing but its arguments, so that models carry over between generated files.
     """
     signs = np.random.default_rng(len(modality)).choice([-1.0, 1.0], size=dim).astype(np.float32)
     signs[0] = 0
-    return signs
+    return signs[source_channels(dim)]
+
+
+def source_channels(dim: int) -> IntArray:
+    """Return the channel that each channel repeats, (dim,): its index modulo `RANK`.
+
+    As in real descriptors, many channels are no more facts: with 709 independent channels of noise
+    a model could tell the training samples apart by noise alone.
+    """
+    return np.arange(dim) % RANK
 
 
 def cue_frames(spec: DatasetSpec, modality: int) -> int:
@@ -292,7 +302,7 @@ def achievable(
         states = _transcribed_states(labels, spec, planted.conflict)
         cue_noise = planted.reading_noise
         subsets = ["none", "audio", "vision", "audio+vision"]
-    cells = np.array([(spec.dims[m] - 1) * cue_frames(spec, m) for m in (1, 2)])
+    cells = np.array([(min(spec.dims[m], RANK) - 1) * cue_frames(spec, m) for m in (1, 2)])
     sigma = np.sqrt(cue_noise**2 + (planted.noise / planted.gain) ** 2 / cells)
     sigma = np.maximum(sigma, 1e-6)
 

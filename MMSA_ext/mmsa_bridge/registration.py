@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from MMSA_ext.config import DATA_ROOT_VARIABLE, expand
+from MMSA_ext.errors import ConfigError
 from MMSA_ext.mmsa_bridge.extension import Extension, this_package
 from MMSA_ext.mmsa_bridge.feature_reading import read_features_safely
 from MMSA_ext.mmsa_bridge.patching import ModuleProxy, replace_attribute
@@ -142,6 +143,11 @@ def _extend_configuration(undo: ExitStack, extension: Extension) -> None:
 
     def load(file: IO[str]) -> Any:
         content = json.load(file)
+        if not isinstance(content, dict):
+            raise ConfigError(
+                f"{file.name}: is not a configuration in MMSA's schema; it must be a JSON object "
+                "of models and `datasetCommonParams`."
+            )
         if Path(file.name).resolve() == (CONFIG_FOLDER / "citations.json").resolve():
             _add_citations(content["models"], extension)
         else:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from easydict import EasyDict
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from MMSA_ext.errors import CheckpointError, FeatureFileError
@@ -32,7 +32,8 @@ def predict_stock(
     models (those with `need_normalized`) average over the padding.
 
     Args:
-        args: From `complete_args`, with the `feature_dims` and `seq_lens` of the training data.
+        args: From `complete_args`; `seq_lens` holds the lengths (text, audio, vision) of the
+            sequences in the training data's file. Stays as it is.
         state_dict: Trained weights.
         features: Splits to score, with or without labels.
 
@@ -46,28 +47,36 @@ def predict_stock(
         TrainingDivergedError: If a prediction is not a finite number.
     """
     content = {name: _mmsa_split(split, args) for name, split in features.splits.items()}
-    with registered():
-        model = build_model(args)
-        try:
-            model.load_state_dict(state_dict)
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"the weights do not fit {args.model_name} as configured: {error}"
-            ) from None
-        model.to(args.device)
+    args = EasyDict({**args, "custom_feature": str(features.path)})
+    args.update(feature_T=None, feature_A=None, feature_V=None)
+    with registered(), provided_features(features.path, content):
+        read_split = import_module("MMSA.data_loader").MMDataset
+        datasets = {name: read_split(args, mode=name) for name in content}
+        args.seq_lens = next(iter(datasets.values())).get_seq_len()  # as MMDataLoader does
+        model = _load_model(args, state_dict)
         trainer = build_trainer(args)
         # Without labels there is nothing to score; two of MMSA's trainers keep the model.
         trainer.metrics, trainer.model = (lambda prediction, label: {}), model
         recorder = PredictionRecorder()
         recorder.attach(model)
         tables = []
-        with provided_features(features.path, content):
-            for name in content:
-                loader = _loader(args, features, name)
-                trainer.do_test(model, WatchedLoader(loader, recorder), mode="TEST")
-                recorder.check_finite(f"on the {name} split")
-                tables.append(_table(name, recorder.take()))
+        for name, dataset in datasets.items():
+            loader = DataLoader(dataset, batch_size=args.batch_size)
+            trainer.do_test(model, WatchedLoader(loader, recorder), mode="TEST")
+            recorder.check_finite(f"on the {name} split")
+            tables.append(_table(name, recorder.take()))
     return pd.concat(tables, ignore_index=True)
+
+
+def _load_model(args: EasyDict, state_dict: Mapping[str, Tensor]) -> nn.Module:
+    model = build_model(args)
+    try:
+        model.load_state_dict(state_dict)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the weights do not fit {args.model_name} as configured: {error}"
+        ) from None
+    return model.to(args.device)
 
 
 def _table(split: str, samples: SplitPredictions) -> pd.DataFrame:
@@ -79,17 +88,6 @@ def _table(split: str, samples: SplitPredictions) -> pd.DataFrame:
             "prediction": samples.predictions,
         }
     )
-
-
-def _loader(args: EasyDict, features: FeatureSet, split: str) -> DataLoader[Any]:
-    files = {
-        "custom_feature": str(features.path),
-        "feature_T": "",
-        "feature_A": "",
-        "feature_V": "",
-    }
-    dataset = import_module("MMSA.data_loader").MMDataset(EasyDict({**args, **files}), mode=split)
-    return DataLoader(dataset, batch_size=args.batch_size)
 
 
 def _mmsa_split(split: FeatureSplit, args: EasyDict) -> dict[str, Any]:

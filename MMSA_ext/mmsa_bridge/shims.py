@@ -137,7 +137,7 @@ def _bert_mag_encoder(undo: ExitStack) -> None:
     model = import_module("MMSA.models.singleTask.BERT_MAG").MAG_BertForSequenceClassification
     load = model.from_pretrained
 
-    def from_pretrained(cls: type, name: str, *, args: Any, **options: Any) -> Any:
+    def from_pretrained(cls: Any, /, name: str, *, args: Any, **options: Any) -> Any:
         return load(args.get("pretrained", name), args=args, **options)
 
     replace_attribute(undo, model, "from_pretrained", classmethod(from_pretrained))
@@ -166,8 +166,8 @@ SHIMS: tuple[Shim, ...] = (
     ),
     Shim(
         "accept_verbose_scheduler",
-        "Trainers of mult, mmim and tfr_net pass verbose= to ReduceLROnPlateau, gone since "
-        "torch 2.7.",
+        "Trainers of mult, mmim and tfr_net pass verbose= to ReduceLROnPlateau, which current "
+        "torch no longer accepts.",
         _accept_verbose_scheduler,
     ),
     Shim(

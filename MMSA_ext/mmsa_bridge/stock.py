@@ -61,10 +61,10 @@ def complete_args(
     *,
     device: torch.device,
     model_save_path: str | Path,
-    custom_feature: str | None = None,
-    feature_T: str | None = None,  # noqa: N803 (MMSA's names)
-    feature_A: str | None = None,  # noqa: N803
-    feature_V: str | None = None,  # noqa: N803
+    custom_feature: str | Path | None = None,
+    feature_T: str | Path | None = None,  # noqa: N803 (MMSA's names)
+    feature_A: str | Path | None = None,  # noqa: N803
+    feature_V: str | Path | None = None,  # noqa: N803
     cur_seed: int = 1,
 ) -> EasyDict:
     """A configuration plus the keys that `MMSA_run` adds before it trains.
@@ -186,11 +186,10 @@ def train_and_test(
         torch.cuda.set_device(args.device)  # as MMSA: some of its parts use the current device
     with registered():
         setup_seed(seed)
-        loaders: Loaders = stock_loaders(args, num_workers)
+        plain_loaders: Loaders = stock_loaders(args, num_workers)
         model = build_model(args).to(args.device)
         trainer = build_trainer(args)
-        if wrap_loaders:
-            loaders = wrap_loaders(model, loaders)
+        loaders = wrap_loaders(model, plain_loaders) if wrap_loaders else plain_loaders
         recorder = PredictionRecorder()
         hook = recorder.attach(model)
         try:
@@ -200,7 +199,7 @@ def train_and_test(
             scored = {"test": _evaluate(trainer, model, "test", loaders["test"], recorder)}
             with preserved_random_state():
                 for split in also_predict:
-                    loader = _in_file_order(loaders[split])
+                    loader = _in_file_order(plain_loaders[split])
                     scored[split] = _evaluate(trainer, model, split, loader, recorder)
         finally:
             hook.remove()

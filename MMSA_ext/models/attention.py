@@ -83,17 +83,17 @@ class MultiHeadAttention(nn.Module):
         Returns:
             `(B, T, D)`.
         """
-        return self.output(
-            attend(
-                self.query(target),
-                self.key(source),
-                self.value(source),
-                source_mask,
-                heads=self.heads,
-                scale=self.scale,
-                dropout=self.dropout if self.training else 0.0,
-            )
+        mixed = attend(
+            self.query(target),
+            self.key(source),
+            self.value(source),
+            source_mask,
+            heads=self.heads,
+            scale=self.scale,
+            dropout=self.dropout if self.training else 0.0,
         )
+        updated: Tensor = self.output(mixed)
+        return updated
 
 
 def attend(
@@ -109,7 +109,7 @@ def attend(
     """Multi-head attention on projected sequences `(B, T, inner)`, `(B, S, inner)`."""
 
     def split(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
     mask = None if source_mask is None else source_mask[:, None, None, :]
     mixed = F.scaled_dot_product_attention(
@@ -153,9 +153,7 @@ class MultiSourceAttention(nn.Module):
         else:
             self.attention = nn.ModuleDict(
                 {
-                    m: MultiHeadAttention(
-                        dim, heads, head_dim, output_projection=output_projection
-                    )
+                    m: MultiHeadAttention(dim, heads, head_dim, output_projection=output_projection)
                     for m in sources
                 }
             )
@@ -163,7 +161,7 @@ class MultiSourceAttention(nn.Module):
     def forward(
         self, target: Tensor, sources: dict[str, Tensor], masks: dict[str, Tensor | None]
     ) -> Tensor:
-        """Sum of the attention of `target` `(B, T, D)` to each source `(B, S_m, D)`: `(B, T, D)`."""
+        """Sum over sources `(B, S_m, D)` of the attention of `target` `(B, T, D)`: `(B, T, D)`."""
         if not self.shared_query:
             return torch.stack(
                 [self.attention[m](target, sources[m], masks[m]) for m in self.sources]
@@ -197,8 +195,9 @@ class AddNorm(nn.Module):
         branch = self.dropout(branch)
         if self.style == "post_norm":
             normed: Tensor = self.norm(x + branch)
-            return normed
-        return x + self.norm(branch)
+        else:
+            normed = x + self.norm(branch)
+        return normed
 
 
 class FeedForward(nn.Sequential):

@@ -90,6 +90,14 @@ class MSAModel(nn.Module):
         return outputs
 
 
+def core_model(model: nn.Module) -> MSAModel:
+    """The model itself, out of MMSA's wrapper `AMIO` if it is in one."""
+    core = getattr(model, "Model", model)
+    if not isinstance(core, MSAModel):
+        raise TypeError(f"{type(core).__name__} is no MSAModel; MMSA's own models train in MMSA's.")
+    return core
+
+
 def inputs(batch: Batch) -> tuple[Any, ...]:
     """Arguments of `MSAModel.forward` from a batch."""
     return tuple(batch[key] for key in ("text", "audio", "vision", "audio_mask", "vision_mask"))

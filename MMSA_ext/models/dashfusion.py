@@ -183,9 +183,7 @@ class TemporalAlignment(nn.Module):
 
     def forward(self, features: dict[str, Tensor], masks: dict[str, Tensor | None]) -> Tensor:
         """Align `(B, L_m, d)` features: H `(B, L_t, d)`."""
-        aligned: Tensor = features["text"] + self.cross_attention(
-            features["text"], features, masks
-        )
+        aligned: Tensor = features["text"] + self.cross_attention(features["text"], features, masks)
         return aligned
 
 
@@ -203,7 +201,7 @@ class Representation:
 
 
 class DashFusion(MSAModel):
-    """The model of Fig. 2: encode, align in time and meaning, fuse through a bottleneck, predict."""
+    """The model of Fig. 2: encode, align in time and meaning, fuse by a bottleneck, predict."""
 
     def __init__(self, config: DashFusionConfig) -> None:
         super().__init__()
@@ -286,9 +284,7 @@ class DashFusion(MSAModel):
             )
             return Representation(Sequences(H, seen["text"], features, seen), pooled)
         if self.config.without_temporal == "text":
-            return Representation(
-                Sequences(features["text"], seen["text"], features, seen), pooled
-            )
+            return Representation(Sequences(features["text"], seen["text"], features, seen), pooled)
         tokens = self.learned_bottleneck.expand(len(text), -1, -1)
         return Representation(Sequences(tokens, None, features, seen), pooled)
 
@@ -334,7 +330,7 @@ class DashFusion(MSAModel):
     def _contrastive_pairs(
         self, pooled: dict[str, Tensor], anchors: Tensor, contrast: ContrastSets | None
     ) -> list[PairLosses]:
-        """Pairs of semantic alignment and supervised contrastive learning (sections III-C, III-D)."""
+        """Pairs of semantic alignment and supervised contrastive learning (III-C and III-D)."""
         config = self.config
         if config.contrast_weight == 0:
             return []
@@ -371,9 +367,7 @@ class DashFusion(MSAModel):
             ]
         return pairs
 
-    def _frames(
-        self, frames: Tensor, mask: Tensor | None, modality: int
-    ) -> tuple[Tensor, Tensor]:
+    def _frames(self, frames: Tensor, mask: Tensor | None, modality: int) -> tuple[Tensor, Tensor]:
         """Frames and the mask of valid ones, by the configured rule."""
         if self.config.pad_frames:
             missing = max(0, self.config.seq_lens[modality] - frames.shape[1])

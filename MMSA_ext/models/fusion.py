@@ -91,7 +91,21 @@ def first_tokens(features: dict[str, Tensor], multimodal: Tensor) -> Tensor:
     return torch.cat([*(features[m][:, 0] for m in MODALITIES), multimodal[:, 0]], dim=-1)
 
 
-class Concat(nn.Module):
+class Fusion(nn.Module):
+    """Base of the fusion mechanisms.
+
+    Attributes:
+        output_dim: Width of the fused vector.
+    """
+
+    output_dim: int
+
+    def forward(self, sequences: Sequences) -> Tensor:
+        """Fuse to `(B, output_dim)`."""
+        raise NotImplementedError
+
+
+class Concat(Fusion):
     """First tokens of H, X_t, X_a, X_v, concatenated."""
 
     def __init__(self, shape: FusionShape) -> None:
@@ -103,7 +117,7 @@ class Concat(nn.Module):
         return first_tokens(sequences.features, sequences.H)
 
 
-class ConcatSelfAttention(nn.Module):
+class ConcatSelfAttention(Fusion):
     """Concat&SA: self-attention layers over [t; a; v]; reads the first tokens of each and of H."""
 
     def __init__(self, shape: FusionShape) -> None:
@@ -119,11 +133,11 @@ class ConcatSelfAttention(nn.Module):
         mask = None if masks[0] is None else torch.cat([m for m in masks if m is not None], dim=1)
         for layer in self.layers:
             x = layer(x, source_mask=mask)
-        updated = dict(zip(MODALITIES, x.split(lengths, dim=1), strict=True))
+        updated = dict(zip(MODALITIES, torch.split(x, lengths, dim=1), strict=True))
         return first_tokens(updated, sequences.H)
 
 
-class CrossAttentionFusion(nn.Module):
+class CrossAttentionFusion(Fusion):
     """CA: in each layer H reads audio, then vision; the head reads H[:, 0]."""
 
     def __init__(self, shape: FusionShape) -> None:
@@ -179,7 +193,7 @@ class BottleneckFusionLayer(nn.Module):
         return Sequences(H, mask, features, sequences.masks)
 
 
-class BottleneckFusion(nn.Module):
+class BottleneckFusion(Fusion):
     """Bottleneck fusion over L layers; `hierarchical` halves the tokens from layer to layer."""
 
     def __init__(self, shape: FusionShape, *, hierarchical: bool) -> None:
@@ -198,7 +212,7 @@ class BottleneckFusion(nn.Module):
         return first_tokens(sequences.features, sequences.H)
 
 
-def build_fusion(name: FusionName, shape: FusionShape) -> nn.Module:
+def build_fusion(name: FusionName, shape: FusionShape) -> Fusion:
     """Make a fusion mechanism of Table V by its name."""
     if name == "concat":
         return Concat(shape)

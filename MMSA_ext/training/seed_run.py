@@ -19,6 +19,7 @@ from MMSA_ext import mmsa_bridge
 from MMSA_ext.data.features import FeatureSet
 from MMSA_ext.data.loader import FeatureLoader, make_loaders
 from MMSA_ext.errors import TrainingDivergedError
+from MMSA_ext.models.contract import core_model
 from MMSA_ext.registry import get_model
 from MMSA_ext.text_encoders import encoder_config, resolve
 from MMSA_ext.training.trainer import Predictions, Progress, Trainer, predict
@@ -79,7 +80,7 @@ def run_extension_seed(
         _load_weights(model, args.model_save_path)
         outcome.metrics, outcome.predictions = _score_splits(trainer, model, loaders)
         outcome.state_dict = _weights(model)
-        encoder = getattr(model.Model, "text_encoder", None)
+        encoder = getattr(core_model(model), "text_encoder", None)
         outcome.text_encoder_config = encoder and encoder_config(encoder.encoder)
     except TrainingDivergedError as error:
         outcome.diverged = str(error)
@@ -129,12 +130,10 @@ def _score_splits(
     metrics, tables = {}, []
     for split in SPLITS:
         ordered = FeatureLoader(loaders[split].dataset, trainer.config.eval_batch_size)
-        outputs: Predictions = predict(model.Model, ordered, trainer.device)
+        outputs: Predictions = predict(core_model(model), ordered, trainer.device)
         metrics[split] = trainer.score(outputs)
         tables.append(
-            _prediction_table(
-                split, outputs.ids, outputs.label.numpy(), outputs.prediction.numpy()
-            )
+            _prediction_table(split, outputs.ids, outputs.label.numpy(), outputs.prediction.numpy())
         )
     return metrics, pd.concat(tables)
 

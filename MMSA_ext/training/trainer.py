@@ -22,7 +22,7 @@ from transformers import get_linear_schedule_with_warmup
 from MMSA_ext.data.loader import Batch, FeatureDataset, FeatureLoader, as_feature_loader
 from MMSA_ext.data.retrieval import ContrastSets, RetrievalConfig, RetrievalIndex, build_index
 from MMSA_ext.errors import TrainingDivergedError
-from MMSA_ext.models.contract import MSAModel, StepBatch
+from MMSA_ext.models.contract import MSAModel, StepBatch, core_model
 
 if TYPE_CHECKING:
     from MMSA_ext.config import RunConfig
@@ -122,7 +122,7 @@ class Trainer:
             TrainingDivergedError: If the loss is not finite, or no epoch beats the untrained model;
                 no weights are written then, or the best before the divergence are removed.
         """
-        core: MSAModel = getattr(model, "Model", model)
+        core = core_model(model)
         train = as_feature_loader(dataloader["train"], self.config.batch_size, shuffle=True)
         valid = as_feature_loader(dataloader["valid"], self.config.eval_batch_size, shuffle=False)
         destination = Path(self.args.model_save_path)
@@ -162,7 +162,7 @@ class Trainer:
         Raises:
             TrainingDivergedError: If a prediction is not finite.
         """
-        core: MSAModel = getattr(model, "Model", model)
+        core = core_model(model)
         loader = as_feature_loader(dataloader, self.config.eval_batch_size, shuffle=False)
         outputs = predict(core, loader, self.device, features=return_sample_results)
         results: dict[str, Any] = self.score(outputs)
@@ -392,7 +392,8 @@ def parameter_groups(
         if isinstance(module, nn.LayerNorm)
         for name, _ in module.named_parameters(recurse=False)
     }
-    decaying, spared = [], []
+    decaying: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_bias = name.endswith("bias")
         is_norm = "LayerNorm.weight" in name or (name in norms and not decay_norms)

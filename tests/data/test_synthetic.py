@@ -184,6 +184,12 @@ def test_cues_lag_their_words(dataset, lag):
     assert len(np.unique(planted["audio_word"])) > 8
 
 
+def test_channels_beyond_sixteen_repeat():
+    split = synthetic.make("sims", sizes=(3, 1, 1), text_features=False)["train"]
+    vision = split["vision"]
+    np.testing.assert_array_equal(vision, vision[..., np.arange(709) % 16])
+
+
 @pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims"])
 def test_planted_truth_matches_what_the_arrays_show(dataset):
     spec = synthetic.DATASETS[dataset]

@@ -1,3 +1,4 @@
+import copy
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -45,13 +46,14 @@ def train(tmp_path: Path, tiny_encoder: Path) -> Callable[..., tuple[Any, mmsa_b
         weights = tmp_path / "model.pth"
         args = mmsa_bridge.complete_args(args, device=torch.device("cpu"), model_save_path=weights)
         with mmsa_bridge.progress_bars(False):
-            return args, mmsa_bridge.train_and_test(args, seed=1)
+            return copy.deepcopy(args), mmsa_bridge.train_and_test(args, seed=1)
 
     return run
 
 
 @pytest.mark.parametrize(
-    ("model", "dataset"), [("lf_dnn", "mosi"), ("self_mm", "mosi"), ("mlmf", "sims")]
+    ("model", "dataset"),
+    [("lf_dnn", "mosi"), ("self_mm", "mosi"), ("mlmf", "sims"), ("mfn", "sims")],
 )
 def test_same_predictions_as_after_training(
     model: str, dataset: str, train: Callable[..., Any]

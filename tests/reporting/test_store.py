@@ -2,14 +2,16 @@ import ast
 import hashlib
 import json
 import math
-import multiprocessing
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock, Timeout
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -268,6 +270,23 @@ class TestStore:
             store.write(record, predictions, overwrite=True)
         assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
+    def test_both_files_change_under_one_lock(
+        self, tmp_path, make_record, predictions, monkeypatch
+    ):
+        replace, held = Path.replace, []
+
+        def spy(self, target):
+            held.append(FileLock(tmp_path / ".lock", blocking=False))
+            with pytest.raises(Timeout):
+                held[-1].acquire()
+            return replace(self, target)
+
+        monkeypatch.setattr(Path, "replace", spy)
+        RunStore(tmp_path).write(make_record(), predictions)
+        assert len(held) == 2
+        held[0].acquire()
+        held[0].release()
+
     def test_an_old_record_never_vouches_for_new_predictions(
         self, tmp_path, make_record, predictions, monkeypatch
     ):
@@ -383,20 +402,15 @@ class TestStore:
     def test_an_empty_store_has_no_records(self, tmp_path):
         assert list(RunStore(tmp_path / "absent").records()) == []
 
-    def test_writers_in_several_processes_agree(self, tmp_path):
-        context = multiprocessing.get_context("spawn")
-        start = context.Barrier(2)
-        workers = [context.Process(target=_write_many, args=(tmp_path, n, start)) for n in (1, 2)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join(60)
-            assert worker.exitcode == 0
+    def test_writers_at_the_same_time_agree(self, tmp_path):
+        start = threading.Barrier(2)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(_write_many, [tmp_path] * 2, [1, 2], [start] * 2))
         store = RunStore(tmp_path)
         found = list(store.records())
-        assert sorted(record.identity.seed for record in found) == [0, 1, 2]
+        assert sorted(record.identity.seed for record in found) == list(range(10))
         for record in found:
-            # The predictions are those of the process that wrote the record.
+            # The predictions are those that belong to the record.
             writer = float(record.notes[0])
             assert (store.predictions(record)["prediction"] == writer).all()
 
@@ -426,9 +440,8 @@ def _finished(seed=1111, notes=()):
 def _write_many(root, writer, start):
     frame = pd.DataFrame({"split": "test", "id": ["a", "b"], "label": 0.0, "prediction": writer})
     start.wait(60)
-    for attempt in range(60):
-        record = _finished(attempt % 3, [str(writer)])
-        RunStore(root).write(record, frame, overwrite=attempt >= 3)
+    for seed in range(10):
+        RunStore(root).write(_finished(seed, [str(writer)]), frame)
 
 
 def test_atomic_write_replaces_whole_files(tmp_path):

@@ -1,4 +1,5 @@
-import multiprocessing
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -102,23 +103,17 @@ class TestMmsaCsv:
         append_mmsa_csv(path, "n", SEEDS)
         assert list(pd.read_csv(path)["Model"]) == ["m", "lmf", "n"]
 
-    def test_processes_do_not_lose_each_others_rows(self, tmp_path):
-        path = tmp_path / "mosi.csv"
-        context = multiprocessing.get_context("spawn")
-        start = context.Barrier(2)
-        workers = [context.Process(target=_append_many, args=(path, n, start)) for n in "ab"]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join(60)
-            assert worker.exitcode == 0
+    def test_writers_at_the_same_time_do_not_lose_each_others_rows(self, tmp_path):
+        path, start = tmp_path / "mosi.csv", threading.Barrier(2)
+
+        def append_many(model):
+            start.wait(60)
+            for _ in range(10):
+                append_mmsa_csv(path, model, SEEDS)
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(append_many, "ab"))
         assert sorted(pd.read_csv(path)["Model"]) == ["a"] * 10 + ["b"] * 10
-
-
-def _append_many(path, model, start):
-    start.wait(60)
-    for _ in range(10):
-        append_mmsa_csv(path, model, SEEDS)
 
 
 class TestSeedCsv:

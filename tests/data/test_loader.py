@@ -1,0 +1,87 @@
+"""Batches: trimming, masks, order, joining by index."""
+
+import numpy as np
+import pytest
+import torch
+
+from MMSA_ext.data.features import read_features
+from MMSA_ext.data.loader import FeatureDataset, FeatureLoader, as_feature_loader, make_loaders
+from MMSA_ext.errors import FeatureFileError
+
+
+@pytest.fixture
+def features(feature_file):
+    return read_features(feature_file, "mosi")
+
+
+def test_batch_is_trimmed_masked_and_joins_by_index(features, feature_data):
+    dataset = FeatureDataset.from_split(features.splits["train"])
+    rows = torch.tensor([5, 2, 7])
+    batch = dataset.batch(rows)
+    stored = feature_data["train"]
+    for name in ("audio", "vision"):
+        lengths = np.array(stored[f"{name}_lengths"])[rows.numpy()]
+        assert batch[name].shape[1] == lengths.max()
+        assert batch[f"{name}_mask"].sum(1).tolist() == lengths.tolist()
+        for row, (sample, length) in enumerate(zip(rows.tolist(), lengths, strict=True)):
+            np.testing.assert_array_equal(batch[name][row, :length], stored[name][sample, :length])
+            assert batch[f"{name}_mask"][row, :length].all()
+    assert batch["text"].shape[2] == stored["text_bert"][rows.numpy(), 1].sum(1).max()
+    assert torch.equal(batch["text_mask"], batch["text"][:, 1].bool())
+    assert batch["id"] == [stored["id"][row] for row in rows]
+    assert batch["raw_text"] == [stored["raw_text"][row] for row in rows]
+    assert batch["labels"]["M"].shape == (3, 1)
+    np.testing.assert_array_equal(
+        batch["labels"]["M"][:, 0], stored["regression_labels"][rows.numpy()]
+    )
+    assert batch["audio"].dtype == torch.float32
+
+
+def test_training_shuffles_by_seed_and_evaluation_keeps_file_order(features, feature_data):
+    loaders = make_loaders(features, 5, 4)
+
+    def order(split):
+        return [sample for batch in loaders[split] for sample in batch["id"]]
+
+    torch.manual_seed(3)
+    first = order("train")
+    torch.manual_seed(3)
+    assert order("train") == first
+    assert order("train") != first
+    assert sorted(first) == sorted(feature_data["train"]["id"])
+    assert order("valid") == feature_data["valid"]["id"]
+    assert [len(loaders[s]) for s in ("train", "valid", "test")] == [3, 2, 2]
+
+
+def test_float16_storage_is_kept_and_cast_by_batch(features):
+    split = features.splits["train"]
+    dataset = FeatureDataset.from_split(split)
+    half = FeatureDataset(**(vars(dataset) | {"audio": dataset.audio.astype(np.float16)}))
+    batch = half.batch(torch.arange(3))
+    assert half.audio.dtype == np.float16
+    assert batch["audio"].dtype == torch.float32
+
+
+def test_a_file_without_token_ids_is_refused_with_the_mend(features):
+    split = type(features.splits["train"])(**(vars(features.splits["train"]) | {"text_bert": None}))
+    with pytest.raises(FeatureFileError, match=r"train.*text_bert.*encode-text"):
+        FeatureDataset.from_split(split)
+
+
+def test_mmsa_plain_loader_is_taken_over(feature_file, feature_data):
+    from easydict import EasyDict
+    from MMSA.data_loader import MMDataLoader
+
+    args = EasyDict(
+        dataset_name="mosi", featurePath=str(feature_file), custom_feature=None, feature_T=None,
+        feature_A=None, feature_V=None, use_bert=True, need_data_aligned=False, batch_size=4,
+        feature_dims=[0, 0, 0],
+    )  # fmt: skip
+    plain = MMDataLoader(args, 0)["valid"]
+    loader = as_feature_loader(plain, 4, shuffle=False)
+    assert isinstance(loader, FeatureLoader)
+    batches = list(loader)
+    assert [i for batch in batches for i in batch["id"]] == feature_data["valid"]["id"]
+    ours = FeatureDataset.from_split(read_features(feature_file, "mosi").splits["valid"])
+    torch.testing.assert_close(batches[0]["audio"], ours.batch(torch.arange(4))["audio"])
+    assert as_feature_loader(loader, 9, shuffle=True) is loader

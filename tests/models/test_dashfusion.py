@@ -1,0 +1,261 @@
+"""DashFusion: padding invariance, ablations, losses, the released reading."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from easydict import EasyDict
+
+from MMSA_ext.config import resolve
+from MMSA_ext.data.loader import FeatureDataset
+from MMSA_ext.data.retrieval import ContrastSets
+from MMSA_ext.losses import nt_xent_in_batch
+from MMSA_ext.models.contract import StepBatch, inputs
+from MMSA_ext.models.dashfusion import DashFusion
+from MMSA_ext.registry import get_model
+from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
+
+
+@pytest.fixture(scope="module")
+def dataset() -> FeatureDataset:
+    import numpy as np
+
+    train = make_feature_data()["train"]
+    return FeatureDataset(
+        train["id"], list(train["raw_text"]), train["text_bert"], train["audio"], train["vision"],
+        np.array(train["audio_lengths"]), np.array(train["vision_lengths"]),
+        {"M": train["regression_labels"]},
+    )  # fmt: skip
+
+
+def build(encoder, name="dashfusion", **overrides) -> DashFusion:
+    torch.manual_seed(0)
+    args = resolve(name, "mosi", "", tiny_config(name, encoder, **TINY_SHAPES, **overrides))
+    model = get_model(name).build(args)
+    torch.manual_seed(1)
+    return model.eval()
+
+
+def contrast(rows: int = 12) -> ContrastSets:
+    generator = torch.Generator().manual_seed(0)
+    return ContrastSets(
+        torch.randint(0, rows, (4, 2), generator=generator),
+        torch.tensor([[True, True], [True, False], [True, True], [False, False]]),
+        torch.randint(0, rows, (4, 4), generator=generator),
+        torch.tensor([[True] * 4, [True] * 4, [True, False, True, False], [True] * 4]),
+    )
+
+
+def step(dataset, with_contrast=True) -> StepBatch:
+    samples = dataset.batch(torch.arange(12))
+    return StepBatch(samples, torch.tensor([0, 3, 5, 7]), contrast() if with_contrast else None)
+
+
+VARIANTS = [
+    {},
+    {"fusion": "bf"},
+    {"fusion": "ca"},
+    {"fusion": "concat_sa"},
+    {"fusion": "concat"},
+    {"temporal_alignment": False},
+    {"temporal_alignment": False, "without_temporal": "text"},
+    {"temporal_alignment": False, "semantic_alignment": False},
+    {"shared_query": True, "alignment_head_dim": 8},
+    {"bottleneck_tokens": 64},
+    {"fusion_layers": 3, "text_projector": "mlp", "activation": "gelu"},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_a_sample_does_not_depend_on_its_batch_or_padding(tiny_encoder, dataset, variant):
+    model = build(tiny_encoder, **variant)
+    together = model.predict(dataset.batch(torch.arange(12)))
+    for row in (0, 4, 9):
+        alone = dataset.batch(torch.tensor([row]))
+        single = model.predict(alone)
+        for name, value in single.items():
+            torch.testing.assert_close(value[0], together[name][row], rtol=1e-4, atol=1e-5)
+        padded = dict(alone)
+        padded["text"] = F.pad(alone["text"], (0, 10 - alone["text"].shape[2]))
+        for name, longest in (("audio", 12), ("vision", 8)):
+            extra = longest - alone[name].shape[1]
+            padded[name] = F.pad(alone[name], (0, 0, 0, extra), value=7.0)
+            padded[f"{name}_mask"] = F.pad(alone[f"{name}_mask"], (0, extra))
+        torch.testing.assert_close(model.predict(padded)["M"], single["M"], rtol=1e-4, atol=1e-5)
+
+
+def test_the_released_reading_does_depend_on_text_padding(tiny_encoder, dataset):
+    model = build(tiny_encoder, "dashfusion_released")
+    batch = dataset.batch(torch.tensor([4]))
+    padded = dict(batch) | {"text": F.pad(batch["text"], (0, 4))}
+    assert not torch.allclose(model.predict(batch)["M"], model.predict(padded)["M"], atol=1e-5)
+
+
+def test_all_modalities_are_read(tiny_encoder, dataset):
+    model = build(tiny_encoder)
+    batch = dataset.batch(torch.arange(4))
+    for name in ("text", "audio", "vision"):
+        changed = dict(batch)
+        changed[name] = batch[name].flip(0) if name == "text" else batch[name] + 1
+        assert not torch.allclose(model.predict(batch)["M"], model.predict(changed)["M"])
+
+
+def test_temporal_alignment_is_equation_4(tiny_encoder, dataset):
+    model = build(tiny_encoder)
+    represented = model.represent(*inputs(dataset.batch(torch.arange(4))))
+    s = represented.sequences
+    ca = model.temporal_alignment.cross_attention.attention
+    want = s.features["text"]
+    for m in ("audio", "vision"):
+        want = want + ca[m](s.features["text"], s.features[m], s.masks[m])
+    torch.testing.assert_close(s.H, want)
+
+
+def test_losses_are_equations_10_to_12(tiny_encoder, dataset):
+    model = build(tiny_encoder, supervised_contrast=False, contrast_weight=0.3)
+    s = step(dataset, with_contrast=False)
+    out = model.training_step(s)
+    labels = s.samples["labels"]["M"][s.anchors]
+    torch.testing.assert_close(
+        out.losses["prediction_loss"], (out.prediction - labels).square().mean()
+    )
+    pooled = {k: v[s.anchors] for k, v in model.represent(*inputs(s.samples)).globals.items()}
+    want = sum(
+        nt_xent_in_batch(pooled["text"], pooled[m], temperature=0.5).values
+        for m in ("vision", "audio")
+    )
+    torch.testing.assert_close(out.losses["contrastive_loss"], 0.3 * want.mean() / 2)
+    torch.testing.assert_close(out.total, sum(out.losses.values()))
+
+
+def test_prediction_in_training_equals_prediction_alone(tiny_encoder, dataset):
+    model = build(tiny_encoder)
+    s = step(dataset)
+    want = model.predict(dataset.batch(s.anchors))["M"]
+    torch.testing.assert_close(model.training_step(s).prediction, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("switches", "pairs"),
+    [
+        ({}, 2 + 2 * 4),
+        ({"semantic_alignment": False}, 2 * 4),
+        ({"supervised_contrast": False}, 2),
+        ({"temporal_alignment": False}, 2 + 2 * 3),
+        ({"temporal_alignment": False, "semantic_alignment": False}, 2 * 3),
+        ({"semantic_alignment": False, "supervised_contrast": False}, 0),
+        ({"contrast_weight": 0}, 0),
+        ({"fusion": "concat"}, 2 + 2 * 4),
+    ],
+    ids=str,
+)
+def test_ablations_have_the_pairs_that_table_4_names(tiny_encoder, dataset, switches, pairs):
+    model = build(tiny_encoder, **switches)
+    s = step(dataset)
+    pooled = model.represent(*inputs(s.samples)).globals
+    found = model._contrastive_pairs(pooled, s.anchors, s.contrast)
+    assert sum(part.values.shape[1] for part in found) == pairs
+    assert ("contrastive_loss" in model.training_step(s).losses) == (pairs > 0)
+
+
+@pytest.mark.parametrize(
+    ("switches", "absent", "present"),
+    [
+        ({"temporal_alignment": False}, "temporal_alignment", "learned_bottleneck"),
+        (
+            {"temporal_alignment": False, "without_temporal": "text"},
+            "learned_bottleneck",
+            "fusion",
+        ),
+        ({"fusion": "concat"}, "fusion.", "temporal_alignment"),
+    ],
+)
+def test_ablated_modules_are_not_constructed(tiny_encoder, switches, absent, present):
+    names = [name for name, _ in build(tiny_encoder, **switches).named_parameters()]
+    assert not any(name.startswith(absent) for name in names)
+    assert any(name.startswith(present) for name in names)
+
+
+def test_without_temporal_the_bottleneck_is_the_same_for_every_sample(tiny_encoder, dataset):
+    model = build(tiny_encoder, temporal_alignment=False)
+    H = model.represent(*inputs(dataset.batch(torch.arange(3)))).sequences.H
+    assert H.shape == (3, 8, 16)
+    torch.testing.assert_close(H[0], H[2])
+    text = build(tiny_encoder, temporal_alignment=False, without_temporal="text")
+    s = text.represent(*inputs(dataset.batch(torch.arange(3)))).sequences
+    torch.testing.assert_close(s.H, s.features["text"])
+
+
+def test_retrieval_is_asked_for_only_where_a_loss_reads_it(tiny_encoder):
+    assert build(tiny_encoder).retrieval is not None
+    assert build(tiny_encoder, supervised_contrast=False).retrieval is None
+    assert build(tiny_encoder, contrast_weight=0).retrieval is None
+    with_text = {"supervised_contrast": False, "semantic_negatives": "retrieved_text"}
+    assert build(tiny_encoder, **with_text).retrieval is not None
+
+
+def test_released_pairs_and_their_mean_over_22(tiny_encoder, dataset):
+    model = build(tiny_encoder, "dashfusion_released")
+    s = step(dataset)
+    pooled = model.represent(*inputs(s.samples)).globals
+    parts = model._contrastive_pairs(pooled, s.anchors, s.contrast)
+    values = torch.cat([part.values for part in parts], 1)
+    assert values.shape == (4, 10)
+    got = model.training_step(s).losses["contrastive_loss"]
+    torch.testing.assert_close(got, 0.2 * values.sum(1).mean() / 22)
+    # The two semantic pairs contrast a cross-modal positive with text negatives.
+    rows = s.contrast.negatives
+    text, vision = F.normalize(pooled["text"], dim=1), F.normalize(pooled["vision"], dim=1)
+    i = 0
+    positive = text[s.anchors[i]] @ vision[s.anchors[i]] / 0.5
+    negative = torch.stack([text[s.anchors[i]] @ text[j] / 0.5 for j in rows[i]])
+    want = -torch.log_softmax(torch.cat([positive[None], negative]), 0)[0]
+    torch.testing.assert_close(parts[0].values[i, 0], want)
+
+
+def test_released_defaults_are_the_released_values(tiny_encoder):
+    config = build(tiny_encoder, "dashfusion_released").config
+    assert config.encoder_dropout == config.encoder_attention_dropout == 0.5
+    assert config.masking == "encoders"
+    assert config.retrieval == "rank_position"
+    assert config.contrast_reduction == "mean_released"
+    assert config.KeyEval == "MAE"
+    assert config.early_stop is None
+
+
+def test_released_frame_mask_is_by_rows_that_sum_to_zero(tiny_encoder, dataset):
+    model = build(tiny_encoder, "dashfusion_released")
+    frames = torch.zeros(1, 3, 5)
+    frames[0, 1] = 1.0
+    padded, mask = model._frames(frames, None, 1)
+    assert padded.shape == (1, 12, 5)
+    assert mask[0].tolist() == [True, True] + [False] * 10
+
+
+def test_mmsa_calls_it_without_masks(tiny_encoder, dataset):
+    batch = dataset.batch(torch.tensor([0]))
+    model = build(tiny_encoder)
+    want = model.predict(batch)["M"]
+    torch.testing.assert_close(model(batch["text"], batch["audio"], batch["vision"])["M"], want)
+
+
+@pytest.mark.parametrize("dataset_name", ["mosi", "mosei", "sims"])
+def test_shipped_hyper_parameters_are_the_papers(dataset_name):
+    args: EasyDict = resolve("dashfusion", dataset_name)
+    expected = {
+        "mosi": (16, 5e-5, 100, 10, 2, 2, "rounded", "bert-base-uncased"),
+        "mosei": (8, 2e-5, 25, 1, 4, 3, "rounded", "bert-base-uncased"),
+        "sims": (16, 5e-5, 100, 10, 2, 2, "exact", "bert-base-chinese"),
+    }[dataset_name]
+    assert (
+        args.batch_size,
+        args.learning_rate,
+        args.num_epochs,
+        args.warmup_epochs,
+        args.encoder_layers,
+        args.fusion_layers,
+        args.contrast_classes,
+        args.pretrained,
+    ) == expected
+    assert (args.dim, args.heads, args.feed_forward_dim, args.bottleneck_tokens) == (128, 8, 256, 8)
+    assert (args.contrast_weight, args.temperature, args.weight_decay) == (0.2, 0.5, 1e-3)
+    assert (args.KeyEval, args.early_stop) == ("Loss", 8)

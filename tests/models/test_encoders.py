@@ -1,0 +1,96 @@
+"""Modality encoders: masks, groups of similar length, class token."""
+
+import pytest
+import torch
+
+from MMSA_ext.models.encoders import FrameEncoder, TextEncoder, in_length_groups
+
+
+def frame_encoder(**options):
+    return FrameEncoder(5, 16, 12, layers=2, heads=4, feed_forward_dim=32, **options).eval()
+
+
+def ragged(count=9, longest=12, width=5):
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, longest + 1, (count,), generator=generator)
+    mask = torch.arange(longest)[None] < lengths[:, None]
+    return torch.randn(count, longest, width, generator=generator) * mask[..., None], mask
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 4])
+def test_length_groups_change_nothing(groups):
+    torch.manual_seed(0)
+    encoder = frame_encoder()
+    frames, mask = ragged()
+    want, want_mask = encoder(frames, mask)
+    encoder.length_groups = groups
+    got, got_mask = encoder(frames, mask)
+    torch.testing.assert_close(got, want)
+    assert torch.equal(got_mask, want_mask)
+
+
+def test_groups_really_are_trimmed_and_keep_the_order():
+    seen = []
+
+    def encode(sequence, mask):
+        seen.append(sequence.shape[:2])
+        return sequence * mask[..., None]
+
+    frames, mask = ragged()
+    out = in_length_groups(encode, frames, mask, 3)
+    torch.testing.assert_close(out, frames[:, : out.shape[1]])
+    assert len(seen) == 3
+    assert seen[0][1] < seen[2][1] == mask.sum(1).max()
+
+
+def test_frame_encoder_puts_a_class_token_first_and_zeroes_padding():
+    encoder = frame_encoder()
+    frames, mask = ragged()
+    out, out_mask = encoder(frames, mask)
+    assert out.shape == (9, 13, 16)
+    assert out_mask[:, 0].all()
+    assert torch.equal(out_mask[:, 1:], mask)
+    assert not out[~out_mask].any()
+
+
+def test_frame_encoder_reads_order():
+    torch.manual_seed(0)
+    encoder = frame_encoder()
+    torch.nn.init.normal_(encoder.positions)
+    frames, _ = ragged()
+    mask = torch.ones(frames.shape[:2]).bool()
+    assert not torch.allclose(
+        encoder(frames, mask)[0][:, 0], encoder(frames.flip(1), mask)[0][:, 0]
+    )
+
+
+def test_longer_sequences_than_the_table_are_refused():
+    with pytest.raises(ValueError, match=r"13 frames.*at most 12"):
+        frame_encoder()(torch.zeros(1, 13, 5), torch.ones(1, 13).bool())
+
+
+@pytest.mark.parametrize("projector", ["linear", "mlp"])
+def test_text_encoder(tiny_encoder, projector):
+    torch.manual_seed(0)
+    encoder = TextEncoder(8, str(tiny_encoder), projector=projector).eval()
+    ids = torch.randint(5, 60, (6, 9))
+    mask = torch.arange(9)[None] < torch.tensor([9, 4, 2, 9, 5, 3])[:, None]
+    text = torch.stack([ids * mask, mask, torch.zeros_like(ids)], 1).float()
+    want, want_mask = encoder(text)
+    assert want.shape == (6, 9, 8)
+    assert torch.equal(want_mask, mask)
+    assert not want[~mask].any()
+    encoder.length_groups = 3
+    torch.testing.assert_close(encoder(text)[0], want, rtol=1e-5, atol=1e-5)
+    alone, _ = encoder(text[1:2, :, :4])
+    torch.testing.assert_close(alone[0], want[1, :4], rtol=1e-5, atol=1e-5)
+
+
+def test_text_encoder_from_its_architecture_needs_no_file(tiny_encoder):
+    from MMSA_ext.text_encoders import encoder_config
+
+    first = TextEncoder(8, str(tiny_encoder))
+    again = TextEncoder(8, "no/such", architecture=encoder_config(first.encoder))
+    again.load_state_dict(first.state_dict())
+    text = torch.stack([torch.full((1, 4), 7), torch.ones(1, 4), torch.zeros(1, 4)], 1).float()
+    torch.testing.assert_close(again.eval()(text)[0], first.eval()(text)[0])
