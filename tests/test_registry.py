@@ -1,0 +1,49 @@
+"""Registering models."""
+
+import pytest
+from torch import nn
+
+from MMSA_ext import registry
+from MMSA_ext.config import RunConfig
+from MMSA_ext.errors import ConfigError
+
+
+@pytest.fixture
+def toy():
+    @registry.register_model("toy", config=RunConfig, trainer=object, paper="a paper")
+    def build(args):
+        return nn.Linear(1, 1)
+
+    yield build
+    registry.unregister_model("toy")
+
+
+def test_registered_model_is_known(toy):
+    assert "toy" in registry.list_models()
+    entry = registry.get_model("toy")
+    assert (entry.build, entry.paper) == (toy, "a paper")
+    assert registry.is_registered("toy")
+    assert not registry.is_registered("lf_dnn")
+
+
+@pytest.mark.parametrize("name", ["toy", "dashfusion", "lf_dnn", "Upper"])
+def test_taken_or_malformed_names_are_refused(toy, name):
+    with pytest.raises(ConfigError, match=name):
+        registry.register_model(name, config=RunConfig, trainer=object, paper="")(lambda args: None)
+
+
+def test_unknown_name_suggests_the_closest():
+    with pytest.raises(ConfigError, match="did you mean dashfusion"):
+        registry.get_model("dashfusoin")
+
+
+def test_a_model_without_shipped_configuration_gets_its_defaults(toy):
+    from MMSA_ext.config import get_config_regression
+
+    args = get_config_regression("toy", "sims")
+    assert (args.batch_size, args.num_epochs, args.early_stop) == (16, 100, 8)
+    assert args.seq_lens == [39, 400, 55]
+
+
+def test_shipped_models_are_listed():
+    assert {"dashfusion", "dashfusion_released", "text_only"} <= set(registry.list_models())

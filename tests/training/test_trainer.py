@@ -1,0 +1,198 @@
+"""The training loop: selection, patience, schedule, divergence, groups, MMSA's contract."""
+
+import pytest
+import torch
+from torch import nn
+
+from MMSA_ext import mmsa_bridge
+from MMSA_ext.config import resolve
+from MMSA_ext.data.features import read_features
+from MMSA_ext.data.loader import make_loaders
+from MMSA_ext.data.retrieval import RetrievalConfig
+from MMSA_ext.errors import TrainingDivergedError
+from MMSA_ext.models.contract import core_model
+from MMSA_ext.training.trainer import Predictions, StepSampler, Trainer, parameter_groups
+from tests.conftest import TINY_SHAPES, tiny_config
+
+
+@pytest.fixture
+def setting(feature_file, tiny_encoder, tmp_path):
+    def make(model="text_only", **more):
+        overrides = tiny_config(model, tiny_encoder, **TINY_SHAPES, **more)
+        args = mmsa_bridge.complete_args(
+            resolve(model, "mosi", "", overrides | {"featurePath": str(feature_file)}),
+            device=torch.device("cpu"),
+            model_save_path=tmp_path / "weights.pth",
+        )
+        mmsa_bridge.setup_seed(0)
+        loaders = make_loaders(read_features(feature_file, "mosi"), args.batch_size, 4)
+        return args, mmsa_bridge.build_model(args), loaders
+
+    return make
+
+
+def scripted(trainer, values, key="Loss"):
+    """Let validation give `values`, epoch 0 first."""
+    remaining = iter(values)
+    trainer.score = lambda outputs: {"Loss": 0.0} | {key: next(remaining)}
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("options", "losses", "chosen", "epochs"),
+    [
+        ({"early_stop": 2}, [9, 5, 4, 6, 6, 1], 2, 4),
+        ({"early_stop": 8}, [9, 5, 4, 3], 3, 3),
+        ({"early_stop": None}, [9, 5, 6, 6, 6, 4], 5, 5),
+        ({"early_stop": 2, "warmup_epochs": 3}, [9, 5, 6, 6, 6, 6, 1], 1, 5),
+        ({"early_stop": None, "first_selected_epoch": 2}, [9, 1, 5, 6], 2, 3),
+        ({"early_stop": 0}, [9, 5, 1], 1, 1),
+    ],
+)
+def test_selection_and_patience(setting, options, losses, chosen, epochs):
+    args, model, loaders = setting(num_epochs=len(losses) - 1, **options)
+    trainer = scripted(Trainer(args), losses)
+    trainer.do_train(model, loaders)
+    assert trainer.history.chosen_epoch == chosen
+    assert trainer.history.epochs[-1]["epoch"] == epochs
+
+
+def test_other_metrics_are_maximised_and_mae_is_minimised(setting):
+    for key, values, chosen in (("Corr", [0.1, 0.3, 0.9, 0.5], 2), ("MAE", [3, 2, 1, 2], 2)):
+        args, model, loaders = setting(num_epochs=3, KeyEval=key)
+        trainer = scripted(Trainer(args), values, key)
+        trainer.do_train(model, loaders)
+        assert trainer.history.chosen_epoch == chosen
+
+
+def test_kept_weights_are_those_of_the_chosen_epoch(setting):
+    args, model, loaders = setting(num_epochs=4, early_stop=None)
+    trainer = Trainer(args)
+    trainer.do_train(model, loaders)
+    best = min(trainer.history.epochs[1:], key=lambda entry: entry["valid"]["Loss"])
+    assert trainer.history.chosen_epoch == best["epoch"]
+    model.load_state_dict(torch.load(args.model_save_path, weights_only=True))
+    assert trainer.do_test(model, loaders["valid"])["Loss"] == pytest.approx(best["valid"]["Loss"])
+
+
+def test_never_better_than_the_start_is_diverged_and_leaves_no_weights(setting):
+    args, model, loaders = setting(num_epochs=2)
+    args.model_save_path.write_bytes(b"another run's weights")
+    trainer = scripted(Trainer(args), [1.0, 2.0, 3.0])
+    with pytest.raises(TrainingDivergedError, match="untrained"):
+        trainer.do_train(model, loaders)
+    assert not args.model_save_path.exists()
+    assert len(trainer.history.epochs) == 3
+
+
+def test_non_finite_loss_is_diverged_and_keeps_the_history(setting):
+    args, model, loaders = setting(num_epochs=3)
+    trainer = Trainer(args)
+    step = core_model(model).training_step
+    calls = []
+
+    def poisoned(batch):
+        calls.append(1)
+        output = step(batch)
+        if len(calls) > 4:
+            output.losses["prediction_loss"] = output.losses["prediction_loss"] * float("nan")
+        return output
+
+    core_model(model).training_step = poisoned
+    with pytest.raises(TrainingDivergedError, match="epoch 2"):
+        trainer.do_train(model, loaders)
+    assert [entry["epoch"] for entry in trainer.history.epochs] == [0, 1]
+    assert not args.model_save_path.exists()
+
+
+def test_non_finite_predictions_are_not_scored(setting):
+    args, _, _ = setting()
+    outputs = Predictions(["a", "b"], torch.tensor([1.0, float("nan")]), torch.ones(2), {})
+    with pytest.raises(TrainingDivergedError, match="not finite"):
+        Trainer(args).score(outputs)
+
+
+def test_schedule_warms_up_and_decays_linearly_to_zero(setting):
+    args, model, loaders = setting(num_epochs=4, warmup_epochs=2, early_stop=None)
+    trainer = Trainer(args)
+    trainer.do_train(model, loaders)
+    rates = [entry["learning_rate"] for entry in trainer.history.epochs[1:]]
+    assert rates == pytest.approx([0.5e-3, 1e-3, 0.5e-3, 0.0])
+
+
+def test_validation_loss_is_over_all_samples_whatever_the_batches(setting):
+    args, model, loaders = setting()
+    trainer = Trainer(args)
+    whole = trainer.do_test(model, loaders["train"])["Loss"]
+    again = trainer.do_test(model, type(loaders["train"])(loaders["train"].dataset, 5))["Loss"]
+    assert whole == pytest.approx(again, rel=1e-5)
+
+
+def test_mmsa_contract_of_do_test(setting, feature_data):
+    args, model, loaders = setting("dashfusion")
+    trainer = Trainer(args)
+    results = trainer.do_test(model, loaders["valid"], mode="TEST", return_sample_results=True)
+    assert list(results)[:9] == [
+        "Has0_acc_2", "Has0_F1_score", "Non0_acc_2", "Non0_F1_score", "Mult_acc_5", "Mult_acc_7",
+        "MAE", "Corr", "Loss",
+    ]  # fmt: skip
+    assert results["Ids"] == feature_data["valid"]["id"]
+    assert len(results["SResults"]) == len(results["Labels"]) == 6
+    assert results["Features"]["Feature_t"].shape == (6, 16)
+
+
+def test_do_train_returns_epochs_when_asked_and_never_looks_at_test(setting):
+    args, model, loaders = setting(num_epochs=2)
+    without_test = {split: loaders[split] for split in ("train", "valid")}
+    results = Trainer(args).do_train(model, without_test, return_epoch_results=True)
+    assert len(results["train"]) == len(results["valid"]) == 2
+    assert results["test"] == []
+    assert {"Loss", "prediction_loss", "MAE"} <= set(results["train"][0])
+
+
+def test_progress_is_reported_after_every_step(setting):
+    args, model, loaders = setting(num_epochs=2)
+    seen = []
+    Trainer(args, seen.append).do_train(model, loaders)
+    assert [(p.epoch, p.step, p.steps) for p in seen] == [
+        (e, s, 3) for e in (1, 2) for s in (1, 2, 3)
+    ]
+
+
+def test_parameter_groups_spare_biases_and_norms():
+    model = nn.ModuleDict({"linear": nn.Linear(2, 2), "norm": nn.LayerNorm(2)})
+    model["bert"] = nn.ModuleDict({"LayerNorm": nn.LayerNorm(2)})
+
+    def spared(**options):
+        group = parameter_groups(model, 0.1, **options)[1]
+        names = {id(p): n for n, p in model.named_parameters()}
+        assert group["weight_decay"] == 0
+        return {names[id(p)] for p in group["params"]}
+
+    biases = {"linear.bias", "norm.bias", "bert.LayerNorm.bias", "bert.LayerNorm.weight"}
+    assert spared() == biases | {"norm.weight"}
+    assert spared(decay_norms=True) == biases
+
+
+def test_step_holds_each_distinct_sample_once_and_rows_point_at_the_drawn(setting):
+    _, model, loaders = setting("dashfusion")
+    sampler = StepSampler(loaders["train"].dataset, core_model(model).retrieval)
+    sampler.refresh(core_model(model), torch.device("cpu"), 4)
+    anchors = torch.tensor([7, 2, 9])
+    torch.manual_seed(3)
+    step = sampler.step(anchors, torch.device("cpu"))
+    torch.manual_seed(3)
+    drawn = sampler.index.draw(anchors)
+    index = step.samples["index"]
+    assert len(set(index.tolist())) == len(index)
+    assert torch.equal(index[step.anchors], anchors)
+    mask = drawn.positive_mask
+    assert torch.equal(index[step.contrast.positives][mask], drawn.positives[mask])
+    assert torch.equal(index[step.contrast.negatives], drawn.negatives)
+
+
+def test_similarity_is_refreshed_at_the_stated_epochs(setting):
+    _, _, loaders = setting()
+    sampler = StepSampler(loaders["train"].dataset, RetrievalConfig(refresh_epochs=2))
+    assert [epoch for epoch in range(1, 7) if sampler.is_stale(epoch)] == [1, 3, 5]
+    assert not StepSampler(loaders["train"].dataset, None).is_stale(1)
