@@ -87,7 +87,7 @@ def train(args, features, seed):
 
 @pytest.fixture
 def planted(tmp_path, tiny_encoder):
-    """24 samples whose label is told by one word, 48 epochs' worth of steps to find it."""
+    """24 samples whose label is told by one word; all other words are the same."""
     import pickle
 
     import numpy as np
@@ -95,7 +95,9 @@ def planted(tmp_path, tiny_encoder):
     data = make_feature_data()
     for split in data.values():
         positive = np.arange(len(split["id"])) % 2
-        split["text_bert"][:, 0, 1] = np.where(positive, 10, 20)
+        ids = split["text_bert"][:, 0]
+        ids[ids >= 5] = 8
+        ids[:, 1] = np.where(positive, 10, 20)
         split["regression_labels"] = np.where(positive, 2.0, -2.0).astype(np.float32)
     path = tmp_path / "planted.pkl"
     path.write_bytes(pickle.dumps(data))
@@ -103,7 +105,7 @@ def planted(tmp_path, tiny_encoder):
 
 
 def test_learns_planted_data_better_than_the_mean(planted, name, tiny_encoder, tmp_path):
-    more = {"num_epochs": 30, "learning_rate": 3e-3, "early_stop": None, "batch_size": 6}
+    more = {"num_epochs": 50, "learning_rate": 5e-3, "early_stop": None, "batch_size": 6}
     args = tiny_args(name, "mosi", tiny_encoder, tmp_path / "run", **more)
     trainer, model, loaders = train(args, planted, 0)
     mean_absolute_error_of_the_mean = 2.0

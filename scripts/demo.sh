@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Sets everything up, then trains the text-only control and DashFusion on the embedded data.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/environment.sh
+install offline
+
+output="$PWD/.demo"
+# Short on purpose: a first impression in minutes, not a result to report.
+settings=(pretrained=minilm num_epochs=6 warmup_epochs=1 learning_rate=1e-4)
+
+for model in text_only dashfusion; do
+  echo
+  echo "=== $model on generated data in MOSI's layout ==="
+  "$VENV/bin/mmsa-ext" run --model "$model" --dataset mosi --synthetic --seeds 1111 --gpu-ids cpu \
+    "${settings[@]/#/--set=}" \
+    --model-save-dir "$output/models" --res-save-dir "$output/results" --log-dir "$output/logs"
+done
+
+echo
+echo "Both models, one row each:  $output/results/normal/mosi.csv"
+echo "Everything that was written: $output"

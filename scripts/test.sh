@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Sets everything up, then checks style, types and behaviour. Arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/environment.sh
+install offline,dev
+
+# Two processes share two cores: more threads each only slow each other down.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+set -x
+"$VENV/bin/ruff" check .
+"$VENV/bin/ruff" format --check .
+"$VENV/bin/mypy"
+"$VENV/bin/python" -m pytest --numprocesses "${PYTEST_WORKERS:-2}" -m "not slow" "$@"

@@ -1,0 +1,124 @@
+"""The command line, as a user types it."""
+
+import pickle
+
+import pytest
+from typer.testing import CliRunner
+
+from MMSA_ext.cli import app, main, parse_overrides
+from MMSA_ext.errors import ConfigError
+from tests.conftest import tiny_config
+
+runner = CliRunner()
+
+
+def options(tmp_path):
+    return [
+        "--model-save-dir", str(tmp_path / "m"), "--res-save-dir", str(tmp_path / "r"),
+        "--log-dir", str(tmp_path / "l"), "-g", "cpu", "-n", "0",
+    ]  # fmt: skip
+
+
+def settings(model, encoder):
+    return [f"--set={key}={value}" for key, value in tiny_config(model, encoder).items()]
+
+
+def test_run_predict_and_where_everything_is(tmp_path, feature_file, tiny_encoder):
+    arguments = ["run", "-m", "dashfusion", "-d", "mosi", "-f", str(feature_file), "-s", "1"]
+    result = runner.invoke(
+        app, [*arguments, *settings("dashfusion", tiny_encoder), *options(tmp_path)]
+    )
+    assert result.exit_code == 0, result.output
+    for part in ("MAE", "record:", "checkpoint:", "picture:", "selection"):
+        assert part in result.output
+    checkpoint = next((tmp_path / "m").glob("*.pth"))
+    output = tmp_path / "p" / "predictions.csv"
+    predicted = runner.invoke(
+        app, ["predict", str(checkpoint), str(feature_file), "-o", str(output), "-g", "cpu"]
+    )
+    assert predicted.exit_code == 0, predicted.output
+    assert len(output.read_text().splitlines()) == 25
+    printed = runner.invoke(app, ["predict", str(checkpoint), str(feature_file)])
+    assert printed.output == output.read_text()
+
+
+def test_run_on_generated_data(tmp_path, tiny_encoder):
+    """SIMS, whose embedded data needs no tokenizer from elsewhere."""
+    from MMSA_ext.data.synthetic import write_tiny_encoder
+
+    encoder = write_tiny_encoder(tmp_path / "encoder", hidden=16, layers=1)
+    arguments = ["run", "-m", "text_only", "-d", "sims", "--synthetic", "-s", "1", "-v", "1"]
+    result = runner.invoke(app, [*arguments, *settings("text_only", encoder), *options(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "text_only" in result.output
+    assert (tmp_path / "r" / "synthetic" / "sims.pkl").is_file()
+
+
+def test_check_data(feature_file, tmp_path, feature_data):
+    result = runner.invoke(app, ["check-data", str(feature_file), "-d", "mosi"])
+    assert result.exit_code == 0
+    assert "train" in result.output
+    feature_data["train"]["regression_labels"][3] = float("nan")
+    bad = tmp_path / "bad.pkl"
+    bad.write_bytes(pickle.dumps(feature_data))
+    result = runner.invoke(app, ["check-data", str(bad)])
+    assert result.exit_code == 1
+    assert "regression_labels" in result.output
+
+
+def test_encode_text(feature_file, tmp_path, tiny_encoder):
+    output = tmp_path / "encoded.pkl"
+    result = runner.invoke(
+        app, ["encode-text", str(feature_file), str(output), "-p", str(tiny_encoder),
+              "--max-length", "10", "-g", "cpu"],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    encoded = pickle.loads(output.read_bytes())
+    assert encoded["train"]["text"].shape == (12, 10, 16)
+
+
+def test_list_names_models_papers_and_data_sets():
+    result = runner.invoke(app, ["list"])
+    assert result.exit_code == 0
+    for part in ("dashfusion", "text_only", "self_mm", "mosi, mosei, sims"):
+        assert part in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "-m", "dashfusoin"], "did you mean dashfusion"),
+        (["run", "-d", "mossi"], "did you mean mosi"),
+        (["run", "--set", "learning_rate"], "KEY=VALUE"),
+        (["run", "--set", "learning_rat=1"], "did you mean learning_rate"),
+        (["run", "-f", "nowhere.pkl"], "nowhere.pkl"),
+        (["predict", "none.pth", "none.pkl"], "none.pth"),
+        (["check-data", "none.pkl"], "none.pkl"),
+    ],
+)
+def test_mistakes_give_one_message_and_no_traceback(arguments, said, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", ["mmsa-ext", *arguments])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    captured = capsys.readouterr()
+    assert exit_.value.code != 0
+    assert said in captured.err + captured.out
+    assert "Traceback" not in captured.err
+
+
+def test_overrides_are_json_where_they_parse():
+    assert parse_overrides(["a=1", "b=[1, 2]", "c=bert", "d=null", "e=x=y", "f=true"]) == {
+        "a": 1, "b": [1, 2], "c": "bert", "d": None, "e": "x=y", "f": True,
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="KEY=VALUE"):
+        parse_overrides(["novalue"])
+
+
+@pytest.mark.parametrize(
+    "command", ["run", "tune", "predict", "check-data", "encode-text", "complexity", "list"]
+)
+def test_every_command_explains_itself(command):
+    result = runner.invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage" in result.output

@@ -1,0 +1,172 @@
+"""The documentation says what is so: snippets run, commands parse, links and keys exist."""
+
+import ast
+import importlib
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+
+import MMSA_ext
+from MMSA_ext import cli, mmsa_bridge, registry
+from MMSA_ext.config import extension_config
+from tests.conftest import tiny_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/*.md")])
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [code for name, code in FENCE.findall(page.read_text("utf-8")) if name == language]
+
+
+def name(value: object) -> str:
+    return str(value.relative_to(ROOT)) if isinstance(value, Path) else str(value)[:60]
+
+
+SNIPPETS = [(page, code) for page in PAGES for code in blocks(page, "python")]
+COMMANDS = [
+    line
+    for page in PAGES
+    for code in blocks(page, "bash")
+    for line in code.replace("\\\n", " ").splitlines()
+    if line.startswith("mmsa-ext ")
+]
+
+
+def test_there_is_something_to_check():
+    assert len(SNIPPETS) >= 5
+    assert len(COMMANDS) >= 8
+
+
+@pytest.mark.parametrize(("page", "code"), SNIPPETS, ids=name)
+def test_snippets_import_what_exists(page, code):
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "MMSA_ext":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name) or importlib.import_module(
+                    f"{node.module}.{alias.name}"
+                )
+
+
+@pytest.mark.parametrize("line", COMMANDS, ids=name)
+def test_commands_parse(line):
+    """Names of commands and options, and the number of arguments, without running anything."""
+    _, command, *arguments = shlex.split(line, comments=True)
+    group = typer.main.get_command(cli.app)
+    assert command in group.commands
+    context = group.commands[command].make_context(command, arguments)
+    cli.parse_overrides(context.params.get("overrides") or [])
+
+
+def test_readme_shows_every_command():
+    shown = {shlex.split(line, comments=True)[1] for line in COMMANDS}
+    assert shown >= set(typer.main.get_command(cli.app).commands)
+
+
+def test_readme_lists_every_model():
+    section = (ROOT / "README.md").read_text("utf-8").split("## Models")[1].split("##")[0]
+    for model in [*registry.list_models(), *mmsa_bridge.mmsa_models()]:
+        assert re.search(rf"\b{model}\b", section), model
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text("utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+class TestDeviations:
+    """docs/deviations.md against the configuration classes and the shipped values."""
+
+    page = ROOT / "docs" / "deviations.md"
+
+    def table(self, heading: str) -> list[list[str]]:
+        section = self.page.read_text("utf-8").split(f"## {heading}")[1].split("\n## ")[0]
+        rows = [line.strip("|").split("|") for line in section.splitlines() if line[:1] == "|"]
+        return [[cell.strip().strip("`") for cell in row] for row in rows[2:]]
+
+    @staticmethod
+    def values(model: str, dataset: str | None = None) -> dict:
+        """Defaults of the model's configuration and, with a data set, what is shipped for it."""
+        fields = registry.get_model(model).config.model_fields
+        shipped = extension_config("regression")[model]["datasetParams"].get(dataset, {})
+        return {key: field.default for key, field in fields.items()} | shipped
+
+    def test_differences_are_the_defaults(self):
+        paper, released = self.values("dashfusion"), self.values("dashfusion_released")
+        rows = self.table("Differences, key by key")
+        assert {row[1]: (json.loads(row[2]), json.loads(row[3])) for row in rows} == {
+            key: (paper[key], released[key]) for key in paper if paper[key] != released[key]
+        }
+
+    @pytest.mark.parametrize(("dataset", "layers"), [("mosi", 2), ("mosei", 4), ("sims", 2)])
+    def test_what_is_the_same_is_the_same(self, dataset, layers):
+        models = ("dashfusion", "dashfusion_released")
+        paper, released = (self.values(model, dataset) for model in models)
+        keys = [row[1] for row in self.table("The same in both") if row[1].isidentifier()]
+        assert len(keys) >= 10
+        assert {key: paper[key] for key in keys} == {key: released[key] for key in keys}
+        assert paper["encoder_layers"] == layers
+
+    def test_ablations_name_keys(self):
+        keys = re.findall(r"(\w+)=", " ".join(row[1] for row in self.table("Ablations")))
+        assert len(keys) >= 7
+        assert set(keys) <= set(self.values("dashfusion"))
+
+
+def test_own_data_snippet_makes_a_sound_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(ROOT / "docs" / "data.md", "python")
+    exec(code, {})
+    assert MMSA_ext.data.features.check_features("mine.pkl", "mosi").ok
+    assert "train" in capsys.readouterr().out
+
+
+def test_add_a_model_works_as_told(tmp_path, monkeypatch, feature_file, tiny_encoder):
+    page = ROOT / "docs" / "add_a_model.md"
+    module, use = blocks(page, "python")
+    (tmp_path / "my_model.py").write_text(module)
+    (tmp_path / "audio_vision.json").write_text(blocks(page, "json")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run = MMSA_ext.MMSA_run
+
+    def small_run(*args, **options):
+        folders = dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), tmp_path / "out")
+        small = tiny_config("audio_vision", tiny_encoder)
+        return run(
+            *args,
+            config=small,
+            custom_feature=feature_file,
+            gpu_ids="cpu",
+            verbose_level=0,
+            **folders,
+            **options,
+        )
+
+    monkeypatch.setattr(MMSA_ext, "MMSA_run", small_run)
+    scope: dict = {}
+    try:
+        exec(use, scope)
+    finally:
+        sys.modules.pop("my_model", None)
+        registry.unregister_model("audio_vision")
+        MMSA_ext.register()
+    (result,) = scope["results"].seeds
+    assert result.record_path.is_file()
+
+
+def test_results_readme_reads_records(tmp_path, monkeypatch, capsys):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(ROOT / "results" / "README.md", "python")
+    exec(code, {})
+    assert (tmp_path / "seeds.csv").is_file()

@@ -1,0 +1,190 @@
+"""The package as it is installed: from a wheel, editable, and as a bare source tree."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from email.parser import HeaderParser
+from pathlib import Path
+
+import pytest
+
+import MMSA_ext
+
+ROOT = Path(__file__).parents[1]
+CONFIGURATIONS = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.json"))
+
+# Prints where the package and its configuration files were found.
+PROBE = """
+import json, MMSA_ext
+from MMSA_ext.config import config_folder, extension_config
+print(json.dumps({
+    "package": MMSA_ext.__file__,
+    "configs": str(config_folder()),
+    "regression": extension_config("regression"),
+    "tune": extension_config("tune"),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def source_tree(tmp_path_factory) -> Path:
+    """A copy of what is installed from, so that building leaves no traces in the repository."""
+    tree = tmp_path_factory.mktemp("source")
+    for folder in ("MMSA_ext", "configs"):
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy2(ROOT / name, tree / name)
+    return tree
+
+
+@pytest.fixture(scope="module")
+def wheel(source_tree, tmp_path_factory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
+    options = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    run([*command, *options, str(source_tree)])
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel):
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    return HeaderParser().parsestr(wheel.read(name).decode())
+
+
+def run(command: list[str], **options) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def probe(code: str, *search_path: Path, cwd: Path) -> dict:
+    """Run without `site`: this environment's packages come last, its .pth files do not count."""
+    installed = dict.fromkeys(sysconfig.get_paths()[key] for key in ("purelib", "platlib"))
+    path = os.pathsep.join([*map(str, search_path), *installed])
+    environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+    return json.loads(run([sys.executable, "-S", "-c", code], cwd=cwd, env=environment))
+
+
+def assert_shipped(found: dict, package: Path, configs: Path) -> None:
+    assert Path(found["package"]) == package / "__init__.py"
+    assert Path(found["configs"]) == configs
+    for kind in ("regression", "tune"):
+        assert found[kind] == json.loads((ROOT / f"configs/config_{kind}.json").read_text())
+
+
+def test_wheel_finds_its_configuration(wheel, tmp_path):
+    wheel.extractall(tmp_path / "site")
+    package = tmp_path / "site" / "MMSA_ext"
+    assert_shipped(probe(PROBE, tmp_path / "site", cwd=tmp_path), package, package / "configs")
+
+
+def test_editable_install_finds_its_configuration(source_tree, tmp_path):
+    if (Path(sysconfig.get_paths()["purelib"]) / "MMSA_ext").is_dir():
+        pytest.skip("a regular install of MMSA_ext comes before any editable one")
+    build = "import setuptools.build_meta as b, sys; b.build_editable(sys.argv[1])"
+    run([sys.executable, "-c", build, str(tmp_path)], cwd=source_tree)
+    (path,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(tmp_path / "site")
+    activate = f"import site; site.addsitedir({str(tmp_path / 'site')!r})\n"
+    found = probe(activate + PROBE, cwd=tmp_path)
+    assert_shipped(found, source_tree / "MMSA_ext", source_tree / "configs")
+
+
+def test_bare_source_tree_finds_its_configuration(source_tree, tmp_path):
+    found = probe(PROBE, source_tree, cwd=tmp_path)
+    assert_shipped(found, source_tree / "MMSA_ext", source_tree / "configs")
+
+
+def test_wheel_holds_every_configuration_file_unchanged(wheel):
+    assert CONFIGURATIONS
+    for path in CONFIGURATIONS:
+        assert wheel.read(f"MMSA_ext/{path.as_posix()}") == (ROOT / path).read_bytes()
+
+
+def test_wheel_holds_every_module_and_nothing_else(wheel):
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "MMSA_ext").rglob("*.py")}
+    shipped = {name for name in wheel.namelist() if name.endswith(".py")}
+    assert shipped == modules
+    assert "MMSA_ext/py.typed" in wheel.namelist()
+    assert {name.split("/")[0] for name in wheel.namelist() if ".dist-info" not in name} == {
+        "MMSA_ext"
+    }
+
+
+def test_metadata(wheel, metadata):
+    assert metadata["Version"] == MMSA_ext.__version__
+    assert metadata["License"] == "MIT"
+    assert set(metadata["Requires-Python"].split(",")) == {">=3.11", "<3.14"}
+    assert {"offline", "dev", "ray"} <= set(metadata.get_all("Provides-Extra"))
+    assert "MMSA==2.2.1" in metadata.get_all("Requires-Dist")
+    (entry_points,) = (n for n in wheel.namelist() if n.endswith("entry_points.txt"))
+    assert "mmsa-ext = MMSA_ext.cli:main" in wheel.read(entry_points).decode()
+
+
+def test_every_import_is_declared(metadata):
+    """What the package imports from outside the standard library stands in its requirements."""
+    distributions = {"sklearn": "scikit-learn"}
+    imported = set()
+    for path in (ROOT / "MMSA_ext").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
+    imported -= sys.stdlib_module_names | {"MMSA_ext"}
+    required = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
+    declared = {re.match(r"[\w.-]+", line).group().lower().replace("_", "-") for line in required}
+    needed = {distributions.get(name, name).lower().replace("_", "-") for name in imported}
+    assert needed <= declared
+
+
+def test_constraints_pin_every_direct_requirement(metadata):
+    pinned = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
+    names = {name.lower().replace("_", "-") for name in pinned}
+    assert all(re.fullmatch(r"[\d.]+", version) for version in pinned.values()), "local versions"
+    for line in metadata.get_all("Requires-Dist"):
+        if 'extra == "ray"' not in line:
+            assert re.match(r"[\w.-]+", line).group().lower().replace("_", "-") in names
+
+
+def test_citation_names_this_version():
+    assert f"version: {MMSA_ext.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+@pytest.mark.parametrize("arguments", [["scripts/demo.sh"], ["scripts/test.sh"], [".ci/run"]])
+def test_scripts_parse(arguments):
+    run(["bash", "-n", *arguments], cwd=ROOT)
+
+
+@pytest.mark.parametrize("script", ["demo", "test"])
+def test_scripts_refuse_an_unsupported_python(script, tmp_path):
+    """Run in an empty copy, so that no environment is found and none is made."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    old = tmp_path / "python"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.8.1"; exit 1\n')
+    old.chmod(0o755)
+    done = subprocess.run(
+        ["bash", f"scripts/{script}.sh"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHON": str(old)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "is not Python 3.11, 3.12 or 3.13 (Python 3.8.1)" in done.stderr
+    assert not (tmp_path / ".venv").exists()

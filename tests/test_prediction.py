@@ -1,0 +1,77 @@
+"""Scoring with a trained checkpoint."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from MMSA_ext import MMSA_run, MMSA_test, predict_file
+from MMSA_ext.errors import CheckpointError, FeatureFileError
+from tests.conftest import tiny_config
+
+
+@pytest.fixture(params=["dashfusion", "text_only", "lf_dnn"])
+def trained(request, tmp_path, feature_file, tiny_encoder):
+    model = request.param
+    config = {"early_stop": 1} if model == "lf_dnn" else tiny_config(model, tiny_encoder)
+    return MMSA_run(
+        model, "mosi", config=config | {"featurePath": str(feature_file)}, seeds=[1],
+        num_workers=0, verbose_level=0, model_save_dir=tmp_path / "m",
+        res_save_dir=tmp_path / "r", log_dir=tmp_path / "l",
+    ).seeds[0]  # fmt: skip
+
+
+def test_a_whole_file_is_scored_as_in_the_run(trained, feature_file):
+    table = predict_file(trained.checkpoint, feature_file)
+    assert list(table.columns) == ["split", "id", "label", "prediction"]
+    recorded = pd.read_csv(trained.record_path.with_suffix(".predictions.csv"))
+    merged = table.merge(recorded, on=["split", "id"], suffixes=("", "_run"))
+    assert len(merged) == len(table) == 24
+    np.testing.assert_allclose(merged.prediction, merged.prediction_run, atol=1e-5)
+
+
+def test_labels_are_not_needed(trained, tmp_path, feature_data):
+    unlabelled = {"test": {k: v for k, v in feature_data["test"].items() if "labels" not in k}}
+    path = tmp_path / "unlabelled.pkl"
+    path.write_bytes(pickle.dumps(unlabelled))
+    table = predict_file(trained.checkpoint, path)
+    assert len(table) == 6
+    assert table.label.isna().all()
+    assert np.isfinite(table.prediction).all()
+
+
+def test_one_sample_in_mmsa_layout(trained, tmp_path, feature_data, feature_file):
+    test = feature_data["test"]
+    length = {name: test[f"{name}_lengths"][0] for name in ("audio", "vision")}
+    sample = {
+        "text": test["text"][0],
+        "text_bert": test["text_bert"][0],
+        "audio": test["audio"][0][: length["audio"]],
+        "vision": test["vision"][0][: length["vision"]],
+    }
+    path = tmp_path / "sample.pkl"
+    path.write_bytes(pickle.dumps(sample))
+    whole = predict_file(trained.checkpoint, feature_file)
+    want = whole[whole.split == "test"].prediction.iloc[0]
+    got = MMSA_test(None, trained.checkpoint, path, gpu_id=-1)
+    assert got == pytest.approx(want, abs=1e-4)
+
+
+def test_features_that_do_not_fit_are_refused(trained, tmp_path, feature_data):
+    for split in feature_data.values():
+        split["audio"] = np.repeat(split["audio"], 2, axis=2)
+    path = tmp_path / "wide.pkl"
+    path.write_bytes(pickle.dumps(feature_data))
+    with pytest.raises(FeatureFileError, match=r"audio.*10 features.*trained on 5"):
+        predict_file(trained.checkpoint, path)
+
+
+def test_more_than_one_sample_is_not_for_mmsa_test(trained, feature_file):
+    with pytest.raises(FeatureFileError, match=r"24 samples.*predict_file"):
+        MMSA_test(None, trained.checkpoint, feature_file)
+
+
+def test_a_missing_checkpoint(tmp_path, feature_file):
+    with pytest.raises(CheckpointError, match=r"none\.pth"):
+        predict_file(tmp_path / "none.pth", feature_file)

@@ -1,0 +1,253 @@
+"""`MMSA_run` from feature file to records, tables and pictures."""
+
+import json
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import MMSA_ext
+from MMSA_ext import MMSA_run, mmsa_bridge
+from MMSA_ext.errors import ConfigError, FeatureFileError, TextEncoderError
+from MMSA_ext.reporting.store import RunStore
+from MMSA_ext.training.trainer import Trainer
+from tests.conftest import tiny_config
+
+
+@pytest.fixture
+def run(tmp_path, feature_file, tiny_encoder):
+    """`MMSA_run` on the tiny file, into a temporary folder."""
+
+    def call(model="text_only", dataset="mosi", seeds=(1,), folder="out", config=None, **options):
+        home = tmp_path / folder
+        own = model not in mmsa_bridge.mmsa_models()
+        overrides = tiny_config(model, tiny_encoder) if own else {}
+        return MMSA_run(
+            model,
+            dataset,
+            config=overrides | {"featurePath": str(feature_file)} | (config or {}),
+            seeds=list(seeds),
+            verbose_level=0,
+            num_workers=0,
+            model_save_dir=home / "models",
+            res_save_dir=home / "results",
+            log_dir=home / "logs",
+            **options,
+        )
+
+    return call
+
+
+@pytest.mark.parametrize("model", ["dashfusion", "dashfusion_released", "text_only"])
+def test_results_records_tables_and_pictures(run, model, tmp_path, feature_data):
+    config = {"num_epochs": 6} if model == "dashfusion_released" else {}
+    results = run(model, seeds=(1, 2), config=config)
+    assert [r.seed for r in results.seeds] == [1, 2]
+    assert not any(r.diverged or r.reused for r in results.seeds)
+    assert results.summary["MAE"].n == 2
+    assert results.summary["MAE"].mean == pytest.approx(
+        np.mean([r.metrics["MAE"] for r in results.seeds])
+    )
+    first = results.seeds[0]
+    assert first.checkpoint.is_file()
+    assert first.checkpoint != results.seeds[1].checkpoint
+    record = json.loads(first.record_path.read_text())
+    assert record["identity"]["seed"] == 1
+    assert record["identity"]["configuration"]["learning_rate"] == 1e-3
+    assert record["environment"]["versions"]["torch"]
+    assert set(record["metrics"]) == {"train", "valid", "test"}
+    assert record["metrics"]["test"] == pytest.approx(dict(first.metrics))
+    assert str(tmp_path) not in first.record_path.read_text()
+    assert [entry["epoch"] for entry in record["history"]][:3] == [0, 1, 2]
+    predictions = pd.read_csv(first.record_path.with_suffix(".predictions.csv"))
+    test = predictions[predictions.split == "test"]
+    assert test["id"].tolist() == feature_data["test"]["id"]
+    mae = np.abs(test.prediction - test.label).mean()
+    assert mae == pytest.approx(first.metrics["MAE"], abs=1e-4)
+
+    table = pd.read_csv(results.csv_path)
+    assert table["Model"].tolist() == [model]
+    mean, std = json.loads(table["MAE"][0].replace("(", "[").replace(")", "]"))
+    assert mean == pytest.approx(100 * results.summary["MAE"].mean, abs=0.006)
+    assert std == pytest.approx(100 * results.summary["MAE"].std, abs=0.006)
+    seeds = pd.read_csv(results.seed_csv_path)
+    assert seeds["seed"].tolist() == [1, 2]
+    assert seeds["MAE"].dtype == float
+    assert all(path.is_file() for path in results.figures)
+    assert model in str(results)
+
+
+def test_running_again_is_a_look_up_and_repeat_is_not(run, monkeypatch):
+    first = run(seeds=(1, 2))
+    trained = []
+    original = Trainer.do_train
+    monkeypatch.setattr(
+        Trainer, "do_train", lambda self, *a, **k: trained.append(1) or original(self, *a, **k)
+    )
+    again = run(seeds=(1, 2, 3))
+    assert [r.reused for r in again.seeds] == [True, True, False]
+    assert len(trained) == 1
+    assert again.seeds[0].metrics == first.seeds[0].metrics
+    assert not run(seeds=(1,), reuse=False).seeds[0].reused
+    assert not run(seeds=(1,), config={"learning_rate": 2e-3}).seeds[0].reused
+    assert len(pd.read_csv(first.csv_path)) == 4
+
+
+def test_same_seed_is_the_same_twice_and_alone_or_after_another(run):
+    pairs = [run("dashfusion", seeds=seeds, folder=f"{i}") for i, seeds in
+             enumerate([(2,), (2,), (1, 2)])]  # fmt: skip
+    last = [results.seeds[-1] for results in pairs]
+    assert last[0].metrics == last[1].metrics == last[2].metrics
+    files = [r.record_path.with_suffix(".predictions.csv").read_bytes() for r in last]
+    assert files[0] == files[1] == files[2]
+
+
+def test_an_interrupted_run_goes_on_at_its_seed(run, monkeypatch):
+    original = Trainer.do_train
+
+    def interrupted(self, *args, **options):
+        if self.args.cur_seed == 2:
+            raise KeyboardInterrupt
+        return original(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "do_train", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(seeds=(1, 2))
+    resumed = run(seeds=(1, 2))
+    assert [r.reused for r in resumed.seeds] == [True, False]
+
+
+def test_a_diverged_seed_is_reported_and_not_scored(run, monkeypatch):
+    """Seed 2's loss explodes; seed 1 counts alone."""
+    original = Trainer.do_train
+
+    def explode(self, model, *args, **options):
+        if self.args.cur_seed == 2:
+            for parameter in model.parameters():
+                parameter.data.fill_(float("inf"))
+        return original(self, model, *args, **options)
+
+    monkeypatch.setattr(Trainer, "do_train", explode)
+    results = run(seeds=(1, 2))
+    assert [r.diverged for r in results.seeds] == [False, True]
+    diverged = results.seeds[1]
+    assert diverged.checkpoint is None
+    assert not diverged.metrics
+    assert "not finite" in diverged.record.reason
+    assert results.summary["MAE"] == (results.seeds[0].metrics["MAE"], 0.0, 1)
+    assert pd.read_csv(results.seed_csv_path)["status"].tolist() == ["finished", "diverged"]
+    assert run(seeds=(2,)).seeds[0].reused
+
+
+def test_when_all_seeds_diverge_the_table_has_an_empty_row(run):
+    results = run(seeds=(1,), config={"learning_rate": 1e30, "num_epochs": 2})
+    assert results.seeds[0].diverged
+    assert results.summary == {}
+    assert pd.read_csv(results.csv_path)["Model"].tolist() == ["text_only"]
+
+
+@pytest.mark.parametrize("model", ["lf_dnn"])
+def test_mmsa_models_run_too(run, model, feature_data):
+    results = run(model, seeds=(1,), config={"early_stop": 1})
+    assert results.seeds[0].checkpoint.is_file()
+    assert {"Has0_acc_2", "MAE", "Loss"} <= set(results.seeds[0].metrics)
+    predictions = pd.read_csv(results.seeds[0].record_path.with_suffix(".predictions.csv"))
+    test = predictions[predictions.split == "test"]
+    assert test["id"].tolist() == feature_data["test"]["id"]
+    assert not results.seeds[0].reused
+    assert run(model, seeds=(1,), config={"early_stop": 1}).seeds[0].reused
+
+
+def test_imported_from_mmsa_it_is_ours_and_returns_results(run):
+    from MMSA import MMSA_run as from_mmsa
+
+    assert from_mmsa.__name__ == "MMSA_run"
+    import MMSA
+
+    assert "dashfusion" in [name.lower() for name in MMSA.SUPPORTED_MODELS]
+
+
+def test_stock_function_trains_our_model(feature_file, tiny_encoder, tmp_path):
+    from MMSA.run import MMSA_run as stock
+
+    config = tiny_config("dashfusion", tiny_encoder, featurePath=str(feature_file))
+    config |= {"seq_lens": [10, 12, 8], "feature_dims": [16, 5, 4]}
+    assert (
+        stock("dashfusion", "mosi", config=config, seeds=[1], num_workers=0, verbose_level=0,
+              model_save_dir=tmp_path, res_save_dir=tmp_path, log_dir=tmp_path) is None
+    )  # fmt: skip
+    assert (tmp_path / "dashfusion-mosi.pth").is_file()
+    assert "dashfusion" in (tmp_path / "normal" / "mosi.csv").read_text()
+
+
+def test_features_of_single_modalities_replace_the_files(run, tmp_path, feature_data):
+    import pickle
+
+    for split in feature_data.values():
+        split["audio"] = split["audio"] * 0 + 1
+    path = tmp_path / "audio.pkl"
+    path.write_bytes(pickle.dumps(feature_data))
+    plain, changed = run("dashfusion"), run("dashfusion", feature_A=path)
+    assert not changed.seeds[0].reused
+    assert plain.seeds[0].metrics != changed.seeds[0].metrics
+    custom = run("dashfusion", custom_feature=path)
+    assert custom.seeds[0].record.identity != plain.seeds[0].record.identity
+
+
+def test_log_handlers_do_not_pile_up(run, tmp_path):
+    logger = logging.getLogger("MMSA")
+    before = list(logger.handlers)
+    run(seeds=(1,))
+    run("dashfusion", seeds=(1,))
+    assert logger.handlers == before
+    assert "dashfusion" not in (tmp_path / "out/logs/text_only-mosi.log").read_text()
+
+
+def test_verbose_level_0_is_quiet(run, capfd):
+    run(seeds=(1,))
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "step" not in captured.err
+
+
+def test_missing_file_says_how_to_get_one(run, tmp_path):
+    with pytest.raises(FeatureFileError, match=r"nowhere\.pkl.*MMSA_DATA_ROOT"):
+        run(config={"featurePath": str(tmp_path / "nowhere.pkl")})
+
+
+def test_missing_encoder_lists_the_ways(run, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(TextEncoderError, match="minilm"):
+        run(config={"pretrained": "no-such-encoder-anywhere"})
+
+
+@pytest.mark.parametrize(("model", "dataset"), [("dashfusio", "mosi"), ("dashfusion", "mossi")])
+def test_unknown_names(run, model, dataset):
+    with pytest.raises(ConfigError, match="did you mean"):
+        MMSA_run(model, dataset)
+
+
+def test_bare_import_registers_and_unregister_restores():
+    script = (
+        "import MMSA, MMSA.run; before = MMSA.MMSA_run, list(MMSA.SUPPORTED_MODELS)\n"
+        "import MMSA_ext; assert MMSA.MMSA_run is not before[0]\n"
+        "assert 'dashfusion' in [n.lower() for n in MMSA.SUPPORTED_MODELS]\n"
+        "MMSA_ext.unregister()\n"
+        "assert (MMSA.MMSA_run, list(MMSA.SUPPORTED_MODELS)) == before\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_store_holds_every_seed(run, tmp_path):
+    run(seeds=(1, 2))
+    run("dashfusion", seeds=(1,))
+    records = list(RunStore(tmp_path / "out/results/runs").records())
+    assert sorted((r.identity.model, r.identity.seed) for r in records) == [
+        ("dashfusion", 1), ("text_only", 1), ("text_only", 2),
+    ]  # fmt: skip
+    assert MMSA_ext.__version__ in records[0].identity.code_version
