@@ -10,16 +10,19 @@ Importing this package registers its models in MMSA: both `from MMSA_ext import 
 `from MMSA import MMSA_run` accept them. `unregister()` restores MMSA exactly.
 """
 
-from MMSA_ext import models
-from MMSA_ext.config import get_config_regression, get_config_tune
+from MMSA_ext import mmsa_bridge, models
+from MMSA_ext.config import extension_config, get_config_regression, get_config_tune
 from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.mmsa_bridge import register, unregister
 from MMSA_ext.prediction import MMSA_test, predict_file
-from MMSA_ext.registry import list_models, register_model
+from MMSA_ext.registry import get_model, list_models, register_model, unregister_model
 from MMSA_ext.results import MetricSummary, RunResults, SeedResult
 from MMSA_ext.runner import MMSA_run
 from MMSA_ext.version import __version__
 
+mmsa_bridge.introduce(
+    mmsa_bridge.Extension(list_models, get_model, extension_config, MMSA_run, MMSA_test)
+)
 register()
 
 __all__ = [
@@ -38,4 +41,5 @@ __all__ = [
     "register",
     "register_model",
     "unregister",
+    "unregister_model",
 ]

@@ -213,7 +213,9 @@ def encode_text(
 def complexity(
     model: Annotated[str, typer.Argument(help="Model of this package.")] = "dashfusion",
     dataset: Annotated[str, typer.Argument(help="mosi, mosei or sims.")] = "sims",
-    text_length: Annotated[int, typer.Option(help="Text tokens of the one sample.")] = 39,
+    text_length: Annotated[
+        int | None, typer.Option(help="Text tokens of the sample. Default: the longest.")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Multiply-adds and parameters of a model on one sample, by module, and Table V."""

@@ -9,30 +9,34 @@ the training loop in `RunConfig`; models add their own by inheritance.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from easydict import EasyDict
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from MMSA_ext.errors import ConfigError
-from MMSA_ext.registry import ModelEntry, get_model, is_registered, list_models, suggest
+from MMSA_ext import mmsa_bridge
+from MMSA_ext.errors import ConfigError, suggest
+from MMSA_ext.paths import expand
+from MMSA_ext.registry import ModelEntry, get_model, is_registered, list_models
 
 DATASETS = ("mosi", "mosei", "sims")
-DATA_ROOT_VARIABLE = "MMSA_DATA_ROOT"
 
 # Where a run puts things and on what it runs: not part of what a run computes.
 PLACES = frozenset(
     {"featurePath", "custom_feature", "feature_T", "feature_A", "feature_V", "model_save_path"}
-    | {"device", "cur_seed", "num_workers", "train_mode", "progress"}
+    | {"device", "cur_seed", "num_workers", "train_mode"}
 )
+# Of these, what is an argument of `MMSA_run` and would be overruled in `config=`.
+ARGUMENTS = PLACES - {"featurePath", "cur_seed", "train_mode"}
 
 
 class MMSAKeys(BaseModel):
     """Keys that MMSA's configuration files and its `MMSA_run` put into every configuration."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     model_name: str
     dataset_name: Literal["mosi", "mosei", "sims"]
@@ -85,6 +89,15 @@ class RunConfig(MMSAKeys):
     random_init: bool = False
     text_encoder_config: dict[str, Any] | None = None
 
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> Self:
+        if self.warmup_epochs >= self.num_epochs:
+            raise ValueError(
+                f"warmup_epochs is {self.warmup_epochs} and num_epochs {self.num_epochs}: training "
+                "would end in warm-up; lower warmup_epochs or raise num_epochs"
+            )
+        return self
+
     @classmethod
     def from_args(cls, args: Any) -> Self:
         """Bind MMSA's `args` to this class; unknown keys of MMSA's run state are left out.
@@ -92,7 +105,9 @@ class RunConfig(MMSAKeys):
         Raises:
             ConfigError: With every problem of the configuration in one message.
         """
-        values = {key: value for key, value in dict(args).items() if key not in PLACES}
+        # MMSA's tuning configurations say in `d_paras` which keys were drawn.
+        run_state = PLACES | {"d_paras"}
+        values = {key: value for key, value in dict(args).items() if key not in run_state}
         values["featurePath"] = str(args.get("featurePath", ""))
         return _bind(cls, values)
 
@@ -113,9 +128,13 @@ def extension_config(kind: Literal["regression", "tune"]) -> dict[str, Any]:
     A registered model without an entry in the shipped file is configured by the defaults of its
     configuration class, on every data set.
     """
-    content = _read_json(config_folder() / f"config_{kind}.json")
+    content = read_json(config_folder() / "config_regression.json")
     for name in list_models():
         content.setdefault(name, _default_entry(get_model(name)))
+    if kind == "tune":
+        spaces = read_json(config_folder() / "config_tune.json")
+        for name, entry in content.items():
+            entry["debugParams"] = spaces.get(name, {"d_paras": []})
     return content
 
 
@@ -128,7 +147,6 @@ def _default_entry(entry: ModelEntry) -> dict[str, Any]:
     return {
         "commonParams": defaults,
         "datasetParams": {dataset: {} for dataset in DATASETS},
-        "debugParams": {"d_paras": []},
     }
 
 
@@ -172,8 +190,6 @@ def _get_config(
     config_file: str | Path,
     **options: Any,
 ) -> EasyDict:
-    from MMSA_ext import mmsa_bridge
-
     model, dataset = model_name.lower(), dataset_name.lower()
     check_names(model, dataset)
     if config_file and not Path(config_file).expanduser().is_file():
@@ -188,8 +204,6 @@ def check_names(model: str, dataset: str) -> None:
     Raises:
         ConfigError: Naming what is known, or the closest match.
     """
-    from MMSA_ext import mmsa_bridge
-
     known = sorted({*list_models(), *mmsa_bridge.mmsa_models()})
     if model not in known:
         raise ConfigError(f"unknown model {model!r}; {suggest(model, known)}")
@@ -219,7 +233,16 @@ def resolve(
             raise ConfigError(
                 f"config: {key!r} is {given!r} but the run is for {args[key]!r}; leave it out."
             )
-    args.update(overrides)
+    misplaced = sorted(ARGUMENTS & overrides.keys())
+    if misplaced:
+        raise ConfigError(
+            f"config: {', '.join(misplaced)} would have no effect here; pass it as an argument of "
+            "MMSA_run (the device as gpu_ids, the checkpoint's folder as model_save_dir)."
+        )
+    root = overrides.pop("dataset_root_dir", None)
+    if root is not None and "featurePath" not in overrides:
+        overrides["featurePath"] = Path(root, _relative_feature_path(args))
+    args.update({k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()})
     args.featurePath = expand(args.featurePath)
     if is_registered(args.model_name):
         bound = get_model(args.model_name).config.from_args(args)
@@ -227,20 +250,15 @@ def resolve(
     return args
 
 
-def expand(path: str | Path) -> str:
-    """Expand `~` and environment variables, which MMSA leaves as they are."""
-    return str(Path(os.path.expandvars(str(path))).expanduser())
+def _relative_feature_path(args: EasyDict) -> str:
+    """The feature file below the data root, as MMSA's files name it."""
+    return "/".join(Path(args.featurePath).parts[-3:])  # <DATA SET>/Processed/<file>
 
 
 def identity_config(args: Any) -> dict[str, Any]:
     """The part of a configuration that decides the numbers: plain JSON, without places."""
     plain = {key: value for key, value in dict(args).items() if key not in PLACES}
     return dict(json.loads(json.dumps(plain, default=str)))
-
-
-def model_config_keys(entry: ModelEntry) -> list[str]:
-    """Configuration keys that belong to a model and its training, without MMSA's."""
-    return [key for key in entry.config.model_fields if key not in MMSAKeys.model_fields]
 
 
 def _bind(cls: type[_Config], values: dict[str, Any]) -> _Config:
@@ -264,7 +282,12 @@ def _explain(problem: Any, known: list[str]) -> str:
     return f"{key}: {problem['msg']} (given: {problem['input']!r})"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ConfigError: If the file is missing or not valid.
+    """
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:

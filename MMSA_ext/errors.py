@@ -1,5 +1,7 @@
 """Errors a user can act on: each message names the file or key and the mend."""
 
+import difflib
+
 
 class MMSAExtError(Exception):
     """Base of every error that MMSA_ext raises on purpose."""
@@ -23,3 +25,9 @@ class CheckpointError(MMSAExtError, ValueError):
 
 class TrainingDivergedError(MMSAExtError, ArithmeticError):
     """Training produced a non-finite loss or never improved on the untrained model."""
+
+
+def suggest(word: str, known: list[str]) -> str:
+    """Say which known words come closest, or list them all."""
+    close = difflib.get_close_matches(word, known, n=3)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}."

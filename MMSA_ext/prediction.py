@@ -11,11 +11,12 @@ import torch
 from easydict import EasyDict
 
 from MMSA_ext import mmsa_bridge, text_encoders
-from MMSA_ext.config import expand
+from MMSA_ext.config import read_json
 from MMSA_ext.data.features import FeatureSet, read_features
 from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
 from MMSA_ext.errors import CheckpointError, FeatureFileError
 from MMSA_ext.models.contract import core_model
+from MMSA_ext.paths import expand
 from MMSA_ext.registry import is_registered
 from MMSA_ext.training.checkpoint import Checkpoint, load_checkpoint
 from MMSA_ext.training.trainer import predict
@@ -30,7 +31,9 @@ def MMSA_test(  # noqa: N802 (MMSA's name)
     """Predict one sample with trained weights, with MMSA's signature.
 
     Args:
-        config: None: the checkpoint carries its configuration. A dictionary overrides values of it.
+        config: None: the checkpoint carries its configuration. A dictionary, or a JSON file with
+            one, overrides values of it, and is needed where the file holds weights alone, as MMSA
+            writes them: then it is the complete configuration that trained them.
         weights_path: Checkpoint written by `MMSA_run`.
         feature_path: Features of one sample (MMSA's single-sample layout), or a file of one sample.
         gpu_id: CUDA device; negative for the CPU, which is also used where there is no CUDA.
@@ -43,11 +46,8 @@ def MMSA_test(  # noqa: N802 (MMSA's name)
         FeatureFileError: The features are unsafe, inconsistent, do not fit the checkpoint, or hold
             more than one sample (use `predict_file`).
     """
-    if config is not None and not isinstance(config, dict):
-        raise CheckpointError(
-            f"config is {config!r}: the checkpoint carries its configuration; pass None, or a "
-            "dictionary of overrides."
-        )
+    if isinstance(config, str | Path):
+        config = read_json(Path(expand(config)))
     table = predict_file(weights_path, feature_path, gpu_ids=gpu_id, overrides=config)
     if len(table) != 1:
         raise FeatureFileError(
@@ -80,8 +80,14 @@ def predict_file(
         CheckpointError: The checkpoint is missing, damaged or without configuration.
         FeatureFileError: The features are unsafe, inconsistent or do not fit the checkpoint.
     """
-    checkpoint = load_checkpoint(checkpoint_path)
+    checkpoint = load_checkpoint(checkpoint_path, overrides)
     args = EasyDict({**checkpoint.config, **(overrides or {})})
+    missing = {"model_name", "dataset_name", "feature_dims", "seq_lens"} - args.keys()
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint_path}: its configuration lacks {', '.join(sorted(missing))}; pass the "
+            "complete configuration that trained it as config."
+        )
     device = mmsa_bridge.assign_device(gpu_ids)
     features = read_features(expand(feature_path), args.dataset_name, require_labels=False)
     _check_fit(args, features, checkpoint_path)
@@ -103,6 +109,7 @@ def _predict_extension(
     tables = []
     for name, split in features.splits.items():
         dataset = FeatureDataset.from_split(split, str(features.path))
+        core_model(model).check(dataset, f"{features.path}, split {name!r}")
         outputs = predict(core_model(model), FeatureLoader(dataset, args.eval_batch_size), device)
         tables.append(
             pd.DataFrame(

@@ -6,12 +6,12 @@ line, and is tested by the parametrised test suite, which reads `list_models()`.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from MMSA_ext.errors import ConfigError
+from MMSA_ext import mmsa_bridge
+from MMSA_ext.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,10 +64,11 @@ def register_model(
         raise ConfigError(f"model name {name!r}: use lower case, MMSA lower-cases what users type.")
 
     def decorate(build: Builder) -> Builder:
-        from MMSA_ext import mmsa_bridge  # which reads this registry
-
         if name in _MODELS or mmsa_bridge.is_mmsa_model(name):
-            raise ConfigError(f"model {name!r} exists already; choose another name.")
+            raise ConfigError(
+                f"model {name!r} exists already; choose another name, or forget your own first "
+                "with MMSA_ext.unregister_model."
+            )
         _MODELS[name] = ModelEntry(name, build, config, trainer, paper)
         return build
 
@@ -103,9 +104,3 @@ def get_model(name: str) -> ModelEntry:
     if name not in _MODELS:
         raise ConfigError(f"unknown model {name!r}; {suggest(name, list_models())}")
     return _MODELS[name]
-
-
-def suggest(word: str, known: list[str]) -> str:
-    """Say which known words come closest, or list them all."""
-    close = difflib.get_close_matches(word, known, n=3)
-    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}."

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,27 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext import text_encoders as encoders
-from MMSA_ext.config import DATA_ROOT_VARIABLE, expand, identity_config, resolve
+from MMSA_ext.config import identity_config, resolve
 from MMSA_ext.data.features import FeatureSet, read_features
-from MMSA_ext.errors import FeatureFileError
+from MMSA_ext.errors import ConfigError, FeatureFileError, suggest
+from MMSA_ext.paths import DATA_ROOT_VARIABLE, expand
 from MMSA_ext.prediction import MMSA_test
-from MMSA_ext.registry import is_registered
+from MMSA_ext.registry import get_model, is_registered
 from MMSA_ext.reporting.figures import curves_overview, training_curves
-from MMSA_ext.reporting.store import Environment, RunIdentity, RunRecord, RunStore
+from MMSA_ext.reporting.store import (
+    Environment,
+    RunIdentity,
+    RunRecord,
+    RunStore,
+    StoreError,
+    exclusive,
+)
 from MMSA_ext.reporting.store import collect_environment as describe_environment
 from MMSA_ext.reporting.tables import append_mmsa_csv, write_seed_csv
 from MMSA_ext.results import RunResults, SeedResult
 from MMSA_ext.training.checkpoint import Checkpoint, save_checkpoint
 from MMSA_ext.training.seed_run import SeedOutcome, run_extension_seed, run_stock_seed
-from MMSA_ext.training.trainer import Progress
+from MMSA_ext.training.trainer import MINIMISED, Progress
 from MMSA_ext.version import code_version
 
 __all__ = ["DEFAULT_SEEDS", "MMSA_run", "MMSA_test", "Run"]
@@ -48,7 +56,7 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
     dataset_name: str,
     config_file: str | Path | None = None,
     config: dict[str, Any] | None = None,
-    seeds: Sequence[int] | None = None,
+    seeds: Sequence[int] | int | None = None,
     is_tune: bool = False,
     tune_times: int = 50,
     custom_feature: str | Path | None = None,
@@ -72,7 +80,7 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
         dataset_name: `mosi`, `mosei` or `sims`, any case.
         config_file: Configuration file in MMSA's schema; the shipped ones by default.
         config: Overrides of the configuration.
-        seeds: Seeds; 1111 to 1115 by default.
+        seeds: Seeds, each run once; 1111 to 1115 by default.
         is_tune: Search hyper-parameters by the **validation** split, then return the runs of the
             best configuration found, on `seeds[0]`.
         tune_times: Configurations to try.
@@ -99,7 +107,7 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
         FeatureFileError: The feature file is missing, unsafe or inconsistent.
         TextEncoderError: The text encoder cannot be loaded.
     """
-    seeds = [int(seed) for seed in seeds or DEFAULT_SEEDS]
+    wanted = _distinct_seeds(seeds)
     args = resolve(model_name, dataset_name, config_file or "", config)
     places = Places.default(model_save_dir, res_save_dir, log_dir)
     sources = {"feature_T": feature_T, "feature_A": feature_A, "feature_V": feature_V}
@@ -123,9 +131,21 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
         if is_tune:
             from MMSA_ext.tuning import tune
 
-            run = tune(run, config_file or "", tune_times, seeds[0], on_test=tune_on_test)
-            seeds = seeds[:1]
-        return run.seeds(seeds)
+            fixed = (config or {}).keys()
+            run = tune(
+                run, config_file or "", tune_times, wanted[0], fixed=fixed, on_test=tune_on_test
+            )
+            wanted = wanted[:1]
+        return run.seeds(wanted)
+
+
+def _distinct_seeds(seeds: Sequence[int] | int | None) -> list[int]:
+    """The seeds to run: a repeated one would count twice in mean and spread."""
+    if isinstance(seeds, int):
+        seeds = [seeds]
+    if seeds is None or len(seeds) == 0:
+        seeds = DEFAULT_SEEDS
+    return list(dict.fromkeys(int(seed) for seed in seeds))
 
 
 @dataclass(frozen=True)
@@ -175,6 +195,7 @@ class Run:
         reuse: Look finished runs up instead of repeating them.
         features: Features, if they are read already.
         notes: Remarks that every record of this run carries.
+        marks: What sets this run apart from one with the same configuration; part of its identity.
     """
 
     def __init__(
@@ -190,17 +211,29 @@ class Run:
         reuse: bool = True,
         features: FeatureSet | None = None,
         notes: tuple[str, ...] = (),
+        marks: dict[str, str] | None = None,
     ) -> None:
         self.args, self.places, self.device = args, places, device
         self.custom_feature = custom_feature
         self.other_features = other_features or {}
         self.num_workers, self.show_progress, self.reuse = num_workers, show_progress, reuse
-        self.notes = notes
+        self.notes, self.marks = notes, marks or {}
         self.store = RunStore(places.results / "runs")
         self.features = features or self._read_features()
-        self._adopt_shapes()
+        self._check_metric()
+        if self.features.splits:
+            self._adopt_shapes()
+        if not is_registered(args.model_name):
+            # MMSA's loader reads the file itself; what is needed here are the checks' results.
+            self.features = replace(self.features, splits={})
 
-    def with_overrides(self, overrides: dict[str, Any], notes: tuple[str, ...] = ()) -> Run:
+    def with_overrides(
+        self,
+        overrides: dict[str, Any],
+        *,
+        notes: tuple[str, ...] = (),
+        marks: dict[str, str] | None = None,
+    ) -> Run:
         """The same run with other configuration values; the features are shared."""
         args = EasyDict(dict(self.args))
         args.update(overrides)
@@ -215,6 +248,7 @@ class Run:
             reuse=self.reuse,
             features=self.features,
             notes=(*self.notes, *notes),
+            marks=self.marks | (marks or {}),
         )
 
     def seeds(self, seeds: Sequence[int]) -> RunResults:
@@ -223,43 +257,49 @@ class Run:
         results = [self.seed(seed, position) for position, seed in enumerate(seeds, start=1)]
         finished = [dict(result.metrics) for result in results if not result.diverged]
         csv_path = self.places.results / "normal" / f"{dataset}.csv"
-        append_mmsa_csv(csv_path, model, finished)
         seed_csv_path = self.places.results / "seeds" / f"{dataset}.csv"
-        seed_csv_path.parent.mkdir(parents=True, exist_ok=True)
-        write_seed_csv(seed_csv_path, self.store.records(dataset))
+        with _unharmed(f"the table {csv_path}"):
+            append_mmsa_csv(csv_path, model, finished)
+        with _unharmed(f"the table {seed_csv_path}"):
+            seed_csv_path.parent.mkdir(parents=True, exist_ok=True)
+            with exclusive(seed_csv_path.with_name(f".{seed_csv_path.name}.lock")):
+                write_seed_csv(seed_csv_path, self.store.records(dataset))
+        figures: tuple[Path, ...] = ()
+        with _unharmed("the pictures of the training curves"):
+            figures = self._draw(results)
         logger.info("Results saved to %s and %s.", csv_path, seed_csv_path)
-        return RunResults(
-            model, dataset, tuple(results), csv_path, seed_csv_path, self._draw(results)
-        )
+        return RunResults(model, dataset, tuple(results), csv_path, seed_csv_path, figures)
 
     def seed(self, seed: int, position: int = 1) -> SeedResult:
         """Run one seed, or look it up; its record is on disk afterwards."""
         identity = self.identity(seed)
-        known = self.store.find(identity) if self.reuse else None
+        known = self._look_up(identity) if self.reuse else None
         if known is not None:
-            logger.info("Seed %d: found in the store, not repeated.", seed)
             return self._result(known, reused=True)
         logger.info("-" * 30 + " Running with seed %d [%d] " + "-" * 30, seed, position)
         outcome = self._train(identity, position)
-        record = self._record(identity, outcome)
-        if not outcome.diverged:
-            self._save_checkpoint(identity, outcome)
+        notes = self._save_checkpoint(identity, outcome)
+        record = self._record(identity, outcome, notes)
         self.store.write(record, outcome.predictions, overwrite=not self.reuse)
         logger.info("Result for seed %d: %s", seed, record.metrics.get("test", record.reason))
         return self._result(record, reused=False)
 
     def identity(self, seed: int) -> RunIdentity:
         """What makes the run of this seed the run it is."""
-        configuration = identity_config(self.args)
+        configuration = identity_config(self.args) | self.marks
         if "pretrained" in configuration:
             configuration["pretrained"] = encoders.identity(configuration["pretrained"])
+        parts: tuple[Any, ...] = ()
+        if is_registered(self.args.model_name):
+            entry = get_model(self.args.model_name)
+            parts = (entry.build, entry.config, entry.trainer)
         return RunIdentity(
             dataset=self.args.dataset_name,
             dataset_fingerprint=self.features.fingerprint,
             model=self.args.model_name,
             configuration=configuration,
             seed=seed,
-            code_version=code_version(),
+            code_version=code_version(*parts),
         )
 
     def _read_features(self) -> FeatureSet:
@@ -274,6 +314,32 @@ class Run:
         for warning in features.report.warnings:
             logger.warning("%s", warning)
         return features
+
+    def _look_up(self, identity: RunIdentity) -> RunRecord | None:
+        try:
+            known = self.store.find(identity)
+        except StoreError as error:
+            logger.warning("%s The seed is run again; the file is kept aside.", error)
+            return None
+        if known is None:
+            return None
+        logger.info("Seed %d: found in the store, not repeated.", identity.seed)
+        if known.finished and not self._checkpoint_path(identity).is_file():
+            logger.info(
+                "Its checkpoint is not in %s; run again with reuse=False (--repeat) to get one.",
+                self.places.models,
+            )
+        return known
+
+    def _check_metric(self) -> None:
+        """Refuse a `KeyEval` that the data set's metrics do not have."""
+        scored = mmsa_bridge.metrics(self.args.dataset_name)
+        known = ["Loss", *scored(torch.tensor([1.0, -1.0]), torch.tensor([1.0, -1.0]))]
+        key = self.args.get("KeyEval", "Loss")
+        if key not in known:
+            raise ConfigError(
+                f"KeyEval {key!r} is no metric of {self.args.dataset_name}; {suggest(key, known)}"
+            )
 
     def _adopt_shapes(self) -> None:
         """Let the configuration state the shapes that are in the file."""
@@ -292,6 +358,16 @@ class Run:
         self.args.seq_lens = [text_length, train.audio.shape[1], train.vision.shape[1]]
         if is_registered(self.args.model_name):
             self.args.train_samples = len(train.ids)
+            return
+        if "train_samples" in self.args:
+            # Self-MM sizes its buffers by this; MMSA's value stays wherever it suffices.
+            self.args.train_samples = max(self.args.train_samples, len(train.ids))
+        if self.args.dataset_name == "sims" and not {"T", "A", "V"} <= train.labels.keys():
+            raise FeatureFileError(
+                f"{self.features.path}: has no 'regression_labels_T', '_A' and '_V', which MMSA's "
+                "loader reads on sims. Add them; where they are copies of 'regression_labels', "
+                "say so with a key unimodal_labels: 'copied from M'."
+            )
 
     def _train(self, identity: RunIdentity, position: int) -> SeedOutcome:
         weights = self._checkpoint_path(identity).with_suffix(f".{os.getpid()}.weights")
@@ -311,7 +387,10 @@ class Run:
         finally:
             weights.unlink(missing_ok=True)
 
-    def _record(self, identity: RunIdentity, outcome: SeedOutcome) -> RunRecord:
+    def _record(
+        self, identity: RunIdentity, outcome: SeedOutcome, notes: tuple[str, ...]
+    ) -> RunRecord:
+        checkpoint = self._checkpoint_path(identity)
         return RunRecord.model_validate(
             {
                 "identity": identity,
@@ -324,24 +403,36 @@ class Run:
                 "environment": _environment(self.device),
                 "timings": outcome.timings,
                 "peak_memory_mb": outcome.peak_memory_mb,
-                "checkpoint": None if outcome.diverged else self._checkpoint_path(identity).name,
-                "notes": (*self.notes, *self._data_notes()),
+                "checkpoint": checkpoint.name if checkpoint.is_file() else None,
+                "notes": (*self.notes, *self._data_notes(), *notes),
             }
         )
 
     def _data_notes(self) -> list[str]:
         """What the reader of the features had to say, with file names instead of paths."""
-        path = str(self.features.path)
-        return [note.replace(path, Path(path).name) for note in self.features.report.warnings]
+        paths = [self.features.path, *filter(None, self.other_features.values())]
+        notes = []
+        for note in self.features.report.warnings:
+            for path in paths:
+                note = note.replace(str(path), Path(path).name)
+            notes.append(note)
+        return notes
 
-    def _save_checkpoint(self, identity: RunIdentity, outcome: SeedOutcome) -> None:
+    def _save_checkpoint(self, identity: RunIdentity, outcome: SeedOutcome) -> tuple[str, ...]:
+        """Write the checkpoint; a failure to do so costs the checkpoint, not the results."""
+        self._checkpoint_path(identity).unlink(missing_ok=True)  # of a run that is repeated
+        if outcome.diverged:
+            return ()
         config = identity_config(self.args)
         if outcome.text_encoder_config is not None:
             config["text_encoder_config"] = outcome.text_encoder_config
-        save_checkpoint(
-            self._checkpoint_path(identity),
-            Checkpoint(config, identity.seed, outcome.state_dict, outcome.metrics),
-        )
+        checkpoint = Checkpoint(config, identity.seed, outcome.state_dict, outcome.metrics)
+        try:
+            save_checkpoint(self._checkpoint_path(identity), checkpoint)
+        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+            logger.error("The checkpoint cannot be written to %s: %s", self.places.models, error)
+            return ("the checkpoint could not be written; the metrics and predictions are whole",)
+        return ()
 
     def _checkpoint_path(self, identity: RunIdentity) -> Path:
         name = f"{identity.model}-{identity.dataset}-{identity.short_id}-seed{identity.seed}.pth"
@@ -374,6 +465,15 @@ class Run:
 
 
 @contextmanager
+def _unharmed(what: str) -> Iterator[None]:
+    """Report a failure to write `what` and go on: the records are on disk already."""
+    try:
+        yield
+    except Exception as error:  # nothing that is only shown may cost a computed result
+        logger.error("Could not write %s: %s. The records are safe.", what, error)
+
+
+@contextmanager
 def _progress_bar(
     enabled: bool, identity: RunIdentity
 ) -> Iterator[Callable[[Progress], None] | None]:
@@ -402,7 +502,7 @@ def _selection_rule(args: EasyDict) -> str:
     """The rule that chose the epoch, as a phrase."""
     key = args.get("KeyEval", "Loss")
     own = is_registered(args.model_name)
-    lowest = key == "Loss" or (own and key == "MAE")
+    lowest = key in MINIMISED if own else key == "Loss"
     patience = args.get("early_stop")
     stop = "no early stop" if patience is None else f"patience {patience}"
     warmup = args.get("warmup_epochs") if own and patience is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,73 +12,112 @@ import optuna
 import pandas as pd
 
 from MMSA_ext.config import get_config_tune
+from MMSA_ext.errors import ConfigError
 from MMSA_ext.reporting.store import write_atomically
+from MMSA_ext.training.trainer import MINIMISED
 
 if TYPE_CHECKING:
     from MMSA_ext.runner import Run
 
 logger = logging.getLogger("MMSA")
 
+# Part of the identity of runs selected on the test split: they are never taken for honest ones.
+ON_TEST = {"tuned_on": "test"}
 ON_TEST_NOTE = (
     "hyper-parameters were selected on the TEST split (tune_on_test); this is no test result"
 )
 
 
 def tune(
-    run: Run, config_file: str | Path, trials: int, seed: int, *, on_test: bool = False
+    run: Run,
+    config_file: str | Path,
+    trials: int,
+    seed: int,
+    *,
+    fixed: Collection[str] = (),
+    on_test: bool = False,
 ) -> Run:
     """Search the configuration with the best validation `KeyEval`.
 
     Trials are ordinary runs in the record store, so an interrupted search continues where it
     stopped. `<results>/tune/<dataset>-<model>.csv` has one row a trial, and `...-best.json` the
-    best configuration, in the form that `config=` of `MMSA_run` takes.
+    best configuration, in the form that `config=` of `MMSA_run` takes. Only the best trial keeps
+    its checkpoint.
 
     Args:
         run: The run whose configuration is tuned.
         config_file: Search space in MMSA's schema; the shipped one if empty.
         trials: Number of configurations.
         seed: Seed of the search and of every trial.
+        fixed: Keys that the user set; they are not searched.
         on_test: Select by the test split, as MMSA 2.2.1 does; every record says so.
 
     Returns:
         The run with the best configuration.
 
     Raises:
-        ConfigError: If the model has no search space.
+        ConfigError: If nothing is left to search, or every trial diverged.
     """
-    split, notes = ("test", (ON_TEST_NOTE,)) if on_test else ("valid", ())
-    space = search_space(run.args.model_name, run.args.dataset_name, config_file)
+    name, dataset = run.args.model_name, run.args.dataset_name
+    space = search_space(name, dataset, config_file)
+    space = {key: choices for key, choices in space.items() if key.split(".")[0] not in fixed}
+    if not space:
+        raise ConfigError(
+            f"{name!r} has nothing to search on {dataset!r}: add 'debugParams' with 'd_paras' to a "
+            "configuration file (-c), or fix fewer keys."
+        )
+    split = "test" if on_test else "valid"
+    if on_test:
+        run = run.with_overrides({}, notes=(ON_TEST_NOTE,), marks=ON_TEST)
     key = run.args.get("KeyEval", "Loss")
-    minimise = key in ("Loss", "MAE")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        direction="minimize" if minimise else "maximize",
+        direction="minimize" if key in MINIMISED else "maximize",
         sampler=optuna.samplers.TPESampler(seed=seed),
     )
-    folder = run.places.results / "tune"
-    stem = f"{run.args.dataset_name}-{run.args.model_name}"
+    checkpoints: dict[int, Path] = {}
 
     def objective(trial: optuna.Trial) -> float:
         point = _suggest(trial, space)
-        result = run.with_overrides(point, notes).seed(seed, trial.number + 1)
+        result = run.with_overrides(point).seed(seed, trial.number + 1)
         trial.set_user_attr("configuration", point)
         trial.set_user_attr("record", result.record_path.name)
+        if result.checkpoint is not None:
+            checkpoints[trial.number] = result.checkpoint
         value = result.record.metrics.get(split, {}).get(key)
         if result.diverged or value is None:
             raise optuna.TrialPruned
         return value
 
     def save(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         rows = [_row(done, f"{split}_{key}") for done in study.trials]
-        write_atomically(folder / f"{stem}.csv", pd.DataFrame(rows).to_csv(index=False))
+        _write(run, "", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"), "csv")
         logger.info("Trial %d of %d: %s", trial.number + 1, trials, rows[-1])
+        best = _best_number(study)
+        kept = checkpoints.get(best) if best is not None else None
+        for number in [number for number in checkpoints if number != best]:
+            if (dropped := checkpoints.pop(number)) != kept:  # a point may be drawn twice
+                dropped.unlink(missing_ok=True)
 
     study.optimize(objective, n_trials=trials, callbacks=[save])
+    if _best_number(study) is None:
+        raise ConfigError(f"all {trials} trials diverged; search other values, lower rates first.")
     best: dict[str, Any] = study.best_trial.user_attrs["configuration"]
-    write_atomically(folder / f"{stem}-best.json", json.dumps(best, indent=2) + "\n")
+    _write(run, "-best", json.dumps(best, indent=2) + "\n", "json")
     logger.info("Best configuration by %s %s: %s", split, key, best)
-    return run.with_overrides(best, notes)
+    return run.with_overrides(best)
+
+
+def _best_number(study: optuna.Study) -> int | None:
+    finished = [trial for trial in study.trials if trial.value is not None]
+    return study.best_trial.number if finished else None
+
+
+def _write(run: Run, suffix: str, content: str, ending: str) -> None:
+    folder = run.places.results / "tune"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{run.args.dataset_name}-{run.args.model_name}{suffix}.{ending}"
+    write_atomically(folder / name, content)
 
 
 def search_space(
@@ -85,10 +125,10 @@ def search_space(
 ) -> dict[str, list[Any]]:
     """Choices of each tuned key, from `debugParams` of MMSA's tuning file.
 
-    Nested keys, two levels as in MMSA, are joined by a dot.
+    Nested keys, two levels as in MMSA, are joined by a dot. Empty if the model has no choices.
 
     Raises:
-        ConfigError: If the model has no search space.
+        ConfigError: If the model, the data set or the file is not known.
     """
     args = get_config_tune(model_name, dataset_name, config_file, random_choice=False)
     space: dict[str, list[Any]] = {}

@@ -1,26 +1,67 @@
 """The package's version, and the version of the code that decides numbers."""
 
 import hashlib
+import inspect
+import uuid
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
-# What only shows results or talks to the user cannot change a number.
-_NOT_DECIDING = ("reporting", "analysis", "cli.py", "__main__.py", "synthetic")
+_PACKAGE = Path(__file__).resolve().parent
+# What only shows results, talks to the user or makes files cannot change a number of a run.
+_NOT_DECIDING = (
+    *("reporting", "analysis", "cli.py", "__main__.py", "version.py", "errors.py", "paths.py"),
+    *("results.py", "prediction.py", "tuning.py", "data/demo.py", "data/encode_text.py"),
+    *("data/feature_report.py", "data/synthetic.py", "data/synthetic_structure.py"),
+    *("data/synthetic_text.py", "mmsa_bridge/scoring.py"),
+)
 
 
-@cache
-def code_version() -> str:
+def code_version(*parts: Any) -> str:
     """Version and digest of the sources that decide numbers, such as `0.1.0+1a2b3c4d`.
 
     A record made by other code is never taken for the result of this code.
+
+    Args:
+        parts: Functions and classes of a model; the files of those that live outside this package
+            count too. One without a source file (typed at a prompt) has a version of its own in
+            each process, because its code cannot be compared.
     """
-    package = Path(__file__).parent
+    outside = {_source_file(part) for part in parts}
+    digests = [
+        _digest(path) if path is not None else _unknown_source()
+        for path in sorted(outside, key=str)
+        if path is None or not path.is_relative_to(_PACKAGE)
+    ]
+    return "+".join([__version__, _package_digest(), *digests])
+
+
+@cache
+def _package_digest() -> str:
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        name = path.relative_to(package).as_posix()
-        if not any(part in name for part in _NOT_DECIDING):
-            digest.update(name.encode())
-            digest.update(path.read_bytes())
-    return f"{__version__}+{digest.hexdigest()[:8]}"
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        name = path.relative_to(_PACKAGE).as_posix()
+        if not any(name == part or name.startswith(f"{part}/") for part in _NOT_DECIDING):
+            digest.update(f"{name} {_digest(path)}\n".encode())
+    return digest.hexdigest()[:8]
+
+
+def _digest(path: Path) -> str:
+    """Digest of a source file, the same for Unix and Windows line ends."""
+    text = path.read_bytes().replace(b"\r\n", b"\n")
+    return hashlib.sha256(text).hexdigest()[:8]
+
+
+def _source_file(part: Any) -> Path | None:
+    try:
+        name = inspect.getsourcefile(inspect.unwrap(part))
+    except TypeError:
+        return None
+    return Path(name).resolve() if name and Path(name).is_file() else None
+
+
+@cache
+def _unknown_source() -> str:
+    return f"unknown-{uuid.uuid4().hex[:8]}"

@@ -51,7 +51,7 @@ def test_run_on_generated_data(tmp_path, tiny_encoder):
     result = runner.invoke(app, [*arguments, *settings("text_only", encoder), *options(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "text_only" in result.output
-    assert (tmp_path / "r" / "synthetic" / "sims.pkl").is_file()
+    assert list((tmp_path / "r" / "synthetic").glob("sims-*.pkl"))
 
 
 def test_check_data(feature_file, tmp_path, feature_data):

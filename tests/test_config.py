@@ -61,6 +61,24 @@ def test_mmsa_reads_our_models_too():
     assert MMSA_ext.get_config_regression("dashfusion", "sims").num_epochs == 100
 
 
+def test_data_root_in_the_configuration(tmp_path):
+    for model in ("dashfusion", "lf_dnn"):
+        args = config.resolve(model, "sims", "", {"dataset_root_dir": tmp_path})
+        assert args.featurePath == str(tmp_path / "SIMS/Processed/unaligned_39.pkl")
+        assert "dataset_root_dir" not in args
+
+
+def test_mmsa_tuning_configuration_is_accepted_as_overrides():
+    point = dict(config.get_config_tune("dashfusion", "mosi"))
+    args = config.resolve("dashfusion", "mosi", "", point)
+    assert args.learning_rate == point["learning_rate"]
+
+
+def test_paths_are_accepted_as_values(tmp_path):
+    args = config.resolve("dashfusion", "mosi", "", {"pretrained": tmp_path})
+    assert args.pretrained == str(tmp_path)
+
+
 def test_own_configuration_file(tmp_path):
     content = config.extension_config("regression")
     content["dashfusion"]["datasetParams"]["mosi"]["batch_size"] = 3

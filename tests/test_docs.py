@@ -170,3 +170,22 @@ def test_results_readme_reads_records(tmp_path, monkeypatch, capsys):
     (code,) = blocks(ROOT / "results" / "README.md", "python")
     exec(code, {})
     assert (tmp_path / "seeds.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("folder", "forbidden"),
+    [
+        ("reporting", {"training", "models", "runner", "mmsa_bridge", "data"}),
+        ("training", {"reporting", "runner", "results"}),
+        ("models", {"reporting", "runner", "results", "mmsa_bridge"}),
+        ("data", {"reporting", "runner", "results", "training", "models"}),
+    ],
+)
+def test_seams_of_the_architecture_hold(folder, forbidden):
+    for path in (ROOT / "MMSA_ext" / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            for module in modules:
+                assert not set(module.split(".")[1:2]) & forbidden, f"{path}: {module}"

@@ -96,7 +96,7 @@ def test_editable_install_finds_its_configuration(source_tree, tmp_path):
     with zipfile.ZipFile(path) as archive:
         archive.extractall(tmp_path / "site")
     activate = f"import site; site.addsitedir({str(tmp_path / 'site')!r})\n"
-    found = probe(activate + PROBE, cwd=tmp_path)
+    found = probe(activate + PROBE, tmp_path / "site", cwd=tmp_path)
     assert_shipped(found, source_tree / "MMSA_ext", source_tree / "configs")
 
 

@@ -72,6 +72,27 @@ def test_more_than_one_sample_is_not_for_mmsa_test(trained, feature_file):
         MMSA_test(None, trained.checkpoint, feature_file)
 
 
+def test_weights_alone_with_their_configuration(trained, tmp_path, feature_file):
+    import json
+
+    import torch
+
+    from MMSA_ext.training.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(trained.checkpoint)
+    bare, config = tmp_path / "bare.pth", tmp_path / "config.json"
+    torch.save(checkpoint.state_dict, bare)
+    config.write_text(json.dumps(checkpoint.config))
+    whole = predict_file(trained.checkpoint, feature_file)
+    again = predict_file(bare, feature_file, overrides=checkpoint.config)
+    np.testing.assert_array_equal(whole.prediction, again.prediction)
+    with pytest.raises(FeatureFileError, match="24 samples"):  # the file was understood
+        MMSA_test(config, bare, feature_file)
+    lacking = {"model_name": "x", "dataset_name": "mosi", "seq_lens": [1, 1, 1]}
+    with pytest.raises(CheckpointError, match="lacks feature_dims"):
+        predict_file(bare, feature_file, overrides=lacking)
+
+
 def test_a_missing_checkpoint(tmp_path, feature_file):
     with pytest.raises(CheckpointError, match=r"none\.pth"):
         predict_file(tmp_path / "none.pth", feature_file)

@@ -162,12 +162,18 @@ def test_mmsa_models_run_too(run, model, feature_data):
     assert run(model, seeds=(1,), config={"early_stop": 1}).seeds[0].reused
 
 
-def test_imported_from_mmsa_it_is_ours_and_returns_results(run):
+def test_imported_from_mmsa_it_is_ours_and_returns_results(tmp_path, feature_file, tiny_encoder):
+    import MMSA
     from MMSA import MMSA_run as from_mmsa
 
-    assert from_mmsa.__name__ == "MMSA_run"
-    import MMSA
-
+    results = from_mmsa(
+        "text_only", "mosi", None,
+        tiny_config("text_only", tiny_encoder, featurePath=str(feature_file)), [1],
+        gpu_ids=[], verbose_level=0, model_save_dir=tmp_path, res_save_dir=tmp_path,
+        log_dir=tmp_path,
+    )  # fmt: skip
+    assert isinstance(results, MMSA_ext.RunResults)
+    assert results.seeds[0].metrics
     assert "dashfusion" in [name.lower() for name in MMSA.SUPPORTED_MODELS]
 
 
@@ -210,8 +216,7 @@ def test_log_handlers_do_not_pile_up(run, tmp_path):
 def test_verbose_level_0_is_quiet(run, capfd):
     run(seeds=(1,))
     captured = capfd.readouterr()
-    assert captured.out == ""
-    assert "step" not in captured.err
+    assert (captured.out, captured.err) == ("", "")
 
 
 def test_missing_file_says_how_to_get_one(run, tmp_path):
@@ -251,3 +256,128 @@ def test_store_holds_every_seed(run, tmp_path):
         ("dashfusion", 1), ("text_only", 1), ("text_only", 2),
     ]  # fmt: skip
     assert MMSA_ext.__version__ in records[0].identity.code_version
+
+
+def test_numbers_survive_a_checkpoint_that_cannot_be_written(run, monkeypatch):
+    def full(path, checkpoint):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("MMSA_ext.runner.save_checkpoint", full)
+    result = run(seeds=(1,)).seeds[0]
+    assert result.metrics["MAE"] > 0
+    assert result.checkpoint is None
+    assert "could not be written" in result.record.notes[0]
+
+
+def test_results_survive_pictures_and_tables_that_cannot_be_written(run, monkeypatch):
+    def broken(*args, **options):
+        raise PermissionError("open in another program")
+
+    monkeypatch.setattr("MMSA_ext.runner.training_curves", broken)
+    monkeypatch.setattr("MMSA_ext.runner.append_mmsa_csv", broken)
+    results = run(seeds=(1,))
+    assert results.seeds[0].metrics["MAE"] > 0
+    assert results.figures == ()
+
+
+def test_a_deleted_checkpoint_is_said_and_comes_back_by_repeating(run, caplog):
+    first = run(seeds=(1,)).seeds[0]
+    first.checkpoint.unlink()
+    with caplog.at_level(logging.INFO, logger="MMSA"):
+        again = run(seeds=(1,)).seeds[0]
+    assert again.reused
+    assert again.checkpoint is None
+    assert "--repeat" in caplog.text
+    assert run(seeds=(1,), reuse=False).seeds[0].checkpoint.is_file()
+
+
+def test_a_damaged_record_is_run_again(run):
+    first = run(seeds=(1,)).seeds[0]
+    first.record_path.write_text("{broken")
+    again = run(seeds=(1,)).seeds[0]
+    assert not again.reused
+    assert again.metrics == first.metrics
+
+
+def test_seeds_may_be_a_number_or_an_array_and_count_once(run):
+    results = run(seeds=(1, 1))
+    assert [r.seed for r in results.seeds] == [1]
+    from MMSA_ext.runner import DEFAULT_SEEDS, _distinct_seeds
+
+    assert _distinct_seeds(7) == [7]
+    assert _distinct_seeds(np.array([3, 2])) == [3, 2]
+    assert _distinct_seeds([]) == _distinct_seeds(None) == list(DEFAULT_SEEDS)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"KeyEval": "mae"}, "did you mean MAE"),
+        ({"KeyEval": "Mult_acc_3"}, "no metric of mosi"),
+        ({"feature_A": "x.pkl"}, "argument of MMSA_run"),
+        ({"device": "cuda:7"}, "gpu_ids"),
+        ({"warmup_epochs": 5}, "lower warmup_epochs"),
+        ({"learning_rate": float("inf")}, "learning_rate"),
+    ],
+)
+def test_settings_that_cannot_be_meant(run, config, said):
+    with pytest.raises(ConfigError, match=said):
+        run(config=config)
+
+
+def test_token_ids_beyond_the_vocabulary(run, feature_file, feature_data):
+    import pickle
+
+    feature_data["valid"]["text_bert"][2, 0, 1] = 9999
+    feature_file.write_bytes(pickle.dumps(feature_data))
+    with pytest.raises(FeatureFileError, match=r"valid.*9999.*64 entries.*encode-text"):
+        run()
+
+
+def test_mmsa_models_on_sims_need_unimodal_labels(run, feature_file, feature_data):
+    import pickle
+
+    for split in feature_data.values():
+        split["regression_labels"] = np.clip(split["regression_labels"], -1, 1)
+    feature_file.write_bytes(pickle.dumps(feature_data))
+    with pytest.raises(FeatureFileError, match="regression_labels_T"):
+        run("lf_dnn", "sims")
+    assert not run("text_only", "sims").seeds[0].diverged
+
+
+def test_self_mm_on_more_samples_than_the_official_ones(run, tiny_encoder):
+    config = {"pretrained": str(tiny_encoder), "text_out": 16, "early_stop": 1, "train_samples": 3}
+    result = run("self_mm", config=config).seeds[0]
+    assert result.metrics["MAE"] > 0
+    assert result.record.identity.configuration["train_samples"] == 12
+
+
+def test_an_edited_model_is_never_taken_for_the_old_one(tmp_path):
+    import importlib.util
+
+    from MMSA_ext.version import code_version
+
+    def version(text, name="mine.py"):
+        path = tmp_path / name
+        path.write_bytes(text.encode())
+        spec = importlib.util.spec_from_file_location("mine", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return code_version(module.build)
+
+    first = version("def build(args):\n    return 1\n")
+    assert first != version("def build(args):\n    return 2\n")
+    assert first == version("def build(args):\r\n    return 1\r\n")
+    assert code_version(MMSA_ext.MMSA_run) == code_version()
+
+
+def test_records_name_no_folder_of_this_machine(run, tmp_path, feature_data):
+    import pickle
+
+    feature_data["train"]["audio"][0, 0, 0] = np.nan
+    path = tmp_path / "other.pkl"
+    path.write_bytes(pickle.dumps(feature_data))
+    result = run("dashfusion", feature_A=path).seeds[0]
+    text = result.record_path.read_text()
+    assert "other.pkl" in text
+    assert str(tmp_path) not in text

@@ -17,7 +17,13 @@ from MMSA_ext.mmsa_bridge.configuration import (
 from MMSA_ext.mmsa_bridge.extension import Extension, RegisteredModel
 from MMSA_ext.mmsa_bridge.feature_reading import feature_cache
 from MMSA_ext.mmsa_bridge.recording import EpochRecord, SplitPredictions
-from MMSA_ext.mmsa_bridge.registration import is_registered, register, registered, unregister
+from MMSA_ext.mmsa_bridge.registration import (
+    introduce,
+    is_registered,
+    register,
+    registered,
+    unregister,
+)
 from MMSA_ext.mmsa_bridge.runtime import (
     assign_device,
     preserved_random_state,
@@ -50,6 +56,7 @@ __all__ = [
     "build_trainer",
     "complete_args",
     "feature_cache",
+    "introduce",
     "is_mmsa_model",
     "is_registered",
     "metrics",

@@ -10,10 +10,9 @@ from typing import Any
 
 from easydict import EasyDict
 
-from MMSA_ext.errors import ConfigError
+from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.mmsa_bridge.extension import Kind
 from MMSA_ext.mmsa_bridge.registration import CONFIG_FOLDER, registered, stock_datasets
-from MMSA_ext.registry import suggest
 
 
 @cache

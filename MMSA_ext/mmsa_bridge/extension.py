@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from MMSA_ext import config, registry
-
 Kind = Literal["regression", "tune"]
 
 
@@ -44,20 +42,3 @@ class Extension:
     configuration: Callable[[Kind], Mapping[str, Any]]
     run: Callable[..., Any]
     test: Callable[..., Any]
-
-
-def this_package() -> Extension:
-    """This package's registry, shipped configuration and runner."""
-    return Extension(registry.list_models, registry.get_model, config.extension_config, _run, _test)
-
-
-def _run(*args: Any, **options: Any) -> Any:
-    from MMSA_ext import runner  # the runner imports the bridge
-
-    return runner.MMSA_run(*args, **options)
-
-
-def _test(*args: Any, **options: Any) -> Any:
-    from MMSA_ext import runner
-
-    return runner.MMSA_test(*args, **options)

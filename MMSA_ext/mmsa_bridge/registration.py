@@ -14,12 +14,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from MMSA_ext.config import DATA_ROOT_VARIABLE, expand
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.mmsa_bridge.extension import Extension, this_package
+from MMSA_ext.mmsa_bridge.extension import Extension
 from MMSA_ext.mmsa_bridge.feature_reading import read_features_safely
 from MMSA_ext.mmsa_bridge.patching import ModuleProxy, replace_attribute
 from MMSA_ext.mmsa_bridge.shims import apply_shims
+from MMSA_ext.paths import DATA_ROOT_VARIABLE, expand
 
 CONFIG_FOLDER = Path(import_module("MMSA.config").__file__ or "").parent / "config"
 
@@ -34,6 +34,13 @@ class _Registration:
 
 
 _registration: _Registration | None = None
+_package: Extension | None = None
+
+
+def introduce(extension: Extension) -> None:
+    """Tell the bridge what `register` adds by default; the package does so on import."""
+    global _package
+    _package = extension
 
 
 def register(extension: Extension | None = None) -> None:
@@ -49,11 +56,17 @@ def register(extension: Extension | None = None) -> None:
     the added models is `mmsa-ext`.
 
     Args:
-        extension: What to add; this package's registry, configuration and runner by default.
+        extension: What to add; what was introduced by default.
+
+    Raises:
+        ConfigError: If nothing was given or introduced.
     """
     global _registration
     if _registration is None:
-        _registration = _patch_mmsa(extension or this_package())
+        extension = extension or _package
+        if extension is None:
+            raise ConfigError("nothing to register in MMSA yet; import MMSA_ext first.")
+        _registration = _patch_mmsa(extension)
     _list_models(_registration)
 
 

@@ -42,7 +42,7 @@ def run_logging(log_file: str | Path, verbose_level: int = 1) -> Iterator[loggin
         raise ConfigError(f"verbose_level is {verbose_level!r}; use 0, 1 or 2.")
     Path(log_file).parent.mkdir(parents=True, exist_ok=True)
     logger = logging.getLogger("MMSA")
-    file_handler = logging.FileHandler(log_file)
+    file_handler = logging.FileHandler(log_file, encoding="utf-8")
     file_handler.setLevel(logging.DEBUG)
     file_handler.setFormatter(
         logging.Formatter("%(asctime)s - %(name)s [%(levelname)s] - %(message)s")
@@ -116,7 +116,7 @@ def assign_device(gpu_ids: Sequence[int | str] | int | str) -> torch.device:
         return torch.device("cpu")
     count = torch.cuda.device_count()
     if wanted is None:
-        wanted = min(range(count), key=torch.cuda.device_memory_used)
+        wanted = max(range(count), key=lambda number: torch.cuda.mem_get_info(number)[0])
     if wanted >= count:
         raise ConfigError(f"gpu_ids asks for CUDA device {wanted}, but only {count} are visible.")
     return torch.device("cuda", wanted)

@@ -18,7 +18,7 @@ from easydict import EasyDict
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from MMSA_ext.errors import ConfigError, TrainingDivergedError
+from MMSA_ext.errors import ConfigError, TrainingDivergedError, suggest
 from MMSA_ext.mmsa_bridge.feature_reading import feature_cache
 from MMSA_ext.mmsa_bridge.recording import (
     EpochRecord,
@@ -31,7 +31,6 @@ from MMSA_ext.mmsa_bridge.recording import (
 )
 from MMSA_ext.mmsa_bridge.registration import registered
 from MMSA_ext.mmsa_bridge.runtime import preserved_random_state, setup_seed
-from MMSA_ext.registry import suggest
 
 Loaders = Mapping[str, DataLoader[Any]]
 _TEST_MODES = {"train": "TRAIN", "valid": "VALID", "test": "TEST"}

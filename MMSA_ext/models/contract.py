@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from MMSA_ext.data.loader import Batch
+from MMSA_ext.data.loader import Batch, FeatureDataset
 from MMSA_ext.data.retrieval import ContrastSets, RetrievalConfig
 
 
@@ -83,6 +83,16 @@ class MSAModel(nn.Module):
     def retrieval_features(self, batch: Batch) -> Tensor:
         """Features `(B, D)` by whose cosine similarity samples are retrieved."""
         raise NotImplementedError
+
+    def check(self, split: FeatureDataset, source: str) -> None:
+        """Refuse data that the model cannot read, before any work is done.
+
+        Raises:
+            FeatureFileError: If the token ids do not suit the text encoder.
+        """
+        encoder = getattr(self, "text_encoder", None)
+        if encoder is not None:
+            encoder.check_tokens(split.text_bert, source)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """`forward` on a batch of `data.loader`."""

@@ -341,7 +341,7 @@ class DashFusion(MSAModel):
             for partner in ("vision", "audio"):
                 other = pooled[partner][anchors]
                 if contrast is not None and config.semantic_negatives == "retrieved_text":
-                    negatives = pooled["text"][contrast.negatives]
+                    negatives = F.embedding(contrast.negatives, pooled["text"])
                     pairs.append(
                         nt_xent(
                             text,
@@ -357,8 +357,9 @@ class DashFusion(MSAModel):
             pairs += [
                 nt_xent(
                     feature[anchors],
-                    feature[contrast.positives],
-                    feature[contrast.negatives],
+                    # Not feature[rows]: its gradient adds repeated rows in a varying order.
+                    F.embedding(contrast.positives, feature),
+                    F.embedding(contrast.negatives, feature),
                     contrast.positive_mask,
                     contrast.negative_mask,
                     **options,

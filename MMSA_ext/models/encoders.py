@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.models.attention import Activation, TransformerLayer
 from MMSA_ext.text_encoders import build_text_encoder, load_text_encoder
 
@@ -25,7 +27,7 @@ def in_length_groups(
     Args:
         encode: Maps `(b, l, ...)` and a mask `(b, l)` to `(b, l', D)` with l' - l constant.
         sequence: `(B, L, ...)`.
-        mask: `(B, L)`, True where valid; valid positions come first.
+        mask: `(B, L)`, True where valid.
         groups: Number of groups.
 
     Returns:
@@ -33,7 +35,8 @@ def in_length_groups(
     """
     if groups < 2 or len(sequence) < 2 * groups:
         return encode(sequence, mask)
-    lengths = mask.sum(dim=1)
+    positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    lengths = (mask * positions).amax(dim=1)  # up to the last valid position
     order = torch.argsort(lengths)
     parts = []
     for rows in order.tensor_split(groups):
@@ -86,6 +89,28 @@ class TextEncoder(nn.Module):
                 nn.LayerNorm(dim),
             ]
         self.projector = nn.Sequential(*layers)
+
+    def check_tokens(self, text_bert: np.ndarray, source: str) -> None:
+        """Compare token ids `(n, 3, L)` with what the encoder can read.
+
+        Raises:
+            FeatureFileError: If an id is not in the vocabulary, or the text is too long.
+        """
+        config = self.encoder.config
+        largest = int(text_bert[:, 0].max(initial=0))
+        longest = int(text_bert[:, 1].sum(axis=-1).max(initial=0))
+        problems = []
+        if largest >= config.vocab_size:
+            problems.append(
+                f"token id {largest}, but the encoder's vocabulary has {config.vocab_size} entries"
+            )
+        if longest > (limit := getattr(config, "max_position_embeddings", longest)):
+            problems.append(f"a text of {longest} tokens, but the encoder reads at most {limit}")
+        if problems:
+            raise FeatureFileError(
+                f"{source}, key 'text_bert': {'; '.join(problems)}. Tokenise the file for this "
+                "encoder with `mmsa-ext encode-text`, or choose its own encoder by 'pretrained'."
+            )
 
     def forward(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Encode tokens.

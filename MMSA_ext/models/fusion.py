@@ -57,7 +57,6 @@ class FusionShape:
         output_projection: Whether attention ends in a linear layer.
         scale: Factor on the logits inside HBF's Transformer layers; None is 1/sqrt(d_k).
         shared_query: Multi-CA with one query for all modalities (released).
-        dropout: Dropout in the fusion layers.
     """
 
     dim: int
@@ -70,7 +69,6 @@ class FusionShape:
     output_projection: bool = True
     scale: float | None = None
     shared_query: bool = False
-    dropout: float = 0.0
 
     def transformer_layer(self) -> TransformerLayer:
         """One layer in this shape."""
@@ -79,7 +77,6 @@ class FusionShape:
             self.heads,
             self.feed_forward_dim,
             activation=self.activation,
-            dropout=self.dropout,
             style=self.style,
             output_projection=self.output_projection,
             scale=self.scale,
@@ -175,11 +172,9 @@ class BottleneckFusionLayer(nn.Module):
             output_projection=shape.output_projection,
         )
         # Both readings normalise the sum here (eq. 7).
-        self.multi_ca_norm = AddNorm(shape.dim, "post_norm", shape.dropout)
-        self.feed_forward = FeedForward(
-            shape.dim, shape.feed_forward_dim, shape.activation, shape.dropout
-        )
-        self.feed_forward_norm = AddNorm(shape.dim, "post_norm", shape.dropout)
+        self.multi_ca_norm = AddNorm(shape.dim)
+        self.feed_forward = FeedForward(shape.dim, shape.feed_forward_dim, shape.activation)
+        self.feed_forward_norm = AddNorm(shape.dim)
         self.update = nn.ModuleDict({m: shape.transformer_layer() for m in MODALITIES})
 
     def forward(self, sequences: Sequences) -> Sequences:

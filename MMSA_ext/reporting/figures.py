@@ -234,7 +234,8 @@ def _style(axes: Axes, history: Sequence[EpochRecord]) -> None:
 
 
 def _title(record: RunRecord) -> str:
-    identity, epochs = record.identity, len(record.history)
+    identity = record.identity
+    epochs = max((entry.epoch for entry in record.history), default=0)  # 0 is the untrained model
     title = f"{identity.model} on {identity.dataset}, seed {identity.seed}, {epochs} "
     title += "epoch" if epochs == 1 else "epochs"
     if record.chosen_epoch is not None and epochs:

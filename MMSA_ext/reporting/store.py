@@ -190,7 +190,7 @@ class EpochRecord(_Frozen):
     """One epoch of a training history.
 
     Attributes:
-        epoch: Number of the epoch, from 1.
+        epoch: Number of the epoch; 0 is the untrained model, validation only.
         train: Losses (and metrics) on the training split; None where not finite. `prediction_loss`
             is the part that can be compared with the validation `Loss`; other names that end in
             `_loss` are auxiliary terms.

@@ -136,9 +136,9 @@ def seed_table(records: Iterable[RunRecord], split: str = "test") -> pd.DataFram
 
     Returns:
         Columns model, dataset, seed, status, split, one a metric (before MMSA's x100; missing
-        where undefined or diverged), then chosen_epoch, run, experiment, selection, device,
-        seconds. Runs of one `experiment` differ by their seed only. Sorted by data set, model,
-        experiment and seed.
+        where undefined or diverged), then chosen_epoch, run, experiment, selection, code_version,
+        device, seconds, notes. Runs of one `experiment` differ by their seed only. Sorted by data
+        set, model, experiment and seed.
     """
     runs = sorted(records, key=_order)
     metrics = ordered_metrics(name for run in runs for name in _scores(run, split))
@@ -148,7 +148,18 @@ def seed_table(records: Iterable[RunRecord], split: str = "test") -> pd.DataFram
 
 
 _LEADING = ("model", "dataset", "seed", "status", "split")
-_TRAILING = ("chosen_epoch", "run", "experiment", "selection", "device", "seconds")
+_TRAILING = (
+    *(
+        "chosen_epoch",
+        "run",
+        "experiment",
+        "selection",
+        "code_version",
+        "device",
+        "seconds",
+        "notes",
+    ),
+)
 _INTEGERS = {"seed": "int64", "chosen_epoch": "Int64"}
 
 
@@ -175,8 +186,10 @@ def _seed_row(run: RunRecord, split: str, metrics: Sequence[str]) -> dict[str, A
         "run": run.identity.short_id,
         "experiment": run.identity.experiment,
         "selection": run.selection,
+        "code_version": run.identity.code_version,
         "device": run.environment.device,
         "seconds": run.seconds,
+        "notes": "; ".join(run.notes),
     }
 
 

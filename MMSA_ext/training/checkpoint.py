@@ -36,12 +36,19 @@ class Checkpoint:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint atomically; it loads with `weights_only=True`."""
     temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    torch.save({"format": FORMAT, **vars(checkpoint)}, temporary)
-    temporary.replace(path)
+    try:
+        torch.save({"format": FORMAT, **vars(checkpoint)}, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path, config: dict[str, Any] | None = None) -> Checkpoint:
     """Read a checkpoint of `save_checkpoint`; nothing in the file is executed.
+
+    Args:
+        path: The file.
+        config: Configuration for a file that holds weights alone, as MMSA writes them.
 
     Raises:
         CheckpointError: If the file is missing, damaged or something else.
@@ -56,6 +63,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"{path}: not a readable checkpoint ({type(error).__name__}); it is damaged, or not "
             "written by MMSA_ext."
         ) from error
+    if isinstance(content, dict) and "config" not in content and config is not None:
+        return Checkpoint(config, 0, content, {})
     if not isinstance(content, dict) or "config" not in content:
         raise CheckpointError(
             f"{path}: holds weights without their configuration; pass the configuration to "

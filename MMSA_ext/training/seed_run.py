@@ -73,6 +73,8 @@ def run_extension_seed(
     mmsa_bridge.setup_seed(seed)
     loaders = make_loaders(features, args.batch_size, args.eval_batch_size)
     model = mmsa_bridge.build_model(args).to(args.device)
+    for split, loader in loaders.items():
+        core_model(model).check(loader.dataset, f"{features.path}, split {split!r}")
     trainer: Trainer = get_model(args.model_name).trainer(args, progress)
     try:
         trainer.do_train(model, loaders)

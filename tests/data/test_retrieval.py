@@ -144,3 +144,19 @@ def test_rank_position_is_blind_to_labels_and_correct_is_not():
         shares[mode] = (labels[draw.positives] == labels[:, None]).float().mean().item()
     assert shares["correct"] == 1.0
     assert shares["rank_position"] < 0.2
+
+
+@pytest.mark.slow
+def test_mosei_size_takes_seconds_and_well_under_a_gigabyte():
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    script = Path(__file__).parents[2] / "benchmarks" / "retrieval.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--samples", "16326"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    _, _, _, seconds, extra_mb, _ = map(float, done.stdout.splitlines()[-1].split(","))
+    assert seconds < 60
+    assert extra_mb < 600

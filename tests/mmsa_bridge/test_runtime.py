@@ -84,7 +84,7 @@ class TestAssignDevice:
     def two_gpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-        monkeypatch.setattr(torch.cuda, "device_memory_used", lambda device: [900, 100][device])
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: ([100, 900][device], 1000))
 
     def test_cpu_without_cuda(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -259,3 +259,20 @@ def test_shipped_hyper_parameters_are_the_papers(dataset_name):
     assert (args.dim, args.heads, args.feed_forward_dim, args.bottleneck_tokens) == (128, 8, 256, 8)
     assert (args.contrast_weight, args.temperature, args.weight_decay) == (0.2, 0.5, 1e-3)
     assert (args.KeyEval, args.early_stop) == ("Loss", 8)
+
+
+def test_gradients_are_the_same_every_time_with_two_threads(tiny_encoder, dataset):
+    """Retrieved rows repeat; their gradients must be added in one order."""
+    feature = torch.randn(448, 128, requires_grad=True)
+    rows = torch.randint(0, 448, (64, 4))
+    weights = torch.randn(64, 4, 128)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        gradients = [
+            torch.autograd.grad((F.embedding(rows, feature) * weights).sum(), feature)[0]
+            for _ in range(20)
+        ]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(gradients[0], other) for other in gradients[1:])

@@ -29,6 +29,20 @@ def test_length_groups_change_nothing(groups):
     assert torch.equal(got_mask, want_mask)
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+def test_frames_after_a_hole_are_kept(groups):
+    """A mask by non-zero frames may have holes."""
+    torch.manual_seed(0)
+    plain = frame_encoder()
+    frames, mask = ragged()
+    mask[:, 1] = False
+    mask[:, 9] = True
+    want, _ = plain(frames, mask)
+    plain.length_groups = groups
+    torch.testing.assert_close(plain(frames, mask)[0], want)
+    assert want[:, 10].abs().sum(1).all()
+
+
 def test_groups_really_are_trimmed_and_keep_the_order():
     seen = []
 
