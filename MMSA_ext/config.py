@@ -128,13 +128,9 @@ def extension_config(kind: Literal["regression", "tune"]) -> dict[str, Any]:
     A registered model without an entry in the shipped file is configured by the defaults of its
     configuration class, on every data set.
     """
-    content = read_json(config_folder() / "config_regression.json")
+    content = read_json(config_folder() / f"config_{kind}.json")
     for name in list_models():
         content.setdefault(name, _default_entry(get_model(name)))
-    if kind == "tune":
-        spaces = read_json(config_folder() / "config_tune.json")
-        for name, entry in content.items():
-            entry["debugParams"] = spaces.get(name, {"d_paras": []})
     return content
 
 
@@ -147,6 +143,7 @@ def _default_entry(entry: ModelEntry) -> dict[str, Any]:
     return {
         "commonParams": defaults,
         "datasetParams": {dataset: {} for dataset in DATASETS},
+        "debugParams": {"d_paras": []},
     }
 
 

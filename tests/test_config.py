@@ -100,6 +100,14 @@ def test_identity_leaves_places_out():
     assert identity["learning_rate"] == 5e-5
 
 
+def test_both_files_agree_on_what_is_not_searched():
+    regression, tune = (config.extension_config(kind) for kind in ("regression", "tune"))
+    assert regression.keys() == tune.keys()
+    for name in regression:
+        for part in ("commonParams", "datasetParams"):
+            assert regression[name][part] == tune[name][part]
+
+
 def test_tuning_spaces_name_known_keys():
     for model in ("dashfusion", "dashfusion_released", "text_only"):
         args = config.get_config_tune(model, "sims", random_choice=False)
