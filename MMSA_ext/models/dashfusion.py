@@ -23,12 +23,18 @@ from MMSA_ext.models.attention import (
     Activation,
     MultiSourceAttention,
     ResidualStyle,
-    activation_module,
     masked_mean,
 )
 from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
 from MMSA_ext.models.encoders import FrameEncoder, Projector, TextEncoder
-from MMSA_ext.models.fusion import MODALITIES, FusionName, FusionShape, Sequences, build_fusion
+from MMSA_ext.models.fusion import (
+    MODALITIES,
+    FusionName,
+    FusionShape,
+    PredictionHead,
+    Sequences,
+    build_fusion,
+)
 from MMSA_ext.registry import register_model
 from MMSA_ext.training.trainer import Trainer
 
@@ -229,13 +235,7 @@ class DashFusion(MSAModel):
                 torch.randn(1, config.bottleneck_tokens, config.dim) * 0.02
             )
         self.fusion = build_fusion(config.fusion, config.fusion_shape())
-        self.head = nn.Sequential(
-            nn.Linear(self.fusion.output_dim, 2 * config.dim),
-            activation_module(config.activation),
-            nn.Linear(2 * config.dim, config.dim),
-            activation_module(config.activation),
-            nn.Linear(config.dim, 1),
-        )
+        self.head = PredictionHead(self.fusion.output_dim, config.dim, config.activation)
 
     @staticmethod
     def _frame_encoder(config: DashFusionConfig, modality: int) -> FrameEncoder:

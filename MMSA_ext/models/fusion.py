@@ -19,6 +19,7 @@ from MMSA_ext.models.attention import (
     MultiSourceAttention,
     ResidualStyle,
     TransformerLayer,
+    activation_module,
 )
 
 MODALITIES = ("text", "audio", "vision")
@@ -205,6 +206,19 @@ class BottleneckFusion(Fusion):
         for layer in self.layers:
             sequences = layer(sequences)
         return first_tokens(sequences.features, sequences.H)
+
+
+class PredictionHead(nn.Sequential):
+    """The multilayer perceptron of section III-F: width to 2d, d and 1."""
+
+    def __init__(self, width: int, dim: int, activation: Activation = "relu") -> None:
+        super().__init__(
+            nn.Linear(width, 2 * dim),
+            activation_module(activation),
+            nn.Linear(2 * dim, dim),
+            activation_module(activation),
+            nn.Linear(dim, 1),
+        )
 
 
 def build_fusion(name: FusionName, shape: FusionShape) -> Fusion:

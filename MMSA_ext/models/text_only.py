@@ -11,12 +11,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from MMSA_ext.config import RunConfig
-from MMSA_ext.models.attention import Activation, activation_module, masked_mean
+from MMSA_ext.models.attention import Activation, masked_mean
 from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
 from MMSA_ext.models.encoders import Projector, TextEncoder
+from MMSA_ext.models.fusion import PredictionHead
 from MMSA_ext.registry import register_model
 from MMSA_ext.training.trainer import Trainer
 
@@ -50,13 +51,7 @@ class TextOnly(MSAModel):
             architecture=config.text_encoder_config,
             length_groups=config.length_groups,
         )
-        self.head = nn.Sequential(
-            nn.Linear(2 * config.dim, 2 * config.dim),
-            activation_module(config.activation),
-            nn.Linear(2 * config.dim, config.dim),
-            activation_module(config.activation),
-            nn.Linear(config.dim, 1),
-        )
+        self.head = PredictionHead(2 * config.dim, config.dim, config.activation)
 
     def forward(
         self,
