@@ -40,7 +40,7 @@ from MMSA_ext.training.trainer import Trainer
 
 PAPER = (
     "DashFusion: Dual-stream Alignment with Hierarchical Bottleneck Fusion for Multimodal "
-    "Sentiment Analysis (Wen et al., IEEE TNNLS)"
+    "Sentiment Analysis (Wen et al.)"
 )
 
 
