@@ -1,6 +1,6 @@
 """The command line: `mmsa-ext run | tune | predict | check-data | encode-text | complexity | list`.
 
-Heavy imports happen inside the commands, so that `--help` is quick to answer.
+Importing the package registers it in MMSA and so takes torch's time to load, here too.
 """
 
 from __future__ import annotations

@@ -65,7 +65,8 @@ class RunConfig(MMSAKeys):
         num_epochs: Cap on epochs, and length of the learning-rate schedule.
         warmup_epochs: Epochs of linear warm-up; linear decay to zero follows.
         batch_size: Samples per optimisation step.
-        eval_batch_size: Samples per evaluation batch; does not change any result.
+        eval_batch_size: Samples per evaluation batch; changes no result of a model that masks
+            padding.
         learning_rate: Peak learning rate of AdamW, for all parameters alike.
         weight_decay: Decoupled weight decay.
         decay_norms: Whether the model's own normalisation weights decay too (released code).
