@@ -29,5 +29,6 @@ class TrainingDivergedError(MMSAExtError, ArithmeticError):
 
 def suggest(word: str, known: list[str]) -> str:
     """Say which known words come closest, or list them all."""
-    close = difflib.get_close_matches(word, known, n=3)
+    spelled = {name.lower(): name for name in known}
+    close = [spelled[name] for name in difflib.get_close_matches(word.lower(), spelled, n=3)]
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}."
