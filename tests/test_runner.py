@@ -352,25 +352,6 @@ def test_self_mm_on_more_samples_than_the_official_ones(run, tiny_encoder):
     assert result.record.identity.configuration["train_samples"] == 12
 
 
-def test_an_edited_model_is_never_taken_for_the_old_one(tmp_path):
-    import importlib.util
-
-    from MMSA_ext.version import code_version
-
-    def version(text, name="mine.py"):
-        path = tmp_path / name
-        path.write_bytes(text.encode())
-        spec = importlib.util.spec_from_file_location("mine", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return code_version(module.build)
-
-    first = version("def build(args):\n    return 1\n")
-    assert first != version("def build(args):\n    return 2\n")
-    assert first == version("def build(args):\r\n    return 1\r\n")
-    assert code_version(MMSA_ext.MMSA_run) == code_version()
-
-
 def test_records_name_no_folder_of_this_machine(run, tmp_path, feature_data):
     import pickle
 

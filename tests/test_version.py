@@ -1,0 +1,31 @@
+"""The version of the code that decides numbers."""
+
+import importlib.util
+
+import MMSA_ext
+from MMSA_ext.version import code_version
+
+
+def test_an_edited_model_is_never_taken_for_the_old_one(tmp_path):
+    def version(text, name="mine.py"):
+        path = tmp_path / name
+        path.write_bytes(text.encode())
+        spec = importlib.util.spec_from_file_location("mine", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return code_version(module.build)
+
+    first = version("def build(args):\n    return 1\n")
+    assert first != version("def build(args):\n    return 2\n")
+    assert first == version("def build(args):\r\n    return 1\r\n")
+    assert code_version(MMSA_ext.MMSA_run) == code_version()
+
+
+def test_a_model_without_a_source_file_is_never_looked_up():
+    namespace: dict = {}
+    exec("def build(args):\n    return 1\n", namespace)
+    assert "unknown" in code_version(namespace["build"])
+
+
+def test_it_begins_with_the_version():
+    assert code_version().startswith(f"{MMSA_ext.__version__}+")
