@@ -41,8 +41,8 @@ def tune(
 
     Trials are ordinary runs in the record store, so an interrupted search continues where it
     stopped. `<results>/tune/<dataset>-<model>.csv` has one row a trial, and `...-best.json` the
-    best configuration, in the form that `config=` of `MMSA_run` takes. Only the best trial keeps
-    its checkpoint.
+    best configuration, in the form that `config=` of `MMSA_run` takes. Of the trials that are
+    trained now, only the best keeps its checkpoint.
 
     Args:
         run: The run whose configuration is tuned.
@@ -82,7 +82,8 @@ def tune(
         result = run.with_overrides(point).seed(seed, trial.number + 1)
         trial.set_user_attr("configuration", point)
         trial.set_user_attr("record", result.record_path.name)
-        if result.checkpoint is not None:
+        # What was there before the search is the user's and stays.
+        if result.checkpoint is not None and not result.reused:
             checkpoints[trial.number] = result.checkpoint
         value = result.record.metrics.get(split, {}).get(key)
         if result.diverged or value is None:

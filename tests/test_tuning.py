@@ -49,6 +49,17 @@ def test_an_interrupted_search_repeats_nothing_and_keeps_one_checkpoint(tune, tm
     assert tune().seeds[0].reused
 
 
+def test_a_checkpoint_from_before_the_search_is_kept(tune, tmp_path):
+    first = tune()
+    records = [json.loads(path.read_text()) for path in (tmp_path / "r/runs").rglob("*.json")]
+    worst = max(records, key=lambda record: record["metrics"]["valid"]["Loss"])
+    checkpoint = tmp_path / "m" / worst["checkpoint"]
+    assert checkpoint != first.seeds[0].checkpoint
+    checkpoint.write_bytes(b"a checkpoint of an ordinary run")
+    tune()
+    assert checkpoint.is_file()
+
+
 def test_selection_on_test_is_never_mixed_with_selection_on_validation(tune):
     honest = tune()
     assert not any("TEST" in note for note in honest.seeds[0].record.notes)
