@@ -74,6 +74,7 @@ setup(
             "hypothesis",
             "mypy",
             "pandas-stubs",
+            "POT",
             "pytest",
             "pytest-xdist",
             "pytorch-metric-learning",

@@ -1,21 +1,28 @@
 """Contrastive losses: pure functions of features.
 
-Every loss here is a sum over *pairs* (anchor, positive), each contrasted with negatives of its own.
-A pair without negatives has the constant loss 0 and no gradient: it is *dead*. `PairLosses` keeps
-the pairs of a sample apart and says which are live, so that reductions are explicit.
+NT-Xent (DashFusion) is a sum over *pairs* (anchor, positive), each contrasted with negatives of its
+own. A pair without negatives has the constant loss 0 and no gradient: it is *dead*. `PairLosses`
+keeps the pairs of a sample apart and says which are live, so that reductions are explicit.
+
+InfoNCE (InfoEnh) contrasts a filtered embedding with the unfiltered ones of the batch.
+`attach_auxiliary_loss` lets such a loss join a prediction whose trainer knows nothing of it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from MMSA_ext.optimal_transport import at_least_float32, full_precision, unit_vectors
+
 Similarity = Literal["cosine", "dot"]
 Reduction = Literal["mean_live", "sum", "mean_released"]
+FeatureSimilarity = Literal["flat", "row_mean"]
+NegativeRule = Literal["polarity", "rounded", "distance"]
 
 # The released code averages over 22 positive pairs a sample, 12 of which never have a negative.
 RELEASED_PAIRS = 22
@@ -145,3 +152,122 @@ def _pair_losses(
     against = torch.logsumexp(negative.masked_fill(~negative_mask, lowest), dim=-1)
     values = F.softplus(against - positive).masked_fill(~live, 0.0)
     return PairLosses(values, live)
+
+
+def different_sentiment(
+    labels: Tensor, rule: NegativeRule = "polarity", distance: float = 1.0
+) -> Tensor:
+    """Which samples of a batch differ in sentiment ("their sentiment differs", InfoEnh eq. 5).
+
+    Args:
+        labels: `(B,)` or `(B, 1)`, regression labels.
+        rule: `polarity`: another sign of the label, zero being a sign of its own; `rounded`:
+            another label after rounding to the nearest integer, halves to even as in MMSA's
+            metrics; `distance`: labels more than `distance` apart.
+        distance: For `distance`, in units of the label.
+
+    Returns:
+        `(B, B)` bool, symmetric.
+    """
+    labels = labels.reshape(-1)
+    if rule == "distance":
+        return (labels[:, None] - labels[None]).abs() > distance
+    classes = labels.sign() if rule == "polarity" else labels.round()
+    return classes[:, None] != classes[None]
+
+
+def info_nce(
+    embedding: Tensor,
+    filtered: Tensor,
+    negatives: Tensor,
+    *,
+    mask: Tensor | None = None,
+    temperature: float = 1.0,
+    feature_similarity: FeatureSimilarity = "flat",
+    double_exp: bool = False,
+    include_positive: bool = True,
+) -> Tensor:
+    """InfoNCE between filtered and unfiltered embeddings (InfoEnh eq. 4 and 5).
+
+    Anchor z_i, positive e_i, negatives e_j of samples with another sentiment. With the positive in
+    the denominator, ``log(1 + negatives) - loss`` bounds the mutual information from below.
+
+    Args:
+        embedding: e, `(..., B, k, d)`; rows beyond a sample's tokens are zero.
+        filtered: z, `(..., B, k, d)`.
+        negatives: `(B, B)` bool; `negatives[i, j]` says that e_j is a negative of z_i. Anchors
+            without any are skipped.
+        mask: `(..., B, k)` bool, True at the rows that exist; needed by `row_mean` only, None if
+            all do.
+        temperature: tau.
+        feature_similarity: `flat`: cosine of the k x d matrices as vectors (Frobenius norm);
+            `row_mean`: mean of the cosines of corresponding rows.
+        double_exp: exp(cosine) as the score instead of the cosine, which eq. 4 inside eq. 5 prints.
+        include_positive: The positive is part of the denominator; eq. 5 prints negatives only.
+
+    Returns:
+        `(...)`, float32 at least: the mean over anchors that have a negative, 0 if none has.
+    """
+    with full_precision(embedding):
+        score = _similarities(
+            at_least_float32(embedding), at_least_float32(filtered), mask, feature_similarity
+        )
+        logits = (score.exp() if double_exp else score) / temperature
+        positive = logits.diagonal(dim1=-2, dim2=-1)
+        lowest = torch.finfo(logits.dtype).min
+        against = torch.logsumexp(logits.masked_fill(~negatives, lowest), dim=-1)
+        values = F.softplus(against - positive) if include_positive else against - positive
+        live = negatives.any(dim=-1)
+        return values.masked_fill(~live, 0.0).sum(dim=-1) / live.sum().clamp(min=1)
+
+
+def _similarities(
+    embedding: Tensor, filtered: Tensor, mask: Tensor | None, kind: FeatureSimilarity
+) -> Tensor:
+    """`(..., B, B)`: cosine of anchor z_i (row) with e_j (column)."""
+    if kind == "flat":
+        e, z = unit_vectors(embedding.flatten(-2)), unit_vectors(filtered.flatten(-2))
+        return z @ e.transpose(-1, -2)
+    rows = embedding.new_tensor(embedding.shape[-2]) if mask is None else mask.sum(-1)[..., None]
+    e, z = unit_vectors(embedding).flatten(-2), unit_vectors(filtered).flatten(-2)
+    return z @ e.transpose(-1, -2) / rows.clamp(min=1)
+
+
+class _AuxiliaryLoss(torch.autograd.Function):
+    """Identity on the prediction; its backward pass starts that of the loss too."""
+
+    @staticmethod
+    def forward(ctx: Any, prediction: Tensor, loss: Tensor) -> Tensor:
+        ctx.save_for_backward(torch.ones_like(loss))
+        return prediction.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        (one,) = ctx.saved_tensors
+        return gradient, one
+
+
+def attach_auxiliary_loss(prediction: Tensor, loss: Tensor) -> Tensor:
+    """Let a loss take part in the backward pass of whatever is computed from the prediction.
+
+    Values are unchanged; gradients are those of `task_loss(prediction) + loss`, however often they
+    are accumulated. So a loss joins a trainer that cannot be told of it. The limit: the gradient
+    sent into `loss` is one, also where the trainer scales its own loss (mixed-precision gradient
+    scaling, division by accumulation steps); then sum the losses instead.
+
+    Args:
+        prediction: Any shape; must be part of the trainer's loss.
+        loss: Scalar.
+
+    Returns:
+        `prediction`, as a new tensor.
+
+    Raises:
+        ValueError: If `loss` is not a scalar.
+    """
+    if loss.dim() != 0:
+        raise ValueError(
+            f"The auxiliary loss has shape {tuple(loss.shape)}; reduce it to a scalar."
+        )
+    attached: Tensor = _AuxiliaryLoss.apply(prediction, loss)  # type: ignore[no-untyped-call]
+    return attached
