@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -12,10 +12,14 @@ from typing import Any, BinaryIO
 
 from MMSA_ext.mmsa_bridge.patching import ModuleProxy, replace_attribute
 
+Transform = Callable[[Any], Any]
+
 _FileKey = tuple[Path, int, int]
 
 # The files read inside the open `feature_cache`; empty outside of any.
 _caches: list[dict[_FileKey, Any]] = []
+# What the open `transformed_features` does to a file, and what it has made of each so far.
+_transforms: list[tuple[Transform, dict[_FileKey, Any]]] = []
 
 
 @contextmanager
@@ -46,8 +50,36 @@ def provided_features(path: Path, content: Any) -> Iterator[None]:
             _caches.pop()
 
 
+@contextmanager
+def transformed_features(transform: Transform | None) -> Iterator[None]:
+    """Inside, MMSA's loader gets `transform(content)` of every feature file that it opens.
+
+    Args:
+        transform: Makes new content of a file's and leaves that one, which others share, as it is;
+            called once a file. None changes nothing. Of nested ones the innermost alone counts.
+    """
+    if transform is None:
+        yield
+        return
+    _transforms.append((transform, {}))
+    try:
+        yield
+    finally:
+        _transforms.pop()
+
+
 def _load(file: BinaryIO) -> Any:
     """Stand-in for `pickle.load` in MMSA's modules: numpy arrays and builtin containers only."""
+    if not _transforms:
+        return _read(file)
+    transform, made = _transforms[-1]
+    key = _file_key(file)
+    if key not in made:
+        made[key] = transform(_read(file))
+    return made[key]
+
+
+def _read(file: BinaryIO) -> Any:
     from MMSA_ext.data.safe_pickle import safe_load
 
     if not _caches:

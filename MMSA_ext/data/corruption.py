@@ -1,0 +1,481 @@
+"""Missing and noisy modalities, by configuration: the key `corruption` of any model.
+
+What is lost stays in place, so that lengths, masks and packed sequences keep their meaning:
+
+====================  ==============================================================================
+input                 a lost position
+====================  ==============================================================================
+audio, vision frames  zeros; lengths as they were
+token ids             [UNK], except in the first and the last token, [CLS] and [SEP]; mask as it was
+``text`` features     zeros
+====================  ==============================================================================
+
+The convention for tokens is that of MMSA's own incomplete data (``MMDataset.generate_m``). A
+modality that is removed loses all of its positions; its lengths can still be seen.
+
+Random numbers are drawn by (seed, split, modality) and position, so that they depend neither on the
+order of batches nor on the other modalities or splits; what is lost at one rate is lost at every
+higher one. The same functions serve our `FeatureSet` and the content of a file as MMSA's loader
+reads it.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from MMSA_ext.data.feature_checks import Scope, derive_lengths
+from MMSA_ext.data.feature_report import FeatureReport
+from MMSA_ext.data.features import SPLITS, FeatureSet, FeatureSplit
+from MMSA_ext.errors import ConfigError, TextEncoderError, suggest
+from MMSA_ext.text_encoders import load_tokenizer
+
+__all__ = [
+    "MODALITIES",
+    "CorruptionConfig",
+    "bind",
+    "check",
+    "content_transform",
+    "corrupt",
+    "normalise",
+    "notes",
+]
+
+logger = logging.getLogger("MMSA")
+
+Modality = Literal["text", "audio", "vision"]
+MODALITIES: tuple[Modality, ...] = ("text", "audio", "vision")
+# [UNK] of bert-base-uncased and bert-base-chinese, which MMSA writes for a lost token.
+MMSA_UNKNOWN_TOKEN = 100
+
+_BLOCK_VALUES = 1 << 20
+
+
+class CorruptionConfig(BaseModel):
+    """What is taken from the data.
+
+    Attributes:
+        remove: Modalities that are lost completely; not all three.
+        drop_rate: Probability with which each valid frame or token is lost, in [0, 1).
+        noise: Standard deviation of Gaussian noise on each valid frame, in units of each feature's
+            standard deviation over the valid frames of the training split. Token ids have none.
+        modalities: What `drop_rate` and `noise` touch; None is all three.
+        at: `test`: the test split alone, so that training and selection see clean data. `all`:
+            training, validation and test, the same loss in every epoch.
+        seed: Seed of the losses and the noise; the run's own seed has no part in it.
+        unknown_token: Token id of a lost token; None is the encoder's own [UNK], and 100, as in
+            MMSA, where the encoder has no tokenizer.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    remove: tuple[Modality, ...] = ()
+    drop_rate: float = Field(0.0, ge=0, lt=1)
+    noise: float = Field(0.0, ge=0)
+    modalities: tuple[Modality, ...] | None = None
+    at: Literal["test", "all"] = "test"
+    seed: int = Field(0, ge=0)
+    unknown_token: int | None = Field(None, ge=0)
+
+    @field_validator("remove", "modalities")
+    @classmethod
+    def _in_one_order(cls, value: tuple[Modality, ...] | None) -> tuple[Modality, ...] | None:
+        return None if value is None else tuple(m for m in MODALITIES if m in value)
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> Self:
+        if self.remove == MODALITIES:
+            raise ValueError("remove names all three modalities, which leaves nothing to read")
+        if self.modalities == ():
+            raise ValueError("modalities is empty; name some of them, or leave it out for all")
+        return self
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the data stay as they are."""
+        return not self.remove and self.drop_rate == 0 and self.noise == 0
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that are corrupted."""
+        return SPLITS if self.at == "all" else ("test",)
+
+    def touches(self, modality: Modality) -> bool:
+        """Whether `drop_rate` and `noise` apply to `modality`."""
+        return self.modalities is None or modality in self.modalities
+
+
+def normalise(value: Mapping[str, Any] | CorruptionConfig | None) -> dict[str, Any] | None:
+    """The key `corruption` of a configuration, complete and checked.
+
+    Args:
+        value: As the user gave it.
+
+    Returns:
+        All fields as plain values; None where nothing would be changed, so that a rate of zero is
+        the same run as no corruption.
+
+    Raises:
+        ConfigError: With every problem in one message.
+    """
+    if value is None:
+        return None
+    config = _validated(value)
+    return None if config.changes_nothing else config.model_dump(mode="json")
+
+
+def bind(args: Mapping[str, Any]) -> CorruptionConfig | None:
+    """The corruption of a run, with the token that stands for lost ones.
+
+    Args:
+        args: Configuration of the run; `corruption`, `use_bert` and `pretrained` are read.
+
+    Returns:
+        The corruption, or None.
+
+    Raises:
+        ConfigError: If the key `corruption` is not usable.
+    """
+    value = normalise(args.get("corruption"))
+    if value is None:
+        return None
+    config = _validated(value)
+    loses_text = "text" in config.remove or (config.drop_rate > 0 and config.touches("text"))
+    if config.unknown_token is None and loses_text and args.get("use_bert"):
+        token = _unknown_token(args.get("pretrained"))
+        return config.model_copy(update={"unknown_token": token})
+    return config
+
+
+def corrupt(features: FeatureSet, config: CorruptionConfig | None) -> FeatureSet:
+    """Corrupt checked features.
+
+    Args:
+        features: What was read; its arrays are never changed. Noise needs the split `train`.
+        config: From `bind`; None changes nothing.
+
+    Returns:
+        Features with copies of what was changed, and the same arrays otherwise.
+    """
+    if config is None:
+        return features
+    views = {name: _view_split(split) for name, split in features.splits.items()}
+    changed = _corrupt_views(views, config)
+    return replace(
+        features,
+        splits={
+            name: replace(split, **changed[name]) if name in changed else split
+            for name, split in features.splits.items()
+        },
+    )
+
+
+def content_transform(config: CorruptionConfig | None) -> Callable[[Any], Any] | None:
+    """The same corruption for the content of a feature file, as MMSA's loader unpickles it.
+
+    Args:
+        config: From `bind`.
+
+    Returns:
+        A function from a file's content to corrupted content that shares what is unchanged; None
+        for None. A file of one modality (`feature_T` and its like) is taken for itself.
+    """
+    if config is None:
+        return None
+
+    def transform(content: Any) -> Any:
+        views = {name: _view_raw(name, content[name]) for name in SPLITS if name in content}
+        changed = _corrupt_views(views, config)
+        return {**content, **{name: {**content[name], **new} for name, new in changed.items()}}
+
+    return transform
+
+
+def notes(config: CorruptionConfig | None) -> tuple[str, ...]:
+    """Say it in one sentence, for a record; nothing for None."""
+    if config is None:
+        return ()
+    touched = ", ".join(config.modalities or MODALITIES)
+    parts = [f"{', '.join(config.remove)} removed"] * bool(config.remove)
+    if config.drop_rate:
+        parts.append(f"positions of {touched} lost with probability {config.drop_rate:g}")
+    if config.noise:
+        parts.append(f"noise of {config.noise:g} standard deviations on {touched}")
+    if config.unknown_token is not None:
+        parts.append(f"lost tokens are id {config.unknown_token}")
+    where = "the test split" if config.at == "test" else "all splits"
+    return (f"corrupted data in {where}: {'; '.join(parts)} (corruption seed {config.seed})",)
+
+
+def check(config: CorruptionConfig | None, args: Mapping[str, Any], features: FeatureSet) -> None:
+    """Refuse what a model cannot be trained on, before it is trained.
+
+    Args:
+        config: From `bind`.
+        args: Configuration of the run; `model_name`, `use_bert`, `data_missing` and
+            `frame_lengths` are read.
+        features: The clean features; without splits, only the configuration is checked.
+
+    Raises:
+        ConfigError: With every reason.
+    """
+    model = str(args["model_name"])
+    host = model.removesuffix("_infoenh")
+    problems = [] if config is None else _conflicts(config, args, host)
+    if host == "misa" and args.get("frame_lengths", "text") == "text":
+        problems += _too_short_for_misa(features)
+    if host == "mmim":
+        problems += _constant_for_mmim(features)
+    if problems:
+        raise ConfigError(f"{model} cannot be run so:\n  " + "\n  ".join(problems))
+
+
+def _conflicts(config: CorruptionConfig, args: Mapping[str, Any], host: str) -> list[str]:
+    problems = []
+    if args.get("data_missing"):
+        problems.append(
+            "corruption: this model is trained on incomplete data of MMSA's own making "
+            "(missing_rate, missing_seed), which it must be able to compare with the complete "
+            "data; leave corruption out."
+        )
+    named = config.modalities is not None and "text" in config.modalities
+    if config.noise > 0 and named and args.get("use_bert"):
+        problems.append(
+            "corruption: noise on text, of which this model reads token ids, has no meaning; leave "
+            "'text' out of corruption.modalities, or lose tokens with corruption.drop_rate."
+        )
+    removed = [name for name in ("audio", "vision") if name in config.remove]
+    if host == "mmim" and config.at == "all" and removed:
+        problems.append(
+            f"corruption: {' and '.join(removed)} removed in training leaves nothing that varies "
+            "over samples, and MMIM's entropy term, the logarithm of a covariance's determinant, "
+            "is then not a number; use corruption.at='test'."
+        )
+    return problems
+
+
+def _too_short_for_misa(features: FeatureSet) -> list[str]:
+    """MISA packs audio and vision by the text's length."""
+    problems = []
+    for name, split in features.splits.items():
+        if split.text_bert is None:
+            continue
+        longest = int((split.text_bert[:, 1] != 0).sum(axis=1).max())
+        for key in ("audio", "vision"):
+            frames = getattr(split, key).shape[1]
+            if frames < longest:
+                problems.append(
+                    f"{features.path}, split {name!r}: {key} has {frames} frame(s) and a text "
+                    f"{longest} tokens; MISA reads as many frames as the text has tokens. Pad "
+                    f"{key} with zeros to {longest} frames, or run misa_infoenh with "
+                    "frame_lengths='own' (and infoenh=None for MISA itself)."
+                )
+    return problems
+
+
+def _constant_for_mmim(features: FeatureSet) -> list[str]:
+    """MMIM takes the log-determinant of a covariance over samples."""
+    train = features.splits.get("train")
+    keys = ("audio", "vision") if train is not None else ()
+    return [
+        f"{features.path}: {key} is the same in all training samples, and MMIM's entropy term, the "
+        "logarithm of a covariance's determinant, is then not a number; use another model, or a "
+        f"file with {key}."
+        for key in keys
+        if _is_constant(getattr(train, key))
+    ]
+
+
+def _is_constant(values: NDArray[Any]) -> bool:
+    return all((values[rows] == values[:1]).all() for rows in _blocks(values))
+
+
+class _View(NamedTuple):
+    """What can be corrupted of one split, whoever holds it."""
+
+    tokens: NDArray[Any] | None  # (n, 3, L)
+    frames: dict[str, NDArray[Any]]  # each (n, L, d)
+    valid: dict[str, NDArray[np.bool_]]  # by the keys of `frames`, and `tokens`: (n, L)
+
+
+def _view_split(split: FeatureSplit) -> _View:
+    lengths = {"audio": split.audio_lengths, "vision": split.vision_lengths}
+    arrays = {key: getattr(split, key) for key in ("text", "audio", "vision")}
+    return _view(split.name, split.text_bert, arrays, lengths)
+
+
+def _view_raw(name: str, raw: Mapping[str, Any]) -> _View:
+    tokens = raw.get("text_bert")
+    lengths = {key: raw.get(f"{key}_lengths") for key in ("audio", "vision")}
+    arrays = {key: raw.get(key) for key in ("text", "audio", "vision")}
+    return _view(name, tokens, arrays, lengths)
+
+
+def _view(
+    name: str, tokens: Any | None, arrays: Mapping[str, Any], lengths: Mapping[str, Any]
+) -> _View:
+    frames = {key: np.asarray(value) for key, value in arrays.items() if value is not None}
+    valid = {}
+    if tokens is not None:
+        tokens = np.asarray(tokens)
+        valid["tokens"] = tokens[:, 1] != 0
+    for key, values in frames.items():
+        known = lengths.get(key)
+        if key == "text" and tokens is not None and tokens.shape[2] == values.shape[1]:
+            valid[key] = valid["tokens"]
+            continue
+        if known is None:
+            known = derive_lengths(Scope(FeatureReport(Path(), None), name), key, values)
+        # A length of 0 is read as 1, as everywhere.
+        ends = np.maximum(np.asarray(known).reshape(-1, 1), 1)
+        valid[key] = np.arange(values.shape[1]) < ends
+    return _View(tokens, frames, valid)
+
+
+def _corrupt_views(
+    views: Mapping[str, _View], config: CorruptionConfig
+) -> dict[str, dict[str, Any]]:
+    """By split, the arrays that change."""
+    return {
+        name: {
+            **_corrupt_tokens(views[name], name, config),
+            **_corrupt_frames(views[name], name, config, views.get("train")),
+        }
+        for name in config.splits
+        if name in views
+    }
+
+
+def _corrupt_tokens(view: _View, split: str, config: CorruptionConfig) -> dict[str, NDArray[Any]]:
+    tokens, valid = view.tokens, view.valid.get("tokens")
+    if tokens is None or valid is None:
+        return {}
+    lost = _lost(valid, split, "text", config)
+    if lost is None:
+        return {}
+    rows = np.arange(len(lost))
+    lost[rows, 0] = lost[rows, valid.sum(axis=1) - 1] = False  # [CLS] and [SEP]
+    unknown = MMSA_UNKNOWN_TOKEN if config.unknown_token is None else config.unknown_token
+    changed = tokens.copy()
+    changed[:, 0][lost] = unknown
+    return {"text_bert": changed}
+
+
+def _corrupt_frames(
+    view: _View, split: str, config: CorruptionConfig, train: _View | None
+) -> dict[str, NDArray[Any]]:
+    changed: dict[str, NDArray[Any]] = {}
+    for name in MODALITIES:
+        if name not in view.frames:
+            continue
+        values, valid = view.frames[name], view.valid[name]
+        noisy = config.noise > 0 and config.touches(name) and name not in config.remove
+        lost = _lost(valid, split, name, config)
+        if noisy and train is not None:
+            deviation = config.noise * _deviation(train.frames[name], train.valid[name])
+            values = _with_noise(values, valid, deviation, _stream(config, split, name, "noise"))
+        elif lost is not None:
+            values = values.copy()
+        if lost is not None:
+            values[lost] = 0
+        if noisy or lost is not None:
+            changed[name] = values
+    return changed
+
+
+def _lost(
+    valid: NDArray[np.bool_], split: str, modality: Modality, config: CorruptionConfig
+) -> NDArray[np.bool_] | None:
+    """The valid positions (n, L) that are lost; None where none can be."""
+    if modality in config.remove:
+        return valid.copy()
+    if config.drop_rate == 0 or not config.touches(modality):
+        return None
+    drawn = _stream(config, split, modality, "drop").random(valid.shape)
+    return valid & (drawn < config.drop_rate)
+
+
+def _with_noise(
+    values: NDArray[Any],
+    valid: NDArray[np.bool_],
+    deviation: NDArray[np.float64],
+    stream: np.random.Generator,
+) -> NDArray[Any]:
+    """A copy (n, L, d) with Gaussian noise of `deviation` (d,) on the valid frames."""
+    kept = values.dtype if values.dtype.kind == "f" else np.float32
+    changed = values.astype(kept)  # always a copy
+    scale = deviation.astype(np.float32)
+    for rows in _blocks(changed):
+        block = _finite(changed[rows])
+        drawn = stream.standard_normal(block.shape, dtype=np.float32)
+        changed[rows] = block + scale * drawn * valid[rows, :, None]
+    return changed
+
+
+def _deviation(values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Standard deviation (d,) of each feature of (n, L, d) over the valid frames."""
+    count, total, squares = 0, np.zeros(values.shape[2]), np.zeros(values.shape[2])
+    for rows in _blocks(values):
+        frames = _finite(values[rows])[valid[rows]].astype(np.float64)
+        count += len(frames)
+        total += frames.sum(axis=0)
+        squares += (frames**2).sum(axis=0)
+    variance = squares / count - (total / count) ** 2
+    return np.sqrt(np.maximum(variance, 0))
+
+
+def _finite(values: NDArray[Any]) -> NDArray[Any]:
+    """What the feature reader and MMSA's loader do with NaN and -inf."""
+    return np.where(np.isfinite(values), values, 0)
+
+
+def _stream(
+    config: CorruptionConfig, split: str, modality: Modality, purpose: Literal["drop", "noise"]
+) -> np.random.Generator:
+    names = (SPLITS.index(split), MODALITIES.index(modality), ("drop", "noise").index(purpose))
+    return np.random.default_rng([config.seed, *names])
+
+
+def _blocks(values: NDArray[Any]) -> Iterator[slice]:
+    """Rows in groups, so that no temporary of an array's size exists."""
+    step = max(1, _BLOCK_VALUES // max(1, values[0].size))
+    return (slice(start, start + step) for start in range(0, len(values), step))
+
+
+def _unknown_token(pretrained: str | None) -> int:
+    """The [UNK] of a text encoder; MMSA's where its tokenizer cannot be had."""
+    if pretrained is None:
+        return MMSA_UNKNOWN_TOKEN
+    try:
+        token = load_tokenizer(pretrained).unk_token_id
+    except TextEncoderError as error:
+        logger.warning(
+            "corruption: lost tokens become %d, MMSA's, because the tokenizer of %r cannot be read "
+            "(%s). Set corruption.unknown_token to choose another.",
+            MMSA_UNKNOWN_TOKEN,
+            pretrained,
+            error,
+        )
+        return MMSA_UNKNOWN_TOKEN
+    return MMSA_UNKNOWN_TOKEN if token is None else int(token)
+
+
+def _validated(value: Mapping[str, Any] | CorruptionConfig) -> CorruptionConfig:
+    try:
+        return CorruptionConfig.model_validate(value)
+    except ValidationError as error:
+        lines = "\n  ".join(_explain(problem) for problem in error.errors())
+        raise ConfigError(f"corruption has {error.error_count()} problem(s):\n  {lines}") from None
+
+
+def _explain(problem: Any) -> str:
+    key = ".".join(["corruption", *map(str, problem["loc"])])
+    if problem["type"] == "extra_forbidden":
+        name = str(problem["loc"][-1])
+        return f"{key}: no such key; {suggest(name, list(CorruptionConfig.model_fields))}"
+    return f"{key}: {problem['msg']} (given: {problem['input']!r})"
