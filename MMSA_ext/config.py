@@ -3,19 +3,23 @@
 Files follow MMSA's schema (`commonParams`, `datasetParams`); overrides are MMSA's `config=`
 dictionary. A model of this package binds the result to its typed configuration class, and every
 problem is reported at once. Keys that belong to MMSA's data loading stand in `MMSAKeys`, those of
-the training loop in `RunConfig`; models add their own by inheritance.
+the training loop in `RunConfig`; models add their own by inheritance. Variants of MMSA's models add
+a `VariantConfig` to the host's keys.
 """
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from easydict import EasyDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from MMSA_ext import mmsa_bridge
+from MMSA_ext.data.corruption import CorruptionConfig, normalise
 from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.paths import expand
 from MMSA_ext.registry import ModelEntry, get_model, is_registered, list_models
@@ -74,6 +78,8 @@ class RunConfig(MMSAKeys):
         random_init: Build the text encoder's architecture with random weights.
         text_encoder_config: Architecture of the text encoder as a plain dictionary; stored in
             checkpoints, so that they load without the encoder's files.
+        corruption: What is taken from the data, see `data.corruption`; None is nothing. MMSA's own
+            models accept this key too.
     """
 
     KeyEval: str = "Loss"
@@ -89,6 +95,7 @@ class RunConfig(MMSAKeys):
     pretrained: str = "bert-base-uncased"
     random_init: bool = False
     text_encoder_config: dict[str, Any] | None = None
+    corruption: CorruptionConfig | None = None
 
     @model_validator(mode="after")
     def _warm_up_ends(self) -> Self:
@@ -110,10 +117,40 @@ class RunConfig(MMSAKeys):
         run_state = PLACES | {"d_paras"}
         values = {key: value for key, value in dict(args).items() if key not in run_state}
         values["featurePath"] = str(args.get("featurePath", ""))
-        return _bind(cls, values)
+        return _bind(cls, values, str(values.get("model_name", cls.__name__)))
+
+    def keys(self) -> dict[str, Any]:
+        """What the run's configuration gets."""
+        return self.model_dump()
 
 
-_Config = TypeVar("_Config", bound=RunConfig)
+class VariantConfig(BaseModel):
+    """Keys that a variant of one of MMSA's models adds to its host's, which stay MMSA's business.
+
+    Subclasses declare the keys as fields.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @classmethod
+    def from_args(cls, args: Any) -> Self:
+        """Bind the variant's keys out of MMSA's `args`.
+
+        Raises:
+            ConfigError: With every problem of these keys in one message.
+        """
+        values = dict(args)
+        own = {key: values[key] for key in cls.model_fields if key in values}
+        return _bind(cls, own, str(values.get("model_name", cls.__name__)))
+
+    def keys(self) -> dict[str, Any]:
+        """What the run's configuration gets: the fields, and what they decide of the host's."""
+        return self.model_dump()
+
+
+_Config = TypeVar("_Config", bound=BaseModel)
 
 
 def config_folder() -> Path:
@@ -127,22 +164,52 @@ def extension_config(kind: Literal["regression", "tune"]) -> dict[str, Any]:
     """Configuration of this package's models, in MMSA's schema.
 
     A registered model without an entry in the shipped file is configured by the defaults of its
-    configuration class, on every data set.
+    configuration class, on every data set. A variant of a model of MMSA starts from what MMSA's
+    own file says of the host.
     """
     content = read_json(config_folder() / f"config_{kind}.json")
     for name in list_models():
-        content.setdefault(name, _default_entry(get_model(name)))
+        entry = get_model(name)
+        if entry.host is not None:
+            content[name] = _variant_entry(entry, entry.host, kind, content.get(name, {}))
+        else:
+            content.setdefault(name, _default_entry(entry))
     return content
 
 
-def _default_entry(entry: ModelEntry) -> dict[str, Any]:
-    defaults = {
+def _variant_entry(
+    entry: ModelEntry, host: str, kind: Literal["regression", "tune"], own: dict[str, Any]
+) -> dict[str, Any]:
+    """MMSA's entry of the host, the variant's defaults, and on top what our file says."""
+    section = mmsa_bridge.stock_section(host, kind)
+    searched = section.get("debugParams", {"d_paras": []})
+    added = own.get("debugParams", {"d_paras": []})
+    parts = {
+        "commonParams": section["commonParams"] | _defaults(entry) | own.get("commonParams", {}),
+        "debugParams": searched | added | {"d_paras": [*searched["d_paras"], *added["d_paras"]]},
+    }
+    if "datasetParams" in section:
+        datasets = own.get("datasetParams", {})
+        parts["datasetParams"] = {
+            name: params | datasets.get(name, {})
+            for name, params in section["datasetParams"].items()
+        }
+    return parts
+
+
+def _defaults(entry: ModelEntry) -> dict[str, Any]:
+    """Defaults of a model's configuration class, as plain values."""
+    values = {
         key: field.get_default(call_default_factory=True)
         for key, field in entry.config.model_fields.items()
         if not field.is_required() and key not in ("missing_rate", "missing_seed")
     }
+    return {k: v.model_dump() if isinstance(v, BaseModel) else v for k, v in values.items()}
+
+
+def _default_entry(entry: ModelEntry) -> dict[str, Any]:
     return {
-        "commonParams": defaults,
+        "commonParams": _defaults(entry),
         "datasetParams": {dataset: {} for dataset in DATASETS},
         "debugParams": {"d_paras": []},
     }
@@ -240,12 +307,36 @@ def resolve(
     root = overrides.pop("dataset_root_dir", None)
     if root is not None and "featurePath" not in overrides:
         overrides["featurePath"] = Path(root, _relative_feature_path(args))
-    args.update({k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()})
+    args = merge(args, {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()})
     args.featurePath = expand(args.featurePath)
+    corruption = normalise(args.pop("corruption", None))
+    if corruption is not None:
+        args.corruption = corruption
     if is_registered(args.model_name):
         bound = get_model(args.model_name).config.from_args(args)
-        args.update(bound.model_dump())
+        args.update(bound.keys())
     return args
+
+
+def merge(args: Mapping[str, Any], overrides: Mapping[str, Any]) -> EasyDict:
+    """A configuration with some of its values replaced.
+
+    Nested keys are reached by nested dictionaries, `{"infoenh": {"k": 4}}`, or by a dot,
+    `{"infoenh.k": 4}`; the values beside them stay. None in place of a nested dictionary turns off
+    what it configures.
+
+    Returns:
+        A copy.
+    """
+    merged: dict[str, Any] = copy.deepcopy(dict(args))
+    for path, value in overrides.items():
+        key, _, rest = path.partition(".")
+        given = {rest: value} if rest else value
+        if isinstance(given, Mapping):
+            below = merged.get(key)
+            given = merge(below if isinstance(below, Mapping) else {}, given)
+        merged[key] = given
+    return EasyDict(merged)
 
 
 def _relative_feature_path(args: EasyDict) -> str:
@@ -256,28 +347,40 @@ def _relative_feature_path(args: EasyDict) -> str:
 def identity_config(args: Any) -> dict[str, Any]:
     """The part of a configuration that decides the numbers: plain JSON, without places."""
     plain = {key: value for key, value in dict(args).items() if key not in PLACES}
+    if plain.get("corruption") is None:
+        plain.pop("corruption", None)  # not every model's configuration has the key
     return dict(json.loads(json.dumps(plain, default=str)))
 
 
-def _bind(cls: type[_Config], values: dict[str, Any]) -> _Config:
+def _bind(cls: type[_Config], values: dict[str, Any], name: str) -> _Config:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        known = list(cls.model_fields)
-        lines = [_explain(problem, known) for problem in error.errors()]
-        name = values.get("model_name", cls.__name__)
+        lines = [_explain(problem, cls) for problem in error.errors()]
         raise ConfigError(
             f"configuration of {name!r} has {len(lines)} problem(s):\n  " + "\n  ".join(lines)
         ) from None
 
 
-def _explain(problem: Any, known: list[str]) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
+def _explain(problem: Any, cls: type[BaseModel]) -> str:
+    path = [str(part) for part in problem["loc"]]
+    if not path:  # a rule over several keys, which names them itself
+        return str(problem["msg"])
+    key = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        return f"{key}: no such key; {suggest(key, known)}"
+        return f"{key}: no such key; {suggest(path[-1], _fields_below(cls, path[:-1]))}"
     if problem["type"] == "missing":
         return f"{key}: is missing; add it to the configuration file or to config=."
     return f"{key}: {problem['msg']} (given: {problem['input']!r})"
+
+
+def _fields_below(cls: type[BaseModel], path: list[str]) -> list[str]:
+    """Names of the keys in a nested part of a configuration class."""
+    for step in path:
+        annotation = cls.model_fields[step].annotation
+        nested = [annotation, *get_args(annotation)]
+        cls = next(t for t in nested if isinstance(t, type) and issubclass(t, BaseModel))
+    return list(cls.model_fields)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
 from MMSA_ext.errors import CheckpointError, FeatureFileError
 from MMSA_ext.models.contract import core_model
 from MMSA_ext.paths import expand
-from MMSA_ext.registry import is_registered
+from MMSA_ext.registry import trains_in_mmsa
 from MMSA_ext.training.checkpoint import Checkpoint, load_checkpoint
 from MMSA_ext.training.trainer import predict
 
@@ -93,7 +93,7 @@ def predict_file(
     _check_fit(args, features, checkpoint_path)
     args = mmsa_bridge.complete_args(args, device=device, model_save_path=Path(checkpoint_path))
     with mmsa_bridge.registered():
-        if is_registered(args.model_name):
+        if not trains_in_mmsa(args.model_name):
             return _predict_extension(args, checkpoint, features, device)
         if "pretrained" in args:
             args.pretrained = text_encoders.resolve(args.pretrained)
@@ -137,7 +137,7 @@ def _check_fit(args: EasyDict, features: FeatureSet, checkpoint_path: str | Path
                     f"model was trained on {width}"
                 )
             longest = int(getattr(split, f"{modality}_lengths").max(initial=0))
-            if longest > length and is_registered(args.model_name):
+            if longest > length and not trains_in_mmsa(args.model_name):
                 problems.append(
                     f"split {name!r}, key {modality!r}: {longest} frames, the model reads at most "
                     f"{length}"

@@ -16,7 +16,7 @@ from MMSA_ext.errors import ConfigError, suggest
 if TYPE_CHECKING:
     from torch import nn
 
-    from MMSA_ext.config import RunConfig
+    from MMSA_ext.config import RunConfig, VariantConfig
 
 Builder = Callable[[Any], "nn.Module"]
 
@@ -31,20 +31,28 @@ class ModelEntry:
         config: Typed configuration; its fields are the keys that the model accepts.
         trainer: Class with MMSA's trainer contract (`do_train`, `do_test`).
         paper: Title and place of the paper.
+        host: MMSA's model whose trainer, batches and configuration this one uses: a variant of it.
+            None for models on this package's trainer.
     """
 
     name: str
     build: Builder
-    config: type[RunConfig]
+    config: type[RunConfig] | type[VariantConfig]
     trainer: type
     paper: str
+    host: str | None = None
 
 
 _MODELS: dict[str, ModelEntry] = {}
 
 
 def register_model(
-    name: str, *, config: type[RunConfig], trainer: type, paper: str
+    name: str,
+    *,
+    config: type[RunConfig] | type[VariantConfig],
+    trainer: type,
+    paper: str,
+    host: str | None = None,
 ) -> Callable[[Builder], Builder]:
     """Register the decorated builder as model `name`.
 
@@ -53,13 +61,17 @@ def register_model(
         config: Typed configuration class of the model.
         trainer: Trainer class, see `MMSA_ext.training.trainer.Trainer`.
         paper: Title and place of the paper, shown by `mmsa-ext list` and MMSA's citations.
+        host: For a variant of one of MMSA's models: that model. `trainer` is MMSA's then, the
+            batches and the configuration that `config` does not name too.
 
     Returns:
         A decorator that leaves the builder as it is.
 
     Raises:
-        ConfigError: If the name is taken, by MMSA too, or not lower-case.
+        ConfigError: If the name is taken, by MMSA too, or not lower-case, or MMSA has no such host.
     """
+    if host is not None and not mmsa_bridge.is_mmsa_model(host):
+        raise ConfigError(f"model {name!r}: its host {host!r} is no model of MMSA.")
     if name != name.lower():
         raise ConfigError(f"model name {name!r}: use lower case, MMSA lower-cases what users type.")
 
@@ -69,7 +81,7 @@ def register_model(
                 f"model {name!r} exists already; choose another name, or forget your own first "
                 "with MMSA_ext.unregister_model."
             )
-        _MODELS[name] = ModelEntry(name, build, config, trainer, paper)
+        _MODELS[name] = ModelEntry(name, build, config, trainer, paper, host)
         return build
 
     return decorate
@@ -93,6 +105,11 @@ def list_models() -> list[str]:
 def is_registered(name: str) -> bool:
     """Whether `name` is a model of this package (MMSA's own are not)."""
     return name in _MODELS
+
+
+def trains_in_mmsa(name: str) -> bool:
+    """Whether `name` trains in MMSA's own loop: MMSA's models, and variants that have a host."""
+    return not is_registered(name) or _MODELS[name].host is not None
 
 
 def get_model(name: str) -> ModelEntry:

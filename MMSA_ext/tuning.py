@@ -60,7 +60,7 @@ def tune(
     """
     name, dataset = run.args.model_name, run.args.dataset_name
     space = search_space(name, dataset, config_file)
-    space = {key: choices for key, choices in space.items() if key.split(".")[0] not in fixed}
+    space = {key: v for key, v in space.items() if not {key, key.split(".")[0]} & set(fixed)}
     if not space:
         raise ConfigError(
             f"{name!r} has nothing to search on {dataset!r}: add 'debugParams' with 'd_paras' to a "

@@ -6,6 +6,7 @@ import pytest
 
 from MMSA_ext import config
 from MMSA_ext.errors import ConfigError
+from MMSA_ext.registry import trains_in_mmsa
 
 
 def test_every_problem_is_reported_at_once():
@@ -103,7 +104,7 @@ def test_identity_leaves_places_out():
 def test_both_files_agree_on_what_is_not_searched():
     regression, tune = (config.extension_config(kind) for kind in ("regression", "tune"))
     assert regression.keys() == tune.keys()
-    for name in regression:
+    for name in (name for name in regression if not trains_in_mmsa(name)):
         for part in ("commonParams", "datasetParams"):
             assert regression[name][part] == tune[name][part]
 
@@ -114,3 +115,52 @@ def test_tuning_spaces_name_known_keys():
         known = config.resolve(model, "sims")
         assert args.d_paras
         assert set(args.d_paras) <= set(known)
+
+
+class TestMerge:
+    @pytest.fixture
+    def base(self):
+        return {"batch_size": 4, "infoenh": {"k": 8, "d": 128}, "off": None}
+
+    def test_nested_and_dotted_overrides_leave_the_rest(self, base):
+        for overrides in ({"infoenh": {"k": 4}}, {"infoenh.k": 4}):
+            merged = config.merge(base, overrides)
+            assert merged.infoenh == {"k": 4, "d": 128}
+            assert merged.batch_size == 4
+        assert base["infoenh"] == {"k": 8, "d": 128}
+
+    def test_none_turns_off_and_a_value_below_none_turns_on(self, base):
+        assert config.merge(base, {"infoenh": None}).infoenh is None
+        assert config.merge(base, {"off.k": 2}).off == {"k": 2}
+
+    def test_later_overrides_win(self, base):
+        assert config.merge(base, {"infoenh": {"k": 4}, "infoenh.k": 2}).infoenh.k == 2
+
+
+class TestVariants:
+    """Variants of MMSA's models: MMSA's configuration of the host, and the variant's keys."""
+
+    def test_the_hosts_keys_stay_the_hosts(self):
+        host = config.resolve("self_mm", "sims")
+        variant = config.resolve("self_mm_infoenh", "sims")
+        own = set(variant) - set(host)
+        assert "infoenh" in own
+        assert {key: variant[key] for key in host if key != "model_name"} == {
+            key: host[key] for key in host if key != "model_name"
+        }
+        assert config.resolve("self_mm_infoenh", "sims", "", {"anything": 1}).anything == 1
+
+    def test_a_wrong_nested_key_is_named_with_the_closest(self):
+        overrides = {"infoenh": {"kk": 4, "inverse_temprature": 1.0, "d": 0}}
+        with pytest.raises(ConfigError) as error:
+            config.resolve("self_mm_infoenh", "mosi", "", overrides)
+        message = str(error.value)
+        assert "'self_mm_infoenh' has 3 problem(s)" in message
+        assert "infoenh.inverse_temprature: no such key" in message
+        assert "did you mean inverse_temperature" in message
+        assert "infoenh.d" in message
+
+    def test_mmsas_search_space_is_the_hosts_and_more(self):
+        host = config.get_config_tune("self_mm", "mosi", random_choice=False)
+        variant = config.get_config_tune("self_mm_infoenh", "mosi", random_choice=False)
+        assert set(host.d_paras) < set(variant.d_paras)

@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from MMSA_ext import registry
-from MMSA_ext.config import RunConfig
+from MMSA_ext.config import RunConfig, VariantConfig
 from MMSA_ext.errors import ConfigError
 
 
@@ -30,6 +30,17 @@ def test_registered_model_is_known(toy):
 def test_taken_or_malformed_names_are_refused(toy, name):
     with pytest.raises(ConfigError, match=name):
         registry.register_model(name, config=RunConfig, trainer=object, paper="")(lambda args: None)
+
+
+def test_a_variant_needs_a_host_of_mmsa():
+    with pytest.raises(ConfigError, match="host 'lf_dn' is no model of MMSA"):
+        registry.register_model("v", config=VariantConfig, trainer=object, paper="", host="lf_dn")
+
+
+def test_who_trains_in_mmsas_loop(toy):
+    assert not registry.trains_in_mmsa("toy")
+    assert registry.trains_in_mmsa("lf_dnn")
+    assert registry.trains_in_mmsa("self_mm_infoenh")
 
 
 def test_unknown_name_suggests_the_closest():

@@ -12,10 +12,11 @@ from MMSA_ext.mmsa_bridge.configuration import (
     is_mmsa_model,
     mmsa_models,
     read_config,
+    stock_section,
     supported_datasets,
 )
 from MMSA_ext.mmsa_bridge.extension import Extension, RegisteredModel
-from MMSA_ext.mmsa_bridge.feature_reading import feature_cache
+from MMSA_ext.mmsa_bridge.feature_reading import feature_cache, transformed_features
 from MMSA_ext.mmsa_bridge.recording import EpochRecord, SplitPredictions
 from MMSA_ext.mmsa_bridge.registration import (
     introduce,
@@ -39,8 +40,10 @@ from MMSA_ext.mmsa_bridge.stock import (
     build_trainer,
     complete_args,
     metrics,
+    model_class,
     stock_loaders,
     train_and_test,
+    trainer_class,
 )
 
 __all__ = [
@@ -61,6 +64,7 @@ __all__ = [
     "is_registered",
     "metrics",
     "mmsa_models",
+    "model_class",
     "predict_stock",
     "preserved_random_state",
     "progress_bars",
@@ -70,7 +74,10 @@ __all__ = [
     "run_logging",
     "setup_seed",
     "stock_loaders",
+    "stock_section",
     "supported_datasets",
     "train_and_test",
+    "trainer_class",
+    "transformed_features",
     "unregister",
 ]

@@ -22,6 +22,24 @@ def mmsa_models() -> list[str]:
     return sorted(vars(trainers)["TRAIN_MAP"])  # the instance's own map, without additions
 
 
+def stock_section(model_name: str, kind: Kind = "regression") -> dict[str, Any]:
+    """What MMSA's own configuration file says of one of its models; a fresh copy.
+
+    Args:
+        model_name: Lower-case name of a model of MMSA.
+        kind: Which of MMSA's configuration files.
+
+    Returns:
+        `commonParams`, `datasetParams` and, for `tune`, `debugParams`.
+    """
+    return _model_section(_stock_file(kind), model_name, kind)
+
+
+def _stock_file(kind: Kind) -> dict[str, Any]:
+    path = _path(kind, "")
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
 def is_mmsa_model(name: str) -> bool:
     """Whether `name` (lower case) is a model that MMSA itself ships."""
     return name in mmsa_models()

@@ -1,4 +1,4 @@
-"""What MMSA 2.2.1 needs to run on a current torch and transformers, one named shim a defect.
+"""What MMSA 2.2.1 needs to run on current libraries and any text encoder, one named shim a defect.
 
 A shim changes one name in one module of MMSA (or one attribute of one of its classes), nothing
 global, and no number: where MMSA ran before, it computes the same. The tests show for each that
@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.mmsa_bridge.patching import ModuleProxy, replace_attribute
+from MMSA_ext.text_encoders import load_text_encoder
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,65 @@ def _tfr_net_encoder(undo: ExitStack) -> None:
     replace_attribute(undo, model, "__init__", build_with_encoder)
 
 
+STATED_WIDTH = 768  # what MMSA takes for the hidden size of every text encoder
+
+
+def _encoder_width(args: Any) -> int:
+    """Hidden size of the text encoder `args.pretrained`.
+
+    MMSA's 768 where the configuration names none or it cannot be found: the model that needs it
+    says so when it loads it.
+    """
+    if "pretrained" not in args:
+        return STATED_WIDTH
+    try:
+        with torch.device("meta"):  # the architecture alone: no weights, no memory, no random draw
+            return int(load_text_encoder(args["pretrained"], random_init=True).config.hidden_size)
+    except TextEncoderError:
+        return STATED_WIDTH
+
+
+def _encoder_width_everywhere(undo: ExitStack) -> None:
+    """In the loader's feature dimensions, and in the two models that have a number of their own."""
+
+    def dataset(read: Callable[..., None]) -> Callable[..., None]:
+        @wraps(read)
+        def read_with_width(self: Any, args: Any, *rest: Any, **options: Any) -> None:
+            read(self, args, *rest, **options)
+            if args.get("use_bert"):
+                args["feature_dims"][0] = _encoder_width(args)
+
+        return read_with_width
+
+    def misa(build: Callable[..., None]) -> Callable[..., None]:
+        @wraps(build)
+        def build_with_width(self: Any, config: Any) -> None:
+            build(self, config)
+            projection = self.project_t.project_t
+            width = self.bertmodel.model.config.hidden_size
+            if projection.in_features != width:
+                self.project_t.project_t = nn.Linear(width, projection.out_features)
+
+        return build_with_width
+
+    def self_mm(build: Callable[..., None]) -> Callable[..., None]:
+        @wraps(build)
+        def build_with_width(self: Any, args: Any) -> None:
+            if args.text_out == STATED_WIDTH:
+                args.text_out = _encoder_width(args)
+            build(self, args)
+
+        return build_with_width
+
+    for module, name, with_width in (
+        ("MMSA.data_loader", "MMDataset", dataset),
+        ("MMSA.models.singleTask.MISA", "MISA", misa),
+        ("MMSA.models.multiTask.SELF_MM", "SELF_MM", self_mm),
+    ):
+        patched = getattr(import_module(module), name)
+        replace_attribute(undo, patched, "__init__", with_width(patched.__init__))
+
+
 SHIMS: tuple[Shim, ...] = (
     Shim(
         "run_on_cpu",
@@ -195,5 +256,11 @@ SHIMS: tuple[Shim, ...] = (
         "tfr_net_encoder",
         "tfr_net ignores `pretrained` and loads bert-base-uncased, also for Chinese text.",
         _tfr_net_encoder,
+    ),
+    Shim(
+        "encoder_width",
+        "MMSA's loader, misa and self_mm take every text encoder to be 768 wide; misa, self_mm, "
+        "mmim, bert_mag and tfr_net fail with any other.",
+        _encoder_width_everywhere,
     ),
 )

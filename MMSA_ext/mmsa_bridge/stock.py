@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from MMSA_ext.errors import ConfigError, TrainingDivergedError, suggest
+from MMSA_ext.mmsa_bridge.configuration import mmsa_models
 from MMSA_ext.mmsa_bridge.feature_reading import feature_cache
 from MMSA_ext.mmsa_bridge.recording import (
     EpochRecord,
@@ -31,6 +32,9 @@ from MMSA_ext.mmsa_bridge.recording import (
 )
 from MMSA_ext.mmsa_bridge.registration import registered
 from MMSA_ext.mmsa_bridge.runtime import preserved_random_state, setup_seed
+
+# Where the class is not called as the model in capitals.
+_CLASS_NAMES = {"graph_mfn": "Graph_MFN"}
 
 Loaders = Mapping[str, DataLoader[Any]]
 _TEST_MODES = {"train": "TRAIN", "valid": "VALID", "test": "TEST"}
@@ -100,6 +104,32 @@ def build_model(args: EasyDict) -> nn.Module:
     with registered():
         model: nn.Module = import_module("MMSA.models.AMIO").AMIO(args)
     return model
+
+
+def model_class(name: str) -> type[nn.Module]:
+    """MMSA's class of one of its own models.
+
+    Raises:
+        ConfigError: If MMSA has no such model.
+    """
+    module, known = import_module("MMSA.models.AMIO"), mmsa_models()
+    if name not in known:
+        raise ConfigError(f"MMSA has no model {name!r}; {suggest(name, known)}")
+    found: type[nn.Module] = getattr(module, _CLASS_NAMES.get(name, name.upper()))
+    return found
+
+
+def trainer_class(name: str) -> type:
+    """MMSA's trainer of one of its own models.
+
+    Raises:
+        ConfigError: If MMSA has no such model.
+    """
+    trainers = vars(import_module("MMSA.trains.ATIO").ATIO())["TRAIN_MAP"]
+    if name not in trainers:
+        raise ConfigError(f"MMSA has no model {name!r}; {suggest(name, sorted(trainers))}")
+    found: type = trainers[name]
+    return found
 
 
 def build_trainer(args: EasyDict) -> Any:

@@ -19,6 +19,7 @@ from MMSA_ext import mmsa_bridge
 CPU = torch.device("cpu")
 SMALL = {"batch_size": 4, "early_stop": 1, "update_epochs": 2, "train_samples": 16}
 WIDE = 768  # MMSA's loader states this width for every text encoder
+NARROW = 16
 
 
 @contextmanager
@@ -30,14 +31,24 @@ def shim(name: str) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def wide_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Path:
-    folder = tmp_path_factory.mktemp("wide_encoder")
-    size = {"hidden_size": WIDE, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return write_encoder(tmp_path_factory.mktemp("wide_encoder"), tiny_encoder, hidden_size=WIDE)
+
+
+def write_encoder(folder: Path, tiny_encoder: Path, hidden_size: int) -> Path:
+    size = {"hidden_size": hidden_size, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = BertConfig(vocab_size=128, intermediate_size=8, max_position_embeddings=64, **size)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         BertModel(config).save_pretrained(folder)
     BertTokenizer(vocab=str(tiny_encoder / "vocab.txt")).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def narrow_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Path:
+    """As `tiny_encoder`, 16 wide, with the token 100 that tfr_net puts for a missing one."""
+    folder = tmp_path_factory.mktemp("narrow_encoder")
+    return write_encoder(folder, tiny_encoder, hidden_size=NARROW)
 
 
 @pytest.fixture
@@ -56,7 +67,7 @@ def train(
 
 def test_every_shim_is_named_and_explained() -> None:
     names = [shim.name for shim in mmsa_bridge.SHIMS]
-    assert len(set(names)) == len(names) == 7
+    assert len(set(names)) == len(names) == 8
     assert all(shim.reason.endswith(".") for shim in mmsa_bridge.SHIMS)
 
 
@@ -239,6 +250,104 @@ class TestTFRNetEncoder:
             nlevels=1,
         )
         assert run.metrics["test"]["Loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "config"),
+    [
+        ("misa", {}),
+        ("self_mm", {}),
+        ("mmim", {"batch_size": 8}),
+        ("bert_mag", {"need_data_aligned": False}),
+        ("tfr_net", {"num_temporal_head": 1, "dst_feature_dim_nheads": [6, 2], "nlevels": 1}),
+    ],
+)
+class TestEncoderWidth:
+    def test_needed(
+        self,
+        model: str,
+        config: dict[str, Any],
+        train: Callable[..., Any],
+        narrow_encoder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        others = [s for s in mmsa_bridge.SHIMS if s.name != "encoder_width"]
+        monkeypatch.setattr("MMSA_ext.mmsa_bridge.shims.SHIMS", tuple(others))
+        with pytest.raises(RuntimeError, match=r"(?i)size|shape|channels"):
+            train(model, "mosi", pretrained=str(narrow_encoder), **config)
+
+    def test_sufficient(
+        self,
+        model: str,
+        config: dict[str, Any],
+        train: Callable[..., mmsa_bridge.StockRun],
+        narrow_encoder: Path,
+    ) -> None:
+        run = train(model, "mosi", pretrained=str(narrow_encoder), **config)
+        assert run.metrics["test"]["Loss"] > 0
+
+    def test_changes_nothing_at_768(
+        self,
+        model: str,
+        config: dict[str, Any],
+        train: Callable[..., mmsa_bridge.StockRun],
+        wide_encoder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        config = {**config, "early_stop": 0, "pretrained": str(wide_encoder)}
+        with_shim = train(model, "mosi", **config)
+        others = [s for s in mmsa_bridge.SHIMS if s.name != "encoder_width"]
+        monkeypatch.setattr("MMSA_ext.mmsa_bridge.shims.SHIMS", tuple(others))
+        mmsa_bridge.unregister()
+        without = train(model, "mosi", **config)
+        assert with_shim.metrics == without.metrics
+        state, expected = with_shim.model.state_dict(), without.model.state_dict()
+        # `_float_tensor` of tfr_net holds whatever was in memory; it is never read.
+        keys = [key for key in expected if not key.endswith("_float_tensor")]
+        assert all(torch.equal(state[key], expected[key]) for key in keys)
+
+
+class TestWhereTheWidthComesFrom:
+    @pytest.mark.parametrize(
+        ("named", "width"), [("narrow", NARROW), ("wide", WIDE), ("absent", WIDE), (None, WIDE)]
+    )
+    def test_loader(
+        self,
+        named: str | None,
+        width: int,
+        stock_mmsa: None,
+        features: Callable[[str], Path],
+        narrow_encoder: Path,
+        wide_encoder: Path,
+    ) -> None:
+        """An encoder that is not named or not found is left at what MMSA says."""
+        folders = {"narrow": narrow_encoder, "wide": wide_encoder, "absent": "no/such/folder"}
+        args = mmsa_bridge.read_config("regression", "self_mm", "mosi")
+        args.update(SMALL | {"featurePath": str(features("mosi"))})
+        del args["pretrained"]
+        if named is not None:
+            args.pretrained = str(folders[named])
+        args = mmsa_bridge.complete_args(args, device=CPU, model_save_path="unused")
+        before = torch.get_rng_state()
+        mmsa_bridge.stock_loaders(args)
+        assert args.feature_dims[0] == width
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_models_without_tokens_keep_the_files_width(
+        self, train: Callable[..., mmsa_bridge.StockRun], narrow_encoder: Path
+    ) -> None:
+        run = train("lf_dnn", "mosi", pretrained=str(narrow_encoder))
+        assert run.model.Model.text_in == 10
+
+    def test_a_width_that_is_told_stays(self, stock_mmsa: None, narrow_encoder: Path) -> None:
+        """Self-MM's `text_out` is replaced only where it is MMSA's 768."""
+        self_mm = import_module("MMSA.models.multiTask.SELF_MM").SELF_MM
+        args = mmsa_bridge.read_config("regression", "self_mm", "mosi")
+        args.update(pretrained=str(narrow_encoder), feature_dims=[NARROW, 5, 4], text_out=20)
+        with shim("encoder_width"):
+            assert self_mm(args).post_text_layer_1.in_features == 20
+            args.text_out = WIDE
+            assert self_mm(args).post_text_layer_1.in_features == NARROW
 
 
 @pytest.mark.parametrize(

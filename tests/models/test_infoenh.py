@@ -333,13 +333,27 @@ def test_gradient_reaches_the_cost_through_the_readout_and_not_through_a_plain_m
     assert share[True] < 1e-4
 
 
-def test_readout_is_linear_gelu_mean_linear():
-    readout = TokenReadout(6, 8, 5)
+@pytest.mark.parametrize("normalise", [True, False])
+def test_readout_is_norm_linear_gelu_mean_linear(normalise):
+    readout = TokenReadout(6, 8, 5, normalise=normalise)
     tokens, mask = torch.randn(2, 4, 6), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
     got = readout(tokens, mask)
     for i, n in enumerate((4, 2)):
-        want = readout.output(F.gelu(readout.token[0](tokens[i, :n])).mean(0))
+        read = F.layer_norm(tokens[i, :n], (6,)) if normalise else tokens[i, :n]
+        want = readout.output(F.gelu(readout.token[0](read)).mean(0))
         torch.testing.assert_close(got[i], want)
+
+
+def test_normalised_vectors_tell_samples_apart_from_the_start():
+    model = build(k=8, d=64).eval()
+    enhanced = model(*batch()).enhanced["text"]
+    mask = torch.ones(enhanced.shape[:2], dtype=torch.bool)
+    spread = {}
+    for normalise in (True, False):
+        torch.manual_seed(0)
+        readout = TokenReadout(model.enhanced_dim, 64, 32, normalise=normalise)
+        spread[normalise] = readout(enhanced, mask).std(0).mean()
+    assert spread[True] > 5 * spread[False]
 
 
 # --- Invariances ---

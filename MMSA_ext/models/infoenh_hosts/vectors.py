@@ -1,0 +1,123 @@
+"""Reach into a host's forward without copying it, and map enhanced tokens to the host's vectors.
+
+The hosts reduce each modality to one vector and discard the sequences. These helpers catch the
+sequences while the host computes them, and put other vectors where the host reads its own. Nothing
+stays on the host's modules between two forward passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from MMSA_ext.models.infoenh import TokenReadout
+from MMSA_ext.models.infoenh_hosts.common import InfoEnhHostConfig
+
+
+@contextmanager
+def recorded_outputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Any]]:
+    """Inside, the last output of each module is kept under its name in the dictionary given."""
+    outputs: dict[str, Any] = {}
+
+    def keep(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        outputs[name] = output
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            stack.callback(module.register_forward_hook(partial(keep, name)).remove)
+        yield outputs
+
+
+@contextmanager
+def replaced_inputs(replace: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Inside, each module reads what its function makes of the tensor that it is called with."""
+
+    def before(function: Callable[[Tensor], Tensor], module: nn.Module, inputs: Any) -> Tensor:
+        return function(*inputs)
+
+    with ExitStack() as stack:
+        for module, function in replace.items():
+            stack.callback(module.register_forward_pre_hook(partial(before, function)).remove)
+        yield
+
+
+@contextmanager
+def given_outputs(owner: nn.Module, outputs: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, calling the submodule `owner.<name>` gives `outputs[name]` and computes nothing.
+
+    An entry in the instance's own dictionary is found before the submodule, which `nn.Module` looks
+    up only where nothing else answers.
+    """
+
+    def answer(output: Tensor, *inputs: Any) -> Tensor:
+        return output
+
+    attributes = vars(owner)
+    attributes.update({name: partial(answer, output) for name, output in outputs.items()})
+    try:
+        yield
+    finally:
+        for name in outputs:
+            del attributes[name]
+
+
+def unpacked(packed: PackedSequence) -> tuple[Tensor, Tensor]:
+    """What a recurrent layer gave on packed input, in the order of the batch.
+
+    Args:
+        packed: Of B sequences, rows of width d.
+
+    Returns:
+        Sequences `(B, L, d)`, zero where padded, L the longest length; mask `(B, L)` bool.
+    """
+    sequences, lengths = pad_packed_sequence(packed, batch_first=True)
+    positions = torch.arange(sequences.shape[1], device=sequences.device)
+    return sequences, positions < lengths.to(sequences.device)[:, None]
+
+
+class VectorReadouts(nn.Module):
+    """Enhanced tokens of each modality to the vector that the host's fusion reads.
+
+    Args:
+        in_dim: Width of a token.
+        options: `hidden`, `normalise`, `residual` and `vector` are read.
+        widths: Width of the host's own vector, by modality.
+
+    Attributes:
+        widths: Width of the vector that comes out, by modality.
+    """
+
+    def __init__(self, in_dim: int, options: InfoEnhHostConfig, widths: Mapping[str, int]) -> None:
+        super().__init__()
+        widen = options.vector == "widen"
+        hidden = options.readout_dim
+        self.residual = options.residual
+        self.widths = {m: hidden if widen else width for m, width in widths.items()}
+        self.readouts = nn.ModuleDict(
+            {
+                m: TokenReadout(in_dim, hidden, width, normalise=options.normalise)
+                for m, width in self.widths.items()
+            }
+        )
+
+    def forward(
+        self, tokens: Mapping[str, Tensor], masks: Mapping[str, Tensor], own: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Read the tokens out.
+
+        Args:
+            tokens: `(B, k, in_dim)` by modality.
+            masks: `(B, k)` bool by modality, True where valid.
+            own: The host's own vectors `(B, width)` by modality.
+
+        Returns:
+            Vectors `(B, widths[m])` by modality, in the order of `widths`.
+        """
+        vectors = {m: read(tokens[m], masks[m]) for m, read in self.readouts.items()}
+        return {m: v + own[m] for m, v in vectors.items()} if self.residual else vectors
