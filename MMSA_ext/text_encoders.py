@@ -125,34 +125,39 @@ def load_tokenizer(pretrained: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_text_encoder(pretrained: str, *, random_init: bool = False) -> PreTrainedModel:
-    """Load a text encoder in float32, without its pooling layer, in evaluation mode.
-
-    The pooling layer is left out because nothing here reads it: its parameters would never get a
-    gradient.
+def load_text_encoder(
+    pretrained: str, *, random_init: bool = False, pooling_layer: bool = False
+) -> PreTrainedModel:
+    """Load a text encoder in float32, in evaluation mode.
 
     Args:
         pretrained: as for `resolve`.
         random_init: build the architecture with random weights (drawn from torch's global
             generator); only `config.json` is read.
+        pooling_layer: keep the pooling layer, which gives `pooler_output`. It is left out where
+            nothing reads it: its parameters would never get a gradient.
 
     Returns:
         A model whose `last_hidden_state` has shape (B, L, `model.config.hidden_size`).
 
     Raises:
-        TextEncoderError: it cannot be loaded, is no encoder, or its weights are incomplete.
+        TextEncoderError: it cannot be loaded, is no encoder, or its weights are incomplete; with
+            `pooling_layer` also if it has none.
     """
     config = _load(AutoConfig.from_pretrained, pretrained)
     if random_init:
-        return build_text_encoder(config.to_dict())
+        return build_text_encoder(config.to_dict(), pooling_layer=pooling_layer)
     model, info = _load(
         AutoModel.from_pretrained,
         pretrained,
         output_loading_info=True,
         dtype=torch.float32,
-        **_architecture_options(config, pretrained),
+        **_architecture_options(config, pretrained, pooling_layer),
     )
-    if missing := sorted(info["missing_keys"]):
+    missing = sorted(info["missing_keys"])
+    if missing and all(name.startswith("pooler.") for name in missing):
+        raise _without_pooling(pretrained, "its weights have no pooling layer")
+    if missing:
         raise _error(
             pretrained,
             f"its weights lack {len(missing)} tensors ({', '.join(missing[:3])}, ...), which "
@@ -176,14 +181,17 @@ def encoder_config(model: PreTrainedModel) -> dict[str, Any]:
     return config
 
 
-def build_text_encoder(config: Mapping[str, Any]) -> PreTrainedModel:
+def build_text_encoder(
+    config: Mapping[str, Any], *, pooling_layer: bool = False
+) -> PreTrainedModel:
     """Build an encoder's architecture with random weights from a stored description.
 
     Args:
         config: the result of `encoder_config`, or the content of a `config.json`.
+        pooling_layer: as for `load_text_encoder`.
 
     Returns:
-        Model in evaluation mode, float32, without pooling layer.
+        Model in evaluation mode, float32.
 
     Raises:
         TextEncoderError: the description names no known encoder architecture.
@@ -194,7 +202,7 @@ def build_text_encoder(config: Mapping[str, Any]) -> PreTrainedModel:
     try:
         built = AutoConfig.for_model(kind, **options)
         model = AutoModel.from_config(
-            built, dtype=torch.float32, **_architecture_options(built, kind)
+            built, dtype=torch.float32, **_architecture_options(built, kind, pooling_layer)
         )
     except TextEncoderError:
         raise
@@ -205,7 +213,7 @@ def build_text_encoder(config: Mapping[str, Any]) -> PreTrainedModel:
     return model.eval()
 
 
-def _architecture_options(config: Any, name: str) -> dict[str, Any]:
+def _architecture_options(config: Any, name: str, pooling_layer: bool) -> dict[str, Any]:
     """Options that depend on what the architecture can do."""
     if type(config) not in MODEL_MAPPING:
         raise _error(name, f"transformers knows no plain model for {type(config).__name__}")
@@ -216,7 +224,9 @@ def _architecture_options(config: Any, name: str) -> dict[str, Any]:
         "attn_implementation": "sdpa" if model_class._supports_sdpa else "eager"
     }
     if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
-        options["add_pooling_layer"] = False
+        options["add_pooling_layer"] = pooling_layer
+    elif pooling_layer:
+        raise _without_pooling(name, f"{model_class.__name__} has no pooling layer")
     return options
 
 
@@ -259,6 +269,13 @@ def _packaged_folder(alias: str) -> Path:
         if (folder / "config.json").is_file():
             return folder
     raise _error(alias, f"the Python package {package} is not installed")
+
+
+def _without_pooling(name: str, reason: str) -> TextEncoderError:
+    return TextEncoderError(
+        f"Text encoder {name!r}: {reason}, which text_pooling='pooler' reads; set text_pooling to "
+        "'first' or 'mean', or choose another encoder."
+    )
 
 
 def _error(pretrained: str, reason: str) -> TextEncoderError:

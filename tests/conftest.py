@@ -126,11 +126,35 @@ TINY_TRAINING = {
     "dim": 16,
 }
 TINY_DASHFUSION = {"heads": 4, "feed_forward_dim": 32, "encoder_layers": 1, "candidates": 3}
+# A random text encoder tells labels apart only after stage one, and by the mean of its tokens.
+TINY_CONFEDE = {
+    "dim": 32,
+    "heads": 4,
+    "audio_layers": 1,
+    "vision_layers": 1,
+    "candidates": 3,
+    "text_pooling": "mean",
+    "stage_one": {
+        "text": {
+            "epochs": 40,
+            "batch_size": 6,
+            "warmup_epochs": 0,
+            "learning_rate": 5e-3,
+            "frozen_share": 0.0,
+        },
+        "audio": {"epochs": 1, "batch_size": 6, "warmup_epochs": 0},
+        "vision": {"epochs": 1, "batch_size": 6, "warmup_epochs": 0},
+    },
+}
 
 
 def tiny_config(model: str, encoder: Path, **more: object) -> dict:
     """Overrides that make `model` tiny."""
-    shape = TINY_DASHFUSION if model.startswith("dashfusion") else {}
+    shape: dict = TINY_DASHFUSION if model.startswith("dashfusion") else {}
+    if model.startswith("confede"):
+        shape = TINY_CONFEDE
+    if model == "confede_infoenh":
+        shape = shape | {"infoenh": {"k": 3, "d": 8}}
     if model == "dashfusion_released":
         shape = shape | {"alignment_head_dim": 8}
     return {"pretrained": str(encoder)} | TINY_TRAINING | shape | more

@@ -212,3 +212,28 @@ def test_loading_is_quiet_and_leaves_logging_as_it_was(
     assert after == before
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
+
+
+def test_pooling_layer_is_loaded_where_it_is_asked_for(tiny_encoder: Path) -> None:
+    stored = load_file(tiny_encoder / "model.safetensors")
+    for model in (
+        load_text_encoder(str(tiny_encoder), pooling_layer=True),
+        build_text_encoder(
+            encoder_config(load_text_encoder(str(tiny_encoder))), pooling_layer=True
+        ),
+    ):
+        assert model.pooler is not None
+    loaded = load_text_encoder(str(tiny_encoder), pooling_layer=True)
+    assert torch.equal(loaded.pooler.dense.weight, stored["pooler.dense.weight"])
+    assert load_text_encoder(str(tiny_encoder)).pooler is None
+
+
+def test_encoder_without_a_pooling_layer_is_refused_where_it_is_asked_for(
+    tiny_encoder: Path, tmp_path: Path
+) -> None:
+    load_text_encoder(str(tiny_encoder)).save_pretrained(tmp_path)
+    with pytest.raises(TextEncoderError, match=r"weights have no pooling layer.*text_pooling"):
+        load_text_encoder(str(tmp_path), pooling_layer=True)
+    electra = {"model_type": "electra", "hidden_size": 16, "num_attention_heads": 2}
+    with pytest.raises(TextEncoderError, match=r"ElectraModel has no pooling layer.*text_pooling"):
+        build_text_encoder(electra, pooling_layer=True)

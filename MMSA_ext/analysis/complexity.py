@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from MMSA_ext.config import check_names, resolve
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.dashfusion import DashFusionConfig
-from MMSA_ext.registry import ModelEntry, get_model, is_registered, list_models
+from MMSA_ext.registry import ModelEntry, get_model, list_models, trains_in_mmsa
 
 # Multiply-adds in millions as Table V prints them (CH-SIMS, one video).
 PAPER_TABLE_V: dict[str, int] = {"concat": 0, "concat_sa": 324, "ca": 73, "bf": 162, "hbf": 145}
@@ -152,7 +152,7 @@ def measure(
     if tokens < 1:
         raise ConfigError(f"text length {tokens}: give at least one token.")
     encoder = _encoder_name(args)
-    args.update(_without_weights(args))
+    args.update(_without_weights(args) | _without_iteration(args))
     lengths = (tokens, args.seq_lens[1], args.seq_lens[2])
     frame_dims = (args.feature_dims[1], args.feature_dims[2])
     with FakeTensorMode():
@@ -269,10 +269,11 @@ def report(
 def _entry(model_name: str, dataset: str) -> ModelEntry:
     name = model_name.lower()
     check_names(name, dataset.lower())
-    if not is_registered(name):
+    if trains_in_mmsa(name):
+        measured = [known for known in list_models() if not trains_in_mmsa(known)]
         raise ConfigError(
-            f"complexity: {name!r} is one of MMSA's own models, which cannot be measured; "
-            f"choose one of {', '.join(list_models())}."
+            f"complexity: {name!r} is one of MMSA's own models, or a variant of one, which cannot "
+            f"be measured; choose one of {', '.join(measured)}."
         )
     return get_model(name)
 
@@ -291,6 +292,12 @@ def _without_weights(args: Any) -> dict[str, Any]:
     if vocabulary is None:
         return {"random_init": True}
     return {"text_encoder_config": {"model_type": "bert", "vocab_size": vocabulary}}
+
+
+def _without_iteration(args: Any) -> dict[str, Any]:
+    """Overrides that need no values: Sinkhorn stops by them, and multiplies no matrices."""
+    infoenh = args.get("infoenh")
+    return {"infoenh": {**infoenh, "plan": "uniform"}} if infoenh else {}
 
 
 def _check_positions(model: nn.Module, tokens: int) -> None:
@@ -328,7 +335,7 @@ def _count(model: nn.Module, sample: tuple[Tensor, ...]) -> dict[str, int]:
 
 def _rows(model: nn.Module, madds: dict[str, int]) -> tuple[ModuleCost, ...]:
     rows = [
-        ModuleCost(name, madds.get(name, 0), _parameters(child))
+        ModuleCost(name, _madds_of(name, child, madds), _parameters(child))
         for name, child in model.named_children()
     ]
     outside = ModuleCost(
@@ -337,6 +344,13 @@ def _rows(model: nn.Module, madds: dict[str, int]) -> tuple[ModuleCost, ...]:
         _parameters(model) - sum(row.parameters for row in rows),
     )
     return (*rows, outside) if outside.madds or outside.parameters else tuple(rows)
+
+
+def _madds_of(path: str, module: nn.Module, madds: dict[str, int]) -> int:
+    """Multiply-adds of a module; of a container that is never called, those of its children."""
+    if path in madds:
+        return madds[path]
+    return sum(_madds_of(f"{path}.{name}", child, madds) for name, child in module.named_children())
 
 
 def _parameters(module: nn.Module) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,10 +34,12 @@ class StepOutput:
     Attributes:
         prediction: `(B, 1)`, predictions for the anchors.
         losses: Named scalar terms; the total loss is their sum.
+        diagnostics: Named scalars worth seeing, detached; their means are kept by epoch.
     """
 
     prediction: Tensor
     losses: dict[str, Tensor]
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def total(self) -> Tensor:
@@ -83,6 +85,17 @@ class MSAModel(nn.Module):
     def retrieval_features(self, batch: Batch) -> Tensor:
         """Features `(B, D)` by whose cosine similarity samples are retrieved."""
         raise NotImplementedError
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Prepare for training epoch `epoch`, from 1, of at most `epochs`; does nothing here.
+
+        Parameters that the model unfreezes in a later epoch must ask for a gradient when the
+        trainer makes its optimizer, before the first epoch.
+        """
+
+    def data_notes(self, train: FeatureDataset) -> list[str]:
+        """What a record should say about how this model reads this data; nothing here."""
+        return []
 
     def check(self, split: FeatureDataset, source: str) -> None:
         """Refuse data that the model cannot read, before any work is done.

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from MMSA_ext.errors import FeatureFileError
-from MMSA_ext.models.attention import Activation, TransformerLayer
+from MMSA_ext.errors import FeatureFileError, TextEncoderError
+from MMSA_ext.models.attention import Activation, TransformerLayer, masked_mean
 from MMSA_ext.text_encoders import build_text_encoder, load_text_encoder
 
 Projector = Literal["linear", "mlp"]
+TextPooling = Literal["pooler", "first", "mean"]
 
 
 def in_length_groups(
@@ -47,48 +48,44 @@ def in_length_groups(
     return padded[torch.argsort(order)]
 
 
-class TextEncoder(nn.Module):
-    """Pre-trained text encoder, fine-tuned, and its projection to width `dim`.
+class PretrainedText(nn.Module):
+    """A pre-trained text encoder under `encoder`; base of what reads its last hidden states.
 
     Args:
-        dim: Output width d.
         pretrained: Hugging Face name, folder, or `minilm`.
-        projector: `linear`: Linear to d, LayerNorm. `mlp` (released): two bias-free linear layers
-            with GELU, LayerNorm.
         random_init: Random weights in the named architecture.
         architecture: Architecture as a dictionary; if given, no file is read (checkpoints).
         length_groups: Groups of similar length that are encoded apart, see `in_length_groups`.
+        pooling_layer: Keep the encoder's pooling layer.
+
+    Raises:
+        TextEncoderError: If the encoder cannot be loaded, or lacks a pooling layer that is asked
+            for.
     """
+
+    _leading_rows = 0  # that `_encode` puts before those of the tokens
 
     def __init__(
         self,
-        dim: int,
         pretrained: str,
         *,
-        projector: Projector = "linear",
         random_init: bool = False,
         architecture: dict[str, Any] | None = None,
         length_groups: int = 1,
+        pooling_layer: bool = False,
     ) -> None:
         super().__init__()
         self.length_groups = length_groups
         self.encoder = (
-            load_text_encoder(pretrained, random_init=random_init)
+            load_text_encoder(pretrained, random_init=random_init, pooling_layer=pooling_layer)
             if architecture is None
-            else build_text_encoder(architecture)
+            else build_text_encoder(architecture, pooling_layer=pooling_layer)
         )
-        hidden = self.encoder.config.hidden_size
-        if projector == "linear":
-            layers = [nn.Linear(hidden, dim), nn.LayerNorm(dim)]
-        else:
-            layers = [
-                nn.Linear(hidden, dim, bias=False),
-                nn.GELU(),
-                nn.Linear(dim, dim, bias=False),
-                nn.GELU(),
-                nn.LayerNorm(dim),
-            ]
-        self.projector = nn.Sequential(*layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the encoder's hidden states."""
+        return int(self.encoder.config.hidden_size)
 
     def check_tokens(self, text_bert: np.ndarray, source: str) -> None:
         """Compare token ids `(n, 3, L)` with what the encoder can read.
@@ -112,6 +109,64 @@ class TextEncoder(nn.Module):
                 "encoder with `mmsa-ext encode-text`, or choose its own encoder by 'pretrained'."
             )
 
+    def _hidden(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """What `_encode` says of text `(B, 3, L)`, padded to its full length, and the mask."""
+        tokens = text.long().transpose(1, 2)
+        mask = tokens[..., 1].bool()
+        hidden = in_length_groups(self._encode, tokens, mask, self.length_groups)
+        missing = self._leading_rows + mask.shape[1] - hidden.shape[1]
+        return F.pad(hidden, (0, 0, 0, missing)), mask
+
+    def _encode(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        hidden: Tensor = self._run(tokens, mask).last_hidden_state
+        return hidden
+
+    def _run(self, tokens: Tensor, mask: Tensor) -> Any:
+        return self.encoder(
+            input_ids=tokens[..., 0], attention_mask=mask, token_type_ids=tokens[..., 2]
+        )
+
+
+class TextEncoder(PretrainedText):
+    """Pre-trained text encoder, fine-tuned, and its projection to width `dim`.
+
+    Args:
+        dim: Output width d.
+        pretrained: Hugging Face name, folder, or `minilm`.
+        projector: `linear`: Linear to d, LayerNorm. `mlp` (released): two bias-free linear layers
+            with GELU, LayerNorm.
+        random_init, architecture, length_groups: As in `PretrainedText`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        pretrained: str,
+        *,
+        projector: Projector = "linear",
+        random_init: bool = False,
+        architecture: dict[str, Any] | None = None,
+        length_groups: int = 1,
+    ) -> None:
+        super().__init__(
+            pretrained,
+            random_init=random_init,
+            architecture=architecture,
+            length_groups=length_groups,
+        )
+        hidden = self.hidden_size
+        if projector == "linear":
+            layers = [nn.Linear(hidden, dim), nn.LayerNorm(dim)]
+        else:
+            layers = [
+                nn.Linear(hidden, dim, bias=False),
+                nn.GELU(),
+                nn.Linear(dim, dim, bias=False),
+                nn.GELU(),
+                nn.LayerNorm(dim),
+            ]
+        self.projector = nn.Sequential(*layers)
+
     def forward(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Encode tokens.
 
@@ -121,17 +176,76 @@ class TextEncoder(nn.Module):
         Returns:
             Features `(B, L, d)`, zero at padding, and their mask `(B, L)`.
         """
-        tokens = text.long().transpose(1, 2)
-        mask = tokens[..., 1].bool()
-        hidden = in_length_groups(self._encode, tokens, mask, self.length_groups)
-        hidden = F.pad(hidden, (0, 0, 0, mask.shape[1] - hidden.shape[1]))
+        hidden, mask = self._hidden(text)
         return self.projector(hidden) * mask.unsqueeze(-1), mask
 
+
+class PooledTextEncoder(PretrainedText):
+    """Pre-trained text encoder, read as it is: its last hidden states and one vector a text.
+
+    Args:
+        pretrained: Hugging Face name, folder, or `minilm`.
+        pooling: The vector: `pooler` is the encoder's own pooling layer (BERT: tanh of a linear
+            layer on the first token), `first` the first token, `mean` the masked mean.
+        random_init, architecture, length_groups: As in `PretrainedText`.
+    """
+
+    _leading_rows = 1
+
+    def __init__(
+        self,
+        pretrained: str,
+        *,
+        pooling: TextPooling = "pooler",
+        random_init: bool = False,
+        architecture: dict[str, Any] | None = None,
+        length_groups: int = 1,
+    ) -> None:
+        super().__init__(
+            pretrained,
+            random_init=random_init,
+            architecture=architecture,
+            length_groups=length_groups,
+            pooling_layer=pooling == "pooler",
+        )
+        self.pooling = pooling
+
+    def last_layer(self) -> nn.Module:
+        """The encoder's last Transformer layer.
+
+        Raises:
+            TextEncoderError: If the architecture keeps its layers in no list of their own.
+        """
+        layers = self.encoder.config.num_hidden_layers
+        for module in self.encoder.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == layers:
+                return module[-1]
+        raise TextEncoderError(
+            f"{type(self.encoder).__name__} has no list of layers to take the last one from; set "
+            "stage_one.text.finetuning to 'all'."
+        )
+
+    def forward(self, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode tokens.
+
+        Args:
+            text: `(B, 3, L)`, as for `TextEncoder`.
+
+        Returns:
+            The vector `(B, H)`; the last hidden states `(B, L, H)`, zero at padding; their mask
+            `(B, L)`.
+        """
+        rows, mask = self._hidden(text)
+        return rows[:, 0], rows[:, 1:] * mask.unsqueeze(-1), mask
+
     def _encode(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        hidden: Tensor = self.encoder(
-            input_ids=tokens[..., 0], attention_mask=mask, token_type_ids=tokens[..., 2]
-        ).last_hidden_state
-        return hidden
+        output = self._run(tokens, mask)
+        hidden: Tensor = output.last_hidden_state
+        if self.pooling == "pooler":
+            vector = output.pooler_output
+        else:
+            vector = hidden[:, 0] if self.pooling == "first" else masked_mean(hidden, mask)
+        return torch.cat([vector.unsqueeze(1), hidden], dim=1)
 
 
 class FrameEncoder(nn.Module):

@@ -35,9 +35,14 @@ class Checkpoint:
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint atomically; it loads with `weights_only=True`."""
+    save_atomically(path, {"format": FORMAT, **vars(checkpoint)})
+
+
+def save_atomically(path: Path, content: dict[str, Any]) -> None:
+    """`torch.save` to a file that is either complete or what it was before."""
     temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
     try:
-        torch.save({"format": FORMAT, **vars(checkpoint)}, temporary)
+        torch.save(content, temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from MMSA_ext.data.features import FeatureSet
 from MMSA_ext.data.loader import FeatureLoader, make_loaders
 from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.models.contract import core_model
+from MMSA_ext.models.infoenh_hosts.common import EnhancedHost, enhanced_host, publish_labels
 from MMSA_ext.registry import get_model
 from MMSA_ext.text_encoders import encoder_config, resolve
 from MMSA_ext.training.trainer import Predictions, Progress, Trainer, predict
@@ -39,6 +40,7 @@ class SeedOutcome:
         diverged: Why training diverged; None if it did not.
         state_dict: The tested weights.
         text_encoder_config: Architecture of the text encoder, for the checkpoint.
+        notes: Remarks on how this seed was computed, for its record.
         timings: Wall seconds by phase.
         peak_memory_mb: Peak memory of the device; on a CPU, of the whole process so far.
     """
@@ -50,6 +52,7 @@ class SeedOutcome:
     diverged: str | None = None
     state_dict: dict[str, Tensor] = field(default_factory=dict)
     text_encoder_config: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
     peak_memory_mb: float | None = None
 
@@ -87,7 +90,32 @@ def run_extension_seed(
     except TrainingDivergedError as error:
         outcome.diverged = str(error)
     outcome.history = trainer.history.epochs
+    outcome.notes = tuple(trainer.history.notes)
     outcome.chosen_epoch = None if outcome.diverged else trainer.history.chosen_epoch
+    _finish_measuring(outcome, args.device, began)
+    return outcome
+
+
+def score_extension_seed(
+    args: EasyDict, features: FeatureSet, state_dict: dict[str, Tensor]
+) -> SeedOutcome:
+    """Score weights that are trained already; nothing is trained, and the outcome has no weights.
+
+    Args:
+        args: As for `run_extension_seed`.
+        features: What to score.
+        state_dict: Trained weights of the model that `args` describes.
+    """
+    outcome = SeedOutcome()
+    began = _start_measuring(args.device)
+    loaders = make_loaders(features, args.batch_size, args.eval_batch_size)
+    model = mmsa_bridge.build_model(args).to(args.device)
+    model.load_state_dict(state_dict)
+    trainer: Trainer = get_model(args.model_name).trainer(args)
+    try:
+        outcome.metrics, outcome.predictions = _score_splits(trainer, model, loaders)
+    except TrainingDivergedError as error:
+        outcome.diverged = str(error)
     _finish_measuring(outcome, args.device, began)
     return outcome
 
@@ -105,8 +133,13 @@ def run_stock_seed(args: EasyDict, seed: int, num_workers: int = 0) -> SeedOutco
     if "pretrained" in args:
         args.pretrained = resolve(args.pretrained)
     try:
+        watch = _HostWatch(outcome.history)
         run = mmsa_bridge.train_and_test(
-            args, seed=seed, num_workers=num_workers, on_epoch=_keep_epochs(outcome.history)
+            args,
+            seed=seed,
+            num_workers=num_workers,
+            wrap_loaders=watch.wrap_loaders,
+            on_epoch=watch.on_epoch,
         )
         outcome.metrics = run.metrics
         outcome.chosen_epoch = run.best_epoch
@@ -122,8 +155,22 @@ def run_stock_seed(args: EasyDict, seed: int, num_workers: int = 0) -> SeedOutco
     return outcome
 
 
-def _keep_epochs(history: list[dict[str, Any]]) -> Callable[[mmsa_bridge.EpochRecord], None]:
-    return lambda epoch: history.append(vars(epoch))
+class _HostWatch:
+    """Keeps the epochs of a model in MMSA's loop; a host of InfoEnh gets its labels."""
+
+    def __init__(self, history: list[dict[str, Any]]) -> None:
+        self._history = history
+        self._host: EnhancedHost | None = None
+
+    def wrap_loaders(self, model: nn.Module, loaders: Mapping[str, Any]) -> Mapping[str, Any]:
+        self._host = enhanced_host(model)
+        return publish_labels(model, loaders)
+
+    def on_epoch(self, epoch: mmsa_bridge.EpochRecord) -> None:
+        entry = dict(vars(epoch))
+        if self._host is not None:
+            entry["train"] = {**entry["train"], **self._host.take_diagnostics()}
+        self._history.append(entry)
 
 
 def _score_splits(

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,7 @@ class Progress:
         steps: Steps of an epoch.
         loss: Training loss of the last step.
         best: Best validation `KeyEval` so far; None in the first epoch.
+        stage: What is trained, where training has several stages; None if it has one.
     """
 
     epoch: int
@@ -51,6 +52,7 @@ class Progress:
     steps: int
     loss: float
     best: float | None
+    stage: str | None = None
 
 
 @dataclass
@@ -61,10 +63,12 @@ class TrainingHistory:
         epochs: One entry an epoch: `epoch`, `train` and `valid` (name to number),
             `learning_rate`, `seconds`. Epoch 0 is the untrained model, validation only.
         chosen_epoch: Epoch whose weights were kept; None if training diverged.
+        notes: Remarks on how the model was trained, for the run's record.
     """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
     chosen_epoch: int | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -91,14 +95,21 @@ class Trainer:
         args: MMSA's configuration of the run; reads `device`, `model_save_path`, `dataset_name`
             and the keys of the model's configuration class.
         progress: Called after every optimisation step.
+
+    Attributes:
+        stage: See `Progress`.
+        must_beat_untrained: Whether an epoch is kept only if it beats the untrained model.
     """
+
+    stage: str | None = None
+    must_beat_untrained = True
 
     def __init__(self, args: Any, progress: Callable[[Progress], None] | None = None) -> None:
         from MMSA_ext import mmsa_bridge
         from MMSA_ext.registry import get_model
 
         self.args = args
-        self.config: RunConfig = get_model(args.model_name).config.from_args(args)
+        self.config = cast("RunConfig", get_model(args.model_name).config.from_args(args))
         self.device = torch.device(args.device)
         self.progress = progress
         self.history = TrainingHistory()
@@ -127,6 +138,7 @@ class Trainer:
         valid = as_feature_loader(dataloader["valid"], self.config.eval_batch_size, shuffle=False)
         destination = Path(self.args.model_save_path)
         destination.unlink(missing_ok=True)
+        self.history = TrainingHistory(notes=core.data_notes(train.dataset))
         try:
             self._fit(model, core, train, valid, destination)
         except TrainingDivergedError:
@@ -186,6 +198,13 @@ class Trainer:
         results["Loss"] = F.mse_loss(outputs.prediction, outputs.label).item()
         return results
 
+    def make_optimizer(self, model: MSAModel) -> torch.optim.Optimizer:
+        """The optimizer of the parameters that ask for a gradient: AdamW."""
+        groups = parameter_groups(
+            model, self.config.weight_decay, decay_norms=self.config.decay_norms
+        )
+        return torch.optim.AdamW(groups, lr=self.config.learning_rate)
+
     def _fit(
         self,
         model: nn.Module,
@@ -195,20 +214,17 @@ class Trainer:
         destination: Path,
     ) -> None:
         config = self.config
-        optimizer = torch.optim.AdamW(
-            parameter_groups(core, config.weight_decay, decay_norms=config.decay_norms),
-            lr=config.learning_rate,
-        )
+        optimizer = self.make_optimizer(core)
         schedule = get_linear_schedule_with_warmup(
             optimizer, config.warmup_epochs * len(train), config.num_epochs * len(train)
         )
         sampler = StepSampler(train.dataset, core.retrieval)
-        self.history = TrainingHistory()
         start = self.score(predict(core, valid, self.device))
         self.history.epochs.append({"epoch": 0, "valid": start})
-        best = self._key(start)
+        best = self._key(start) if self.must_beat_untrained else math.inf
         for epoch in range(1, config.num_epochs + 1):
             began = time.perf_counter()
+            core.begin_epoch(epoch, config.num_epochs)
             if sampler.is_stale(epoch):
                 sampler.refresh(core, self.device, config.eval_batch_size)
             trained = self._train_epoch(core, train, sampler, optimizer, schedule, epoch, best)
@@ -265,7 +281,7 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-            for name, value in {"Loss": loss, **output.losses}.items():
+            for name, value in {"Loss": loss, **output.losses, **output.diagnostics}.items():
                 sums[name] = sums.get(name, 0.0) + value.item() * len(indices)
             predictions.append(output.prediction.detach().cpu().reshape(-1))
             labels.append(step.samples["labels"]["M"][step.anchors].cpu().reshape(-1))
@@ -277,7 +293,8 @@ class Trainer:
                         number,
                         len(train),
                         loss.item(),
-                        None if epoch == 1 else self._shown(best),
+                        None if epoch == 1 or math.isinf(best) else self._shown(best),
+                        self.stage,
                     )
                 )
         means = {name: total / len(train.dataset) for name, total in sums.items()}
@@ -380,6 +397,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Optimizer groups: weight decay for everything but biases and normalisation weights.
 
+    Parameters that ask for no gradient are in none of them.
+
     Args:
         model: The model.
         weight_decay: Decay of the decaying group.
@@ -395,6 +414,8 @@ def parameter_groups(
     decaying: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         is_bias = name.endswith("bias")
         is_norm = "LayerNorm.weight" in name or (name in norms and not decay_norms)
         (spared if is_bias or is_norm else decaying).append(parameter)

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from MMSA_ext.models.encoders import FrameEncoder, TextEncoder, in_length_groups
+from MMSA_ext.errors import TextEncoderError
+from MMSA_ext.models.encoders import (
+    FrameEncoder,
+    PooledTextEncoder,
+    TextEncoder,
+    in_length_groups,
+)
 
 
 def frame_encoder(**options):
@@ -108,3 +114,45 @@ def test_text_encoder_from_its_architecture_needs_no_file(tiny_encoder):
     again.load_state_dict(first.state_dict())
     text = torch.stack([torch.full((1, 4), 7), torch.ones(1, 4), torch.zeros(1, 4)], 1).float()
     torch.testing.assert_close(again.eval()(text)[0], first.eval()(text)[0])
+
+
+def ragged_text():
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, 60, (6, 9), generator=generator)
+    mask = torch.arange(9)[None] < torch.tensor([9, 4, 2, 9, 5, 3])[:, None]
+    return torch.stack([ids * mask, mask, torch.zeros_like(ids)], 1).float(), mask
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "first", "mean"])
+def test_pooled_text_encoder_reads_the_encoder_as_it_is(tiny_encoder, pooling):
+    from transformers import BertModel
+
+    text, mask = ragged_text()
+    encoder = PooledTextEncoder(str(tiny_encoder), pooling=pooling).eval()
+    vector, hidden, found = encoder(text)
+    plain = BertModel.from_pretrained(tiny_encoder).eval()
+    with torch.no_grad():
+        want = plain(text[:, 0].long(), attention_mask=text[:, 1].long())
+    by_hand = {
+        "pooler": want.pooler_output,
+        "first": want.last_hidden_state[:, 0],
+        "mean": (want.last_hidden_state * mask[..., None]).sum(1) / mask.sum(1, keepdim=True),
+    }
+    torch.testing.assert_close(vector, by_hand[pooling], rtol=1e-5, atol=1e-5)
+    expected = want.last_hidden_state * mask[..., None]
+    torch.testing.assert_close(hidden, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(found, mask)
+    encoder.length_groups = 3
+    grouped = encoder(torch.nn.functional.pad(text, (0, 2)))
+    torch.testing.assert_close(grouped[0], vector, rtol=1e-5, atol=1e-5)
+    assert grouped[1].shape[1] == 11
+    has_pooler = any("pooler" in name for name, _ in encoder.named_parameters())
+    assert has_pooler == (pooling == "pooler")
+
+
+def test_last_layer_is_the_encoders_own(tiny_encoder):
+    encoder = PooledTextEncoder(str(tiny_encoder))
+    assert encoder.last_layer() is encoder.encoder.encoder.layer[1]
+    encoder.encoder.config.num_hidden_layers = 5
+    with pytest.raises(TextEncoderError, match=r"stage_one\.text\.finetuning to 'all'"):
+        encoder.last_layer()

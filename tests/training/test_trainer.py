@@ -1,5 +1,7 @@
 """The training loop: selection, patience, schedule, divergence, groups, MMSA's contract."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -196,3 +198,49 @@ def test_similarity_is_refreshed_at_the_stated_epochs(setting):
     sampler = StepSampler(loaders["train"].dataset, RetrievalConfig(refresh_epochs=2))
     assert [epoch for epoch in range(1, 7) if sampler.is_stale(epoch)] == [1, 3, 5]
     assert not StepSampler(loaders["train"].dataset, None).is_stale(1)
+
+
+def test_model_is_told_each_epoch_before_it_begins(setting):
+    args, model, loaders = setting(num_epochs=3, early_stop=None)
+    core = core_model(model)
+    told = []
+    core.begin_epoch = lambda epoch, epochs: told.append(
+        (epoch, epochs, len(trainer.history.epochs))
+    )
+    trainer = Trainer(args)
+    trainer.do_train(model, loaders)
+    assert told == [(1, 3, 1), (2, 3, 2), (3, 3, 3)]
+
+
+def test_diagnostics_are_kept_by_epoch_and_are_no_part_of_the_loss(setting):
+    args, model, loaders = setting(num_epochs=1, batch_size=5)  # batches of 5, 5 and 2
+    core = core_model(model)
+    step = core.training_step
+    seen = []
+
+    def watched(batch):
+        output = step(batch)
+        seen.append(len(output.prediction))
+        return replace(output, diagnostics={"size": torch.tensor(float(seen[-1]))})
+
+    core.training_step = watched
+    trainer = Trainer(args)
+    trainer.do_train(model, loaders)
+    trained = trainer.history.epochs[1]["train"]
+    assert trained["size"] == pytest.approx((5 * 5 + 5 * 5 + 2 * 2) / 12)
+    assert trained["Loss"] == pytest.approx(trained["prediction_loss"])
+
+
+def test_notes_on_the_data_come_with_the_history(setting):
+    args, model, loaders = setting(num_epochs=1)
+    core_model(model).data_notes = lambda train: [f"{len(train)} samples"]
+    trainer = Trainer(args)
+    trainer.do_train(model, loaders)
+    assert trainer.history.notes == ["12 samples"]
+
+
+def test_parameters_that_ask_for_no_gradient_are_not_optimized():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    kept = {id(p) for group in parameter_groups(model, 0.1) for p in group["params"]}
+    assert kept == {id(p) for p in model[1].parameters()}

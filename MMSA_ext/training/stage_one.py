@@ -1,0 +1,297 @@
+"""Two stages of training: each encoder alone, then the whole model.
+
+ConFEDE starts from encoders that were trained on their own modality. Here every seed trains its
+own, and they are cached by content beside the checkpoints: runs of one seed share them if they read
+the same arrays with the same encoders and recipes, whatever their other configuration. Stage two
+draws the same random numbers whether stage one was computed or found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from easydict import EasyDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from MMSA_ext import mmsa_bridge
+from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
+from MMSA_ext.errors import TrainingDivergedError
+from MMSA_ext.models.contract import MSAModel
+from MMSA_ext.training.checkpoint import save_atomically
+from MMSA_ext.training.trainer import Trainer
+from MMSA_ext.version import code_version
+
+logger = logging.getLogger("MMSA")
+
+FOLDER = "stage_one"
+_FORMAT = 1
+# What an encoder reads of a split.
+_ARRAYS = {
+    "text": ("text_bert",),
+    "audio": ("audio", "audio_lengths"),
+    "vision": ("vision", "vision_lengths"),
+}
+
+
+class EncoderRecipe(BaseModel):
+    """How one encoder is trained alone.
+
+    Attributes:
+        epochs: Epochs; all are trained, and the one with the lowest validation MAE is kept.
+        batch_size: Samples per step.
+        learning_rate: Peak rate, after linear warm-up; linear decay to zero follows.
+        warmup_epochs: Epochs of warm-up.
+        optimizer: `adamw` (decoupled decay, sparing biases and norms) or `adam_amsgrad` (AMSGrad,
+            decay in the gradient of every parameter).
+        weight_decay: Weight decay.
+        selected_after: Share of the epochs, from the first, that are never kept.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(128, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    warmup_epochs: int = Field(5, ge=0)
+    optimizer: Literal["adamw", "adam_amsgrad"] = "adam_amsgrad"
+    weight_decay: float = Field(1e-3, ge=0)
+    selected_after: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs is {self.warmup_epochs} and epochs {self.epochs}: training would "
+                "end in warm-up; lower warmup_epochs or raise epochs"
+            )
+        return self
+
+
+class EncoderModel(MSAModel):
+    """A model of one modality: an encoder and whatever predicts from it.
+
+    Attributes:
+        encoder: The encoder; alone what stage two takes over.
+    """
+
+    encoder: nn.Module
+
+
+@dataclass(frozen=True)
+class EncoderTask:
+    """One encoder to be trained alone.
+
+    Attributes:
+        modality: `text`, `audio` or `vision`.
+        encoder: The encoder in the model of stage two; it gets the trained weights.
+        build: Makes a fresh encoder of the same kind, with a head.
+        recipe: How it is trained.
+        targets: Names of the label to predict, the first that the data has.
+        identity: What else decides the trained weights: plain JSON.
+    """
+
+    modality: str
+    encoder: nn.Module
+    build: Callable[[], EncoderModel]
+    recipe: EncoderRecipe
+    targets: tuple[str, ...]
+    identity: dict[str, Any]
+
+
+class TwoStageModel(MSAModel):
+    """A model whose encoders are trained alone first."""
+
+    def stage_one(self) -> list[EncoderTask]:
+        """What is trained in stage one; empty to skip it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TrainedEncoder:
+    """What stage one gave for one encoder.
+
+    Attributes:
+        state_dict: Its weights.
+        epoch: Epoch that was kept.
+        mean_absolute_error: Of that epoch, on the validation split.
+    """
+
+    state_dict: dict[str, Tensor]
+    epoch: int
+    mean_absolute_error: float
+
+
+class TwoStageTrainer(Trainer):
+    """Trains the encoders of a `TwoStageModel` alone, or finds them trained, then the model."""
+
+    def _fit(
+        self,
+        model: nn.Module,
+        core: MSAModel,
+        train: FeatureLoader,
+        valid: FeatureLoader,
+        destination: Path,
+    ) -> None:
+        if not isinstance(core, TwoStageModel):
+            raise TypeError(f"{type(core).__name__} is no TwoStageModel; train it with Trainer.")
+        for task in core.stage_one():
+            self._prepare(task, train.dataset, valid.dataset, code_version(type(core)))
+        super()._fit(model, core, train, valid, destination)
+
+    def _prepare(
+        self, task: EncoderTask, train: FeatureDataset, valid: FeatureDataset, code: str
+    ) -> None:
+        """Give the encoder its weights of stage one."""
+        target = next(
+            name for name in task.targets if name in train.labels and name in valid.labels
+        )
+        splits = {"train": _with_label(train, target), "valid": _with_label(valid, target)}
+        seed = torch.initial_seed() % 2**32  # numpy takes no larger one
+        key = self._key_of(task, target, splits, seed, code)
+        path = Path(self.args.model_save_path).parent / FOLDER / f"{task.modality}-{key}.pth"
+        trained = _load(path, task.encoder)
+        if trained is None:
+            trained = self._train_alone(task, splits, seed)
+            _save(path, trained)
+            task.encoder.load_state_dict(trained.state_dict)
+        else:
+            logger.info("Stage one, %s: found in %s, not repeated.", task.modality, path.parent)
+        self.history.notes.append(
+            f"stage one, {task.modality} on label {target}: validation MAE "
+            f"{trained.mean_absolute_error:.4f} in epoch {trained.epoch} of {task.recipe.epochs}"
+        )
+
+    def _key_of(
+        self,
+        task: EncoderTask,
+        target: str,
+        splits: dict[str, FeatureDataset],
+        seed: int,
+        code: str,
+    ) -> str:
+        """Name of the trained encoder by all that decides its weights."""
+        content = {
+            "modality": task.modality,
+            "dataset": self.config.dataset_name,
+            "target": target,
+            "recipe": task.recipe.model_dump(),
+            "encoder": task.identity,
+            "data": {name: _digest(split, task.modality) for name, split in splits.items()},
+            "seed": seed,
+            "code": code,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _train_alone(
+        self, task: EncoderTask, splits: dict[str, FeatureDataset], seed: int
+    ) -> TrainedEncoder:
+        """Train a fresh encoder; the random streams are afterwards as they were before."""
+        loaders = {
+            "train": FeatureLoader(splits["train"], task.recipe.batch_size, shuffle=True),
+            "valid": FeatureLoader(splits["valid"], self.config.eval_batch_size),
+        }
+        weights = Path(f"{self.args.model_save_path}.{task.modality}")
+        trainer = _EncoderTrainer(self, task, weights)
+        with mmsa_bridge.preserved_random_state():
+            mmsa_bridge.setup_seed(seed)
+            model = task.build().to(self.device)
+            try:
+                trainer.do_train(model, loaders)
+                model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+            except TrainingDivergedError as error:
+                raise TrainingDivergedError(f"stage one, {task.modality}: {error}") from None
+            finally:
+                weights.unlink(missing_ok=True)
+        chosen = trainer.history.chosen_epoch
+        entry = next(entry for entry in trainer.history.epochs if entry["epoch"] == chosen)
+        return TrainedEncoder(
+            {name: value.cpu() for name, value in model.encoder.state_dict().items()},
+            entry["epoch"],
+            entry["valid"]["MAE"],
+        )
+
+
+class _EncoderTrainer(Trainer):
+    """The loop for one encoder: its recipe in place of the run's values."""
+
+    must_beat_untrained = False
+
+    def __init__(self, whole: TwoStageTrainer, task: EncoderTask, weights: Path) -> None:
+        super().__init__(EasyDict({**whole.args, "model_save_path": str(weights)}), whole.progress)
+        recipe = task.recipe
+        self.recipe = recipe
+        self.stage = f"stage one, {task.modality}"
+        self.config = self.config.model_copy(
+            update={
+                "model_name": f"{self.config.model_name}, {self.stage}",
+                "KeyEval": "MAE",
+                "early_stop": None,
+                "first_selected_epoch": int(recipe.epochs * recipe.selected_after) + 1,
+                "num_epochs": recipe.epochs,
+                "warmup_epochs": recipe.warmup_epochs,
+                "batch_size": recipe.batch_size,
+                "learning_rate": recipe.learning_rate,
+                "weight_decay": recipe.weight_decay,
+            }
+        )
+
+    def make_optimizer(self, model: MSAModel) -> torch.optim.Optimizer:
+        if self.recipe.optimizer == "adamw":
+            return super().make_optimizer(model)
+        return torch.optim.Adam(
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            lr=self.recipe.learning_rate,
+            weight_decay=self.recipe.weight_decay,
+            amsgrad=True,
+        )
+
+
+def _with_label(dataset: FeatureDataset, target: str) -> FeatureDataset:
+    """The split with one of its labels as the one to predict."""
+    return replace(dataset, labels={"M": dataset.labels[target]})
+
+
+def _digest(dataset: FeatureDataset, modality: str) -> str:
+    """Digest of what an encoder of this modality reads, labels included."""
+    digest = hashlib.sha256()
+    arrays = {name: getattr(dataset, name) for name in _ARRAYS[modality]}
+    for name, array in (arrays | {"label": dataset.labels["M"]}).items():
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _save(path: Path, trained: TrainedEncoder) -> None:
+    """Write a trained encoder; a failure to do so costs the file, not the run."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_atomically(path, {"format": _FORMAT, **vars(trained)})
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+        logger.warning("%s cannot be written (%s); stage one is not kept.", path, error)
+
+
+def _load(path: Path, encoder: nn.Module) -> TrainedEncoder | None:
+    """Read a trained encoder into `encoder`; None, with a warning, if the file is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content.pop("format") != _FORMAT:
+            return None
+        trained = TrainedEncoder(**content)
+        encoder.load_state_dict(trained.state_dict)
+    except Exception as error:  # torch raises many kinds for damaged or unsafe files
+        logger.warning(
+            "%s is damaged (%s); stage one is computed again.", path, type(error).__name__
+        )
+        return None
+    return trained

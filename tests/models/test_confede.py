@@ -1,0 +1,328 @@
+"""ConFEDE: pairs and losses against plain loops, frozen text, labels, InfoEnh on and off."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from MMSA_ext.config import resolve
+from MMSA_ext.data.loader import FeatureDataset
+from MMSA_ext.data.retrieval import ContrastSets
+from MMSA_ext.models.confede import ConFEDE, Decomposition, contrastive_pairs
+from MMSA_ext.models.contract import StepBatch, inputs
+from MMSA_ext.registry import get_model
+from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
+
+NAMES = ["confede", "confede_infoenh"]
+MODALITIES = ("text", "audio", "vision")
+
+
+@pytest.fixture(scope="module")
+def dataset() -> FeatureDataset:
+    train = make_feature_data(dataset="sims")["train"]
+    names = {"M": "regression_labels"} | {n: f"regression_labels_{n}" for n in "TAV"}
+    generator = np.random.default_rng(1)
+    labels = {n: train[key] for n, key in names.items()}
+    labels |= {n: generator.uniform(-1, 1, 12).astype(np.float32) for n in "TAV"}
+    return FeatureDataset(
+        train["id"], list(train["raw_text"]), train["text_bert"], train["audio"], train["vision"],
+        np.array(train["audio_lengths"]), np.array(train["vision_lengths"]), labels,
+    )  # fmt: skip
+
+
+def build(encoder, name="confede", data="mosi", **overrides) -> ConFEDE:
+    torch.manual_seed(0)
+    args = resolve(name, data, "", tiny_config(name, encoder, **TINY_SHAPES) | overrides)
+    model = get_model(name).build(args)
+    torch.manual_seed(1)
+    return model.eval()
+
+
+def contrast(rows: int = 12) -> ContrastSets:
+    generator = torch.Generator().manual_seed(0)
+    return ContrastSets(
+        torch.randint(0, rows, (4, 2), generator=generator),
+        torch.tensor([[True, True], [True, False], [True, True], [False, False]]),
+        torch.randint(0, rows, (4, 4), generator=generator),
+        torch.tensor([[True] * 4, [True] * 4, [True, False, True, False], [False] * 4]),
+    )
+
+
+def make_step(dataset) -> StepBatch:
+    return StepBatch(dataset.batch(torch.arange(12)), torch.tensor([0, 3, 5, 7]), contrast())
+
+
+def existing_rows(step: StepBatch, i: int) -> list[int | None]:
+    """The seven rows of anchor i; None where retrieval found no sample."""
+    c = step.contrast
+    found = [*zip(c.positives[i], c.positive_mask[i], strict=True)]
+    found += zip(c.negatives[i], c.negative_mask[i], strict=True)
+    return [int(step.anchors[i]), *(int(row) if there else None for row, there in found)]
+
+
+def plain_pairs(
+    rows: list[int | None], similar: dict, dissimilar: dict, temperature: float
+) -> list[float]:
+    """The loss of every live pair of one anchor, read off the released index lists."""
+    part = {
+        (kind, m, k): parts[m][row]
+        for kind, parts in (("s", similar), ("d", dissimilar))
+        for m in MODALITIES
+        for k, row in enumerate(rows)
+        if row is not None
+    }
+    positive = [(("s", m, 0), ("s", m, k)) for m in MODALITIES for k in (1, 2)]
+    positive += [(("s", "text", k), ("s", m, k)) for k in range(7) for m in ("vision", "audio")]
+    negative = [(("s", m, 0), ("s", m, k)) for m in MODALITIES for k in (3, 4, 5, 6)]
+    negative += [(("s", "text", k), ("d", m, k)) for k in range(7) for m in MODALITIES]
+    assert (len(positive), len(negative)) == (20, 33)
+
+    def logit(a, b):
+        return float(F.cosine_similarity(part[a], part[b], dim=0)) / temperature
+
+    losses = []
+    for anchor, other in positive:
+        against = [logit(a, b) for a, b in negative if a == anchor and a in part and b in part]
+        if anchor in part and other in part and against:
+            p = logit(anchor, other)
+            losses.append(math.log(math.exp(p) + sum(map(math.exp, against))) - p)
+    return losses
+
+
+def test_pairs_are_those_of_the_released_lists(dataset):
+    generator = torch.Generator().manual_seed(2)
+    similar, dissimilar = (
+        {m: torch.randn(12, 6, generator=generator) for m in MODALITIES} for _ in range(2)
+    )
+    step = make_step(dataset)
+    decomposed = Decomposition({}, similar, dissimilar, None)
+    pairs = contrastive_pairs(decomposed, step.anchors, step.contrast, temperature=0.5)
+    assert pairs.values.shape == (4, 20)
+    want = []
+    for i in range(4):
+        losses = plain_pairs(existing_rows(step, i), similar, dissimilar, 0.5)
+        assert int(pairs.live[i].sum()) == len(losses)
+        assert sorted(pairs.values[i][pairs.live[i]].tolist()) == pytest.approx(sorted(losses))
+        want.append(sum(losses) / len(losses))
+    assert not pairs.values[~pairs.live].any()
+    assert float(pairs.reduce()) == pytest.approx(sum(want) / 4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_are_weighted_sums_over_anchors_and_retrieved_samples(tiny_encoder, dataset, name):
+    model = build(tiny_encoder, name, "sims")
+    step = make_step(dataset)
+    output = model.training_step(step)
+    labels = step.samples["labels"]
+    decomposed = model.decompose(*inputs(step.samples))
+    prediction = model(*inputs(step.samples))["M"]
+    rows = [row for i in range(4) for row in existing_rows(step, i) if row is not None]
+    want = torch.stack([(prediction[r] - labels["M"][r]) ** 2 for r in rows]).mean()
+    torch.testing.assert_close(output.losses["prediction_loss"], want)
+    own = dict(zip(MODALITIES, "TAV", strict=True))
+    mono = [
+        (model.mono_decoder(parts[m][r]) - labels[own[m] if parts is dissimilar else "M"][r]) ** 2
+        for dissimilar in [decomposed.dissimilar]
+        for parts in (decomposed.similar, dissimilar)
+        for m in MODALITIES
+        for r in rows
+    ]
+    torch.testing.assert_close(output.losses["mono_loss"], 0.01 * torch.stack(mono).mean())
+    pairs = contrastive_pairs(decomposed, step.anchors, step.contrast, temperature=0.5)
+    torch.testing.assert_close(output.losses["contrastive_loss"], 0.1 * pairs.reduce())
+    torch.testing.assert_close(output.prediction, prediction[step.anchors])
+    assert ("information_loss" in output.losses) == (name == "confede_infoenh")
+
+
+def test_a_step_without_retrieved_samples_is_refused(tiny_encoder, dataset):
+    step = StepBatch(dataset.batch(torch.arange(4)), torch.arange(4), None)
+    with pytest.raises(ValueError, match="retrieved samples"):
+        build(tiny_encoder).training_step(step)
+
+
+def test_parts_and_decoders_have_the_released_shapes(tiny_encoder):
+    model = build(tiny_encoder)  # text 16 wide, audio and vision 32
+
+    def widths(module):
+        return [(m.in_features, m.out_features) for m in module.modules() if type(m) is nn.Linear]
+
+    assert [type(m) for m in model.similar["audio"]] == [
+        nn.LayerNorm, nn.Linear, nn.Tanh, nn.Dropout,
+    ]  # fmt: skip
+    assert widths(model.similar["text"]) == widths(model.dissimilar["text"]) == [(16, 16)]
+    assert widths(model.similar["vision"]) == [(32, 16)]
+    assert widths(model.decoder) == [(96, 32), (32, 16), (16, 8), (8, 4), (4, 1)]
+    assert widths(model.mono_decoder) == [(16, 8), (8, 4), (4, 1)]
+    assert build(tiny_encoder, dim=None, heads=2).dim == 16
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "first", "mean"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sample_alone_gives_what_it_gives_in_a_batch(tiny_encoder, dataset, name, pooling):
+    model = build(tiny_encoder, name, text_pooling=pooling)
+    together = model.predict(dataset.batch(torch.arange(12)))
+    for row in (1, 4, 9):
+        alone = model.predict(dataset.batch(torch.tensor([row])))
+        for key, value in alone.items():
+            torch.testing.assert_close(value[0], together[key][row], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_but_the_frozen_text_encoder_gets_a_gradient(tiny_encoder, dataset, name):
+    for freeze in (True, False):
+        model = build(tiny_encoder, name, freeze_text=freeze, text_pooling="pooler").train()
+        model.training_step(make_step(dataset)).total.backward()
+        silent = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+        frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+        assert all(n.startswith("text_encoder.") for n in frozen)
+        assert bool(frozen) == freeze
+        # With InfoEnh the text's vector is read by retrieval alone.
+        pooler = "text_encoder.encoder.pooler.dense."
+        unread = {pooler + "weight", pooler + "bias"} if name == "confede_infoenh" else set()
+        assert {n for n in silent - frozen if not n.endswith("key.bias")} <= unread
+
+
+def test_frozen_text_keeps_its_dropout_unless_told_not_to(tiny_encoder, dataset):
+    batch = dataset.batch(torch.arange(4))
+    for dropout in (True, False):
+        model = build(tiny_encoder, frozen_text_dropout=dropout).train()
+        first, second = (model.encode(*inputs(batch))["text"].vector for _ in range(2))
+        assert torch.equal(first, second) != dropout
+    unfrozen = build(tiny_encoder, freeze_text=False, frozen_text_dropout=False).train()
+    assert unfrozen.text_encoder.training
+
+
+def test_unimodal_labels_are_targets_of_the_dissimilar_parts_where_asked(tiny_encoder, dataset):
+    step = make_step(dataset)
+    without = StepBatch(
+        step.samples | {"labels": {"M": step.samples["labels"]["M"]}}, step.anchors, step.contrast
+    )
+    losses = {}
+    for kind in ("file", "multimodal"):
+        model = build(tiny_encoder, data="sims", unimodal_labels=kind)
+        losses[kind] = [model.training_step(s).losses["mono_loss"].item() for s in (step, without)]
+    assert losses["file"][0] != losses["file"][1]
+    assert losses["multimodal"][0] == losses["multimodal"][1] == losses["file"][1]
+
+
+def test_the_record_says_which_labels_stood_for_the_modalities_own(tiny_encoder, dataset):
+    def notes(labels, kind="file"):
+        model = build(tiny_encoder, data="sims", unimodal_labels=kind)
+        return model.data_notes(replace(dataset, labels=labels))
+
+    assert notes(dataset.labels) == []
+    assert notes(dataset.labels, "multimodal") == []
+    only = {"M": dataset.labels["M"]}
+    assert "no unimodal labels T, A, V" in notes(only)[0]
+    copied = only | {"T": only["M"].copy(), "A": dataset.labels["A"], "V": dataset.labels["V"]}
+    assert notes(copied) == ["the unimodal labels T equal the multimodal label"]
+
+
+def test_without_infoenh_it_is_confede(tiny_encoder, dataset):
+    host, variant = build(tiny_encoder), build(tiny_encoder, "confede_infoenh", infoenh=None)
+    assert list(host.state_dict()) == list(variant.state_dict())
+    for key, value in host.state_dict().items():
+        assert torch.equal(value, variant.state_dict()[key]), key
+    losses = []
+    for model in (host, variant):
+        torch.manual_seed(3)
+        losses.append(model.train().training_step(make_step(dataset)).losses)
+    assert losses[0].keys() == losses[1].keys()
+    assert all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
+
+
+def test_with_infoenh_everything_else_starts_from_the_hosts_weights(tiny_encoder):
+    host, variant = build(tiny_encoder), build(tiny_encoder, "confede_infoenh")
+    for key, value in host.state_dict().items():
+        assert torch.equal(value, variant.state_dict()[key]), key
+    added = set(variant.state_dict()) - set(host.state_dict())
+    assert {key.split(".")[0] for key in added} == {"infoenh", "readouts"}
+
+
+def test_the_prediction_changes_with_lambda_and_with_the_plan(tiny_encoder, dataset):
+    """In double precision: untrained decoders let little of anything through."""
+    batch = dataset.batch(torch.arange(6))
+    batch |= {m: batch[m].double() for m in ("audio", "vision")}
+
+    def predictions(**change):
+        options = {"k": 4, "d": 8, "tolerance": 1e-6} | change
+        model = build(tiny_encoder, "confede_infoenh", infoenh=options).double()
+        return model.predict(batch)["M"].detach()
+
+    sharp = predictions(inverse_temperature=50.0)
+    assert torch.equal(sharp, predictions(inverse_temperature=50.0))
+    for change in ({"inverse_temperature": 1.0}, {"plan": "shuffled"}, {"plan": "uniform"}):
+        assert (predictions(**change) - sharp).abs().max() > 1e-9, change
+
+
+def test_information_loss_is_of_the_anchors_alone(tiny_encoder, dataset):
+    model = build(tiny_encoder, "confede_infoenh")
+    step = make_step(dataset)
+    want = model.training_step(step)
+    labels = step.samples["labels"]
+    others = torch.ones(12, dtype=torch.bool)
+    others[step.anchors] = False
+    changed = {"M": torch.where(others[:, None], -labels["M"], labels["M"])}
+    again = model.training_step(
+        StepBatch(step.samples | {"labels": changed}, step.anchors, step.contrast)
+    )
+    assert torch.equal(again.losses["information_loss"], want.losses["information_loss"])
+    assert want.losses["information_loss"].item() > 0
+    assert {"kept_ratio_text", "transport_cost", "plan_entropy"} <= want.diagnostics.keys()
+    assert all(not value.requires_grad for value in want.diagnostics.values())
+
+
+def test_optional_terms_of_infoenh_join_the_loss(tiny_encoder, dataset):
+    options = {"k": 3, "d": 8}
+    losses = [
+        build(tiny_encoder, "confede_infoenh", infoenh=options | more)
+        .training_step(make_step(dataset))
+        .losses["information_loss"]
+        for more in ({}, {"sparsity_weight": 1.0})
+    ]
+    assert losses[1] > losses[0]
+
+
+def test_retrieval_reads_the_encoders_vectors_before_infoenh(tiny_encoder, dataset):
+    batch = dataset.batch(torch.arange(5))
+    features = [build(tiny_encoder, name).retrieval_features(batch) for name in NAMES]
+    assert features[0].shape == (5, 16 + 32 + 32)
+    torch.testing.assert_close(features[0], features[1])
+
+
+@pytest.mark.parametrize("data", ["mosi", "mosei", "sims"])
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_hyper_parameters_are_the_released_ones(name, data):
+    args = resolve(name, data)
+    expected = {
+        "mosi": (16, 25, 2, 2, "rounded", 2, 10, 1.0, "multimodal"),
+        "mosei": (8, 6, 3, 3, "rounded", 2, 50, 0.1, "multimodal"),
+        "sims": (32, 50, 1, 2, "exact", 10, 10, 0.5, "file"),
+    }[data]
+    assert (
+        args.batch_size, args.num_epochs, args.vision_layers, args.audio_layers,
+        args.contrast_classes, args.refresh_epochs, args.candidates, args.similar_window,
+        args.unimodal_labels,
+    ) == expected  # fmt: skip
+    assert (args.learning_rate, args.warmup_epochs, args.weight_decay) == (1e-4, 1, 1e-3)
+    assert (args.contrast_weight, args.mono_weight, args.temperature) == (0.1, 0.01, 0.5)
+    assert (args.KeyEval, args.early_stop, args.retrieval) == ("Loss", 8, "correct")
+    stages = {
+        "mosi": ((200, 128, 1e-4, 5), (100, 128, 1e-4, 10), (100, 128, 1e-4, 5)),
+        "mosei": ((150, 64, 1e-5, 5), (300, 128, 1e-4, 10), (300, 128, 1e-4, 10)),
+        "sims": ((150, 64, 1e-5, 5), (300, 64, 1e-4, 10), (300, 64, 1e-4, 10)),
+    }[data]
+    for modality, stage in zip(MODALITIES, stages, strict=True):
+        recipe = args.stage_one[modality]
+        assert stage == (
+            recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.warmup_epochs
+        )  # fmt: skip
+    assert args.stage_one.text.finetuning == ("last_layer" if data == "sims" else "all")
+    if name == "confede":
+        assert args.infoenh is None
+    else:
+        assert args.infoenh.d == 256
