@@ -14,6 +14,7 @@ from MMSA_ext import mmsa_bridge, models
 from MMSA_ext.config import extension_config, get_config_regression, get_config_tune
 from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.mmsa_bridge import register, unregister
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhConfig
 from MMSA_ext.prediction import MMSA_test, predict_file
 from MMSA_ext.registry import get_model, list_models, register_model, unregister_model
 from MMSA_ext.results import MetricSummary, RunResults, SeedResult
@@ -26,6 +27,8 @@ mmsa_bridge.introduce(
 register()
 
 __all__ = [
+    "InfoEnh",
+    "InfoEnhConfig",
     "MMSAExtError",
     "MMSA_run",
     "MMSA_test",

@@ -1,4 +1,4 @@
-"""The command line: `mmsa-ext run | tune | predict | check-data | encode-text | complexity | list`.
+"""The command line, `mmsa-ext COMMAND`; thin over the functions that each command names.
 
 Importing the package registers it in MMSA and so takes torch's time to load, here too.
 """
@@ -23,6 +23,10 @@ app = typer.Typer(
     help="DashFusion and InfoEnh in the MMSA toolkit.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+experiments = typer.Typer(
+    no_args_is_help=True, help="Run the rows of a table or figure, and show what they gave."
+)
+app.add_typer(experiments, name="experiment")
 
 Model = Annotated[str, typer.Option("-m", "--model", help="Model, see `mmsa-ext list`.")]
 Dataset = Annotated[str, typer.Option("-d", "--dataset", help="mosi, mosei or sims.")]
@@ -49,6 +53,18 @@ Audio = Annotated[str, typer.Option("-Fa", "--feature-A", help="Feature file for
 Vision = Annotated[str, typer.Option("-Fv", "--feature-V", help="Feature file for vision.")]
 Features = Annotated[
     str, typer.Option("-f", "--features", help="Feature file with all three modalities.")
+]
+Repeat = Annotated[bool, typer.Option("--repeat", help="Run again what is in the store already.")]
+Experiment = Annotated[
+    str, typer.Argument(help="Name of a shipped experiment, or a file (docs/experiments.md).")
+]
+OnlyDatasets = Annotated[
+    list[str] | None,
+    typer.Option("-d", "--dataset", help="Only this data set of the experiment; repeatable."),
+]
+OtherSeeds = Annotated[
+    list[int] | None,
+    typer.Option("-s", "--seeds", help="Seed; repeatable. Default: the experiment's."),
 ]
 Synthetic = Annotated[
     bool,
@@ -79,9 +95,7 @@ def run(
     model_save_dir: ModelDir = "",
     res_save_dir: ResultDir = "",
     log_dir: LogDir = "",
-    repeat: Annotated[
-        bool, typer.Option("--repeat", help="Run again what is in the store already.")
-    ] = False,
+    repeat: Repeat = False,
 ) -> None:
     """Train and test a model, with MMSA's flags; prints a table and where everything is."""
     from MMSA_ext import MMSA_run
@@ -224,10 +238,83 @@ def complexity(
     typer.echo(report(model, dataset, text_length, parse_overrides(overrides or [])))
 
 
+@experiments.command("run")
+def run_experiment(
+    experiment: Experiment,
+    datasets: OnlyDatasets = None,
+    overrides: Overrides = None,
+    seeds: OtherSeeds = None,
+    features: Features = "",
+    feature_t: Text = "",
+    feature_a: Audio = "",
+    feature_v: Vision = "",
+    gpu_ids: Gpus = None,
+    num_workers: Workers = 4,
+    verbose: Verbose = 1,
+    model_save_dir: ModelDir = "",
+    res_save_dir: ResultDir = "",
+    log_dir: LogDir = "",
+    repeat: Repeat = False,
+) -> None:
+    """Run what is missing of an experiment and show its table; exit code 1 if a row is refused."""
+    from MMSA_ext.experiments import load, run
+
+    chosen = load(experiment).narrowed(
+        datasets=datasets, seeds=seeds, config=parse_overrides(overrides or [])
+    )
+    done = run(
+        chosen,
+        progress=lambda number, count, row, dataset: typer.echo(
+            f"row {number} of {count}: {row.label} on {dataset}"
+        ),
+        custom_feature=features or None,
+        feature_T=feature_t or None,
+        feature_A=feature_a or None,
+        feature_V=feature_v or None,
+        gpu_ids=gpu_ids or [],
+        num_workers=num_workers,
+        verbose_level=verbose,
+        model_save_dir=model_save_dir or None,
+        res_save_dir=res_save_dir or None,
+        log_dir=log_dir or None,
+        reuse=not repeat,
+    )
+    experiment_table(experiment, datasets, overrides, seeds, res_save_dir)
+    refused = [cell for cell in done if cell.error is not None]
+    for cell in refused:
+        typer.echo(f"not run: {cell.row.label} on {cell.dataset}: {cell.error}", err=True)
+    if refused:
+        raise typer.Exit(1)
+
+
+@experiments.command("table")
+def experiment_table(
+    experiment: Experiment,
+    datasets: OnlyDatasets = None,
+    overrides: Overrides = None,
+    seeds: OtherSeeds = None,
+    res_save_dir: ResultDir = "",
+) -> None:
+    """Write and show the table of what has been run; give the options that it was run with."""
+    from MMSA_ext.experiments import load, render, results_folder, table, write
+    from MMSA_ext.reporting.store import RunStore
+
+    chosen = load(experiment).narrowed(
+        datasets=datasets, seeds=seeds, config=parse_overrides(overrides or [])
+    )
+    folder = results_folder(res_save_dir or None)
+    numbers = table(chosen, RunStore(folder / "runs"))
+    csv, text = write(chosen, numbers, folder / "experiments")
+    typer.echo(f"\n{render(chosen, numbers)}\n")
+    typer.echo(f"numbers: {csv}")
+    typer.echo(f"text:    {text}")
+
+
 @app.command("list")
 def list_() -> None:
-    """List models and the data sets they are configured for."""
+    """List models, the data sets they are configured for, and experiments."""
     from MMSA_ext import mmsa_bridge, registry
+    from MMSA_ext.experiments import list_experiments, load
 
     typer.echo("Models of MMSA_ext:")
     for name in registry.list_models():
@@ -236,6 +323,9 @@ def list_() -> None:
     typer.echo("Models of MMSA:")
     for name in mmsa_bridge.mmsa_models():
         typer.echo(f"  {name:22s} {', '.join(mmsa_bridge.supported_datasets(name))}")
+    typer.echo("Experiments:")
+    for name in list_experiments():
+        typer.echo(f"  {name:22s} {load(name).title}")
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext import text_encoders as encoders
-from MMSA_ext.config import identity_config, resolve
+from MMSA_ext.config import identity_config, merge, resolve
+from MMSA_ext.data import corruption
 from MMSA_ext.data.features import FeatureSet, read_features
 from MMSA_ext.errors import ConfigError, FeatureFileError, suggest
 from MMSA_ext.paths import DATA_ROOT_VARIABLE, expand
 from MMSA_ext.prediction import MMSA_test
-from MMSA_ext.registry import get_model, is_registered
+from MMSA_ext.registry import get_model, is_registered, trains_in_mmsa
 from MMSA_ext.reporting.figures import curves_overview, training_curves
 from MMSA_ext.reporting.store import (
     Environment,
@@ -39,8 +41,13 @@ from MMSA_ext.reporting.store import (
 from MMSA_ext.reporting.store import collect_environment as describe_environment
 from MMSA_ext.reporting.tables import append_mmsa_csv, write_seed_csv
 from MMSA_ext.results import RunResults, SeedResult
-from MMSA_ext.training.checkpoint import Checkpoint, save_checkpoint
-from MMSA_ext.training.seed_run import SeedOutcome, run_extension_seed, run_stock_seed
+from MMSA_ext.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from MMSA_ext.training.seed_run import (
+    SeedOutcome,
+    run_extension_seed,
+    run_stock_seed,
+    score_extension_seed,
+)
 from MMSA_ext.training.trainer import MINIMISED, Progress
 from MMSA_ext.version import code_version
 
@@ -90,7 +97,8 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
         feature_V: Feature file whose vision is used.
         gpu_ids: CUDA devices, of which the first is used; empty for the most free one; -1 or `cpu`
             for the CPU, which is also used where there is no CUDA.
-        num_workers: Loader processes of MMSA's own models; this package's models need none.
+        num_workers: Loader processes of MMSA's own models, at most one a processor; this package's
+            models need none.
         verbose_level: 0 errors, 1 information, 2 everything.
         model_save_dir: Folder of checkpoints; `~/MMSA/saved_models` by default.
         res_save_dir: Folder of records, tables and pictures; `~/MMSA/results` by default.
@@ -124,7 +132,7 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
             device=mmsa_bridge.assign_device(gpu_ids),
             custom_feature=custom_feature and expand(custom_feature),
             other_features={name: path and expand(path) for name, path in sources.items()},
-            num_workers=num_workers,
+            num_workers=min(num_workers, os.cpu_count() or 1),
             show_progress=verbose_level > 0,
             reuse=reuse,
         )
@@ -221,9 +229,11 @@ class Run:
         self.store = RunStore(places.results / "runs")
         self.features = features or self._read_features()
         self._check_metric()
+        self.corruption = corruption.bind(args)
+        corruption.check(self.corruption, args, self.features)
         if self.features.splits:
             self._adopt_shapes()
-        if not is_registered(args.model_name):
+        if trains_in_mmsa(args.model_name):
             # MMSA's loader reads the file itself; what is needed here are the checks' results.
             self.features = replace(self.features, splits={})
 
@@ -235,10 +245,8 @@ class Run:
         marks: dict[str, str] | None = None,
     ) -> Run:
         """The same run with other configuration values; the features are shared."""
-        args = EasyDict(dict(self.args))
-        args.update(overrides)
         return Run(
-            args,
+            merge(self.args, overrides),
             self.places,
             device=self.device,
             custom_feature=self.custom_feature,
@@ -356,7 +364,7 @@ class Run:
         self.args.feature_dims = [text_dim, train.audio.shape[2], train.vision.shape[2]]
         text_length = text.shape[2] if reads_tokens else text.shape[1]
         self.args.seq_lens = [text_length, train.audio.shape[1], train.vision.shape[1]]
-        if is_registered(self.args.model_name):
+        if not trains_in_mmsa(self.args.model_name):
             self.args.train_samples = len(train.ids)
             return
         if "train_samples" in self.args:
@@ -380,12 +388,43 @@ class Run:
             **self.other_features,
         )
         try:
-            if not is_registered(args.model_name):
-                return run_stock_seed(args, identity.seed, self.num_workers)
+            if trains_in_mmsa(args.model_name):
+                transform = corruption.content_transform(self.corruption)
+                with mmsa_bridge.transformed_features(transform):
+                    return run_stock_seed(args, identity.seed, self.num_workers)
+            known = self._trained_on_clean_data(identity)
+            if known is not None:
+                return self._score_corrupted(args, known)
             with _progress_bar(self.show_progress, identity) as progress:
-                return run_extension_seed(args, self.features, identity.seed, progress)
+                return run_extension_seed(args, self._seen_features, identity.seed, progress)
         finally:
             weights.unlink(missing_ok=True)
+
+    def _trained_on_clean_data(self, identity: RunIdentity) -> RunRecord | None:
+        """The run that differs only in that its test split is whole, if its weights are there."""
+        if self.corruption is None or self.corruption.at != "test" or not self.reuse:
+            return None
+        clean = {k: v for k, v in identity.configuration.items() if k != "corruption"}
+        twin = identity.model_copy(update={"configuration": clean})
+        record = self.store.find(twin)
+        there = record is not None and record.finished and self._checkpoint_path(twin).is_file()
+        return record if there else None
+
+    def _score_corrupted(self, args: EasyDict, clean: RunRecord) -> SeedOutcome:
+        """The outcome of training anew, whose weights would be the same, without training."""
+        checkpoint = load_checkpoint(self._checkpoint_path(clean.identity))
+        outcome = score_extension_seed(args, self._seen_features, checkpoint.state_dict)
+        outcome.history = [epoch.model_dump() for epoch in clean.history]
+        outcome.chosen_epoch = clean.chosen_epoch
+        outcome.text_encoder_config = checkpoint.config.get("text_encoder_config")
+        weights = self._checkpoint_path(clean.identity).name
+        outcome.notes = (f"weights of the same run on whole data, {weights}",)
+        return outcome
+
+    @cached_property
+    def _seen_features(self) -> FeatureSet:
+        """What a model of this package is given."""
+        return corruption.corrupt(self.features, self.corruption)
 
     def _record(
         self, identity: RunIdentity, outcome: SeedOutcome, notes: tuple[str, ...]
@@ -404,7 +443,13 @@ class Run:
                 "timings": outcome.timings,
                 "peak_memory_mb": outcome.peak_memory_mb,
                 "checkpoint": checkpoint.name if checkpoint.is_file() else None,
-                "notes": (*self.notes, *self._data_notes(), *notes),
+                "notes": (
+                    *self.notes,
+                    *corruption.notes(self.corruption),
+                    *self._data_notes(),
+                    *outcome.notes,
+                    *notes,
+                ),
             }
         )
 
@@ -421,7 +466,7 @@ class Run:
     def _save_checkpoint(self, identity: RunIdentity, outcome: SeedOutcome) -> tuple[str, ...]:
         """Write the checkpoint; a failure to do so costs the checkpoint, not the results."""
         self._checkpoint_path(identity).unlink(missing_ok=True)  # of a run that is repeated
-        if outcome.diverged:
+        if outcome.diverged or not outcome.state_dict:
             return ()
         config = identity_config(self.args)
         if outcome.text_encoder_config is not None:
@@ -487,9 +532,10 @@ def _progress_bar(
             if state.step == 1:
                 bar.reset(total=state.steps)
             best = "" if state.best is None else f", best {state.best:.4f}"
+            stage = f"{state.stage}, " if state.stage else ""
             bar.set_description(
                 f"{identity.model} {identity.dataset} seed {identity.seed} "
-                f"epoch {state.epoch}/{state.epochs}{best}",
+                f"{stage}epoch {state.epoch}/{state.epochs}{best}",
                 refresh=False,
             )
             bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
@@ -501,7 +547,7 @@ def _progress_bar(
 def _selection_rule(args: EasyDict) -> str:
     """The rule that chose the epoch, as a phrase."""
     key = args.get("KeyEval", "Loss")
-    own = is_registered(args.model_name)
+    own = not trains_in_mmsa(args.model_name)
     lowest = key in MINIMISED if own else key == "Loss"
     patience = args.get("early_stop")
     stop = "no early stop" if patience is None else f"patience {patience}"

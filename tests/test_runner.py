@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 import MMSA_ext
-from MMSA_ext import MMSA_run, mmsa_bridge
+from MMSA_ext import MMSA_run
 from MMSA_ext.errors import ConfigError, FeatureFileError, TextEncoderError
+from MMSA_ext.registry import trains_in_mmsa
 from MMSA_ext.reporting.store import RunStore
 from MMSA_ext.training.trainer import Trainer
 from tests.conftest import tiny_config
@@ -23,7 +24,7 @@ def run(tmp_path, feature_file, tiny_encoder):
 
     def call(model="text_only", dataset="mosi", seeds=(1,), folder="out", config=None, **options):
         home = tmp_path / folder
-        own = model not in mmsa_bridge.mmsa_models()
+        own = not trains_in_mmsa(model)
         overrides = tiny_config(model, tiny_encoder) if own else {}
         return MMSA_run(
             model,
@@ -362,3 +363,84 @@ def test_records_name_no_folder_of_this_machine(run, tmp_path, feature_data):
     text = result.record_path.read_text()
     assert "other.pkl" in text
     assert str(tmp_path) not in text
+
+
+class TestVariantsOfMMSAsModels:
+    config = {"infoenh": {"k": 3, "d": 8}, "early_stop": 1}  # noqa: RUF012
+
+    def test_run_like_any_model_and_show_what_infoenh_did(self, run, tmp_path, feature_file):
+        results = run("lf_dnn_infoenh", seeds=(1, 2), config=self.config)
+        assert [r.diverged for r in results.seeds] == [False, False]
+        record = results.seeds[0].record
+        assert record.identity.configuration["infoenh"]["k"] == 3
+        assert record.identity.configuration["infoenh"]["inverse_temperature"] == 50
+        shown = {"kept_ratio_text", "transport_cost", "plan_entropy", "infoenh_loss", "MAE"}
+        assert all(shown <= set(epoch.train) for epoch in record.history)
+        again = run("lf_dnn_infoenh", seeds=(1,), config=self.config)
+        assert again.seeds[0].reused
+        table = MMSA_ext.predict_file(results.seeds[0].checkpoint, feature_file)
+        stored = pd.read_csv(results.seeds[0].record_path.with_suffix(".predictions.csv"))
+        assert table["id"].tolist() == stored["id"].tolist()
+        np.testing.assert_allclose(table["prediction"], stored["prediction"], rtol=1e-4, atol=1e-5)
+
+    def test_without_infoenh_the_numbers_are_the_hosts(self, run):
+        off = run("lf_dnn_infoenh", config={"infoenh": None, "early_stop": 2})
+        host = run("lf_dnn", config={"early_stop": 2})
+        assert off.seeds[0].metrics == host.seeds[0].metrics
+
+    def test_a_search_reaches_nested_keys(self, run, tmp_path):
+        space = MMSA_ext.config.extension_config("tune")["lf_dnn_infoenh"]
+        space["debugParams"] = {"d_paras": ["infoenh"], "infoenh": {"k": [2, 3], "d": [4, 8]}}
+        space["datasetParams"] = {"mosi": {}}
+        file = tmp_path / "space.json"
+        file.write_text(json.dumps({"lf_dnn_infoenh": space}))
+        regression = MMSA_ext.config.extension_config("regression")["lf_dnn_infoenh"]
+        content = {"lf_dnn_infoenh": regression | {"debugParams": space["debugParams"]}}
+        file.write_text(json.dumps(content))
+        options = {"is_tune": True, "tune_times": 2, "config_file": file}
+        found = run("lf_dnn_infoenh", config={"early_stop": 1}, **options).seeds[0].record
+        chosen = found.identity.configuration["infoenh"]
+        assert (chosen["k"], chosen["d"]) in {(2, 4), (2, 8), (3, 4), (3, 8)}
+        assert chosen["inverse_temperature"] == 50
+
+
+class TestCorruption:
+    @pytest.mark.parametrize("model", ["dashfusion", "lf_dnn"])
+    def test_is_part_of_the_identity_and_reaches_the_data(self, run, model):
+        clean = run(model, config={"early_stop": 2}).seeds[0]
+        removed = {"corruption": {"remove": ["audio"]}, "early_stop": 2}
+        corrupted = run(model, config=removed).seeds[0]
+        assert not corrupted.reused
+        assert corrupted.record.identity.configuration["corruption"]["remove"] == ["audio"]
+        assert any("audio removed" in note for note in corrupted.record.notes)
+        # At test only: what was trained and selected is the same.
+        assert corrupted.record.metrics["valid"] == clean.record.metrics["valid"]
+        assert corrupted.metrics != clean.metrics
+        removed["corruption"] = {"remove": ["audio"], "at": "all"}
+        trained = run(model, config=removed).seeds[0]
+        assert trained.record.metrics["valid"] != clean.record.metrics["valid"]
+
+    def test_weights_of_the_run_on_whole_data_are_used_again(self, run, monkeypatch):
+        removed = {"corruption": {"remove": ["text"]}}
+        alone = run(config=removed, folder="alone").seeds[0]
+        run()
+        monkeypatch.setattr(Trainer, "do_train", lambda *a, **k: pytest.fail("trained again"))
+        after = run(config=removed).seeds[0]
+        assert not after.reused
+        assert after.metrics == alone.metrics
+        assert after.record.chosen_epoch == alone.record.chosen_epoch
+        assert any("weights of the same run on whole data" in note for note in after.record.notes)
+        assert after.checkpoint is None
+
+    def test_a_rate_of_zero_is_no_corruption(self, run):
+        once = {"early_stop": 1}
+        run("lf_dnn", config=once)
+        assert run("lf_dnn", config=once | {"corruption": {"drop_rate": 0.0}}).seeds[0].reused
+
+    def test_what_cannot_be_had_is_refused_before_training(self, run):
+        with pytest.raises(
+            ConfigError, match=r"corruption\.remov: no such key; did you mean remove"
+        ):
+            run("lf_dnn", config={"corruption": {"remov": ["audio"]}})
+        with pytest.raises(ConfigError, match="entropy"):
+            run("mmim", config={"corruption": {"remove": ["audio"], "at": "all"}})
