@@ -183,6 +183,8 @@ def test_results_readme_reads_records(tmp_path, monkeypatch, capsys):
 )
 def test_seams_of_the_architecture_hold(folder, forbidden):
     for path in (ROOT / "MMSA_ext" / folder).rglob("*.py"):
+        if path.parent.name == "infoenh_hosts":
+            continue  # these are MMSA's models
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if isinstance(node, ast.Import):
