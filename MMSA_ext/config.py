@@ -22,7 +22,7 @@ from MMSA_ext import mmsa_bridge
 from MMSA_ext.data.corruption import CorruptionConfig, normalise
 from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.paths import expand
-from MMSA_ext.registry import ModelEntry, get_model, is_registered, list_models
+from MMSA_ext.registry import ModelEntry, get_model, is_registered, list_models, refusal
 
 DATASETS = ("mosi", "mosei", "sims")
 
@@ -270,6 +270,8 @@ def check_names(model: str, dataset: str) -> None:
         ConfigError: Naming what is known, or the closest match.
     """
     known = sorted({*list_models(), *mmsa_bridge.mmsa_models()})
+    if (reason := refusal(model)) is not None:
+        raise ConfigError(reason)
     if model not in known:
         raise ConfigError(f"unknown model {model!r}; {suggest(model, known)}")
     if dataset not in DATASETS:
@@ -371,6 +373,8 @@ def _explain(problem: Any, cls: type[BaseModel]) -> str:
         return f"{key}: no such key; {suggest(path[-1], _fields_below(cls, path[:-1]))}"
     if problem["type"] == "missing":
         return f"{key}: is missing; add it to the configuration file or to config=."
+    if isinstance(problem["input"], Mapping):  # a rule over several keys below this one
+        return f"{key}: {problem['msg']}"
     return f"{key}: {problem['msg']} (given: {problem['input']!r})"
 
 

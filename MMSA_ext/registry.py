@@ -44,6 +44,7 @@ class ModelEntry:
 
 
 _MODELS: dict[str, ModelEntry] = {}
+_REFUSED: dict[str, str] = {}
 
 
 def register_model(
@@ -85,6 +86,21 @@ def register_model(
         return build
 
     return decorate
+
+
+def refuse_model(name: str, reason: str) -> None:
+    """Say why there is no model of a name that users may expect.
+
+    Args:
+        name: Lower-case name.
+        reason: A sentence that says why, and what there is instead.
+    """
+    _REFUSED[name] = reason
+
+
+def refusal(name: str) -> str | None:
+    """Why there is no model `name`; None if nothing is known of it."""
+    return _REFUSED.get(name)
 
 
 def unregister_model(name: str) -> None:

@@ -60,7 +60,7 @@ class CorruptionConfig(BaseModel):
     """What is taken from the data.
 
     Attributes:
-        remove: Modalities that are lost completely; not all three.
+        remove: Modalities that are lost completely, one or several; not all three.
         drop_rate: Probability with which each valid frame or token is lost, in [0, 1).
         noise: Standard deviation of Gaussian noise on each valid frame, in units of each feature's
             standard deviation over the valid frames of the training split. Token ids have none.
@@ -81,6 +81,11 @@ class CorruptionConfig(BaseModel):
     at: Literal["test", "all"] = "test"
     seed: int = Field(0, ge=0)
     unknown_token: int | None = Field(None, ge=0)
+
+    @field_validator("remove", "modalities", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("remove", "modalities")
     @classmethod

@@ -41,7 +41,9 @@ def valid_frames(split, key):
 
 class TestRemoved:
     def test_frames_become_zero_and_lengths_stay(self, features):
-        after = corrupt(features, CorruptionConfig(remove=("audio",)))
+        config = CorruptionConfig(remove="audio")  # one, without a list
+        assert config == CorruptionConfig(remove=("audio",))
+        after = corrupt(features, config)
         assert changed(features, after) == {("test", "audio")}
         assert not after.splits["test"].audio.any()
         np.testing.assert_array_equal(

@@ -27,10 +27,11 @@ from MMSA_ext.models.infoenh_hosts.common import (
     InfoEnhHostConfig,
 )
 from MMSA_ext.models.infoenh_hosts.vectors import VectorReadouts
-from MMSA_ext.registry import register_model
+from MMSA_ext.registry import refuse_model, register_model
 
 MODALITIES = ("text", "audio", "vision")
 
+# Models of MMSA that have no variant, and why.
 REFUSED = {
     "bert_mag": "MAG shifts BERT's hidden states inside of BERT, by audio and vision frames that "
     "are aligned with its tokens; there are no sequences between encoders and fusion",
@@ -49,26 +50,6 @@ REFUSED = {
     "tfr_net": "it reconstructs what was removed from its input sequences and returns a tuple; "
     "with InfoEnh in front, what it has to reconstruct would itself be learned",
 }
-
-
-def why_refused(model: str) -> str | None:
-    """Why there is no such variant of a model of MMSA.
-
-    Args:
-        model: Lower-case name as a user gave it, such as `mfm_infoenh`.
-
-    Returns:
-        A sentence with the reason and the variants there are; None if `model` is not the name of a
-        refused variant.
-    """
-    reason = REFUSED.get(model.removesuffix("_infoenh")) if model.endswith("_infoenh") else None
-    if reason is None:
-        return None
-    host = model.removesuffix("_infoenh")
-    return (
-        f"there is no {model!r}, because of what {host} is: {reason}. InfoEnh is available for "
-        f"misa, self_mm, mmim and confede, and for {', '.join(HOSTS)}."
-    )
 
 
 class FeatureLevelConfig(HostVariantConfig):
@@ -282,6 +263,14 @@ for _host in HOSTS:
         paper=PAPER,
         host=_host,
     )(partial(build, _host))
+
+
+for _host, _reason in REFUSED.items():
+    refuse_model(
+        f"{_host}_infoenh",
+        f"there is no '{_host}_infoenh', because of what {_host} is: {_reason}. InfoEnh is "
+        f"available for misa, self_mm, mmim and confede, and for {', '.join(HOSTS)}.",
+    )
 
 
 def _dims(args: Any) -> dict[str, int]:

@@ -304,13 +304,10 @@ class TestRefusals:
 
     @pytest.mark.parametrize("name", sorted(feature_level.REFUSED))
     def test_the_reason_is_told(self, name):
-        message = feature_level.why_refused(f"{name}_infoenh")
-        assert feature_level.REFUSED[name] in message
-        assert "mult" in message
-
-    @pytest.mark.parametrize("name", ["mult_infoenh", "mfm", "dashfusion", "nothing_infoenh"])
-    def test_other_names_are_not_its_business(self, name):
-        assert feature_level.why_refused(name) is None
+        with pytest.raises(ConfigError) as error:
+            resolve(f"{name}_infoenh", "mosi")
+        assert feature_level.REFUSED[name] in str(error.value)
+        assert "mult" in str(error.value)
 
     def test_graph_mfn_neither_trains_nor_saves_its_networks(self):
         """The reason for which it is refused."""
