@@ -10,6 +10,7 @@ a `VariantConfig` to the host's keys.
 from __future__ import annotations
 
 import copy
+import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,14 @@ from MMSA_ext import mmsa_bridge
 from MMSA_ext.data.corruption import CorruptionConfig, normalise
 from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.paths import expand
-from MMSA_ext.registry import ModelEntry, get_model, is_registered, list_models, refusal
+from MMSA_ext.registry import (
+    ModelEntry,
+    get_model,
+    is_registered,
+    list_models,
+    refusal,
+    trains_in_mmsa,
+)
 
 DATASETS = ("mosi", "mosei", "sims")
 
@@ -148,6 +156,16 @@ class VariantConfig(BaseModel):
     def keys(self) -> dict[str, Any]:
         """What the run's configuration gets: the fields, and what they decide of the host's."""
         return self.model_dump()
+
+    def check(self, args: Mapping[str, Any]) -> None:
+        """Refuse a combination of the variant's keys and the host's; nothing here.
+
+        Args:
+            args: The complete configuration.
+
+        Raises:
+            ConfigError: If the combination cannot be had.
+        """
 
 
 _Config = TypeVar("_Config", bound=BaseModel)
@@ -287,7 +305,8 @@ def resolve(
     """Files and overrides to one checked configuration.
 
     A model of this package is bound to its typed class: unknown keys, wrong types and values out of
-    range are reported together. MMSA's own models accept any key, as MMSA does.
+    range are reported together. MMSA's own models, and variants of them, accept any key beside
+    their own, as MMSA does; near misses of known keys are refused.
 
     Raises:
         ConfigError: With every problem in one message.
@@ -309,6 +328,8 @@ def resolve(
     root = overrides.pop("dataset_root_dir", None)
     if root is not None and "featurePath" not in overrides:
         overrides["featurePath"] = Path(root, _relative_feature_path(args))
+    if trains_in_mmsa(args.model_name):
+        _check_near_misses(args, overrides)
     args = merge(args, {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()})
     args.featurePath = expand(args.featurePath)
     corruption = normalise(args.pop("corruption", None))
@@ -317,7 +338,32 @@ def resolve(
     if is_registered(args.model_name):
         bound = get_model(args.model_name).config.from_args(args)
         args.update(bound.keys())
+        if isinstance(bound, VariantConfig):
+            bound.check(args)
     return args
+
+
+def _check_near_misses(args: EasyDict, overrides: Mapping[str, Any]) -> None:
+    """Refuse keys that are meant for another one: MMSA ignores what it does not know."""
+    name = args.model_name
+    known = {*args, *MMSAKeys.model_fields, "corruption", "d_paras"}
+    nested: set[str] = set()
+    if is_registered(name):
+        fields = get_model(name).config.model_fields
+        known |= fields.keys()
+        nested = {f"{key}.{inner}" for key in fields for inner in args.get(key) or {}}
+    problems = []
+    for key in sorted({path.partition(".")[0] for path in overrides} - known):
+        meant = [path for path in nested if path.endswith(f".{key}")]
+        close = meant or difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+        if close:
+            problems.append(f"{key}: {name} has no such key; did you mean {close[0]}?")
+        elif key == "infoenh":
+            problems.append(f"{key}: {name} is MMSA's model alone; run {name}_infoenh.")
+    if problems:
+        raise ConfigError(
+            f"configuration of {name!r} has {len(problems)} problem(s):\n  " + "\n  ".join(problems)
+        )
 
 
 def merge(args: Mapping[str, Any], overrides: Mapping[str, Any]) -> EasyDict:

@@ -200,8 +200,9 @@ def barycentric_map(plan: Tensor, target: Tensor, row_mass: Tensor | None = None
     Args:
         plan: `(..., n, m)`.
         target: `(..., m, d)`.
-        row_mass: `(..., n)`; with it, each image is a mean of target points (weights sum to one).
-            None leaves the weights of the plan. Rows of mass zero are mapped to zero.
+        row_mass: `(..., n)`; with it, each image is a mean of target points, whose weights sum to
+            one up to the row error of the plan. None leaves the weights of the plan. Rows of mass
+            zero are mapped to zero.
 
     Returns:
         `(..., n, d)`, row a belongs to row a of the plan.

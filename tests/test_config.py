@@ -150,6 +150,22 @@ class TestVariants:
         }
         assert config.resolve("self_mm_infoenh", "sims", "", {"anything": 1}).anything == 1
 
+    @pytest.mark.parametrize(
+        ("model", "overrides", "said"),
+        [
+            ("self_mm_infoenh", {"alignment": False}, "did you mean infoenh.alignment?"),
+            ("self_mm_infoenh", {"unimodal_heads": "host"}, "did you mean infoenh.unimodal_heads?"),
+            ("self_mm_infoenh", {"infoehn.k": 4}, "did you mean infoenh?"),
+            ("misa_infoenh", {"frame_length": "own"}, "did you mean frame_lengths?"),
+            ("lf_dnn", {"learning_rat": 1.0}, "did you mean learning_rate?"),
+            ("lf_dnn", {"corruptoin.remove": "text"}, "did you mean corruption?"),
+            ("self_mm", {"infoenh.k": 4}, "run self_mm_infoenh"),
+        ],
+    )
+    def test_near_misses_are_refused_where_mmsa_would_ignore_them(self, model, overrides, said):
+        with pytest.raises(ConfigError, match=said.replace("?", r"\?")):
+            config.resolve(model, "mosi", "", overrides)
+
     def test_a_wrong_nested_key_is_named_with_the_closest(self):
         overrides = {"infoenh": {"kk": 4, "inverse_temprature": 1.0, "d": 0}}
         with pytest.raises(ConfigError) as error:

@@ -125,14 +125,31 @@ class InfoEnhConfig(BaseModel):
 
     @model_validator(mode="after")
     def _options_act(self) -> Self:
+        """Refuse what would leave a run that is called a control or an ablation without effect."""
         gated = self.bottleneck and self.gates == "learned"
-        if not gated and (self.straight_through or self.sparsity_weight):
-            raise ValueError(
-                "straight_through and sparsity_weight train the gates: they need bottleneck=True "
-                "and gates='learned'"
-            )
-        if not self.alignment and self.ot_loss_weight:
-            raise ValueError("ot_loss_weight needs alignment=True")
+        idle = {
+            "gates": not self.bottleneck and self.gates != "learned",
+            "straight_through": not gated and self.straight_through,
+            "sparsity_weight": not gated and self.sparsity_weight > 0,
+            "without_alignment": self.alignment and self.without_alignment != "features",
+            "plan": not self.alignment and self.plan != "sinkhorn",
+            "transport": not self.alignment and self.transport != "barycentric_target",
+            "cost_axis": not self.alignment and self.cost_axis != "token",
+            "ot_loss_weight": not self.alignment and self.ot_loss_weight > 0,
+        }
+        needs = {
+            "gates": "bottleneck=True",
+            "straight_through": "bottleneck=True and gates='learned'",
+            "sparsity_weight": "bottleneck=True and gates='learned'",
+            "without_alignment": "alignment=False",
+        }
+        problems = [
+            f"{name} needs {needs.get(name, 'alignment=True')}"
+            for name, is_idle in idle.items()
+            if is_idle
+        ]
+        if problems:
+            raise ValueError(f"it would have no effect: {'; '.join(problems)}")
         return self
 
 

@@ -611,9 +611,14 @@ def test_every_bad_option_is_named_at_once():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bottleneck": False, "straight_through": True}, "train the gates"),
-        ({"gates": "random", "sparsity_weight": 0.1}, "train the gates"),
-        ({"alignment": False, "ot_loss_weight": 0.1}, "needs alignment=True"),
+        ({"bottleneck": False, "straight_through": True}, "straight_through needs bottleneck"),
+        ({"gates": "random", "sparsity_weight": 0.1}, "sparsity_weight needs .*gates='learned'"),
+        ({"bottleneck": False, "gates": "random"}, "gates needs bottleneck=True"),
+        ({"without_alignment": "repeat"}, "without_alignment needs alignment=False"),
+        ({"alignment": False, "plan": "uniform"}, "plan needs alignment=True"),
+        ({"alignment": False, "transport": "source_pushforward"}, "transport needs alignment=True"),
+        ({"alignment": False, "cost_axis": "feature"}, "cost_axis needs alignment=True"),
+        ({"alignment": False, "ot_loss_weight": 0.1}, "ot_loss_weight needs alignment=True"),
         ({"inverse_temperature": 0}, "inverse_temperature: .*greater than 0"),
         ({"dims": {"text": 3}}, "alignment needs two modalities"),
         ({"dims": {}}, "dims: is empty"),
