@@ -20,7 +20,7 @@ from easydict import EasyDict
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import mmsa_bridge, requirements
 from MMSA_ext import text_encoders as encoders
 from MMSA_ext.config import identity_config, merge, resolve
 from MMSA_ext.data import corruption
@@ -47,6 +47,7 @@ from MMSA_ext.training.seed_run import (
     run_extension_seed,
     run_stock_seed,
     score_extension_seed,
+    score_stock_seed,
 )
 from MMSA_ext.training.trainer import MINIMISED, Progress
 from MMSA_ext.version import code_version
@@ -230,7 +231,7 @@ class Run:
         self.features = features or self._read_features()
         self._check_metric()
         self.corruption = corruption.bind(args)
-        corruption.check(self.corruption, args, self.features)
+        requirements.check(args, self.features, self.corruption)
         if self.features.splits:
             self._adopt_shapes()
         if trains_in_mmsa(args.model_name):
@@ -388,13 +389,13 @@ class Run:
             **self.other_features,
         )
         try:
-            if trains_in_mmsa(args.model_name):
-                transform = corruption.content_transform(self.corruption)
-                with mmsa_bridge.transformed_features(transform):
+            transform = corruption.content_transform(self.corruption)
+            with mmsa_bridge.transformed_features(transform):
+                known = self._trained_on_clean_data(identity)
+                if known is not None:
+                    return self._score_corrupted(args, known)
+                if trains_in_mmsa(args.model_name):
                     return run_stock_seed(args, identity.seed, self.num_workers)
-            known = self._trained_on_clean_data(identity)
-            if known is not None:
-                return self._score_corrupted(args, known)
             with _progress_bar(self.show_progress, identity) as progress:
                 return run_extension_seed(args, self._seen_features, identity.seed, progress)
         finally:
@@ -413,7 +414,10 @@ class Run:
     def _score_corrupted(self, args: EasyDict, clean: RunRecord) -> SeedOutcome:
         """The outcome of training anew, whose weights would be the same, without training."""
         checkpoint = load_checkpoint(self._checkpoint_path(clean.identity))
-        outcome = score_extension_seed(args, self._seen_features, checkpoint.state_dict)
+        if trains_in_mmsa(args.model_name):
+            outcome = score_stock_seed(args, checkpoint.state_dict, self.num_workers)
+        else:
+            outcome = score_extension_seed(args, self._seen_features, checkpoint.state_dict)
         outcome.history = [epoch.model_dump() for epoch in clean.history]
         outcome.chosen_epoch = clean.chosen_epoch
         outcome.text_encoder_config = checkpoint.config.get("text_encoder_config")

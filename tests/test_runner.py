@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import MMSA_ext
-from MMSA_ext import MMSA_run
+from MMSA_ext import MMSA_run, mmsa_bridge
 from MMSA_ext.errors import ConfigError, FeatureFileError, TextEncoderError
 from MMSA_ext.registry import trains_in_mmsa
 from MMSA_ext.reporting.store import RunStore
@@ -404,6 +404,10 @@ class TestVariantsOfMMSAsModels:
         assert chosen["inverse_temperature"] == 50
 
 
+def get_trainer(model):
+    return mmsa_bridge.trainer_class(model) if trains_in_mmsa(model) else Trainer
+
+
 class TestCorruption:
     @pytest.mark.parametrize("model", ["dashfusion", "lf_dnn"])
     def test_is_part_of_the_identity_and_reaches_the_data(self, run, model):
@@ -420,15 +424,20 @@ class TestCorruption:
         trained = run(model, config=removed).seeds[0]
         assert trained.record.metrics["valid"] != clean.record.metrics["valid"]
 
-    def test_weights_of_the_run_on_whole_data_are_used_again(self, run, monkeypatch):
-        removed = {"corruption": {"remove": ["text"]}}
-        alone = run(config=removed, folder="alone").seeds[0]
-        run()
-        monkeypatch.setattr(Trainer, "do_train", lambda *a, **k: pytest.fail("trained again"))
-        after = run(config=removed).seeds[0]
+    @pytest.mark.parametrize("model", ["text_only", "lf_dnn"])
+    def test_weights_of_the_run_on_whole_data_are_used_again(self, run, monkeypatch, model):
+        once = {"early_stop": 1}
+        removed = once | {"corruption": {"remove": ["text"]}}
+        alone = run(model, config=removed, folder="alone").seeds[0]
+        run(model, config=once)
+        monkeypatch.setattr(get_trainer(model), "do_train", lambda *a, **k: pytest.fail("again"))
+        after = run(model, config=removed).seeds[0]
         assert not after.reused
-        assert after.metrics == alone.metrics
+        # MMSA's `Loss` is a mean over batches, which it shuffles also in evaluation.
+        ours = {key: value for key, value in after.metrics.items() if key != "Loss"}
+        assert ours == pytest.approx({key: alone.metrics[key] for key in ours}, abs=2e-4)
         assert after.record.chosen_epoch == alone.record.chosen_epoch
+        assert len(after.record.history) == len(alone.record.history)
         assert any("weights of the same run on whole data" in note for note in after.record.notes)
         assert after.checkpoint is None
 

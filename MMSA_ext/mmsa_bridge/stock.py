@@ -36,7 +36,6 @@ from MMSA_ext.mmsa_bridge.runtime import preserved_random_state, setup_seed
 # Where the class is not called as the model in capitals.
 _CLASS_NAMES = {"graph_mfn": "Graph_MFN"}
 
-Loaders = Mapping[str, DataLoader[Any]]
 _TEST_MODES = {"train": "TRAIN", "valid": "VALID", "test": "TEST"}
 
 
@@ -184,8 +183,7 @@ def train_and_test(
     seed: int,
     num_workers: int = 0,
     also_predict: Collection[str] = ("train", "valid"),
-    wrap_loaders: Callable[[nn.Module, Loaders], Loaders] | None = None,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    on_epoch: Callable[[EpochRecord, nn.Module], None] | None = None,
 ) -> StockRun:
     """Train a model with MMSA's loaders and trainer, and score the test split once.
 
@@ -198,8 +196,7 @@ def train_and_test(
         num_workers: Worker processes of each loader; does not change the numbers.
         also_predict: Splits to predict and score, beside `test`, with the best weights, in file
             order. This happens after the test and leaves the random streams as they were.
-        wrap_loaders: Gets the model and the loaders and returns the loaders to train and test with.
-        on_epoch: Called after each epoch.
+        on_epoch: Called after each epoch with its record and the model.
 
     Returns:
         Metrics, predictions, history and the model.
@@ -215,10 +212,9 @@ def train_and_test(
         torch.cuda.set_device(args.device)  # as MMSA: some of its parts use the current device
     with registered():
         setup_seed(seed)
-        plain_loaders: Loaders = stock_loaders(args, num_workers)
+        loaders = stock_loaders(args, num_workers)
         model = build_model(args).to(args.device)
         trainer = build_trainer(args)
-        loaders = wrap_loaders(model, plain_loaders) if wrap_loaders else plain_loaders
         recorder = PredictionRecorder()
         hook = recorder.attach(model)
         try:
@@ -228,7 +224,7 @@ def train_and_test(
             scored = {"test": _evaluate(trainer, model, "test", loaders["test"], recorder)}
             with preserved_random_state():
                 for split in also_predict:
-                    loader = _in_file_order(plain_loaders[split])
+                    loader = _in_file_order(loaders[split])
                     scored[split] = _evaluate(trainer, model, split, loader, recorder)
         finally:
             hook.remove()
@@ -241,16 +237,50 @@ def train_and_test(
     )
 
 
+def score_trained(
+    args: EasyDict, state_dict: Mapping[str, Tensor], num_workers: int = 0
+) -> dict[str, tuple[Metrics, SplitPredictions]]:
+    """Score trained weights on all splits, in file order; nothing is trained.
+
+    Args:
+        args: From `complete_args`; changed by MMSA's parts.
+        state_dict: Trained weights of the model that `args` describes.
+        num_workers: Worker processes of each loader; does not change the numbers.
+
+    Returns:
+        By split, MMSA's metrics and the predictions. `Loss` is a mean over batches, here those of
+        the file's order.
+
+    Raises:
+        TrainingDivergedError: If a prediction is not a finite number.
+    """
+    with registered():
+        loaders = stock_loaders(args, num_workers)
+        model = build_model(args).to(args.device)
+        model.load_state_dict(state_dict)
+        trainer = build_trainer(args)
+        trainer.model = model  # two of MMSA's trainers keep it from training on
+        recorder = PredictionRecorder()
+        recorder.attach(model)
+        return {
+            split: _evaluate(trainer, model, split, _in_file_order(loader), recorder)
+            for split, loader in loaders.items()
+        }
+
+
 def _train(
     trainer: Any,
     model: nn.Module,
     args: EasyDict,
-    loaders: Loaders,
+    loaders: Mapping[str, DataLoader[Any]],
     recorder: PredictionRecorder,
-    on_epoch: Callable[[EpochRecord], None] | None,
+    on_epoch: Callable[[EpochRecord, nn.Module], None] | None,
 ) -> EvaluationRecorder:
     evaluations = EvaluationRecorder(
-        trainer.do_test, recorder, metrics(args.dataset_name), on_epoch
+        trainer.do_test,
+        recorder,
+        metrics(args.dataset_name),
+        on_epoch and (lambda record: on_epoch(record, model)),
     )
     watched = {split: WatchedLoader(loader, recorder) for split, loader in loaders.items()}
     trainer.do_test = evaluations

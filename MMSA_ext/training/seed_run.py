@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from MMSA_ext.data.features import FeatureSet
 from MMSA_ext.data.loader import FeatureLoader, make_loaders
 from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.models.contract import core_model
-from MMSA_ext.models.infoenh_hosts.common import EnhancedHost, enhanced_host, publish_labels
+from MMSA_ext.models.infoenh_hosts.common import enhanced_host
 from MMSA_ext.registry import get_model
 from MMSA_ext.text_encoders import encoder_config, resolve
 from MMSA_ext.training.trainer import Predictions, Progress, Trainer, predict
@@ -133,21 +133,15 @@ def run_stock_seed(args: EasyDict, seed: int, num_workers: int = 0) -> SeedOutco
     if "pretrained" in args:
         args.pretrained = resolve(args.pretrained)
     try:
-        watch = _HostWatch(outcome.history)
         run = mmsa_bridge.train_and_test(
             args,
             seed=seed,
             num_workers=num_workers,
-            wrap_loaders=watch.wrap_loaders,
-            on_epoch=watch.on_epoch,
+            on_epoch=lambda epoch, model: outcome.history.append(_history_entry(epoch, model)),
         )
         outcome.metrics = run.metrics
         outcome.chosen_epoch = run.best_epoch
-        outcome.predictions = pd.concat(
-            _prediction_table(split, p.ids, p.labels, p.predictions)
-            for split in SPLITS
-            if (p := run.predictions.get(split)) is not None
-        )
+        outcome.predictions = _prediction_tables(run.predictions)
         outcome.state_dict = _weights(run.model)
     except TrainingDivergedError as error:
         outcome.diverged = str(error)
@@ -155,22 +149,37 @@ def run_stock_seed(args: EasyDict, seed: int, num_workers: int = 0) -> SeedOutco
     return outcome
 
 
-class _HostWatch:
-    """Keeps the epochs of a model in MMSA's loop; a host of InfoEnh gets its labels."""
+def score_stock_seed(
+    args: EasyDict, state_dict: dict[str, Tensor], num_workers: int = 0
+) -> SeedOutcome:
+    """`score_extension_seed` for models in MMSA's loop, by MMSA's own evaluation.
 
-    def __init__(self, history: list[dict[str, Any]]) -> None:
-        self._history = history
-        self._host: EnhancedHost | None = None
+    Args:
+        args: From `mmsa_bridge.complete_args`.
+        state_dict: Trained weights of the model that `args` describes.
+        num_workers: Worker processes of MMSA's loaders.
+    """
+    outcome = SeedOutcome()
+    began = _start_measuring(args.device)
+    if "pretrained" in args:
+        args.pretrained = resolve(args.pretrained)
+    try:
+        scored = mmsa_bridge.score_trained(args, state_dict, num_workers)
+        outcome.metrics = {split: metrics for split, (metrics, _) in scored.items()}
+        outcome.predictions = _prediction_tables({split: p for split, (_, p) in scored.items()})
+    except TrainingDivergedError as error:
+        outcome.diverged = str(error)
+    _finish_measuring(outcome, args.device, began)
+    return outcome
 
-    def wrap_loaders(self, model: nn.Module, loaders: Mapping[str, Any]) -> Mapping[str, Any]:
-        self._host = enhanced_host(model)
-        return publish_labels(model, loaders)
 
-    def on_epoch(self, epoch: mmsa_bridge.EpochRecord) -> None:
-        entry = dict(vars(epoch))
-        if self._host is not None:
-            entry["train"] = {**entry["train"], **self._host.take_diagnostics()}
-        self._history.append(entry)
+def _history_entry(epoch: mmsa_bridge.EpochRecord, model: nn.Module) -> dict[str, Any]:
+    """An epoch of MMSA's loop, with InfoEnh's diagnostics where the model has it."""
+    entry = dict(vars(epoch))
+    host = enhanced_host(model)
+    if host is not None:
+        entry["train"] = {**entry["train"], **host.take_diagnostics()}
+    return entry
 
 
 def _score_splits(
@@ -185,6 +194,14 @@ def _score_splits(
             _prediction_table(split, outputs.ids, outputs.label.numpy(), outputs.prediction.numpy())
         )
     return metrics, pd.concat(tables)
+
+
+def _prediction_tables(predictions: Mapping[str, mmsa_bridge.SplitPredictions]) -> pd.DataFrame:
+    return pd.concat(
+        _prediction_table(split, p.ids, p.labels, p.predictions)
+        for split in SPLITS
+        if (p := predictions.get(split)) is not None
+    )
 
 
 def _prediction_table(
