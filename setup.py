@@ -45,7 +45,7 @@ setup(
     package_dir={"MMSA_ext": "MMSA_ext", "MMSA_ext.configs": "configs"},
     package_data={
         "MMSA_ext": ["py.typed"],
-        "MMSA_ext.configs": ["*.json", "experiments/*.json"],
+        "MMSA_ext.configs": ["*.json", "experiments/*.json", "experiments/published/*.csv"],
     },
     install_requires=[
         "MMSA==2.2.1",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +33,14 @@ logger = logging.getLogger("MMSA")
 # What a run takes over from its feature file, whatever the configuration says.
 _SHAPES = ("feature_dims", "seq_lens", "train_samples")
 
+_PUBLISHED_COLUMNS = ("row", "dataset", "metric", "value", "mark", "source")
+# Papers print these two as they are, all others in percent.
+_PRINTED_PLAIN = ("MAE", "Corr")
+_PRINTED_REMARK = (
+    "printed numbers are the paper's and were made with other settings: its encoder, features and "
+    "selection rule are unknown"
+)
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,7 +52,7 @@ class Source(_Part):
     Attributes:
         paper: Title and place of the paper.
         table: Table or figure of the paper; None for what the paper does not have.
-        csv: File of `results/paper` with the published numbers; None if there are none.
+        csv: File with the published numbers, see `published_numbers`; None if there are none.
     """
 
     paper: str
@@ -72,6 +81,7 @@ class Experiment(_Part):
 
     Attributes:
         name: Name of the file, without its ending; not written in it.
+        folder: Folder of the file; not written in it.
         title: What the table shows.
         source: Where it was published.
         datasets: Data sets on which each row is run.
@@ -83,6 +93,7 @@ class Experiment(_Part):
     """
 
     name: str
+    folder: Path
     title: str
     source: Source
     datasets: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -193,7 +204,8 @@ def load(experiment: str | Path) -> Experiment:
         experiment: Name of a shipped experiment, or path of a file.
 
     Raises:
-        ConfigError: If there is no such experiment, or with every problem of the file's form.
+        ConfigError: If there is no such experiment, with every problem of the file's form, or if
+            published numbers that it names do not exist.
     """
     path = Path(expand(experiment))
     if path.suffix != ".json":
@@ -203,14 +215,67 @@ def load(experiment: str | Path) -> Experiment:
                 f"no experiment {str(experiment)!r}; {suggest(str(experiment), list_experiments())}"
             )
     content = read_json(path)
+    own = {"name": path.stem, "folder": path.parent}
     try:
-        return Experiment.model_validate({**content, "name": path.stem})
+        loaded = Experiment.model_validate({**content, **own})
     except ValidationError as error:
         lines = [
             f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}"
             for problem in error.errors()
         ]
         raise ConfigError(f"{path}: {len(lines)} problem(s):\n  " + "\n  ".join(lines)) from None
+    _check_published(loaded, path)
+    return loaded
+
+
+def published_numbers(experiment: Experiment) -> pd.DataFrame:
+    """The numbers that the experiment's source prints.
+
+    Its file, `Source.csv`, is looked for in the folder `published` beside the experiment, then in
+    the shipped one.
+
+    Args:
+        experiment: From `load`.
+
+    Returns:
+        One line a row, data set and metric: row, dataset, metric (MMSA's names), value (as
+        printed: MAE and Corr plain, all others in percent), mark (the paper's, such as †; empty
+        for none), source. No lines where the source has no file.
+
+    Raises:
+        ConfigError: If the file is missing, is no CSV with these columns, or has values that are
+            not numbers.
+    """
+    name = experiment.source.csv
+    if name is None:
+        return pd.DataFrame(columns=list(_PUBLISHED_COLUMNS))
+    folders = [folder / "published" for folder in (experiment.folder, experiments_folder())]
+    path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+    if path is None:
+        raise ConfigError(
+            f"experiment {experiment.name!r}: source.csv names {name}, which is neither in "
+            f"{' nor in '.join(map(str, dict.fromkeys(folders)))}."
+        )
+    try:
+        numbers = pd.read_csv(path, keep_default_na=False, dtype={"value": "float64"})
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a table of published numbers: {error}.") from None
+    if missing := [column for column in _PUBLISHED_COLUMNS if column not in numbers]:
+        raise ConfigError(f"{path}: no column {', '.join(missing)} (docs/experiments.md).")
+    return numbers
+
+
+def _check_published(experiment: Experiment, path: Path) -> None:
+    known = sorted(set(published_numbers(experiment)["row"]))
+    for row in experiment.rows:
+        if row.published is None or row.published in known:
+            continue
+        if experiment.source.csv is None:
+            raise ConfigError(f"{path}: {row.label!r} has published, but source.csv names no file.")
+        raise ConfigError(
+            f"{path}: {row.label!r}: {experiment.source.csv} has no row {row.published!r}; "
+            f"{suggest(row.published, known)}"
+        )
 
 
 def run(
@@ -297,38 +362,44 @@ def table(experiment: Experiment, store: RunStore) -> pd.DataFrame:
     Returns:
         One line a row, data set and metric: row, model, dataset, metric, mean, std (sample), n,
         ci_low, ci_high (95 % t-interval of the mean), seeds (planned), diverged, reason,
-        selection, environment, fingerprint, code_version, published. Plain numbers, before MMSA's
-        x100; n is 0 and the numbers are missing where there is no run.
+        selection, environment, fingerprint, code_version; of the paper: published (its row),
+        published_value, published_mark, published_source. Our numbers are plain, before MMSA's
+        x100; n is 0 and they are missing where there is no run. `published_value` is x100, as
+        `render` shows it, and missing where the paper has none.
+
+    Raises:
+        ConfigError: If the file of the published numbers is not usable.
     """
+    printed = {
+        (line["row"], line["dataset"], line["metric"]): line
+        for line in published_numbers(experiment).to_dict("records")
+    }
     lines: list[dict[str, Any]] = []
     for dataset in experiment.datasets:
         found = _matching(experiment, dataset, store)
         for row in experiment.rows:
-            lines += _lines(experiment, row, dataset, found[row.label])
+            for line in _lines(experiment, row, dataset, found[row.label]):
+                lines.append(line | _published(printed, row, dataset, line["metric"]))
     return pd.DataFrame(lines)
 
 
 def render(experiment: Experiment, numbers: pd.DataFrame) -> str:
     """The table for a terminal: mean ± sample standard deviation (n), in MMSA's x100.
 
+    What the paper prints stands below each row that it has.
+
     Args:
         experiment: The experiment.
         numbers: From `table`.
 
     Returns:
-        Text that names n, selection rule, data, code and environment; no final newline.
+        Text that names n, selection rule, data, code and environment, and the source of what was
+        printed; no final newline.
     """
     blocks = [f"{experiment.title}\n{_source(experiment.source)}"]
     for dataset in experiment.datasets:
         lines = numbers[numbers["dataset"] == dataset].to_dict("records")
-        cells = {(line["row"], line["metric"]): _cell(line) for line in lines}
-        grid = pd.DataFrame(
-            {
-                metric: [cells[row.label, metric] for row in experiment.rows]
-                for metric in experiment.columns[dataset]
-            },
-            index=[row.label for row in experiment.rows],
-        )
+        grid = _grid(experiment, dataset, lines)
         title = f"{dataset}, test split: mean ± std (sample, n - 1) over seeds, x100; (n)"
         facts = _facts(experiment, lines)
         blocks.append("\n".join([title, "", grid.to_string(), "", *facts]))
@@ -430,12 +501,46 @@ def _lines(
             "environment": _joined(record.environment.describe() for record in records),
             "fingerprint": _joined(record.identity.dataset_fingerprint for record in records),
             "code_version": _joined(record.identity.code_version for record in records),
-            "published": row.published,
         }
+
+
+def _published(
+    printed: Mapping[tuple[Any, ...], Mapping[Any, Any]], row: Row, dataset: str, metric: str
+) -> dict[str, Any]:
+    """What the paper has in one cell; `printed` goes by row, data set and metric."""
+    line = printed.get((row.published, dataset, metric))
+    scale = 100 if metric in _PRINTED_PLAIN else 1
+    return {
+        "published": row.published,
+        "published_value": math.nan if line is None else scale * line["value"],
+        "published_mark": "" if line is None else line["mark"],
+        "published_source": "" if line is None else line["source"],
+    }
 
 
 def _joined(values: Iterable[str]) -> str:
     return " | ".join(dict.fromkeys(values))
+
+
+def _grid(experiment: Experiment, dataset: str, lines: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
+    """Cells as text; below a row of ours, the paper's."""
+    columns = experiment.columns[dataset]
+    found = {(line["row"], line["metric"]): line for line in lines}
+    grid: list[list[str]] = []
+    index: list[str] = []
+    for row in experiment.rows:
+        cells = [found[row.label, metric] for metric in columns]
+        index.append(row.label)
+        grid.append([_cell(cell) for cell in cells])
+        if any(cell["published_source"] for cell in cells):
+            mark = next(cell["published_mark"] for cell in cells if cell["published_source"])
+            index.append(f"  printed {mark}".rstrip())
+            grid.append([_printed_cell(cell) for cell in cells])
+    return pd.DataFrame(grid, index=index, columns=list(columns))
+
+
+def _printed_cell(line: Mapping[Any, Any]) -> str:
+    return f"{line['published_value']:.2f}" if line["published_source"] else "-"
 
 
 def _cell(line: Mapping[Any, Any]) -> str:
@@ -465,7 +570,14 @@ def _facts(experiment: Experiment, lines: Sequence[Mapping[Any, Any]]) -> list[s
         *_fact("data", {row["row"]: f"sha256 {row['fingerprint'][:12]}" for row in rows}),
         *_fact("code", {row["row"]: f"MMSA_ext {row['code_version']}" for row in rows}),
         *_fact("environment", {row["row"]: row["environment"] for row in rows}),
+        *_printed(lines),
     ]
+
+
+def _printed(lines: Sequence[Mapping[Any, Any]]) -> list[str]:
+    """Where the paper's numbers come from, and what they are worth beside ours."""
+    sources = {line["row"]: line["published_source"] for line in lines if line["published_source"]}
+    return [*_fact("printed", sources), _PRINTED_REMARK] if sources else []
 
 
 def _fact(name: str, said: Mapping[str, str]) -> list[str]:

@@ -24,7 +24,8 @@ Reduction = Literal["mean_live", "sum", "mean_released"]
 FeatureSimilarity = Literal["flat", "row_mean"]
 NegativeRule = Literal["polarity", "rounded", "distance"]
 
-# The released code averages over 22 positive pairs a sample, 12 of which never have a negative.
+# DashFusion's released code averages over 22 positive pairs a sample, of which 12 never have a
+# negative.
 RELEASED_PAIRS = 22
 
 
@@ -48,13 +49,14 @@ class PairLosses:
             torch.cat([part.live for part in parts], dim=1),
         )
 
-    def reduce(self, reduction: Reduction = "mean_live") -> Tensor:
+    def reduce(self, reduction: Reduction | Literal["mean"] = "mean_live") -> Tensor:
         """Reduce over the pairs of a sample, then average over the batch (DashFusion eq. 11).
 
         Args:
             reduction: `mean_live` averages the live pairs of a sample, so that the weight of the
-                loss does not depend on their number; `sum` adds them (eq. 5 as printed);
-                `mean_released` divides by the released code's 22 pairs.
+                loss does not depend on their number; `mean` averages all, dead ones as zero;
+                `sum` adds them (eq. 5 as printed); `mean_released` divides by the 22 pairs of
+                DashFusion's released code.
 
         Returns:
             Scalar; 0 where nothing is live.
@@ -62,6 +64,8 @@ class PairLosses:
         total = self.values.sum(dim=1)
         if reduction == "mean_live":
             total = total / self.live.sum(dim=1).clamp(min=1)
+        elif reduction == "mean":
+            total = total / self.values.shape[1]
         elif reduction == "mean_released":
             total = total / RELEASED_PAIRS
         return total.mean()

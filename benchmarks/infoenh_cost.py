@@ -50,7 +50,6 @@ def measure(model: str, features: str, pretrained: str, folder: str) -> dict[str
     from MMSA_ext.config import resolve
     from MMSA_ext.data.features import read_features
     from MMSA_ext.data.loader import make_loaders
-    from MMSA_ext.models.infoenh_hosts.common import publish_labels
     from MMSA_ext.registry import get_model, trains_in_mmsa
 
     in_mmsa = trains_in_mmsa(model)
@@ -71,8 +70,7 @@ def measure(model: str, features: str, pretrained: str, folder: str) -> dict[str
             loaders = mmsa_bridge.stock_loaders(args)
             network = mmsa_bridge.build_model(args)
             trainer = mmsa_bridge.build_trainer(args)
-            wrapped = dict(publish_labels(network, loaders))
-            wrapped["train"] = TimedLoader(wrapped["train"])
+            wrapped = {**loaders, "train": TimedLoader(loaders["train"])}
             times = wrapped["train"].times
         else:
             wrapped = make_loaders(read_features(features, "mosi"), args.batch_size, 64)

@@ -172,6 +172,18 @@ def test_results_readme_reads_records(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "seeds.csv").is_file()
 
 
+def imported(path: Path) -> list[tuple[str, str]]:
+    """What a file takes from this package: the part and the name, such as training, Trainer."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+    parts = [name.split(".") for name in found]
+    return [(part[1], part[-1]) for part in parts if part[0] == "MMSA_ext" and part[1:]]
+
+
 @pytest.mark.parametrize(
     ("folder", "forbidden"),
     [
@@ -185,9 +197,7 @@ def test_seams_of_the_architecture_hold(folder, forbidden):
     for path in (ROOT / "MMSA_ext" / folder).rglob("*.py"):
         if path.parent.name == "infoenh_hosts":
             continue  # these are MMSA's models
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            if isinstance(node, ast.Import):
-                modules = [alias.name for alias in node.names]
-            for module in modules:
-                assert not set(module.split(".")[1:2]) & forbidden, f"{path}: {module}"
+        for part, name in imported(path):
+            assert part not in forbidden, f"{path}: {part}, {name}"
+            if (folder, part) == ("models", "training"):
+                assert name.endswith("Trainer"), f"{path}: a model knows its trainer, not {name}"

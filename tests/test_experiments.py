@@ -9,13 +9,22 @@ import pytest
 
 from MMSA_ext import experiments
 from MMSA_ext.errors import ConfigError, TextEncoderError
-from MMSA_ext.experiments import Experiment, check, list_experiments, load, render, run, table
+from MMSA_ext.experiments import (
+    Experiment,
+    check,
+    list_experiments,
+    load,
+    published_numbers,
+    render,
+    run,
+    table,
+)
 from MMSA_ext.reporting.store import RunStore
 from tests.conftest import tiny_config
 
 CONTENT = {
     "title": "Two rates",
-    "source": {"paper": "A paper", "table": "Table 9"},
+    "source": {"paper": "A paper", "table": "Table 9", "csv": "table9.csv"},
     "datasets": ["mosi"],
     "seeds": [1, 2],
     "columns": {"mosi": ["MAE", "Corr"]},
@@ -25,10 +34,17 @@ CONTENT = {
     ],
 }
 
+PRINTED = """row,dataset,metric,value,mark,source
+Fast,mosi,MAE,0.709,‡,"A paper, Table 9"
+Fast,mosei,Corr,0.5,‡,"A paper, Table 9"
+"""
+
 
 @pytest.fixture
 def make(tmp_path):
-    """An experiment from `CONTENT` with some of it replaced."""
+    """An experiment from `CONTENT` with some of it replaced, and the numbers of its paper."""
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "table9.csv").write_text(PRINTED, "utf-8")
 
     def make(**changes) -> Experiment:
         path = tmp_path / "rates.json"
@@ -75,6 +91,21 @@ class TestFiles:
         said = [json.dumps([row.model, row.config], sort_keys=True) for row in load(name).rows]
         assert len(set(said)) == len(said)
 
+    @pytest.mark.parametrize("name", list_experiments())
+    def test_a_row_without_infoenh_is_the_hosts_own_run(self, name):
+        """Its numbers are the same, and other experiments have made them already."""
+        assert not [row.label for row in load(name).rows if row.config.get("infoenh", "") is None]
+
+    def test_the_ablations_share_their_hosts_and_complete_models_with_table_1(self):
+        def runs(name):
+            experiment = load(name)
+            return {json.dumps([row.model, experiment.overrides(row)]) for row in experiment.rows}
+
+        shared = runs("infoenh_table1") & runs("infoenh_table2")
+        assert {json.loads(said)[0] for said in shared} == {
+            "self_mm", "self_mm_infoenh", "confede", "confede_infoenh"
+        }  # fmt: skip
+
     def test_the_documented_file_can_be_run(self, tmp_path):
         page = Path(__file__).parents[1] / "docs" / "experiments.md"
         path = tmp_path / "documented.json"
@@ -120,9 +151,101 @@ class TestFiles:
             run(two, **options)
 
 
+class TestPublished:
+    @pytest.mark.parametrize("name", list_experiments())
+    def test_every_shipped_row_that_a_paper_has_is_complete(self, name):
+        experiment = load(name)
+        numbers = published_numbers(experiment)
+        known = set(zip(numbers["row"], numbers["dataset"], numbers["metric"], strict=True))
+        assert len(known) == len(numbers)
+        for row, dataset in experiment.cells():
+            for metric in experiment.columns[dataset]:
+                assert row.published is None or (row.published, dataset, metric) in known
+
+    @pytest.mark.parametrize(
+        ("name", "row", "dataset", "metric", "value", "mark"),
+        [
+            ("infoenh_table1", "self-MM + InfoEnh", "mosi", "MAE", 0.709, ""),
+            ("infoenh_table1", "self-MM", "mosi", "Has0_acc_2", 82.33, "‡"),
+            ("infoenh_table1", "self-MM", "mosi", "Non0_acc_2", 84.75, "‡"),
+            ("infoenh_table1", "DBF", "mosei", "Has0_F1_score", 84.80, "†"),
+            ("infoenh_table1", "ConFEDE + InfoEnh", "mosei", "Mult_acc_7", 55.38, ""),
+            ("infoenh_table2", "ConFEDE + InfoEnh: w/o FIB", "mosi", "Corr", 0.800, ""),
+            ("infoenh_table2", "self-MM + InfoEnh: w/o FIA", "mosei", "Non0_F1_score", 84.95, ""),
+            ("infoenh_table3", "w/o Text, w/ InfoEnh", "mosei", "Has0_acc_2", 66.75, ""),
+            ("infoenh_table3", "w/o Text, w/o InfoEnh", "mosei", "Has0_F1_score", 54.45, ""),
+        ],
+    )
+    def test_values_are_as_printed(self, name, row, dataset, metric, value, mark):
+        numbers = published_numbers(load(name)).set_index(["row", "dataset", "metric"])
+        line = numbers.loc[(row, dataset, metric)]
+        assert (line["value"], line["mark"]) == (value, mark)
+        assert line["source"].startswith(f"InfoEnh, Table {name[-1]}")
+
+    def test_the_ablations_ends_are_rows_of_table_1(self):
+        first, second = (
+            published_numbers(load(f"infoenh_table{number}"))
+            .set_index(["dataset", "metric", "row"])["value"]
+            .unstack("row")
+            for number in (1, 2)
+        )
+        for host in ("self-MM", "ConFEDE"):
+            assert first[f"{host} + InfoEnh"].equals(second[f"{host} + InfoEnh"])
+            assert (first[host] == second[f"{host} + InfoEnh: w/o InfoEnh"]).all()
+
+    def test_stands_beside_ours_in_the_tables_unit(self, make, store):
+        numbers = table(make(), store)
+        assert numbers["published"].fillna("").tolist() == ["", "", "Fast", "Fast"]
+        assert numbers["published_value"].tolist()[2] == pytest.approx(70.9)
+        assert numbers["published_value"].isna().tolist() == [True, True, False, True]
+        lines = render(make(), numbers).splitlines()
+        (fast,) = (number for number, line in enumerate(lines) if line.startswith("fast"))
+        assert lines[fast + 1].split() == ["printed", "‡", "70.90", "-"]
+        assert "printed: A paper, Table 9" in lines
+        assert "encoder, features and selection rule are unknown" in lines[-1]
+
+    def test_percentages_are_not_scaled(self, store):
+        numbers = table(load("infoenh_table3"), store).set_index(["row", "metric"])
+        line = numbers.loc[("ConFEDE + InfoEnh, w/o Text at test", "Has0_acc_2")]
+        assert line["published_value"] == 66.75
+
+    def test_without_any_there_is_no_word_of_it(self, make, store):
+        rows = [{"label": "slow", "model": "text_only"}]
+        experiment = make(rows=rows, source={"paper": "A paper"})
+        assert "printed" not in render(experiment, table(experiment, store))
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"source": {"paper": "p", "csv": "none.csv"}}, "source.csv names none.csv"),
+            ({"source": {"paper": "p"}}, "'fast' has published, but"),
+            (
+                {"rows": [{"label": "a", "model": "text_only", "published": "Fsat"}]},
+                "table9.csv has no row 'Fsat'; did you mean Fast",
+            ),
+        ],
+    )
+    def test_what_points_at_nothing_is_named(self, make, changes, said):
+        with pytest.raises(ConfigError, match=said):
+            make(**changes)
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            ("row,dataset,metric,value\nFast,mosi,MAE,1\n", "no column mark, source"),
+            (PRINTED.replace("0.709", "- / 84.6"), "not a table of published numbers"),
+            ("", "not a table of published numbers"),
+        ],
+    )
+    def test_unusable_numbers_are_named(self, make, tmp_path, content, said):
+        (tmp_path / "published" / "table9.csv").write_text(content, "utf-8")
+        with pytest.raises(ConfigError, match=f"table9.csv: {said}"):
+            make()
+
+
 def test_a_rows_own_values_win_and_reach_below():
     experiment = Experiment(
-        **CONTENT | {"name": "x", "config": {"infoenh": {"k": 4}, "num_epochs": 3}}
+        **CONTENT | {"name": "x", "folder": ".", "config": {"infoenh": {"k": 4}, "num_epochs": 3}}
     ).narrowed(config={"infoenh.d": 16, "num_epochs": 5})
     row = experiment.rows[0]
 
@@ -211,7 +334,6 @@ class TestTable:
             assert line["n"] == len(values) == 2
             assert line["mean"] == pytest.approx(np.mean(values))
             assert line["std"] == pytest.approx(np.std(values, ddof=1))
-        assert numbers["published"].tolist()[2:] == ["Fast", "Fast"]
 
     def test_text_names_n_rule_environment_data_and_overrides(self, done, store):
         text = render(done, table(done, store))

@@ -100,6 +100,7 @@ def test_reductions():
     )
     assert pairs.reduce("mean_live").item() == pytest.approx((2 + 2 + 0) / 3)
     assert pairs.reduce("sum").item() == pytest.approx((4 + 2) / 3)
+    assert pairs.reduce("mean").item() == pytest.approx((2 + 1 + 0) / 3)
     assert pairs.reduce("mean_released").item() == pytest.approx((4 + 2) / 22 / 3)
 
 

@@ -17,7 +17,9 @@ import pytest
 import MMSA_ext
 
 ROOT = Path(__file__).parents[1]
-CONFIGURATIONS = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.json"))
+CONFIGURATIONS = sorted(
+    path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.*") if path.is_file()
+)
 
 # Prints where the package and its configuration files were found.
 PROBE = """

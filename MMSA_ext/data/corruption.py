@@ -39,7 +39,6 @@ __all__ = [
     "MODALITIES",
     "CorruptionConfig",
     "bind",
-    "check",
     "content_transform",
     "corrupt",
     "normalise",
@@ -215,89 +214,6 @@ def notes(config: CorruptionConfig | None) -> tuple[str, ...]:
         parts.append(f"lost tokens are id {config.unknown_token}")
     where = "the test split" if config.at == "test" else "all splits"
     return (f"corrupted data in {where}: {'; '.join(parts)} (corruption seed {config.seed})",)
-
-
-def check(config: CorruptionConfig | None, args: Mapping[str, Any], features: FeatureSet) -> None:
-    """Refuse what a model cannot be trained on, before it is trained.
-
-    Args:
-        config: From `bind`.
-        args: Configuration of the run; `model_name`, `use_bert`, `data_missing` and
-            `frame_lengths` are read.
-        features: The clean features; without splits, only the configuration is checked.
-
-    Raises:
-        ConfigError: With every reason.
-    """
-    model = str(args["model_name"])
-    host = model.removesuffix("_infoenh")
-    problems = [] if config is None else _conflicts(config, args, host)
-    if host == "misa" and args.get("frame_lengths", "text") == "text":
-        problems += _too_short_for_misa(features)
-    if host == "mmim":
-        problems += _constant_for_mmim(features)
-    if problems:
-        raise ConfigError(f"{model} cannot be run so:\n  " + "\n  ".join(problems))
-
-
-def _conflicts(config: CorruptionConfig, args: Mapping[str, Any], host: str) -> list[str]:
-    problems = []
-    if args.get("data_missing"):
-        problems.append(
-            "corruption: this model is trained on incomplete data of MMSA's own making "
-            "(missing_rate, missing_seed), which it must be able to compare with the complete "
-            "data; leave corruption out."
-        )
-    named = config.modalities is not None and "text" in config.modalities
-    if config.noise > 0 and named and args.get("use_bert"):
-        problems.append(
-            "corruption: noise on text, of which this model reads token ids, has no meaning; leave "
-            "'text' out of corruption.modalities, or lose tokens with corruption.drop_rate."
-        )
-    removed = [name for name in ("audio", "vision") if name in config.remove]
-    if host == "mmim" and config.at == "all" and removed:
-        problems.append(
-            f"corruption: {' and '.join(removed)} removed in training leaves nothing that varies "
-            "over samples, and MMIM's entropy term, the logarithm of a covariance's determinant, "
-            "is then not a number; use corruption.at='test'."
-        )
-    return problems
-
-
-def _too_short_for_misa(features: FeatureSet) -> list[str]:
-    """MISA packs audio and vision by the text's length."""
-    problems = []
-    for name, split in features.splits.items():
-        if split.text_bert is None:
-            continue
-        longest = int((split.text_bert[:, 1] != 0).sum(axis=1).max())
-        for key in ("audio", "vision"):
-            frames = getattr(split, key).shape[1]
-            if frames < longest:
-                problems.append(
-                    f"{features.path}, split {name!r}: {key} has {frames} frame(s) and a text "
-                    f"{longest} tokens; MISA reads as many frames as the text has tokens. Pad "
-                    f"{key} with zeros to {longest} frames, or run misa_infoenh with "
-                    "frame_lengths='own' (and infoenh=None for MISA itself)."
-                )
-    return problems
-
-
-def _constant_for_mmim(features: FeatureSet) -> list[str]:
-    """MMIM takes the log-determinant of a covariance over samples."""
-    train = features.splits.get("train")
-    keys = ("audio", "vision") if train is not None else ()
-    return [
-        f"{features.path}: {key} is the same in all training samples, and MMIM's entropy term, the "
-        "logarithm of a covariance's determinant, is then not a number; use another model, or a "
-        f"file with {key}."
-        for key in keys
-        if _is_constant(getattr(train, key))
-    ]
-
-
-def _is_constant(values: NDArray[Any]) -> bool:
-    return all((values[rows] == values[:1]).all() for rows in _blocks(values))
 
 
 class _View(NamedTuple):

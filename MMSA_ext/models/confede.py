@@ -14,23 +14,25 @@ once a sample and gathered.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from MMSA_ext.config import RunConfig
 from MMSA_ext.data.loader import Batch, FeatureDataset
 from MMSA_ext.data.retrieval import ClassRule, ContrastSets, RetrievalConfig, RetrievalMode
-from MMSA_ext.losses import PairLosses, Reduction, nt_xent
+from MMSA_ext.losses import PairLosses, nt_xent
 from MMSA_ext.models.attention import Activation
 from MMSA_ext.models.contract import StepBatch, StepOutput, inputs
 from MMSA_ext.models.encoders import FrameEncoder, PooledTextEncoder, TextPooling
 from MMSA_ext.models.fusion import MODALITIES
-from MMSA_ext.models.infoenh import InfoEnh, InfoEnhConfig, InfoEnhOutput, TokenReadout
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhOutput
+from MMSA_ext.models.infoenh_readout import InfoEnhHostConfig, VectorReadouts
+from MMSA_ext.models.two_stage import EncoderRecipe, EncoderTask, TwoStageModel
 from MMSA_ext.models.unimodal import (
     MLP,
     AudioModel,
@@ -42,7 +44,7 @@ from MMSA_ext.models.unimodal import (
 )
 from MMSA_ext.registry import register_model
 from MMSA_ext.text_encoders import identity as encoder_identity
-from MMSA_ext.training.stage_one import EncoderRecipe, EncoderTask, TwoStageModel, TwoStageTrainer
+from MMSA_ext.training.stage_one import TwoStageTrainer
 
 PAPER = (
     "ConFEDE: Contrastive Feature Decomposition for Multimodal Sentiment Analysis "
@@ -86,6 +88,29 @@ class StageOneConfig(BaseModel):
     vision: EncoderRecipe = EncoderRecipe(selected_after=0.2)
 
 
+class ConFEDEInfoEnhConfig(InfoEnhHostConfig):
+    """InfoEnh inside ConFEDE; d of 256 makes E' 768 wide, as wide as BERT.
+
+    Attributes:
+        dissimilar_parts: What the dissimilar parts are made of: `enhanced`, what all projectors
+            read (the paper to the letter); `filtered`, the features after the bottleneck, before
+            the alignment, by readouts of their own. See docs/confede.md.
+    """
+
+    d: int = Field(256, ge=1)
+    dissimilar_parts: Literal["enhanced", "filtered"] = "enhanced"
+
+    @model_validator(mode="after")
+    def _keeps_the_width(self) -> Self:
+        if self.vector == "widen":
+            raise ValueError(
+                "ConFEDE keeps its widths: all of it starts from the same weights with and "
+                "without InfoEnh, which wider projectors could not. Use vector='keep_dim', and "
+                "hidden for a wider readout"
+            )
+        return self
+
+
 class ConFEDEConfig(RunConfig):
     """Configuration of ConFEDE; released values that differ are named in brackets.
 
@@ -107,7 +132,7 @@ class ConFEDEConfig(RunConfig):
         contrast_weight: Weight of the contrastive loss.
         mono_weight: Weight of the predictions from single parts.
         temperature: tau of the contrastive loss.
-        contrast_reduction: See `PairLosses.reduce`.
+        contrast_reduction: See `PairLosses.reduce` [`mean`].
         unimodal_labels: What the dissimilar parts and stage one predict: `file`, the labels T, A
             and V where the feature file has them and the multimodal one where not, or `multimodal`.
         contrast_classes: Classes for retrieval: labels `exact` (SIMS) or `rounded` (MOSI, MOSEI).
@@ -141,7 +166,7 @@ class ConFEDEConfig(RunConfig):
     contrast_weight: float = Field(0.1, ge=0)
     mono_weight: float = Field(0.01, ge=0)
     temperature: float = Field(0.5, gt=0)
-    contrast_reduction: Reduction = "mean_live"
+    contrast_reduction: Literal["mean_live", "sum", "mean"] = "mean_live"
     unimodal_labels: Literal["file", "multimodal"] = "multimodal"
 
     contrast_classes: ClassRule = "rounded"
@@ -153,7 +178,7 @@ class ConFEDEConfig(RunConfig):
     length_groups: int = Field(3, ge=1)
 
     stage_one: StageOneConfig | None = StageOneConfig()
-    infoenh: InfoEnhConfig | None = None
+    infoenh: ConFEDEInfoEnhConfig | None = None
 
     def retrieval_config(self) -> RetrievalConfig:
         """How samples are retrieved."""
@@ -187,7 +212,7 @@ class Decomposition:
     """Encoded samples and the parts of their modalities.
 
     Attributes:
-        vectors: What the projectors read, by modality: `(B, d_m)`.
+        vectors: What the projectors of the similar parts read, by modality: `(B, d_m)`.
         similar: Similar parts by modality, `(B, p)`.
         dissimilar: Dissimilar parts by modality, `(B, p)`.
         enhanced: InfoEnh's output; None without it.
@@ -227,12 +252,9 @@ class ConFEDE(TwoStageModel):
         # Last, so that everything above starts from the same weights with and without it.
         if config.infoenh is not None:
             self.infoenh = InfoEnh.from_config(dims, config.infoenh)
-            self.readouts = nn.ModuleDict(
-                {
-                    m: TokenReadout(self.infoenh.enhanced_dim, config.infoenh.d, dims[m])
-                    for m in MODALITIES
-                }
-            )
+            self.readouts = VectorReadouts(self.infoenh.enhanced_dim, config.infoenh, dims)
+            if config.infoenh.dissimilar_parts == "filtered":
+                self.dissimilar_readouts = VectorReadouts(config.infoenh.d, config.infoenh, dims)
 
     def train(self, mode: bool = True) -> ConFEDE:
         """Switch training mode; a frozen text encoder follows `frozen_text_dropout`."""
@@ -277,20 +299,21 @@ class ConFEDE(TwoStageModel):
     ) -> Decomposition:
         """Encode, enhance and project; arguments as in `forward`."""
         encoded = self.encode(text, audio, vision, audio_mask, vision_mask)
-        vectors = {m: encoded[m].vector for m in MODALITIES}
+        shared = own = encoders = {m: encoded[m].vector for m in MODALITIES}
         enhanced: InfoEnhOutput | None = None
-        if self.config.infoenh is not None:
+        options = self.config.infoenh
+        if options is not None:
             enhanced = self.infoenh(
                 {m: encoded[m].sequence for m in MODALITIES},
                 {m: encoded[m].mask for m in MODALITIES},
             )
-            vectors = {
-                m: self.readouts[m](enhanced.enhanced[m], enhanced.mask[m]) for m in MODALITIES
-            }
+            shared = own = self.readouts(enhanced.enhanced, enhanced.mask, encoders)
+            if options.dissimilar_parts == "filtered":
+                own = self.dissimilar_readouts(enhanced.filtered, enhanced.token_mask, encoders)
         return Decomposition(
-            vectors,
-            {m: self.similar[m](vectors[m]) for m in MODALITIES},
-            {m: self.dissimilar[m](vectors[m]) for m in MODALITIES},
+            shared,
+            {m: self.similar[m](shared[m]) for m in MODALITIES},
+            {m: self.dissimilar[m](own[m]) for m in MODALITIES},
             enhanced,
         )
 
@@ -532,9 +555,9 @@ def build_confede(args: Any) -> ConFEDE:
 
 
 class EnhancedConFEDEConfig(ConFEDEConfig):
-    """ConFEDE with InfoEnh, whose d of 256 makes E' 768 wide, as wide as BERT."""
+    """ConFEDE with InfoEnh."""
 
-    infoenh: InfoEnhConfig | None = InfoEnhConfig(d=256)
+    infoenh: ConFEDEInfoEnhConfig | None = ConFEDEInfoEnhConfig()
 
 
 @register_model(

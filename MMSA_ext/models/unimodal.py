@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from MMSA_ext.models.attention import masked_mean
 from MMSA_ext.models.contract import StepBatch, StepOutput, inputs
 from MMSA_ext.models.encoders import FrameEncoder, PooledTextEncoder
-from MMSA_ext.training.stage_one import EncoderModel
+from MMSA_ext.models.two_stage import EncoderModel
 
 
 @dataclass(frozen=True)

@@ -11,21 +11,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from easydict import EasyDict
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
 from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.models.contract import MSAModel
+from MMSA_ext.models.two_stage import EncoderTask, TwoStageModel
 from MMSA_ext.training.checkpoint import save_atomically
 from MMSA_ext.training.trainer import Trainer
 from MMSA_ext.version import code_version
@@ -40,79 +38,6 @@ _ARRAYS = {
     "audio": ("audio", "audio_lengths"),
     "vision": ("vision", "vision_lengths"),
 }
-
-
-class EncoderRecipe(BaseModel):
-    """How one encoder is trained alone.
-
-    Attributes:
-        epochs: Epochs; all are trained, and the one with the lowest validation MAE is kept.
-        batch_size: Samples per step.
-        learning_rate: Peak rate, after linear warm-up; linear decay to zero follows.
-        warmup_epochs: Epochs of warm-up.
-        optimizer: `adamw` (decoupled decay, sparing biases and norms) or `adam_amsgrad` (AMSGrad,
-            decay in the gradient of every parameter).
-        weight_decay: Weight decay.
-        selected_after: Share of the epochs, from the first, that are never kept.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    epochs: int = Field(100, ge=1)
-    batch_size: int = Field(128, ge=1)
-    learning_rate: float = Field(1e-4, gt=0)
-    warmup_epochs: int = Field(5, ge=0)
-    optimizer: Literal["adamw", "adam_amsgrad"] = "adam_amsgrad"
-    weight_decay: float = Field(1e-3, ge=0)
-    selected_after: float = Field(0.0, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _warm_up_ends(self) -> Self:
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"warmup_epochs is {self.warmup_epochs} and epochs {self.epochs}: training would "
-                "end in warm-up; lower warmup_epochs or raise epochs"
-            )
-        return self
-
-
-class EncoderModel(MSAModel):
-    """A model of one modality: an encoder and whatever predicts from it.
-
-    Attributes:
-        encoder: The encoder; alone what stage two takes over.
-    """
-
-    encoder: nn.Module
-
-
-@dataclass(frozen=True)
-class EncoderTask:
-    """One encoder to be trained alone.
-
-    Attributes:
-        modality: `text`, `audio` or `vision`.
-        encoder: The encoder in the model of stage two; it gets the trained weights.
-        build: Makes a fresh encoder of the same kind, with a head.
-        recipe: How it is trained.
-        targets: Names of the label to predict, the first that the data has.
-        identity: What else decides the trained weights: plain JSON.
-    """
-
-    modality: str
-    encoder: nn.Module
-    build: Callable[[], EncoderModel]
-    recipe: EncoderRecipe
-    targets: tuple[str, ...]
-    identity: dict[str, Any]
-
-
-class TwoStageModel(MSAModel):
-    """A model whose encoders are trained alone first."""
-
-    def stage_one(self) -> list[EncoderTask]:
-        """What is trained in stage one; empty to skip it."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -179,11 +104,13 @@ class TwoStageTrainer(Trainer):
         code: str,
     ) -> str:
         """Name of the trained encoder by all that decides its weights."""
+        decays = task.recipe.optimizer == "adamw"  # the other one's decay spares nothing
         content = {
             "modality": task.modality,
             "dataset": self.config.dataset_name,
             "target": target,
             "recipe": task.recipe.model_dump(),
+            "decay_norms": self.config.decay_norms if decays else None,
             "encoder": task.identity,
             "data": {name: _digest(split, task.modality) for name, split in splits.items()},
             "seed": seed,

@@ -10,7 +10,7 @@ from easydict import EasyDict
 from MMSA_ext import MMSA_run, mmsa_bridge
 from MMSA_ext.config import get_config_regression
 from MMSA_ext.data import corruption
-from MMSA_ext.data.corruption import CorruptionConfig, bind, check, corrupt, normalise
+from MMSA_ext.data.corruption import CorruptionConfig, bind, corrupt, normalise
 from MMSA_ext.data.features import SPLITS, FeatureSet, read_features
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.mmsa_bridge.feature_reading import transformed_features
@@ -290,10 +290,6 @@ class TestRuns:
         run("lf_dnn")
         assert run("lf_dnn", corruption={"drop_rate": 0, "at": "all"}).reused
 
-    def test_what_cannot_be_had_is_refused(self, run):
-        with pytest.raises(ConfigError, match="mmim cannot"):
-            run("mmim", corruption={"remove": ["audio"], "at": "all"})
-
 
 class TestConfiguration:
     def test_is_complete_and_spelled_in_one_way(self):
@@ -351,59 +347,6 @@ class TestConfiguration:
             assert part in said
         assert "all splits" in corruption.notes(CorruptionConfig(noise=1, at="all"))[0]
         assert corruption.notes(None) == ()
-
-
-class TestRefusals:
-    def refuse(self, config, args, features, said):
-        with pytest.raises(ConfigError, match=said):
-            check(config, args, features)
-
-    def test_noise_on_token_ids_by_name(self, features):
-        config = CorruptionConfig(noise=1, modalities=("text", "audio"))
-        args = {"model_name": "dashfusion", "use_bert": True}
-        self.refuse(config, args, features, "token ids")
-        check(config, args | {"use_bert": False}, features)
-        check(CorruptionConfig(noise=1), args, features)
-
-    def test_a_model_with_missing_data_of_its_own(self, features):
-        args = get_config_regression("tfr_net", "mosi")
-        self.refuse(CorruptionConfig(noise=1), args, features, "missing_rate")
-
-    @pytest.mark.parametrize("model", ["mmim", "mmim_infoenh"])
-    def test_mmim_without_a_modality_in_training(self, features, model):
-        args = {"model_name": model, "use_bert": True}
-        gone = CorruptionConfig(remove=("vision",), at="all")
-        self.refuse(gone, args, features, "vision removed.*at='test'")
-        check(CorruptionConfig(remove=("vision",)), args, features)
-        check(CorruptionConfig(remove=("text",), at="all"), args, features)
-        check(gone, args | {"model_name": "self_mm"}, features)
-
-    @pytest.mark.parametrize("model", ["misa", "misa_infoenh", "mmim", "mmim_infoenh"])
-    def test_a_file_without_vision(self, without_vision, model):
-        args = {"model_name": model, "use_bert": True}
-        self.refuse(None, args, without_vision, f"{model} cannot.*\n.*vision")
-        check(None, args | {"model_name": "self_mm"}, without_vision)
-        check(None, args, replace(without_vision, splits={}))
-
-    def test_the_real_file_without_vision(self, real_data):
-        features = read_features(real_data / "mosi_text_audio.pkl", "mosi")
-        for model in ("misa", "mmim"):
-            self.refuse(None, {"model_name": model, "use_bert": True}, features, "vision")
-
-    def test_a_complete_file_is_not_refused(self, feature_data, tmp_path):
-        for split in feature_data.values():
-            split["vision"] = np.pad(split["vision"], ((0, 0), (0, 4), (0, 0)))
-        features = as_features(feature_data)
-        for model in ("misa", "mmim"):
-            check(None, {"model_name": model, "use_bert": True}, features)
-
-
-@pytest.fixture
-def without_vision(feature_data):
-    for split in feature_data.values():
-        split["vision"] = np.zeros((len(split["id"]), 1, 4), np.float32)
-        split["vision_lengths"] = [1] * len(split["id"])
-    return as_features(feature_data)
 
 
 def as_features(data) -> FeatureSet:

@@ -130,9 +130,9 @@ def test_predictions_are_those_of_the_returned_model(
 def test_history_has_every_epoch_and_the_chosen_one(
     run_lf_dnn: Callable[..., mmsa_bridge.StockRun],
 ) -> None:
-    seen: list[mmsa_bridge.EpochRecord] = []
-    run = run_lf_dnn(config={"early_stop": 3}, on_epoch=seen.append)
-    assert seen == run.history
+    seen: list[tuple[mmsa_bridge.EpochRecord, nn.Module]] = []
+    run = run_lf_dnn(config={"early_stop": 3}, on_epoch=lambda *given: seen.append(given))
+    assert seen == [(record, run.model) for record in run.history]
     assert [record.epoch for record in run.history] == list(range(1, run.best_epoch + 4))
     losses = [record.valid["Loss"] for record in run.history]
     assert losses.index(min(losses)) + 1 == run.best_epoch
@@ -154,28 +154,6 @@ def test_no_hook_and_no_wrapper_stays_behind(
     run_lf_dnn: Callable[..., mmsa_bridge.StockRun],
 ) -> None:
     assert not run_lf_dnn().model._forward_hooks
-
-
-def test_wrapped_loaders_are_trained_on(run_lf_dnn: Callable[..., mmsa_bridge.StockRun]) -> None:
-    seen: list[Any] = []
-
-    def wrap(model: nn.Module, loaders: Any) -> Any:
-        class Spy(list[Any]):
-            def __iter__(self) -> Any:
-                for batch in loaders["train"]:
-                    seen.append(batch["id"])
-                    yield batch
-
-            def __len__(self) -> int:
-                return len(loaders["train"])
-
-        assert isinstance(model, nn.Module)
-        return {**loaders, "train": Spy()}
-
-    plain = run_lf_dnn()
-    run = run_lf_dnn(wrap_loaders=wrap)
-    assert len(seen) == 4 * len(run.history)
-    assert run.metrics == plain.metrics
 
 
 class TestDivergence:
@@ -212,7 +190,7 @@ class TestDivergence:
             run_lf_dnn(config={"KeyEval": "Corr"})
 
     def test_other_errors_are_passed_on(self, run_lf_dnn: Callable[..., Any]) -> None:
-        def fail(record: mmsa_bridge.EpochRecord) -> None:
+        def fail(record: mmsa_bridge.EpochRecord, model: nn.Module) -> None:
             raise ValueError("from the callback")
 
         with pytest.raises(ValueError, match="from the callback"):

@@ -12,6 +12,7 @@ from torch import nn
 from MMSA_ext.config import resolve
 from MMSA_ext.data.loader import FeatureDataset
 from MMSA_ext.data.retrieval import ContrastSets
+from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.confede import ConFEDE, Decomposition, contrastive_pairs
 from MMSA_ext.models.contract import StepBatch, inputs
 from MMSA_ext.registry import get_model
@@ -110,6 +111,7 @@ def test_pairs_are_those_of_the_released_lists(dataset):
         want.append(sum(losses) / len(losses))
     assert not pairs.values[~pairs.live].any()
     assert float(pairs.reduce()) == pytest.approx(sum(want) / 4)
+    assert float(pairs.reduce("mean")) == pytest.approx(float(pairs.values.sum()) / 20 / 4)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -136,6 +138,22 @@ def test_losses_are_weighted_sums_over_anchors_and_retrieved_samples(tiny_encode
     torch.testing.assert_close(output.losses["contrastive_loss"], 0.1 * pairs.reduce())
     torch.testing.assert_close(output.prediction, prediction[step.anchors])
     assert ("information_loss" in output.losses) == (name == "confede_infoenh")
+
+
+@pytest.mark.parametrize("reduction", ["mean_live", "sum", "mean"])
+def test_the_contrastive_loss_is_reduced_as_asked(tiny_encoder, dataset, reduction):
+    step = make_step(dataset)
+    model = build(tiny_encoder, contrast_reduction=reduction)
+    pairs = contrastive_pairs(
+        model.decompose(*inputs(step.samples)), step.anchors, step.contrast, temperature=0.5
+    )
+    got = model.training_step(step).losses["contrastive_loss"]
+    torch.testing.assert_close(got, 0.1 * pairs.reduce(reduction))
+
+
+def test_the_reduction_of_dashfusions_release_is_refused(tiny_encoder):
+    with pytest.raises(ConfigError, match="contrast_reduction"):
+        build(tiny_encoder, contrast_reduction="mean_released")
 
 
 def test_a_step_without_retrieved_samples_is_refused(tiny_encoder, dataset):
@@ -243,6 +261,62 @@ def test_with_infoenh_everything_else_starts_from_the_hosts_weights(tiny_encoder
     assert {key.split(".")[0] for key in added} == {"infoenh", "readouts"}
 
 
+class TestDissimilarParts:
+    """With InfoEnh: whether a part that is called unimodal sees the other modalities."""
+
+    def build(self, encoder, parts, **options):
+        options = {"k": 3, "d": 8, "dissimilar_parts": parts} | options
+        return build(encoder, "confede_infoenh", infoenh=options)
+
+    @pytest.mark.parametrize("alignment", [True, False])
+    @pytest.mark.parametrize("parts", ["enhanced", "filtered"])
+    def test_shapes(self, tiny_encoder, dataset, parts, alignment):
+        model = self.build(tiny_encoder, parts, alignment=alignment)
+        decomposed = model.decompose(*inputs(dataset.batch(torch.arange(5))))
+        assert [tuple(part.shape) for part in decomposed.parts] == [(5, 16)] * 6
+        assert hasattr(model, "dissimilar_readouts") == (parts == "filtered")
+
+    @pytest.mark.parametrize("parts", ["enhanced", "filtered"])
+    def test_filtered_ones_do_not_see_other_modalities(self, tiny_encoder, dataset, parts):
+        model = self.build(tiny_encoder, parts)
+        batch = dataset.batch(torch.arange(5))
+        before = model.decompose(*inputs(batch))
+        after = model.decompose(*inputs(batch | {"vision": batch["vision"].flip(0) * 3}))
+        same = {m: torch.equal(before.dissimilar[m], after.dissimilar[m]) for m in MODALITIES}
+        unimodal = parts == "filtered"
+        assert same == {"text": unimodal, "audio": unimodal, "vision": False}
+        assert not torch.equal(before.similar["text"], after.similar["text"])
+
+    def test_every_readout_learns(self, tiny_encoder, dataset):
+        model = self.build(tiny_encoder, "filtered").train()
+        model.training_step(make_step(dataset)).total.backward()
+        for name, parameter in model.named_parameters():
+            assert "readouts" not in name or parameter.grad.any(), name
+
+    def test_the_default_is_the_paper_to_the_letter(self, tiny_encoder):
+        assert build(tiny_encoder, "confede_infoenh").config.infoenh.dissimilar_parts == "enhanced"
+
+
+def test_readouts_are_those_of_the_other_hosts(tiny_encoder, dataset):
+    options = {"k": 3, "d": 8}
+    batch = inputs(dataset.batch(torch.arange(4)))
+    plain = build(tiny_encoder, "confede_infoenh", infoenh=options)
+    added = build(tiny_encoder, "confede_infoenh", infoenh=options | {"residual": True})
+    encoded = plain.encode(*batch)
+    vectors = [model.decompose(*batch).vectors for model in (plain, added)]
+    for m in MODALITIES:
+        torch.testing.assert_close(vectors[1][m], vectors[0][m] + encoded[m].vector)
+    options |= {"hidden": 5, "normalise": False}
+    readout = build(tiny_encoder, "confede_infoenh", infoenh=options).readouts.readouts["text"]
+    assert readout.token[0].out_features == 5
+    assert isinstance(readout.norm, nn.Identity)
+
+
+def test_wider_projectors_are_refused(tiny_encoder):
+    with pytest.raises(ConfigError, match=r"keeps its widths.*keep_dim"):
+        build(tiny_encoder, "confede_infoenh", infoenh={"vector": "widen"})
+
+
 def test_the_prediction_changes_with_lambda_and_with_the_plan(tiny_encoder, dataset):
     """In double precision: untrained decoders let little of anything through."""
     batch = dataset.batch(torch.arange(6))
@@ -321,6 +395,12 @@ def test_shipped_hyper_parameters_are_the_released_ones(name, data):
         assert stage == (
             recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.warmup_epochs
         )  # fmt: skip
+    frames = "adamw" if data == "mosei" else "adam_amsgrad"
+    assert [args.stage_one[m].optimizer for m in MODALITIES] == ["adamw", frames, frames]
+    # Epochs after which the released code begins to keep: a third, and these.
+    begins = {"mosi": (66, 30, 20), "mosei": (50, 5, 5), "sims": (50, 30, 50)}[data]
+    recipes = [args.stage_one[m] for m in MODALITIES]
+    assert tuple(int(r.epochs * r.selected_after) for r in recipes) == begins
     assert args.stage_one.text.finetuning == ("last_layer" if data == "sims" else "all")
     if name == "confede":
         assert args.infoenh is None

@@ -103,6 +103,7 @@ def test_without_infoenh_both_stages_are_those_of_confede(run):
         ({"heads": 2}, {"audio", "vision"}),
         ({"text_pooling": "first"}, {"text"}),
         ({"stage_one": SHORT | {"audio": SHORT["audio"] | {"epochs": 3}}}, {"audio"}),
+        ({"decay_norms": True}, {"text"}),  # the others' optimizer decays everything anyway
     ],
 )
 def test_what_stage_one_reads_makes_encoders_of_their_own(run, files, change, new):

@@ -1,7 +1,8 @@
-"""What the hosts of InfoEnh share: configuration, labels, and the way its loss joins theirs.
+"""What the hosts of InfoEnh share: labels, and the way its loss joins theirs.
 
 The hosts train in MMSA's own trainers, which pass no labels to the model and know no further loss.
-So the training loader, wrapped, tells the model each batch's labels, and the loss joins through the
+So the trainer that is registered for a variant, MMSA's made `labelled`, tells the model the labels
+of each batch, whoever calls it: this package's runner, or MMSA's. The loss joins through the
 prediction (`losses.attach_auxiliary_loss`). This holds for trainers that add up losses and call
 `backward` once a batch, as all of MMSA's do; it would be wrong where a trainer scales its loss
 (mixed precision, accumulation that divides).
@@ -10,52 +11,21 @@ prediction (`losses.attach_auxiliary_loss`). This holds for trainers that add up
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Self
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from MMSA_ext.config import VariantConfig
 from MMSA_ext.losses import attach_auxiliary_loss
-from MMSA_ext.models.infoenh import InfoEnh, InfoEnhConfig, InfoEnhOutput
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhOutput
+from MMSA_ext.models.infoenh_readout import InfoEnhHostConfig
 
 PAPER = (
     "InfoEnh: Towards Multimodal Sentiment Analysis via Information Bottleneck Filter and Optimal "
     "Transport Alignment (Xie et al.)"
 )
-
-
-class InfoEnhHostConfig(InfoEnhConfig):
-    """InfoEnh inside a host.
-
-    Attributes:
-        hidden: Width h between the enhanced tokens and the host's vector; None is `d`.
-        normalise: LayerNorm on the enhanced tokens before they are read, see `TokenReadout`.
-        residual: Add the vector that the host itself computes.
-        vector: `keep_dim` maps to the width that the host expects; `widen` makes the host's next
-            linear layer read h instead.
-    """
-
-    hidden: int | None = Field(None, ge=1)
-    normalise: bool = True
-    residual: bool = False
-    vector: Literal["keep_dim", "widen"] = "keep_dim"
-
-    @model_validator(mode="after")
-    def _widths_agree(self) -> Self:
-        if self.residual and self.vector == "widen":
-            raise ValueError(
-                "residual adds the host's own vector, which vector='widen' gives another width; "
-                "choose one of the two"
-            )
-        return self
-
-    @property
-    def readout_dim(self) -> int:
-        """Width h of a token between its two linear layers."""
-        return self.hidden or self.d
 
 
 class HostVariantConfig(VariantConfig):
@@ -79,6 +49,8 @@ class EnhancedHost(nn.Module):
 
     infoenh: InfoEnh
     labels: Tensor | None = None
+    _batches: int = 0
+    _sums: dict[str, Tensor]
 
     def enhance(self, sequences: dict[str, Tensor], masks: dict[str, Tensor]) -> InfoEnhOutput:
         """Run InfoEnh, with the batch's labels while training.
@@ -97,16 +69,20 @@ class EnhancedHost(nn.Module):
         """Let the loss of InfoEnh join through the prediction `outputs["M"]`, while training."""
         if not self.training or self.labels is None or not torch.is_grad_enabled():
             return outputs
-        seen = {**enhanced.diagnostics, "infoenh_loss": enhanced.loss.detach()}
-        vars(self).setdefault("_seen", []).append(seen)
+        self._add({**enhanced.diagnostics, "infoenh_loss": enhanced.loss.detach()})
         return {**outputs, "M": attach_auxiliary_loss(outputs["M"], enhanced.loss)}
 
     def take_diagnostics(self) -> dict[str, float]:
         """Means of InfoEnh's diagnostics and loss over the training batches since the last call."""
-        seen: list[dict[str, Tensor]] = vars(self).pop("_seen", [])
-        if not seen:
+        batches, self._batches = self._batches, 0
+        if not batches:
             return {}
-        return {name: float(torch.stack([d[name] for d in seen]).mean()) for name in seen[0]}
+        return {name: float(total / batches) for name, total in self._sums.items()}
+
+    def _add(self, seen: dict[str, Tensor]) -> None:
+        # Sums, no list: MMSA's own loop never takes them.
+        self._sums = {n: v + self._sums[n] for n, v in seen.items()} if self._batches else seen
+        self._batches += 1
 
 
 class LabelledLoader:
@@ -156,3 +132,26 @@ def publish_labels(model: nn.Module, loaders: Mapping[str, Any]) -> Mapping[str,
     if host is None:
         return loaders
     return {**loaders, "train": LabelledLoader(loaders["train"], host)}
+
+
+class _LabellingTrainer:
+    """Goes in front of one of MMSA's trainers."""
+
+    def do_train(
+        self, model: nn.Module, dataloader: Mapping[str, Any], return_epoch_results: bool = False
+    ) -> Any:
+        loaders = publish_labels(model, dataloader)
+        return super().do_train(model, loaders, return_epoch_results)  # type: ignore[misc]
+
+
+def labelled(trainer: type) -> type:
+    """A trainer of MMSA that tells a host of InfoEnh the labels of each training batch.
+
+    Args:
+        trainer: From `mmsa_bridge.trainer_class`.
+
+    Returns:
+        A subclass of the same name; any other model trains in it as in MMSA's.
+    """
+    # The module is MMSA's, so that the identity of a run holds the source of MMSA's trainer.
+    return type(trainer.__name__, (_LabellingTrainer, trainer), {"__module__": trainer.__module__})

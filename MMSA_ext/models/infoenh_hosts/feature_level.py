@@ -11,6 +11,7 @@ zero, as MMSA's files pad with zeros; where none is, InfoEnh counts the first.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -24,9 +25,9 @@ from MMSA_ext.models.infoenh_hosts.common import (
     PAPER,
     EnhancedHost,
     HostVariantConfig,
-    InfoEnhHostConfig,
+    labelled,
 )
-from MMSA_ext.models.infoenh_hosts.vectors import VectorReadouts
+from MMSA_ext.models.infoenh_readout import InfoEnhHostConfig, VectorReadouts
 from MMSA_ext.registry import refuse_model, register_model
 
 MODALITIES = ("text", "audio", "vision")
@@ -68,6 +69,49 @@ class FeatureLevelConfig(HostVariantConfig):
         if self.infoenh is not None:
             own |= {"need_normalized": False, "need_model_aligned": False}
         return own
+
+    def check(self, args: Mapping[str, Any]) -> None:
+        """Refuse what InfoEnh in front of this host cannot read.
+
+        Args:
+            args: The complete configuration.
+
+        Raises:
+            ConfigError: If the host would be handed token ids or averaged frames.
+        """
+        if self.infoenh is None:
+            return
+        name = args["model_name"]
+        if args.get("use_bert"):
+            raise ConfigError(
+                f"{name}: InfoEnh reads the file's `text` features, and use_bert hands over token "
+                "ids; set use_bert to false."
+            )
+        wrong = [key for key in ("need_normalized", "need_model_aligned") if args.get(key)]
+        if wrong:
+            raise ConfigError(
+                f"{name}: InfoEnh reads sequences as they are; set {' and '.join(wrong)} to false "
+                "(MMSA_ext.MMSA_run does so by itself)."
+            )
+
+
+class SequenceConfig(FeatureLevelConfig):
+    """Keys of the variant of a host that reads InfoEnh's rows themselves."""
+
+    def check(self, args: Mapping[str, Any]) -> None:
+        """Refuse what cannot be had with rows in place of frames.
+
+        Args:
+            args: The complete configuration.
+
+        Raises:
+            ConfigError: As all hosts of this file; if an option of a readout is given, which there
+                is not; or if a kernel of the host is longer than the k rows.
+        """
+        super().check(args)
+        if self.infoenh is not None:
+            _check_sequence_options(args, self.infoenh)
+            _check_kernels(args, self.infoenh)
 
 
 def valid_frames(frames: Tensor) -> Tensor:
@@ -118,15 +162,10 @@ class EnhancedSequences(EnhancedFeatures):
     Args:
         args: MMSA's `args`, with the feature file's `feature_dims`.
         config: InfoEnh and its place.
-
-    Raises:
-        ConfigError: If the configuration cannot be had with this host.
     """
 
     def __init__(self, args: Any, config: InfoEnhHostConfig) -> None:
-        _check_sequence_options(args, config)
         infoenh = InfoEnh.from_config(_dims(args), config)
-        _check_kernels(args, config.k, infoenh.enhanced_dim)
         widths = [infoenh.enhanced_dim] * 3
         super().__init__(_presented(args, widths, self._lengths(config.k)))
         self.infoenh = infoenh
@@ -154,9 +193,6 @@ class EnhancedSteps(EnhancedSequences):
     Args:
         args: MMSA's `args`, with the feature file's `feature_dims`.
         config: InfoEnh and its place.
-
-    Raises:
-        ConfigError: If the configuration cannot be had with this host.
     """
 
     @staticmethod
@@ -176,9 +212,6 @@ class EnhancedVectors(EnhancedFeatures):
     Args:
         args: MMSA's `args`, with the feature file's `feature_dims`.
         config: InfoEnh and its place.
-
-    Raises:
-        ConfigError: If the configuration cannot be had with this host.
     """
 
     def __init__(self, args: Any, config: InfoEnhHostConfig) -> None:
@@ -212,6 +245,10 @@ HOSTS: dict[str, type[EnhancedSequences | EnhancedVectors]] = {
 }
 
 
+def _config_class(host: str) -> type[FeatureLevelConfig]:
+    return SequenceConfig if issubclass(HOSTS[host], EnhancedSequences) else FeatureLevelConfig
+
+
 @cache
 def enhanced_class(host: str) -> type[nn.Module]:
     """MMSA's class of a host, with InfoEnh in front of it.
@@ -237,29 +274,19 @@ def build(host: str, args: Any) -> nn.Module:
     Raises:
         ConfigError: If the configuration cannot be had with this host.
     """
-    config = FeatureLevelConfig.from_args(args)
+    config = _config_class(host).from_args(args)
+    config.check(args)  # again: MMSA's own MMSA_run checks nothing
     if config.infoenh is None:
         model: nn.Module = mmsa_bridge.model_class(host)(args)
         return model
-    if args.get("use_bert"):
-        raise ConfigError(
-            f"{args.model_name}: InfoEnh reads the file's `text` features, and use_bert hands over "
-            "token ids; set use_bert to false."
-        )
-    wrong = [key for key in ("need_normalized", "need_model_aligned") if args.get(key)]
-    if wrong:
-        raise ConfigError(
-            f"{args.model_name}: InfoEnh reads sequences as they are; set {' and '.join(wrong)} "
-            "to false (MMSA_ext.MMSA_run does so by itself)."
-        )
     return enhanced_class(host)(args, config.infoenh)
 
 
 for _host in HOSTS:
     register_model(
         f"{_host}_infoenh",
-        config=FeatureLevelConfig,
-        trainer=mmsa_bridge.trainer_class(_host),
+        config=_config_class(_host),
+        trainer=labelled(mmsa_bridge.trainer_class(_host)),
         paper=PAPER,
         host=_host,
     )(partial(build, _host))
@@ -282,24 +309,26 @@ def _presented(args: Any, widths: list[int], lengths: list[int] | int) -> EasyDi
     return EasyDict({**args, "feature_dims": widths, "seq_lens": lengths})
 
 
-def _check_sequence_options(args: Any, config: InfoEnhHostConfig) -> None:
+def _check_sequence_options(args: Mapping[str, Any], config: InfoEnhHostConfig) -> None:
     unread = {"hidden": None, "normalise": True, "residual": False, "vector": "keep_dim"}
     given = [f"infoenh.{key}" for key, default in unread.items() if getattr(config, key) != default]
     if given:
         raise ConfigError(
-            f"{args.model_name} reads InfoEnh's rows themselves, no vector made of them: "
+            f"{args['model_name']} reads InfoEnh's rows themselves, no vector made of them: "
             f"{', '.join(given)} would have no effect; leave it out."
         )
 
 
-def _check_kernels(args: Any, k: int, width: int) -> None:
+def _check_kernels(args: Mapping[str, Any], config: InfoEnhHostConfig) -> None:
     """MulT convolves each sequence without padding, unless it has the model's width already."""
+    repeated = config.alignment or config.without_alignment == "repeat"
+    width = config.d * (len(MODALITIES) if repeated else 1)
     target = args.get("dst_feature_dim_nheads", [width])[0]
     keys = [f"conv1d_kernel_size_{letter}" for letter in "lav"]
-    too_long = {key: args[key] for key in keys if target != width and args.get(key, 0) > k}
+    too_long = {key: args[key] for key in keys if target != width and args.get(key, 0) > config.k}
     if too_long:
         named = " and ".join(f"{key}={size}" for key, size in too_long.items())
         raise ConfigError(
-            f"{args.model_name}: {named} is longer than the {k} rows that InfoEnh hands over; "
-            f"raise infoenh.k to {max(too_long.values())} or lower {' and '.join(too_long)}."
+            f"{args['model_name']}: {named} is longer than the {config.k} rows that InfoEnh hands "
+            f"over; raise infoenh.k to {max(too_long.values())} or lower {' and '.join(too_long)}."
         )

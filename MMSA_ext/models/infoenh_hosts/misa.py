@@ -20,9 +20,10 @@ from MMSA_ext.models.infoenh_hosts.common import (
     PAPER,
     EnhancedHost,
     HostVariantConfig,
-    InfoEnhHostConfig,
+    labelled,
 )
-from MMSA_ext.models.infoenh_hosts.vectors import VectorReadouts, recorded_outputs, unpacked
+from MMSA_ext.models.infoenh_hosts.vectors import recorded_outputs, unpacked
+from MMSA_ext.models.infoenh_readout import InfoEnhHostConfig, VectorReadouts
 from MMSA_ext.registry import register_model
 
 _MISA: Any = mmsa_bridge.model_class("misa")
@@ -140,7 +141,7 @@ class MISAInfoEnh(EnhancedHost, MISAOwnFrames):
 @register_model(
     "misa_infoenh",
     config=MISAVariantConfig,
-    trainer=mmsa_bridge.trainer_class("misa"),
+    trainer=labelled(mmsa_bridge.trainer_class("misa")),
     paper=PAPER,
     host="misa",
 )

@@ -20,14 +20,10 @@ from MMSA_ext.models.infoenh_hosts.common import (
     PAPER,
     EnhancedHost,
     HostVariantConfig,
-    InfoEnhHostConfig,
+    labelled,
 )
-from MMSA_ext.models.infoenh_hosts.vectors import (
-    VectorReadouts,
-    given_outputs,
-    recorded_outputs,
-    unpacked,
-)
+from MMSA_ext.models.infoenh_hosts.vectors import given_outputs, recorded_outputs, unpacked
+from MMSA_ext.models.infoenh_readout import InfoEnhHostConfig, VectorReadouts
 from MMSA_ext.registry import register_model
 
 _MMIM: Any = mmsa_bridge.model_class("mmim")
@@ -132,7 +128,7 @@ class MMIMInfoEnh(EnhancedHost, _MMIM):  # type: ignore[misc]  # MMSA is untyped
 @register_model(
     "mmim_infoenh",
     config=MMIMVariantConfig,
-    trainer=mmsa_bridge.trainer_class("mmim"),
+    trainer=labelled(mmsa_bridge.trainer_class("mmim")),
     paper=PAPER,
     host="mmim",
 )

@@ -21,14 +21,10 @@ from MMSA_ext.models.infoenh_hosts.common import (
     PAPER,
     EnhancedHost,
     HostVariantConfig,
-    InfoEnhHostConfig,
+    labelled,
 )
-from MMSA_ext.models.infoenh_hosts.vectors import (
-    VectorReadouts,
-    recorded_outputs,
-    replaced_inputs,
-    unpacked,
-)
+from MMSA_ext.models.infoenh_hosts.vectors import recorded_outputs, replaced_inputs, unpacked
+from MMSA_ext.models.infoenh_readout import InfoEnhHostConfig, VectorReadouts
 from MMSA_ext.registry import register_model
 
 _SELF_MM: Any = mmsa_bridge.model_class("self_mm")
@@ -166,7 +162,7 @@ class SelfMMInfoEnh(EnhancedHost, _SELF_MM):  # type: ignore[misc]  # MMSA is un
 @register_model(
     "self_mm_infoenh",
     config=SelfMMVariantConfig,
-    trainer=mmsa_bridge.trainer_class("self_mm"),
+    trainer=labelled(mmsa_bridge.trainer_class("self_mm")),
     paper=PAPER,
     host="self_mm",
 )

@@ -1,4 +1,4 @@
-"""Reach into a host's forward without copying it, and map enhanced tokens to the host's vectors.
+"""Reach into a host's forward without copying it.
 
 The hosts reduce each modality to one vector and discard the sequences. These helpers catch the
 sequences while the host computes them, and put other vectors where the host reads its own. Nothing
@@ -15,9 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
-
-from MMSA_ext.models.infoenh import TokenReadout
-from MMSA_ext.models.infoenh_hosts.common import InfoEnhHostConfig
 
 
 @contextmanager
@@ -79,45 +76,3 @@ def unpacked(packed: PackedSequence) -> tuple[Tensor, Tensor]:
     sequences, lengths = pad_packed_sequence(packed, batch_first=True)
     positions = torch.arange(sequences.shape[1], device=sequences.device)
     return sequences, positions < lengths.to(sequences.device)[:, None]
-
-
-class VectorReadouts(nn.Module):
-    """Enhanced tokens of each modality to the vector that the host's fusion reads.
-
-    Args:
-        in_dim: Width of a token.
-        options: `hidden`, `normalise`, `residual` and `vector` are read.
-        widths: Width of the host's own vector, by modality.
-
-    Attributes:
-        widths: Width of the vector that comes out, by modality.
-    """
-
-    def __init__(self, in_dim: int, options: InfoEnhHostConfig, widths: Mapping[str, int]) -> None:
-        super().__init__()
-        widen = options.vector == "widen"
-        hidden = options.readout_dim
-        self.residual = options.residual
-        self.widths = {m: hidden if widen else width for m, width in widths.items()}
-        self.readouts = nn.ModuleDict(
-            {
-                m: TokenReadout(in_dim, hidden, width, normalise=options.normalise)
-                for m, width in self.widths.items()
-            }
-        )
-
-    def forward(
-        self, tokens: Mapping[str, Tensor], masks: Mapping[str, Tensor], own: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Read the tokens out.
-
-        Args:
-            tokens: `(B, k, in_dim)` by modality.
-            masks: `(B, k)` bool by modality, True where valid.
-            own: The host's own vectors `(B, width)` by modality.
-
-        Returns:
-            Vectors `(B, widths[m])` by modality, in the order of `widths`.
-        """
-        vectors = {m: read(tokens[m], masks[m]) for m, read in self.readouts.items()}
-        return {m: v + own[m] for m, v in vectors.items()} if self.residual else vectors

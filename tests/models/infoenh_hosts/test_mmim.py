@@ -2,15 +2,13 @@
 
 import pytest
 import torch
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from MMSA_ext import mmsa_bridge
 from MMSA_ext.config import resolve
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.models.infoenh_hosts.common import publish_labels
 from tests.models.infoenh_hosts.variants import (
     INFOENH,
     as_the_host,
+    before_each_step,
     build,
     gradients_at_each_step,
     make_args,
@@ -112,25 +110,17 @@ class TestTwoStages:
     def test_infoenh_is_trained_by_the_second(self, args_of):
         found = {}
 
-        def wrap_loaders(model, loaders):
-            names = {id(p): n for n, p in model.named_parameters()}
+        def look(optimizer):
+            groups = [set(group["params"]) for group in optimizer.param_groups]
+            found.setdefault(len(groups), groups)
 
-            def look(optimizer, *_):
-                groups = [[names[id(p)] for p in g["params"]] for g in optimizer.param_groups]
-                found.setdefault(len(groups), groups)
-
-            handles.append(register_optimizer_step_pre_hook(look))
-            return publish_labels(model, loaders)
-
-        handles = []
-        with mmsa_bridge.progress_bars(False):
-            run = mmsa_bridge.train_and_test(args_of(), seed=1, wrap_loaders=wrap_loaders)
-        handles.pop().remove()
+        with before_each_step(look):
+            run = train(args_of(), also_predict=())
         (first,), (_, main) = found[1], found[2]
-        ours = {n for n, _ in run.model.named_parameters() if "infoenh" in n}
+        ours = {p for n, p in run.model.named_parameters() if "infoenh" in n}
         assert ours
-        assert ours <= set(main)
-        assert not ours & set(first)
+        assert ours <= main
+        assert not ours & first
 
 
 def test_its_width_stays():

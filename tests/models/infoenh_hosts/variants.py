@@ -7,11 +7,12 @@ from importlib import import_module
 import numpy as np
 import torch
 from easydict import EasyDict
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.config import resolve
-from MMSA_ext.models.infoenh_hosts.common import EnhancedHost, publish_labels
+from MMSA_ext.models.infoenh_hosts.common import EnhancedHost
 from MMSA_ext.registry import get_model, list_models
 from tests.conftest import make_feature_data
 
@@ -112,9 +113,7 @@ def as_the_host(variant, host):
 def train(args, seed=1, **options):
     """A real training in MMSA's loop, as the runner does it."""
     with mmsa_bridge.progress_bars(False):
-        return mmsa_bridge.train_and_test(
-            EasyDict(args), seed=seed, wrap_loaders=publish_labels, **options
-        )
+        return mmsa_bridge.train_and_test(EasyDict(args), seed=seed, **options)
 
 
 def loss_added_by_trainer(monkeypatch, name):
@@ -156,15 +155,39 @@ def loss_added_by_trainer(monkeypatch, name):
 
 
 @contextlib.contextmanager
+def before_each_step(look):
+    """Call a function with any optimizer that is about to step."""
+    handle = register_optimizer_step_pre_hook(lambda optimizer, *_: look(optimizer))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
 def gradients_at_each_step():
     """List of the gradients that any optimizer steps with, by its own order of parameters."""
     seen = []
 
-    def keep(optimizer, *_):
+    def keep(optimizer):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         seen.append([None if p.grad is None else p.grad.clone() for p in parameters])
 
-    handle = register_optimizer_step_pre_hook(keep)
+    with before_each_step(keep):
+        yield seen
+
+
+@contextlib.contextmanager
+def labels_at_each_forward():
+    """List of what a host of InfoEnh knows when called: training, labels, samples, gradients."""
+    seen = []
+
+    def keep(module, inputs):
+        if isinstance(module, EnhancedHost):
+            known = module.training, module.labels, len(inputs[0]), torch.is_grad_enabled()
+            seen.append(known)
+
+    handle = register_module_forward_pre_hook(keep)
     try:
         yield seen
     finally:
