@@ -343,7 +343,7 @@ class ConFEDE(TwoStageModel):
         if decomposed.enhanced is not None:
             enhanced = decomposed.enhanced
             information = self.infoenh.information_loss(enhanced, labels["M"], step.anchors)
-            losses["information_loss"] = information + enhanced.loss  # the latter: optional terms
+            losses["infoenh_loss"] = information + enhanced.loss  # the latter: optional terms
             diagnostics = enhanced.diagnostics
         return StepOutput(outputs["M"][step.anchors], losses, diagnostics)
 

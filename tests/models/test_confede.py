@@ -137,7 +137,7 @@ def test_losses_are_weighted_sums_over_anchors_and_retrieved_samples(tiny_encode
     pairs = contrastive_pairs(decomposed, step.anchors, step.contrast, temperature=0.5)
     torch.testing.assert_close(output.losses["contrastive_loss"], 0.1 * pairs.reduce())
     torch.testing.assert_close(output.prediction, prediction[step.anchors])
-    assert ("information_loss" in output.losses) == (name == "confede_infoenh")
+    assert ("infoenh_loss" in output.losses) == (name == "confede_infoenh")
 
 
 @pytest.mark.parametrize("reduction", ["mean_live", "sum", "mean"])
@@ -344,8 +344,8 @@ def test_information_loss_is_of_the_anchors_alone(tiny_encoder, dataset):
     again = model.training_step(
         StepBatch(step.samples | {"labels": changed}, step.anchors, step.contrast)
     )
-    assert torch.equal(again.losses["information_loss"], want.losses["information_loss"])
-    assert want.losses["information_loss"].item() > 0
+    assert torch.equal(again.losses["infoenh_loss"], want.losses["infoenh_loss"])
+    assert want.losses["infoenh_loss"].item() > 0
     assert {"kept_ratio_text", "transport_cost", "plan_entropy"} <= want.diagnostics.keys()
     assert all(not value.requires_grad for value in want.diagnostics.values())
 
@@ -355,7 +355,7 @@ def test_optional_terms_of_infoenh_join_the_loss(tiny_encoder, dataset):
     losses = [
         build(tiny_encoder, "confede_infoenh", infoenh=options | more)
         .training_step(make_step(dataset))
-        .losses["information_loss"]
+        .losses["infoenh_loss"]
         for more in ({}, {"sparsity_weight": 1.0})
     ]
     assert losses[1] > losses[0]
