@@ -14,7 +14,7 @@ import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar
 
 from easydict import EasyDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -31,6 +31,7 @@ from MMSA_ext.registry import (
     refusal,
     trains_in_mmsa,
 )
+from MMSA_ext.validation import explain
 
 DATASETS = ("mosi", "mosei", "sims")
 
@@ -404,33 +405,10 @@ def _bind(cls: type[_Config], values: dict[str, Any], name: str) -> _Config:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(problem, cls) for problem in error.errors()]
+        lines = explain(error, cls)
         raise ConfigError(
             f"configuration of {name!r} has {len(lines)} problem(s):\n  " + "\n  ".join(lines)
         ) from None
-
-
-def _explain(problem: Any, cls: type[BaseModel]) -> str:
-    path = [str(part) for part in problem["loc"]]
-    if not path:  # a rule over several keys, which names them itself
-        return str(problem["msg"])
-    key = ".".join(path)
-    if problem["type"] == "extra_forbidden":
-        return f"{key}: no such key; {suggest(path[-1], _fields_below(cls, path[:-1]))}"
-    if problem["type"] == "missing":
-        return f"{key}: is missing; add it to the configuration file or to config=."
-    if isinstance(problem["input"], Mapping):  # a rule over several keys below this one
-        return f"{key}: {problem['msg']}"
-    return f"{key}: {problem['msg']} (given: {problem['input']!r})"
-
-
-def _fields_below(cls: type[BaseModel], path: list[str]) -> list[str]:
-    """Names of the keys in a nested part of a configuration class."""
-    for step in path:
-        annotation = cls.model_fields[step].annotation
-        nested = [annotation, *get_args(annotation)]
-        cls = next(t for t in nested if isinstance(t, type) and issubclass(t, BaseModel))
-    return list(cls.model_fields)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ _PACKAGE = Path(__file__).resolve().parent
 _NOT_DECIDING = (
     *("reporting", "analysis", "cli.py", "__main__.py", "version.py", "errors.py", "paths.py"),
     *("results.py", "prediction.py", "tuning.py", "experiments.py", "requirements.py"),
+    "validation.py",
     *("data/demo.py", "data/encode_text.py", "data/feature_report.py", "data/synthetic.py"),
     *("data/synthetic_structure.py", "data/synthetic_text.py", "mmsa_bridge/scoring.py"),
 )

@@ -32,8 +32,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from MMSA_ext.data.feature_checks import Scope, derive_lengths
 from MMSA_ext.data.feature_report import FeatureReport
 from MMSA_ext.data.features import SPLITS, FeatureSet, FeatureSplit
-from MMSA_ext.errors import ConfigError, TextEncoderError, suggest
+from MMSA_ext.errors import ConfigError, TextEncoderError
 from MMSA_ext.text_encoders import load_tokenizer
+from MMSA_ext.validation import explain
 
 __all__ = [
     "MODALITIES",
@@ -390,13 +391,5 @@ def _validated(value: Mapping[str, Any] | CorruptionConfig) -> CorruptionConfig:
     try:
         return CorruptionConfig.model_validate(value)
     except ValidationError as error:
-        lines = "\n  ".join(_explain(problem) for problem in error.errors())
+        lines = "\n  ".join(explain(error, CorruptionConfig, "corruption"))
         raise ConfigError(f"corruption has {error.error_count()} problem(s):\n  {lines}") from None
-
-
-def _explain(problem: Any) -> str:
-    key = ".".join(["corruption", *map(str, problem["loc"])])
-    if problem["type"] == "extra_forbidden":
-        name = str(problem["loc"][-1])
-        return f"{key}: no such key; {suggest(name, list(CorruptionConfig.model_fields))}"
-    return f"{key}: {problem['msg']} (given: {problem['input']!r})"

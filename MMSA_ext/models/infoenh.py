@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from MMSA_ext.errors import ConfigError, suggest
+from MMSA_ext.errors import ConfigError
 from MMSA_ext.losses import FeatureSimilarity, NegativeRule, different_sentiment, info_nce
 from MMSA_ext.models.attention import Activation, activation_module, masked_mean
 from MMSA_ext.optimal_transport import (
@@ -33,6 +33,7 @@ from MMSA_ext.optimal_transport import (
     sinkhorn,
     transport_cost,
 )
+from MMSA_ext.validation import explain
 
 Pool = Literal["token_score", "token_norm", "kmax_per_channel"]
 Pair = tuple[str, str]
@@ -628,7 +629,7 @@ def _checked_config(dims: dict[str, int], options: dict[str, Any]) -> InfoEnhCon
     try:
         config = InfoEnhConfig.model_validate(options)
     except ValidationError as error:
-        problems += [_explain(problem) for problem in error.errors()]
+        problems += explain(error, InfoEnhConfig)
     if options.get("alignment", True) and len(dims) == 1:
         problems.append("dims: alignment needs two modalities; add one or set alignment=False")
     if config is None or problems:
@@ -650,15 +651,6 @@ def _problems_of_dims(dims: dict[str, int]) -> list[str]:
         for name in dims
         if not isinstance(name, str) or not name or "." in name or hasattr(taken, name)
     ]
-
-
-def _explain(problem: Any) -> str:
-    key = ".".join(map(str, problem["loc"]))
-    if problem["type"] == "extra_forbidden":
-        return f"{key}: no such option; {suggest(key, list(InfoEnhConfig.model_fields))}"
-    if not key:
-        return str(problem["msg"])
-    return f"{key}: {problem['msg']} (given: {problem['input']!r})"
 
 
 def _check_inputs(
