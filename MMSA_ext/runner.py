@@ -25,7 +25,7 @@ from MMSA_ext import text_encoders as encoders
 from MMSA_ext.config import identity_config, merge, resolve
 from MMSA_ext.data import corruption
 from MMSA_ext.data.features import FeatureSet, read_features
-from MMSA_ext.errors import ConfigError, FeatureFileError, suggest
+from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, suggest
 from MMSA_ext.paths import DATA_ROOT_VARIABLE, expand
 from MMSA_ext.prediction import MMSA_test
 from MMSA_ext.registry import get_model, is_registered, trains_in_mmsa
@@ -393,7 +393,7 @@ class Run:
             with mmsa_bridge.transformed_features(transform):
                 known = self._trained_on_clean_data(identity)
                 if known is not None:
-                    return self._score_corrupted(args, known)
+                    return self._score_corrupted(args, *known)
                 if trains_in_mmsa(args.model_name):
                     return run_stock_seed(args, identity.seed, self.num_workers)
             with _progress_bar(self.show_progress, identity) as progress:
@@ -401,19 +401,25 @@ class Run:
         finally:
             weights.unlink(missing_ok=True)
 
-    def _trained_on_clean_data(self, identity: RunIdentity) -> RunRecord | None:
+    def _trained_on_clean_data(self, identity: RunIdentity) -> tuple[RunRecord, Checkpoint] | None:
         """The run that differs only in that its test split is whole, if its weights are there."""
         if self.corruption is None or self.corruption.at != "test" or not self.reuse:
             return None
         clean = {k: v for k, v in identity.configuration.items() if k != "corruption"}
         twin = identity.model_copy(update={"configuration": clean})
-        record = self.store.find(twin)
-        there = record is not None and record.finished and self._checkpoint_path(twin).is_file()
-        return record if there else None
+        path = self._checkpoint_path(twin)
+        try:
+            record = self.store.find(twin)
+            there = record is not None and record.finished and path.is_file()
+            return (record, load_checkpoint(path)) if there and record else None
+        except (StoreError, CheckpointError) as error:
+            logger.warning("%s The model is trained anew.", error)
+            return None
 
-    def _score_corrupted(self, args: EasyDict, clean: RunRecord) -> SeedOutcome:
+    def _score_corrupted(
+        self, args: EasyDict, clean: RunRecord, checkpoint: Checkpoint
+    ) -> SeedOutcome:
         """The outcome of training anew, whose weights would be the same, without training."""
-        checkpoint = load_checkpoint(self._checkpoint_path(clean.identity))
         if trains_in_mmsa(args.model_name):
             outcome = score_stock_seed(args, checkpoint.state_dict, self.num_workers)
         else:

@@ -441,6 +441,12 @@ class TestCorruption:
         assert any("weights of the same run on whole data" in note for note in after.record.notes)
         assert after.checkpoint is None
 
+    def test_damaged_weights_are_trained_anew(self, run):
+        removed = {"corruption": {"remove": ["text"]}}
+        alone = run(config=removed, folder="alone").seeds[0]
+        run().seeds[0].checkpoint.write_bytes(b"damaged")
+        assert run(config=removed).seeds[0].metrics == alone.metrics
+
     def test_a_rate_of_zero_is_no_corruption(self, run):
         once = {"early_stop": 1}
         run("lf_dnn", config=once)
