@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 _PACKAGE = Path(__file__).resolve().parent
 # What only shows results, talks to the user or makes files cannot change a number of a run.
 _NOT_DECIDING = (
-    *("reporting", "analysis", "cli.py", "__main__.py", "version.py", "errors.py", "paths.py"),
-    *("results.py", "prediction.py", "tuning.py", "experiments.py", "requirements.py"),
+    *("reporting", "analysis", "cli", "__main__.py", "version.py", "errors.py", "paths.py"),
+    *("results.py", "prediction.py", "tuning.py", "experiments", "requirements.py"),
     "validation.py",
     *("data/demo.py", "data/encode_text.py", "data/feature_report.py", "data/synthetic.py"),
     *("data/synthetic_structure.py", "data/synthetic_text.py", "mmsa_bridge/scoring.py"),

@@ -1,0 +1,46 @@
+"""The command line, `mmsa-ext COMMAND`; thin over the functions that each command names.
+
+One module a group of commands. Importing the package registers it in MMSA and so takes torch's time
+to load, here too.
+"""
+
+import sys
+
+import typer
+
+from MMSA_ext.cli import data, experiments, models, runs
+from MMSA_ext.cli.options import parse_overrides
+from MMSA_ext.errors import MMSAExtError
+
+__all__ = ["app", "main", "parse_overrides"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="DashFusion and InfoEnh in the MMSA toolkit.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+experiment = typer.Typer(
+    no_args_is_help=True, help="Run the rows of a table or figure, and show what they gave."
+)
+app.add_typer(experiment, name="experiment")
+
+app.command("run")(runs.run)
+app.command("tune")(runs.tune)
+app.command("predict")(runs.predict)
+app.command("check-data")(data.check_data)
+app.command("encode-text")(data.encode_text)
+app.command("complexity")(models.complexity)
+experiment.command("run")(experiments.run)
+experiment.command("table")(experiments.table)
+app.command("list")(models.list_)
+
+
+def main() -> None:
+    """Entry point: errors meant for users are printed as one message, without a traceback."""
+    try:
+        app()
+    except MMSAExtError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,42 @@
+"""Commands on feature files: `check-data`, `encode-text`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from MMSA_ext.cli.options import Gpus
+
+
+def check_data(
+    file: Annotated[Path, typer.Argument(help="Feature file in MMSA's layout.")],
+    dataset: Annotated[
+        str | None, typer.Option("-d", "--dataset", help="Check the labels' range for this one.")
+    ] = None,
+) -> None:
+    """Check a feature file and summarise what is in it; exit code 1 if it has problems."""
+    from MMSA_ext.data.features import check_features
+
+    report = check_features(file, dataset)
+    typer.echo(report.render())
+    if report.problems:
+        raise typer.Exit(1)
+
+
+def encode_text(
+    file: Annotated[Path, typer.Argument(help="Feature file with 'raw_text'.")],
+    output: Annotated[Path, typer.Argument(help="New feature file.")],
+    pretrained: Annotated[
+        str, typer.Option("-p", "--pretrained", help="Hugging Face name, folder, or 'minilm'.")
+    ] = "minilm",
+    max_length: Annotated[int, typer.Option(help="Longest text in tokens.")] = 50,
+    batch_size: Annotated[int, typer.Option(help="Texts encoded at a time.")] = 64,
+    gpu_ids: Gpus = None,
+) -> None:
+    """Fill 'text_bert' and 'text' of a feature file from its 'raw_text'."""
+    from MMSA_ext.data.encode_text import encode_text as encode
+    from MMSA_ext.mmsa_bridge import assign_device
+
+    device = str(assign_device(gpu_ids or []))
+    encode(file, output, pretrained, max_length=max_length, batch_size=batch_size, device=device)
+    typer.echo(f"written: {output}")

@@ -1,0 +1,38 @@
+"""Commands about models: `list`, `complexity`."""
+
+from typing import Annotated
+
+import typer
+
+from MMSA_ext.cli.options import Overrides, parse_overrides
+
+
+def list_() -> None:
+    """List models, the data sets they are configured for, and experiments."""
+    from MMSA_ext import mmsa_bridge, registry
+    from MMSA_ext.experiments import list_experiments, load
+
+    typer.echo("Models of MMSA_ext:")
+    for name in registry.list_models():
+        datasets = ", ".join(mmsa_bridge.supported_datasets(name))
+        typer.echo(f"  {name:22s} {datasets:20s} {registry.get_model(name).paper}")
+    typer.echo("Models of MMSA:")
+    for name in mmsa_bridge.mmsa_models():
+        typer.echo(f"  {name:22s} {', '.join(mmsa_bridge.supported_datasets(name))}")
+    typer.echo("Experiments:")
+    for name in list_experiments():
+        typer.echo(f"  {name:22s} {load(name).title}")
+
+
+def complexity(
+    model: Annotated[str, typer.Argument(help="Model of this package.")] = "dashfusion",
+    dataset: Annotated[str, typer.Argument(help="mosi, mosei or sims.")] = "sims",
+    text_length: Annotated[
+        int | None, typer.Option(help="Text tokens of the sample. Default: the longest.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Multiply-adds and parameters of a model on one sample, by module, and Table V."""
+    from MMSA_ext.analysis.complexity import report
+
+    typer.echo(report(model, dataset, text_length, parse_overrides(overrides or [])))

@@ -1,0 +1,159 @@
+"""Commands that train, tune and score: `run`, `tune`, `predict`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from MMSA_ext.cli.options import (
+    Audio,
+    ConfigFile,
+    Dataset,
+    Features,
+    Gpus,
+    LogDir,
+    Model,
+    ModelDir,
+    Overrides,
+    Repeat,
+    ResultDir,
+    Seeds,
+    Text,
+    Verbose,
+    Vision,
+    Workers,
+    parse_overrides,
+)
+
+if TYPE_CHECKING:
+    from MMSA_ext.results import RunResults
+
+Synthetic = Annotated[
+    bool,
+    typer.Option("--synthetic", help="Use generated data with known structure; needs no file."),
+]
+
+
+def run(
+    model: Model = "dashfusion",
+    dataset: Dataset = "mosi",
+    config: ConfigFile = "",
+    overrides: Overrides = None,
+    tune: Annotated[bool, typer.Option("-t", "--tune", help="Tune first.")] = False,
+    tune_times: Annotated[int, typer.Option("-tt", "--tune-times", help="Trials.")] = 50,
+    tune_on_test: Annotated[
+        bool, typer.Option("--tune-on-test", help="Select by the TEST split, as MMSA does.")
+    ] = False,
+    seeds: Seeds = None,
+    features: Features = "",
+    synthetic: Synthetic = False,
+    feature_t: Text = "",
+    feature_a: Audio = "",
+    feature_v: Vision = "",
+    gpu_ids: Gpus = None,
+    num_workers: Workers = 4,
+    verbose: Verbose = 1,
+    model_save_dir: ModelDir = "",
+    res_save_dir: ResultDir = "",
+    log_dir: LogDir = "",
+    repeat: Repeat = False,
+) -> None:
+    """Train and test a model, with MMSA's flags; prints a table and where everything is."""
+    from MMSA_ext import MMSA_run
+
+    values = parse_overrides(overrides or [])
+    if synthetic:
+        from MMSA_ext.data.demo import demo_features
+
+        features = str(demo_features(dataset, res_save_dir or None))
+    results = MMSA_run(
+        model,
+        dataset,
+        config_file=config or None,
+        config=values,
+        seeds=seeds,
+        is_tune=tune,
+        tune_times=tune_times,
+        custom_feature=features or None,
+        feature_T=feature_t or None,
+        feature_A=feature_a or None,
+        feature_V=feature_v or None,
+        gpu_ids=gpu_ids or [],
+        num_workers=num_workers,
+        verbose_level=verbose,
+        model_save_dir=model_save_dir or None,
+        res_save_dir=res_save_dir or None,
+        log_dir=log_dir or None,
+        reuse=not repeat,
+        tune_on_test=tune_on_test,
+    )
+    if verbose > 0:
+        _show(results)
+
+
+def tune(
+    model: Model = "dashfusion",
+    dataset: Dataset = "mosi",
+    config: ConfigFile = "",
+    overrides: Overrides = None,
+    trials: Annotated[int, typer.Option("-tt", "--tune-times", help="Trials.")] = 50,
+    seeds: Seeds = None,
+    features: Features = "",
+    synthetic: Synthetic = False,
+    gpu_ids: Gpus = None,
+    verbose: Verbose = 1,
+    model_save_dir: ModelDir = "",
+    res_save_dir: ResultDir = "",
+    log_dir: LogDir = "",
+) -> None:
+    """Search hyper-parameters on the validation split; `run --tune` has every option."""
+    run(
+        model,
+        dataset,
+        config,
+        overrides,
+        tune=True,
+        tune_times=trials,
+        seeds=seeds,
+        features=features,
+        synthetic=synthetic,
+        gpu_ids=gpu_ids,
+        verbose=verbose,
+        model_save_dir=model_save_dir,
+        res_save_dir=res_save_dir,
+        log_dir=log_dir,
+    )
+
+
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint written by `run`.")],
+    features: Annotated[Path, typer.Argument(help="Feature file, or features of one sample.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="CSV file.")] = None,
+    gpu_ids: Gpus = None,
+    overrides: Overrides = None,
+) -> None:
+    """Score samples with a trained checkpoint; writes CSV to the output or the terminal."""
+    from MMSA_ext import predict_file
+
+    table = predict_file(
+        checkpoint, features, gpu_ids=gpu_ids or [], overrides=parse_overrides(overrides or [])
+    )
+    if output is None:
+        typer.echo(table.to_csv(index=False), nl=False)
+    else:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(output, index=False)
+        typer.echo(f"{len(table)} predictions written to {output}")
+
+
+def _show(results: "RunResults") -> None:
+    typer.echo(f"\n{results}\n")
+    typer.echo(f"MMSA's table: {results.csv_path}")
+    typer.echo(f"per seed:     {results.seed_csv_path}")
+    for result in results.seeds:
+        typer.echo(f"record:       {result.record_path}")
+        if result.checkpoint is not None:
+            typer.echo(f"checkpoint:   {result.checkpoint}")
+    for figure in results.figures:
+        if figure.suffix == ".png":
+            typer.echo(f"picture:      {figure}")
