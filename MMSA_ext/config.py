@@ -133,6 +133,27 @@ class RunConfig(MMSAKeys):
         return self.model_dump()
 
 
+class FineTuneConfig(RunConfig):
+    """Keys of models whose text encoder is trained at a rate of its own.
+
+    Attributes:
+        learning_rate: Peak learning rate of AdamW, for all parameters but the text encoder's.
+        encoder_learning_rate: Peak learning rate of the text encoder; None is `learning_rate`.
+        max_grad_norm: The gradient of all parameters together is scaled down to this norm; None
+            leaves it.
+        schedule: What follows the linear warm-up: `linear` decay to zero or half a `cosine` at
+            `num_epochs`, or the `constant` peak.
+        schedule_unit: Whether the rate moves with every `step`, or stays through an `epoch`.
+        decay_all: Decay biases and normalisation weights too.
+    """
+
+    encoder_learning_rate: float | None = Field(None, gt=0)
+    max_grad_norm: float | None = Field(None, gt=0)
+    schedule: Literal["linear", "constant", "cosine"] = "linear"
+    schedule_unit: Literal["step", "epoch"] = "step"
+    decay_all: bool = False
+
+
 class VariantConfig(BaseModel):
     """Keys that a variant of one of MMSA's models adds to its host's, which stay MMSA's business.
 

@@ -205,6 +205,20 @@ class Trainer:
         )
         return torch.optim.AdamW(groups, lr=self.config.learning_rate)
 
+    def make_schedule(
+        self, optimizer: torch.optim.Optimizer, steps_per_epoch: int
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Learning rate by step: linear warm-up, then linear decay to zero at the last epoch."""
+        schedule: torch.optim.lr_scheduler.LRScheduler = get_linear_schedule_with_warmup(
+            optimizer,
+            self.config.warmup_epochs * steps_per_epoch,
+            self.config.num_epochs * steps_per_epoch,
+        )
+        return schedule
+
+    def prepare_gradients(self, model: MSAModel) -> None:
+        """Change the gradients before the optimizer reads them; does nothing here."""
+
     def _fit(
         self,
         model: nn.Module,
@@ -215,9 +229,7 @@ class Trainer:
     ) -> None:
         config = self.config
         optimizer = self.make_optimizer(core)
-        schedule = get_linear_schedule_with_warmup(
-            optimizer, config.warmup_epochs * len(train), config.num_epochs * len(train)
-        )
+        schedule = self.make_schedule(optimizer, len(train))
         sampler = StepSampler(train.dataset, core.retrieval)
         start = self.score(predict(core, valid, self.device))
         self.history.epochs.append({"epoch": 0, "valid": start})
@@ -279,6 +291,7 @@ class Trainer:
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            self.prepare_gradients(core)
             optimizer.step()
             schedule.step()
             for name, value in {"Loss": loss, **output.losses, **output.diagnostics}.items():
