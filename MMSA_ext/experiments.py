@@ -26,7 +26,8 @@ from MMSA_ext.paths import expand
 from MMSA_ext.reporting.statistics import summarise
 from MMSA_ext.reporting.store import RunRecord, RunStore, content_digest, write_atomically
 from MMSA_ext.results import RunResults
-from MMSA_ext.runner import DEFAULT_SEEDS, MMSA_run, Places
+from MMSA_ext.run import Places
+from MMSA_ext.runner import DEFAULT_SEEDS, MMSA_run
 
 logger = logging.getLogger("MMSA")
 

@@ -17,7 +17,7 @@ from MMSA_ext.reporting.store import write_atomically
 from MMSA_ext.training.trainer import MINIMISED
 
 if TYPE_CHECKING:
-    from MMSA_ext.runner import Run
+    from MMSA_ext.run import Run
 
 logger = logging.getLogger("MMSA")
 

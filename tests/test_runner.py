@@ -263,7 +263,7 @@ def test_numbers_survive_a_checkpoint_that_cannot_be_written(run, monkeypatch):
     def full(path, checkpoint):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("MMSA_ext.runner.save_checkpoint", full)
+    monkeypatch.setattr("MMSA_ext.run.save_checkpoint", full)
     result = run(seeds=(1,)).seeds[0]
     assert result.metrics["MAE"] > 0
     assert result.checkpoint is None
@@ -274,8 +274,8 @@ def test_results_survive_pictures_and_tables_that_cannot_be_written(run, monkeyp
     def broken(*args, **options):
         raise PermissionError("open in another program")
 
-    monkeypatch.setattr("MMSA_ext.runner.training_curves", broken)
-    monkeypatch.setattr("MMSA_ext.runner.append_mmsa_csv", broken)
+    monkeypatch.setattr("MMSA_ext.run.training_curves", broken)
+    monkeypatch.setattr("MMSA_ext.run.append_mmsa_csv", broken)
     results = run(seeds=(1,))
     assert results.seeds[0].metrics["MAE"] > 0
     assert results.figures == ()
