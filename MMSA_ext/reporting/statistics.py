@@ -6,6 +6,7 @@ the bootstrap is kept for test samples, of which there are hundreds.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,10 @@ from scipy import stats
 from MMSA_ext.errors import MMSAExtError
 
 FloatArray = npt.NDArray[np.float64]
-Metric = Callable[[FloatArray, FloatArray], float]
+Metric = Callable[[FloatArray, FloatArray], float | FloatArray]
 
+# Beyond this many seeds a number says no more than "too many".
+SEEDS_LIMIT = 10_000
 # Resampled values held at once, per input: 32 MiB of float64.
 BOOTSTRAP_BLOCK = 2**22
 
@@ -162,6 +165,136 @@ def paired_t_test(a: Mapping[int, float], b: Mapping[int, float]) -> TestResult:
     return TestResult(name, float(result.statistic), float(result.pvalue), n, difference)
 
 
+def paired_t_test_power(n: int, gain: float, std: float, alpha: float = 0.05) -> float:
+    """Probability that a two-sided paired t-test over `n` seeds finds a true gain.
+
+    Exact, from the noncentral t distribution (Cohen, 1988, section 2.2).
+
+    Args:
+        n: Seeds; at least two.
+        gain: True mean difference.
+        std: Standard deviation of the difference between seeds, in the units of `gain`.
+        alpha: Level of the test.
+
+    Raises:
+        StatisticsError: n is below two, the gain or the spread is not a positive number, or the
+            level is not between 0 and 1.
+    """
+    if n < 2:
+        raise StatisticsError(f"n is {n}; a paired test needs at least two seeds.")
+    _check_power(gain, std, alpha)
+    critical = float(stats.t.ppf(1 - alpha / 2, n - 1))
+    # Its square is noncentral F; scipy's noncentral t itself is undefined in far tails.
+    return float(stats.ncf.sf(critical**2, 1, n - 1, n * (gain / std) ** 2))
+
+
+def seeds_needed(
+    gain: float, std: float, power: float = 0.8, alpha: float = 0.05, limit: int = SEEDS_LIMIT
+) -> int | None:
+    """How many seeds a paired t-test needs to find a true gain.
+
+    Args:
+        gain: True mean difference.
+        std: Standard deviation of the difference between seeds, in the units of `gain`.
+        power: Wanted probability of finding it.
+        alpha: Level of the two-sided test; for one of m tests of a table that Holm corrects,
+            alpha / m is safe.
+        limit: Largest number that is answered.
+
+    Returns:
+        The smallest n with that power, at least two; None where it is beyond `limit`.
+
+    Raises:
+        StatisticsError: As for `paired_t_test_power`, or the power is not between 0 and 1.
+    """
+    if not 0 < power < 1:
+        raise StatisticsError(f"power is {power}; it must lie between 0 and 1.")
+    _check_power(gain, std, alpha)
+    # Power grows with n.
+    seeds = range(2, limit + 1)
+    found = bisect_left(
+        seeds, True, key=lambda n: paired_t_test_power(n, gain, std, alpha) >= power
+    )
+    return seeds[found] if found < len(seeds) else None
+
+
+def std_interval(std: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a standard deviation that was measured on few values (chi-square).
+
+    Args:
+        std: Sample standard deviation (divisor n - 1) of values from a normal distribution.
+        n: Number of values; at least two.
+        confidence: Level of the interval.
+
+    Returns:
+        Lower and upper end.
+
+    Raises:
+        StatisticsError: n is below two, or the level is not between 0 and 1.
+    """
+    if n < 2:
+        raise StatisticsError(f"n is {n}; a spread needs at least two values.")
+    if not 0 < confidence < 1:
+        raise StatisticsError(f"confidence is {confidence}; it must lie between 0 and 1.")
+    tail = (1 - confidence) / 2
+    low, high = (
+        std * math.sqrt((n - 1) / float(stats.chi2.ppf(share, n - 1))) for share in (1 - tail, tail)
+    )
+    return low, high
+
+
+def _check_power(gain: float, std: float, alpha: float) -> None:
+    if not (math.isfinite(gain) and gain > 0 and math.isfinite(std) and std > 0):
+        raise StatisticsError(
+            f"the gain is {gain} and the spread {std}; both must be positive numbers."
+        )
+    if not 0 < alpha < 1:
+        raise StatisticsError(f"alpha is {alpha}; it must lie between 0 and 1.")
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """What two systems differ by over shared seeds.
+
+    Attributes:
+        test: The paired t-test, with the mean difference and n.
+        std: Sample standard deviation of the differences; NaN for fewer than two.
+        ci_low: Lower end of the t-interval of the mean difference; NaN for fewer than two.
+        ci_high: Upper end.
+        confidence: Level of the interval.
+    """
+
+    test: TestResult
+    std: float
+    ci_low: float
+    ci_high: float
+    confidence: float = 0.95
+
+
+def paired_difference(
+    a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95
+) -> PairedDifference:
+    """Compare two systems over the seeds that both have, with the interval of the difference.
+
+    Args:
+        a: Seed to metric of the first system.
+        b: Seed to metric of the second.
+        confidence: Level of the t-interval.
+
+    Returns:
+        `paired_t_test` and the t-interval of the mean of a - b, which is undefined (NaN) where
+        the test is.
+
+    Raises:
+        StatisticsError: A shared value is not finite, or the level is not between 0 and 1.
+    """
+    test = paired_t_test(a, b)
+    spread = summarise([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())], confidence)
+    if math.isnan(test.p_value):
+        return PairedDifference(test, spread.std_sample, math.nan, math.nan, confidence)
+    return PairedDifference(test, spread.std_sample, spread.ci_low, spread.ci_high, confidence)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust the p-values of one table for the number of its tests (Holm, 1979).
 
@@ -183,6 +316,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.full_like(p, math.nan)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return [float(value) for value in adjusted]
+
+
+def p_text(p_value: float) -> str:
+    """Write a p-value with three digits and no leading zero; "no p" where it is undefined."""
+    if math.isnan(p_value):
+        return "no p"
+    return "<.001" if p_value < 0.001 else f"{p_value:.3f}".removeprefix("0")
 
 
 def mean_absolute_error(predictions: FloatArray, labels: FloatArray) -> FloatArray:
@@ -229,6 +369,8 @@ def paired_bootstrap(
     n_resamples: int = 10_000,
     seed: int = 0,
     confidence: float = 0.95,
+    *,
+    vectorised: bool = False,
 ) -> BootstrapResult:
     """Compare two systems on one test split by resampling its samples in pairs.
 
@@ -237,12 +379,13 @@ def paired_bootstrap(
         predictions_b: Shape (n,), of the second, for the same samples in the same order
             (`align_predictions`).
         labels: Shape (n,).
-        metric: "MAE" or "Corr" (all resamples at once), or any function of (predictions, labels)
-            such as one of MMSA's (one call a resample). On SIMS, MMSA clips predictions to [-1, 1]
-            first; so does the caller who wants its numbers.
+        metric: "MAE" or "Corr", or a function of (predictions, labels) such as one of
+            `sample_metrics`, which has all of MMSA's.
         n_resamples: Number of resamples.
         seed: Seed of the resampling.
         confidence: Level of the percentile interval.
+        vectorised: Whether a function given as `metric` works over the last axis, so that all
+            resamples are a few calls; else it is called once a resample.
 
     Returns:
         The difference metric(a) - metric(b), its percentile interval and two-sided p-value, n.
@@ -253,7 +396,7 @@ def paired_bootstrap(
             not finite, or the metric is unknown or undefined.
     """
     a, b, y = _paired_samples(predictions_a, predictions_b, labels)
-    vectorised = isinstance(metric, str)
+    vectorised = vectorised or isinstance(metric, str)
     function = _metric_function(metric)
 
     def difference(a: FloatArray, b: FloatArray, y: FloatArray, **axis: Any) -> Any:

@@ -284,16 +284,33 @@ def _rows(runs: Sequence[RunRecord], split: str) -> list[_Row]:
     return rows
 
 
-def _blocks(rows: Sequence[_Row], metrics: Sequence[str], width: int) -> list[str]:
-    """Break the metrics into tables that fit, each with the model and n in front."""
-    front = [["model", *(row.label for row in rows)], ["n", *(str(row.finished) for row in rows)]]
+def text_blocks(
+    front: Sequence[Sequence[str]], columns: Iterable[Sequence[str]], width: int
+) -> list[str]:
+    """Align columns of text, broken into blocks that fit a terminal.
+
+    Args:
+        front: Columns that every block starts with; of each, the head and one cell a row.
+        columns: The other columns, in the same form.
+        width: Columns of the terminal; a block with one column may be wider.
+
+    Returns:
+        The blocks: first column left, the others right, a rule under the head.
+    """
     blocks = [[*front]]
-    for name in metrics:
-        column = [name, *(row.cell(name) for row in rows)]
-        if blocks[-1] != front and _width([*blocks[-1], column]) > width:
+    for column in columns:
+        if len(blocks[-1]) > len(front) and _width([*blocks[-1], column]) > width:
             blocks.append([*front])
         blocks[-1].append(column)
     return [_grid([list(line) for line in zip(*block, strict=True)]) for block in blocks]
+
+
+def _blocks(rows: Sequence[_Row], metrics: Sequence[str], width: int) -> list[str]:
+    """Break the metrics into tables that fit, each with the model and n in front."""
+    front = [["model", *(row.label for row in rows)], ["n", *(str(row.finished) for row in rows)]]
+    return text_blocks(
+        front, ([name, *(row.cell(name) for row in rows)] for name in metrics), width
+    )
 
 
 def _width(columns: Sequence[Sequence[str]]) -> int:
@@ -320,10 +337,23 @@ def _notes(rows: Sequence[_Row], width: int) -> str:
         *_fact("environment", rows, lambda row: [run.environment.describe() for run in row.runs]),
         *_fact("note", rows, lambda row: [note for run in row.runs for note in run.notes]),
     ]
-    indent = " " * (max(len(name) for name, _ in facts) + len(GAP))
+    return text_notes(facts, width)
+
+
+def text_notes(notes: Sequence[tuple[str, str]], width: int) -> str:
+    """Lay named notes out below a table, wrapped and indented.
+
+    Args:
+        notes: Name and text of each.
+        width: Columns of the terminal.
+
+    Returns:
+        Text without a final newline; empty for no notes.
+    """
+    indent = " " * (max((len(name) for name, _ in notes), default=0) + len(GAP))
     return "\n".join(
         textwrap.fill(text, width, initial_indent=name.ljust(len(indent)), subsequent_indent=indent)
-        for name, text in facts
+        for name, text in notes
     )
 
 

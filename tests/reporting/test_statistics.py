@@ -14,9 +14,14 @@ from MMSA_ext.reporting.statistics import (
     align_predictions,
     holm,
     mean_absolute_error,
+    p_text,
     paired_bootstrap,
+    paired_difference,
     paired_t_test,
+    paired_t_test_power,
     pearson_correlation,
+    seeds_needed,
+    std_interval,
     summarise,
 )
 
@@ -254,3 +259,105 @@ class TestAlign:
     def test_runs_on_other_data_are_refused(self, change, message):
         with pytest.raises(StatisticsError, match=message):
             align_predictions(self.frame, change(self.frame))
+
+
+class TestPairedDifference:
+    def test_test_and_interval_agree(self):
+        a, b = {1: 0.8, 2: 0.9, 3: 0.7, 9: 0.1}, {1: 0.7, 2: 0.85, 3: 0.72}
+        found = paired_difference(a, b, 0.9)
+        gaps = np.array([0.1, 0.05, -0.02])
+        assert found.test == paired_t_test(a, b)
+        assert found.std == pytest.approx(gaps.std(ddof=1))
+        interval = stats.t.interval(0.9, 2, gaps.mean(), stats.sem(gaps))
+        assert (found.ci_low, found.ci_high) == pytest.approx(interval)
+
+    def test_undefined_where_the_test_is(self):
+        for a, b in (({1: 0.5, 2: 0.6}, {1: 0.4, 2: 0.5}), ({1: 0.5}, {1: 0.4}), ({}, {})):
+            found = paired_difference(a, b)
+            assert math.isnan(found.ci_low)
+            assert math.isnan(found.ci_high)
+
+    def test_no_difference_is_certain(self):
+        found = paired_difference({1: 0.5, 2: 0.6}, {1: 0.5, 2: 0.6})
+        assert (found.ci_low, found.test.p_value, found.ci_high) == (0.0, 1.0, 0.0)
+
+
+class TestPower:
+    def test_cohens_table(self):
+        # Cohen (1988): 33 pairs for a difference of half a standard deviation, power .80; n of 34
+        # is the exact answer of G*Power.
+        assert seeds_needed(0.5, 1.0) == 34
+        assert paired_t_test_power(34, 0.5, 1.0) == pytest.approx(0.8078, abs=1e-4)
+
+    def test_it_is_scipys_noncentral_t(self):
+        for n, effect in ((2, 0.5), (5, 1.2), (30, 0.3)):
+            critical, shift = stats.t.ppf(0.975, n - 1), effect * math.sqrt(n)
+            expected = stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift)
+            assert paired_t_test_power(n, effect, 1.0) == pytest.approx(expected)
+
+    def test_it_is_the_share_of_simulated_tests(self):
+        rng = np.random.default_rng(0)
+        p = stats.ttest_1samp(rng.normal(0.9, 1.0, (4000, 5)), 0, axis=1).pvalue
+        assert paired_t_test_power(5, 0.9, 1.0) == pytest.approx((p < 0.05).mean(), abs=0.02)
+
+    @given(st.floats(0.02, 50), st.floats(0.01, 0.99), st.floats(1e-4, 0.2))
+    def test_it_is_the_smallest_number(self, effect, power, alpha):
+        n = seeds_needed(effect, 1.0, power, alpha)
+        if n is None:
+            assert paired_t_test_power(10_000, effect, 1.0, alpha) < power
+            return
+        assert paired_t_test_power(n, effect, 1.0, alpha) >= power
+        assert n == 2 or paired_t_test_power(n - 1, effect, 1.0, alpha) < power
+
+    def test_too_many_is_no_number(self):
+        assert seeds_needed(0.001, 1.0) is None
+        assert seeds_needed(0.5, 1.0, limit=33) is None
+
+    def test_units_do_not_matter(self):
+        assert seeds_needed(0.003, 0.006) == seeds_needed(0.3, 0.6) == seeds_needed(0.5, 1.0)
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"gain": 0.0}, "both must be positive"),
+            ({"std": 0.0}, "both must be positive"),
+            ({"std": math.nan}, "both must be positive"),
+            ({"power": 1.0}, "power is 1.0"),
+            ({"alpha": 0.0}, "alpha is 0.0"),
+        ],
+    )
+    def test_refusals(self, changes, said):
+        with pytest.raises(StatisticsError, match=said):
+            seeds_needed(**{"gain": 0.5, "std": 1.0, **changes})
+
+    def test_a_single_seed_has_no_power(self):
+        with pytest.raises(StatisticsError, match="at least two seeds"):
+            paired_t_test_power(1, 0.5, 1.0)
+
+
+class TestStdInterval:
+    def test_known_value(self):
+        # chi-square with 4 degrees of freedom: 0.4844 and 11.1433 (printed tables).
+        low, high = std_interval(1.0, 5)
+        assert low == pytest.approx(math.sqrt(4 / 11.1433), abs=1e-4)
+        assert high == pytest.approx(math.sqrt(4 / 0.4844), abs=1e-3)
+
+    def test_it_covers_its_level(self):
+        rng = np.random.default_rng(0)
+        spreads = rng.standard_normal((2000, 4)).std(axis=1, ddof=1)
+        hits = [low <= 1 <= high for low, high in (std_interval(s, 4, 0.9) for s in spreads)]
+        assert np.mean(hits) == pytest.approx(0.9, abs=0.02)
+
+    def test_refusals(self):
+        with pytest.raises(StatisticsError, match="at least two values"):
+            std_interval(1.0, 1)
+        with pytest.raises(StatisticsError, match="confidence is 1"):
+            std_interval(1.0, 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0004, "<.001"), (0.001, ".001"), (0.0426, ".043"), (1.0, "1.000"), (math.nan, "no p")],
+)
+def test_p_values_as_text(value, text):
+    assert p_text(value) == text

@@ -1,0 +1,137 @@
+"""Commands that compare runs in a store: `compare`, `power`, `result-stat`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from MMSA_ext.cli.options import ResultDir
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from MMSA_ext.reporting.run_groups import RunGroup
+    from MMSA_ext.reporting.store import RunStore
+
+Group = Annotated[
+    str, typer.Argument(help="Model, or first digits of an experiment's or a run's id.")
+]
+OneDataset = Annotated[
+    str, typer.Option("-d", "--dataset", help="mosi, mosei or sims; needed where both have runs.")
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("-m", "--metric", help="MMSA's name; repeatable. Default: all of them."),
+]
+Split = Annotated[str, typer.Option("--split", help="Split whose samples and metrics count.")]
+Output = Annotated[str, typer.Option("-o", "--output", help="Write the numbers as CSV, too.")]
+
+
+def compare(
+    a: Group,
+    b: Group,
+    dataset: OneDataset = "",
+    metrics: Metrics = None,
+    split: Split = "test",
+    resamples: Annotated[int, typer.Option(help="Resamples of the bootstrap.", min=100)] = 10_000,
+    output: Output = "",
+    res_save_dir: ResultDir = "",
+) -> None:
+    """Test run A against run B: over their shared seeds, and over the samples that both predict."""
+    from MMSA_ext.reporting.comparison import compare as compare_systems
+    from MMSA_ext.reporting.comparison_formats import render_text
+    from MMSA_ext.reporting.run_groups import shared_seeds
+    from MMSA_ext.reporting.run_pairs import bootstrap_groups, render_bootstrap
+    from MMSA_ext.reporting.sample_metrics import sample_metrics
+
+    store, first, second = _groups(a, b, dataset, res_save_dir)
+    shared_seeds(first, second)
+    name = first.records[0].identity.dataset
+    shown = metrics or list(sample_metrics(name))
+    found = bootstrap_groups(store, first, second, shown, split=split, n_resamples=resamples)
+    table = compare_systems(
+        (first.system, second.system),
+        shown,
+        baseline=second.label,
+        split=split,
+        title=f"{first.label} - {second.label}",
+    )
+    typer.echo(f"{render_text(table)}\n\n{render_bootstrap(found)}")
+    _write(found, output)
+
+
+def power(
+    a: Group,
+    b: Group,
+    dataset: OneDataset = "",
+    gain: Annotated[
+        float, typer.Option(help="True difference to be found, in points (x100).")
+    ] = 0.3,
+    wanted: Annotated[float, typer.Option("--power", help="Probability of finding it.")] = 0.8,
+    alpha: Annotated[float, typer.Option(help="Level of the test.")] = 0.05,
+    metrics: Metrics = None,
+    split: Split = "test",
+    output: Output = "",
+    res_save_dir: ResultDir = "",
+) -> None:
+    """How many seeds a paired t-test of A against B needs, by the spread that their runs have."""
+    from MMSA_ext.reporting.comparison import compare as compare_systems
+    from MMSA_ext.reporting.run_pairs import power_of_groups, render_power
+    from MMSA_ext.reporting.sample_metrics import sample_metrics
+
+    _, first, second = _groups(a, b, dataset, res_save_dir)
+    shown = metrics or list(sample_metrics(first.records[0].identity.dataset))
+    found = power_of_groups(
+        first, second, shown, gain=gain / 100, power=wanted, alpha=alpha, split=split
+    )
+    facts = compare_systems((first.system, second.system), shown, split=split).facts
+    typer.echo(render_power(found, facts))
+    _write(found, output)
+
+
+def result_stat(
+    output: Annotated[str, typer.Option("-o", "--output", help="File; else it is shown.")] = "",
+    res_save_dir: ResultDir = "",
+) -> None:
+    """All records as a table in the form of MMSA's result-stat.md."""
+    from MMSA_ext.reporting.result_stat import result_stat as render
+    from MMSA_ext.reporting.store import write_atomically
+
+    text = render(_store(res_save_dir).records())
+    if not output:
+        typer.echo(text, nl=False)
+        return
+    write_atomically(Path(output), text)
+    typer.echo(f"written: {output}")
+
+
+def _groups(a: str, b: str, dataset: str, res_save_dir: str) -> tuple[RunStore, RunGroup, RunGroup]:
+    from MMSA_ext.reporting.run_groups import select_groups
+
+    store = _store(res_save_dir)
+    first, second = select_groups(store.records(), (a, b), dataset.lower() or None)
+    return store, first, second
+
+
+def _store(res_save_dir: str) -> RunStore:
+    from MMSA_ext.errors import ConfigError
+    from MMSA_ext.experiments import results_folder
+    from MMSA_ext.reporting.store import RunStore
+
+    root = results_folder(res_save_dir or None) / "runs"
+    if not root.is_dir():
+        raise ConfigError(
+            f"{root}: no such folder, so there are no runs; give the folder that they were saved "
+            "to with --res-save-dir."
+        )
+    return RunStore(root)
+
+
+def _write(numbers: pd.DataFrame, output: str) -> None:
+    from MMSA_ext.reporting.store import write_atomically
+
+    if output:
+        write_atomically(Path(output), numbers.to_csv(index=False, lineterminator="\n"))
+        typer.echo(f"written: {output}")

@@ -1,0 +1,439 @@
+"""The numbers of a comparison table: systems against a baseline, beside what papers print.
+
+Pure functions of records. A table is one data set; `comparison_formats` writes it down.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Final, Literal
+
+import pandas as pd
+
+from MMSA_ext.errors import suggest
+from MMSA_ext.reporting.statistics import (
+    PairedDifference,
+    StatisticsError,
+    holm,
+    paired_difference,
+    summarise,
+)
+from MMSA_ext.reporting.store import RunRecord
+
+Role = Literal["system", "control", "baseline"]
+
+LOWER_IS_BETTER: Final = ("MAE", "Loss")
+# Means that print alike (x100, two digits) are a tie: a reader could not see a difference.
+_PRINTED_DIGITS: Final = 2
+
+COLUMNS: Final = (
+    *("row", "model", "role", "dataset", "metric"),
+    *("mean", "std", "n", "ci_low", "ci_high", "seeds", "diverged", "reason"),
+    *("difference", "difference_low", "difference_high", "difference_n"),
+    *("p_value", "p_holm", "test", "best"),
+    *("selection", "environment", "fingerprint", "code_version"),
+    *("published_value", "published_mark", "published_source", "remark"),
+)
+
+
+@dataclass(frozen=True)
+class PublishedNumber:
+    """A number that a paper prints.
+
+    Attributes:
+        value: In our metrics' units, before MMSA's x100: MAE 0.709, accuracy 0.844.
+        mark: The paper's mark of the row, such as †; empty for none.
+        source: Paper and table, and what the paper says of the row and its settings.
+    """
+
+    value: float
+    mark: str
+    source: str
+
+
+@dataclass(frozen=True)
+class SystemRuns:
+    """One row of a comparison: the runs of one system on one data set.
+
+    Attributes:
+        label: Name of the row; unique in the table.
+        model: Registered model name.
+        records: Its runs, at most one a seed; diverged ones included, so that they are reported.
+        seeds: Seeds that were planned; none for a row that only shows published numbers.
+        published: By metric, what a paper prints for it.
+        role: A "control" answers whether a gain has the claimed cause; it is marked in the table.
+        remarks: What a reader of the row should know.
+    """
+
+    label: str
+    model: str
+    records: tuple[RunRecord, ...]
+    seeds: tuple[int, ...]
+    published: Mapping[str, PublishedNumber]
+    role: Role = "system"
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What numbers of a table depend on.
+
+    Attributes:
+        name: What the fact is about, such as "selection".
+        text: The fact.
+        rows: Labels of the rows it holds for; empty for all.
+    """
+
+    name: str
+    text: str
+    rows: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> tuple[str, str]:
+        """Its name, and its text with the rows it holds for."""
+        return self.name, f"{'; '.join(self.rows)}: {self.text}" if self.rows else self.text
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison table in numbers.
+
+    Attributes:
+        title: What the table shows.
+        dataset: Data set of all rows.
+        baseline: Label of the row that the others are compared with; None for no comparison.
+        metrics: MMSA's names, in the table's order.
+        numbers: One line a row and metric, in the table's order, with `COLUMNS`. Numbers are
+            plain, before MMSA's x100, and missing (NaN) where there is no run; texts are then
+            empty. `std` is the sample's; `difference` is the mean over shared seeds of the row
+            minus the baseline, with its t-interval; `best` is "best", "second" or "".
+        facts: What the numbers depend on, in the order to be shown.
+        split: Split of the metrics.
+        confidence: Level of the intervals.
+    """
+
+    title: str
+    dataset: str
+    baseline: str | None
+    metrics: tuple[str, ...]
+    numbers: pd.DataFrame
+    facts: tuple[Fact, ...]
+    split: str = "test"
+    confidence: float = 0.95
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Labels of the rows, in the table's order."""
+        return tuple(dict.fromkeys(self.numbers["row"]))
+
+
+def compare(
+    systems: Sequence[SystemRuns],
+    metrics: Sequence[str],
+    *,
+    baseline: str | None = None,
+    split: str = "test",
+    confidence: float = 0.95,
+    title: str = "",
+    dataset: str | None = None,
+    facts: Sequence[Fact] = (),
+) -> Comparison:
+    """Compare systems on one data set.
+
+    Each row other than the baseline is tested against it on every metric, by a paired t-test over
+    the seeds that both finished. Holm's correction runs over all these tests of the table, rows
+    times metrics, because a reader looks for a gain anywhere in it.
+
+    Best and second best count among the rows that have runs, controls and baseline included;
+    equal to two digits x100 is a tie and shared. Published numbers do not compete.
+
+    Args:
+        systems: The rows, in the table's order.
+        metrics: Metrics to show, by MMSA's names.
+        baseline: Label of the row to compare with; None compares none.
+        split: Split whose metrics count.
+        confidence: Level of the t-intervals.
+        title: What the table shows.
+        dataset: Name of the data set; needed only where no row has a run.
+        facts: Facts of the caller, shown before those found in the records.
+
+    Returns:
+        Numbers and facts.
+
+    Raises:
+        StatisticsError: Labels repeat, the baseline is no row, or the records of a row are of
+            several data sets or feature files, of a seed that was not planned, or two of one seed.
+    """
+    _check(systems, metrics, baseline)
+    names = {run.identity.dataset for system in systems for run in system.records}
+    if len(names | ({dataset} if dataset else set())) > 1:
+        raise StatisticsError(
+            f"a comparison is of one data set, and these runs are of {', '.join(sorted(names))}"
+            + (f" where {dataset} was asked for." if dataset else ".")
+        )
+    dataset = dataset or next(iter(names), "")
+    reference = next((system for system in systems if system.label == baseline), None)
+    lines = [
+        _line(system, reference, metric, split, confidence) | {"dataset": dataset}
+        for system in systems
+        for metric in metrics
+    ]
+    for line, adjusted in zip(lines, holm([line["p_value"] for line in lines]), strict=True):
+        line["p_holm"] = adjusted
+    _mark_best(lines, metrics)
+    tests = sum(not math.isnan(line["p_holm"]) for line in lines)
+    found = _facts(systems, metrics, baseline, split, confidence, tests)
+    numbers = pd.DataFrame(lines, columns=list(COLUMNS))
+    return Comparison(
+        title, dataset, baseline, tuple(metrics), numbers, (*facts, *found), split, confidence
+    )
+
+
+def text_encoder(record: RunRecord) -> str:
+    """Name the text encoder of a run, from its configuration.
+
+    Args:
+        record: A run.
+
+    Returns:
+        Such as "text encoder minilm", or "text features of the file" for a model that reads them.
+    """
+    configuration = record.identity.configuration
+    name = configuration.get("pretrained")
+    if not name or configuration.get("use_bert") is False:
+        return "text features of the file"
+    random = ", untrained" if configuration.get("random_init") else ""
+    frozen = configuration.get("freeze_text") or configuration.get("use_finetune") is False
+    return f"text encoder {name}{random}" + (", frozen" if frozen else "")
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a smaller value of `metric` is the better one."""
+    return metric in LOWER_IS_BETTER
+
+
+def _check(systems: Sequence[SystemRuns], metrics: Sequence[str], baseline: str | None) -> None:
+    labels = [system.label for system in systems]
+    if not systems or not metrics:
+        raise StatisticsError("a comparison needs at least one row and one metric.")
+    for what, names in (("row", labels), ("metric", list(metrics))):
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise StatisticsError(f"the {what} {twice[0]!r} occurs twice in the comparison.")
+    if baseline is not None and baseline not in labels:
+        raise StatisticsError(f"no row {baseline!r} to compare with; {suggest(baseline, labels)}")
+    for system in systems:
+        _check_runs(system)
+
+
+def _check_runs(system: SystemRuns) -> None:
+    seeds = [run.identity.seed for run in system.records]
+    if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+        raise StatisticsError(f"{system.label!r} has two runs of seed {twice[0]}; give it one.")
+    if odd := sorted(set(seeds) - set(system.seeds)):
+        raise StatisticsError(f"{system.label!r} has a run of seed {odd[0]}, which is not planned.")
+    if len({run.identity.dataset_fingerprint for run in system.records}) > 1:
+        raise StatisticsError(
+            f"{system.label!r} mixes runs on different feature files; give it those of one."
+        )
+
+
+def _values(system: SystemRuns, metric: str, split: str) -> dict[int, float]:
+    """Seed to value, where the run finished and the metric is defined."""
+    values = {
+        run.identity.seed: run.metrics.get(split, {}).get(metric)
+        for run in system.records
+        if run.finished
+    }
+    return {seed: value for seed, value in values.items() if value is not None}
+
+
+def _line(
+    system: SystemRuns,
+    reference: SystemRuns | None,
+    metric: str,
+    split: str,
+    confidence: float,
+) -> dict[str, Any]:
+    values = _values(system, metric, split)
+    summary = summarise([values[seed] for seed in sorted(values)], confidence)
+    others = {} if reference in (None, system) else _values(reference, metric, split)
+    difference = paired_difference(values, others, confidence)
+    published = system.published.get(metric)
+    runs = system.records
+    return {
+        "row": system.label,
+        "model": system.model,
+        "role": "baseline" if system is reference and system.role == "system" else system.role,
+        "metric": metric,
+        "mean": summary.mean,
+        "std": summary.std_sample,
+        "n": summary.n,
+        "ci_low": summary.ci_low,
+        "ci_high": summary.ci_high,
+        "seeds": len(system.seeds),
+        "diverged": sum(not run.finished for run in runs),
+        "reason": _joined(run.reason for run in runs if run.reason),
+        **_difference(difference),
+        "best": "",
+        "selection": _joined(run.selection for run in runs),
+        "environment": _joined(run.environment.describe() for run in runs),
+        "fingerprint": _joined(run.identity.dataset_fingerprint for run in runs),
+        "code_version": _joined(run.identity.code_version for run in runs),
+        "published_value": math.nan if published is None else published.value,
+        "published_mark": "" if published is None else published.mark,
+        "published_source": "" if published is None else published.source,
+        "remark": _joined([*system.remarks, *_settings(system, published)]),
+    }
+
+
+def _difference(found: PairedDifference) -> dict[str, Any]:
+    return {
+        "difference": found.test.difference,
+        "difference_low": found.ci_low,
+        "difference_high": found.ci_high,
+        "difference_n": found.test.n,
+        "p_value": found.test.p_value,
+        "test": found.test.name if found.test.n else "",
+    }
+
+
+def _settings(system: SystemRuns, published: PublishedNumber | None) -> list[str]:
+    """Put our settings beside the paper's: what a difference may come from."""
+    if published is None:
+        return []
+    mark = f"{published.mark} " if published.mark else ""
+    paper = f"paper: {mark}{published.source}"
+    data = _each(system, lambda run: f"features sha256 {run.identity.dataset_fingerprint[:12]}")
+    ours = [*_each(system, text_encoder), *data, *_each(system, lambda run: run.selection)]
+    return [f"{paper}; here: {', '.join(ours)}" if ours else paper]
+
+
+def _each(system: SystemRuns, say: Callable[[RunRecord], str]) -> list[str]:
+    return list(dict.fromkeys(say(run) for run in system.records))
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return " | ".join(dict.fromkeys(texts))
+
+
+def _mark_best(lines: Sequence[dict[str, Any]], metrics: Sequence[str]) -> None:
+    for metric in metrics:
+        having = [line for line in lines if line["metric"] == metric and line["n"] > 0]
+        if len(having) < 2:
+            continue
+        shown = [round(100 * line["mean"], _PRINTED_DIGITS) for line in having]
+        ranks = sorted(set(shown), reverse=not lower_is_better(metric))[:2]
+        for line, value in zip(having, shown, strict=True):
+            if value in ranks:
+                line["best"] = ("best", "second")[ranks.index(value)]
+
+
+def _facts(
+    systems: Sequence[SystemRuns],
+    metrics: Sequence[str],
+    baseline: str | None,
+    split: str,
+    confidence: float,
+    tests: int,
+) -> list[Fact]:
+    def per_row(name: str, say: Callable[[SystemRuns], Iterable[str]]) -> list[Fact]:
+        return _grouped(name, [(system.label, say(system)) for system in systems if system.records])
+
+    def per_run(name: str, say: Callable[[RunRecord], str]) -> list[Fact]:
+        return per_row(name, lambda system: _each(system, say))
+
+    return [
+        *_comparison_fact(baseline, confidence, tests),
+        *_grouped("seeds", [(s.label, [_seeds(s)]) for s in systems if s.seeds]),
+        *_named("diverged", systems, _divergences),
+        *_named("undefined", systems, lambda system: _undefined(system, metrics, split)),
+        *_named("control", systems, lambda s: ["a control, not a system"] * (s.role == "control")),
+        *per_run("selection", lambda run: run.selection),
+        *per_run("data", lambda run: f"sha256 {run.identity.dataset_fingerprint[:12]}"),
+        *per_run("text", text_encoder),
+        *per_run("code", lambda run: f"MMSA_ext {run.identity.code_version}"),
+        *per_run("environment", lambda run: run.environment.describe()),
+        *_named("note", systems, _shared_notes),
+        *_named("remark", systems, lambda system: system.remarks),
+        *_published_facts(systems),
+    ]
+
+
+def _comparison_fact(baseline: str | None, confidence: float, tests: int) -> list[Fact]:
+    if baseline is None:
+        return []
+    if tests == 0:
+        needed = "it needs two shared seeds whose differences are not equal"
+        return [Fact("difference", f"to {baseline}: no test; {needed}")]
+    return [
+        Fact(
+            "difference",
+            f"to {baseline}, mean over the seeds that both finished; p: two-sided paired t-test, "
+            f"Holm-corrected over the {tests} tests of this table; no p where fewer than two seeds "
+            f"are shared or all differ by the same; intervals: Student's t, {100 * confidence:g} %",
+        )
+    ]
+
+
+def _seeds(system: SystemRuns) -> str:
+    """Say which of the planned seeds the numbers are of."""
+    finished = [run.identity.seed for run in system.records if run.finished]
+    planned = "" if len(finished) == len(system.seeds) else f" of {len(system.seeds)} planned"
+    seeds = ", ".join(map(str, sorted(finished)))
+    return f"n = {len(finished)}{planned}" + (f": {seeds}" if seeds else "")
+
+
+def _divergences(system: SystemRuns) -> list[str]:
+    return [f"seed {r.identity.seed}: {r.reason}" for r in system.records if not r.finished]
+
+
+def _undefined(system: SystemRuns, metrics: Sequence[str], split: str) -> list[str]:
+    finished = sum(run.finished for run in system.records)
+    missing = {metric: finished - len(_values(system, metric, split)) for metric in metrics}
+    return [f"{metric} in {n} of {finished} runs" for metric, n in missing.items() if n]
+
+
+def _shared_notes(system: SystemRuns) -> list[str]:
+    """Notes that all runs of a row have; those of single seeds stay in the records."""
+    notes = [set(run.notes) for run in system.records]
+    common = set.intersection(*notes) if notes else set()
+    return [note for note in system.records[0].notes if note in common] if notes else []
+
+
+def _published_facts(systems: Sequence[SystemRuns]) -> list[Fact]:
+    said = [
+        (system.label, [text for n in system.published.values() for text in _settings(system, n)])
+        for system in systems
+        if system.published
+    ]
+    if not said:
+        return []
+    return [
+        *_grouped("printed", said),
+        Fact("printed", "settings that a paper's source here does not name are unknown"),
+    ]
+
+
+def _named(
+    name: str, systems: Sequence[SystemRuns], say: Callable[[SystemRuns], Iterable[str]]
+) -> list[Fact]:
+    """Facts of single rows, which are named even where all rows say the same."""
+    said = [(system.label, say(system)) for system in systems]
+    return [Fact(name, text, rows) for text, rows in _by_text(said).items()]
+
+
+def _grouped(name: str, said: Sequence[tuple[str, Iterable[str]]]) -> list[Fact]:
+    """Each text once; rows are named where they do not all say it."""
+    return [
+        Fact(name, text, rows if len(rows) < len(said) else ())
+        for text, rows in _by_text(said).items()
+    ]
+
+
+def _by_text(said: Iterable[tuple[str, Iterable[str]]]) -> dict[str, tuple[str, ...]]:
+    rows: dict[str, list[str]] = {}
+    pairs = chain.from_iterable(((label, text) for text in texts) for label, texts in said)
+    for label, text in dict.fromkeys(pairs):
+        rows.setdefault(text, []).append(label)
+    return {text: tuple(labels) for text, labels in rows.items()}

@@ -1,0 +1,348 @@
+"""What the pairs of two groups of runs say: over test samples, and how many seeds it would take."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from MMSA_ext.errors import suggest
+from MMSA_ext.reporting.comparison import Fact
+from MMSA_ext.reporting.run_groups import RunGroup, shared_seeds
+from MMSA_ext.reporting.sample_metrics import sample_metric, sample_metrics
+from MMSA_ext.reporting.statistics import (
+    SEEDS_LIMIT,
+    StatisticsError,
+    align_predictions,
+    holm,
+    p_text,
+    paired_bootstrap,
+    paired_difference,
+    paired_t_test_power,
+    seeds_needed,
+    std_interval,
+)
+from MMSA_ext.reporting.store import RunRecord, RunStore
+from MMSA_ext.reporting.tables import TABLE_WIDTH, text_blocks, text_notes
+
+_PROVENANCE: Final = (
+    *("experiment_a", "experiment_b", "selection", "environment", "fingerprint", "code_version"),
+)
+BOOTSTRAP_COLUMNS: Final = (
+    *("a", "b", "dataset", "split", "predictions", "metric", "difference", "ci_low", "ci_high"),
+    *("p_value", "p_holm", "test", "n", "n_seeds", "n_resamples", "confidence"),
+    *_PROVENANCE,
+)
+POWER_COLUMNS: Final = (
+    *("a", "b", "dataset", "split", "metric", "difference", "std", "std_low", "std_high", "n"),
+    *("gain", "alpha", "power", "power_at_n", "seeds", "seeds_low", "seeds_high"),
+    *_PROVENANCE,
+)
+
+
+def bootstrap_groups(
+    store: RunStore,
+    a: RunGroup,
+    b: RunGroup,
+    metrics: Sequence[str] | None = None,
+    *,
+    split: str = "test",
+    n_resamples: int = 10_000,
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """Compare the predictions of two groups by a paired bootstrap over samples.
+
+    Once for the mean of the shared seeds' predictions of each sample, and once for each seed. It
+    asks whether the difference would hold on other samples of the same kind; whether it would hold
+    for other seeds is the paired t-test's question (`compare`).
+
+    Args:
+        store: Where the predictions are.
+        a: First group.
+        b: Second group.
+        metrics: MMSA's names; all of the data set by default.
+        split: Split whose samples are compared.
+        n_resamples: Resamples of each comparison; the same samples are drawn for all.
+        confidence: Level of the percentile intervals.
+
+    Returns:
+        `BOOTSTRAP_COLUMNS`, one line a metric for "mean of N seeds" and each "seed N". Numbers are
+        plain, before x100. `n` is the number of samples. `p_holm` is corrected over the metrics
+        of the same predictions.
+
+    Raises:
+        StatisticsError: The groups do not pair, a metric is unknown, or the split was not kept.
+        StoreError: Predictions are missing or were changed.
+    """
+    dataset = a.records[0].identity.dataset
+    names = list(metrics or sample_metrics(dataset))
+    functions = {name: sample_metric(dataset, name) for name in names}
+    pairs = _paired_predictions(store, a, b, split)
+    lines: list[dict[str, Any]] = []
+    for what, (first, second, labels) in pairs.items():
+        results = {
+            name: paired_bootstrap(
+                first, second, labels, function, n_resamples, 0, confidence, vectorised=True
+            )
+            for name, function in functions.items()
+        }
+        corrected = holm([result.p_value for result in results.values()])
+        lines += [
+            {
+                "predictions": what,
+                "metric": name,
+                "difference": result.difference,
+                "ci_low": result.ci_low,
+                "ci_high": result.ci_high,
+                "p_value": result.p_value,
+                "p_holm": adjusted,
+                "test": result.name,
+                "n": result.n,
+                "n_seeds": len(pairs) - 1 if what.startswith("mean") and len(pairs) > 1 else 1,
+                "n_resamples": result.n_resamples,
+            }
+            for (name, result), adjusted in zip(results.items(), corrected, strict=True)
+        ]
+    shared = {"split": split, "confidence": confidence, **_provenance(a, b)}
+    return pd.DataFrame([shared | line for line in lines], columns=list(BOOTSTRAP_COLUMNS))
+
+
+def _paired_predictions(
+    store: RunStore, a: RunGroup, b: RunGroup, split: str
+) -> dict[str, tuple[Any, Any, Any]]:
+    """Predictions of both groups and labels, of the mean over seeds (for several) and each seed."""
+    aligned = {}
+    for seed in shared_seeds(a, b):
+        first, second = (store.predictions(group.finished[seed]) for group in (a, b))
+        for frame, group in ((first, a), (second, b)):
+            if split not in set(frame["split"]):
+                raise StatisticsError(
+                    f"{group.label}, seed {seed}: no predictions of the {split} split were kept; "
+                    f"there are {', '.join(sorted(set(frame['split'])))}."
+                )
+        aligned[seed] = align_predictions(_ordered(first), _ordered(second), split)
+    pairs = {f"seed {seed}": arrays for seed, arrays in aligned.items()}
+    if len(aligned) == 1:
+        return pairs
+    labels = [arrays[2] for arrays in aligned.values()]
+    if not all(np.array_equal(labels[0], others) for others in labels):
+        raise StatisticsError(f"the samples of the {split} split differ between seeds.")
+    means = (np.mean([arrays[side] for arrays in aligned.values()], axis=0) for side in (0, 1))
+    return {f"mean of {len(aligned)} seeds": (*means, labels[0]), **pairs}
+
+
+def _ordered(predictions: pd.DataFrame) -> pd.DataFrame:
+    """MMSA's loaders shuffle: bring all seeds into one order."""
+    return predictions.sort_values("id", kind="stable", ignore_index=True)
+
+
+def _provenance(a: RunGroup, b: RunGroup) -> dict[str, str]:
+    """What the numbers of a pair of groups are of."""
+    first, second = a.records[0].identity, b.records[0].identity
+    runs = (*a.records, *b.records)
+    return {
+        "a": a.label,
+        "b": b.label,
+        "dataset": first.dataset,
+        "experiment_a": first.experiment,
+        "experiment_b": second.experiment,
+        "selection": " | ".join(dict.fromkeys(run.selection for run in runs)),
+        "environment": " | ".join(dict.fromkeys(run.environment.describe() for run in runs)),
+        "fingerprint": first.dataset_fingerprint,
+        "code_version": " | ".join(dict.fromkeys(run.identity.code_version for run in runs)),
+    }
+
+
+def power_of_groups(
+    a: RunGroup,
+    b: RunGroup,
+    metrics: Sequence[str],
+    *,
+    gain: float = 0.003,
+    power: float = 0.8,
+    alpha: float = 0.05,
+    split: str = "test",
+) -> pd.DataFrame:
+    """How many seeds a paired t-test would need, by the spread that two groups have.
+
+    Args:
+        a: First group.
+        b: Second group.
+        metrics: MMSA's names.
+        gain: True difference to be found, before x100: 0.003 is 0.3 points.
+        power: Wanted probability of finding it.
+        alpha: Level of the two-sided test.
+        split: Split whose metrics count.
+
+    Returns:
+        `POWER_COLUMNS`, one line a metric: `difference` and `std` of the differences over the n
+        shared seeds, with the 95 % interval of `std`; the power of n seeds; `seeds` needed at the
+        measured spread, and at the ends of its interval (missing where beyond 10,000). Numbers
+        are missing where fewer than two seeds have the metric, or all differ by the same.
+
+    Raises:
+        StatisticsError: The groups do not pair or share one seed only, no shared run has a metric,
+            the gain is not positive, or a level is not between 0 and 1.
+    """
+    shared = shared_seeds(a, b)
+    if len(shared) < 2:
+        raise StatisticsError(
+            f"{a.label} and {b.label} share one finished seed only ({shared[0]}); a spread needs "
+            "two or more. Run both with more seeds."
+        )
+    if not gain > 0:
+        raise StatisticsError(f"the gain is {gain}; give a positive difference.")
+    lines = []
+    for metric in metrics:
+        first, second = (_scores(group.finished, shared, metric, split) for group in (a, b))
+        if not first.keys() & second.keys():
+            known = sorted(a.finished[shared[0]].metrics.get(split, {}))
+            raise StatisticsError(f"no run has {metric!r} on {split}; {suggest(metric, known)}")
+        found = paired_difference(first, second)
+        lines.append(
+            {
+                **_provenance(a, b),
+                "split": split,
+                "metric": metric,
+                "difference": found.test.difference,
+                "n": found.test.n,
+                "gain": gain,
+                "alpha": alpha,
+                "power": power,
+                **_needs(found.std, found.test.n, gain, power, alpha),
+            }
+        )
+    return pd.DataFrame(lines, columns=list(POWER_COLUMNS))
+
+
+def _needs(std: float, n: int, gain: float, power: float, alpha: float) -> dict[str, float]:
+    if not std > 0:
+        return dict.fromkeys(("std", "std_low", "std_high", "power_at_n"), math.nan) | {"std": std}
+    low, high = std_interval(std, n)
+
+    def seeds(spread: float) -> float:
+        needed = seeds_needed(gain, spread, power, alpha)
+        return math.nan if needed is None else needed
+
+    return {
+        "std": std,
+        "std_low": low,
+        "std_high": high,
+        "power_at_n": paired_t_test_power(n, gain, std, alpha),
+        "seeds": seeds(std),
+        "seeds_low": seeds(low),
+        "seeds_high": seeds(high),
+    }
+
+
+def _scores(
+    runs: Mapping[int, RunRecord], seeds: Iterable[int], metric: str, split: str
+) -> dict[int, float]:
+    values = {seed: runs[seed].metrics.get(split, {}).get(metric) for seed in seeds}
+    return {seed: value for seed, value in values.items() if value is not None}
+
+
+def render_bootstrap(
+    found: pd.DataFrame, facts: Sequence[Fact] = (), width: int = TABLE_WIDTH
+) -> str:
+    """Render `bootstrap_groups` for a terminal, in MMSA's x100.
+
+    Args:
+        found: Its numbers.
+        facts: What they depend on (`compare`), where it does not stand above already.
+        width: Columns of the terminal.
+
+    Returns:
+        Text without a final newline that names the test, n, seeds and intervals.
+    """
+    lines = found.to_dict("records")
+    first = lines[0]
+    columns = {
+        "predictions": [line["predictions"] for line in lines],
+        "metric": [line["metric"] for line in lines],
+        "difference": [f"{100 * line['difference']:+.2f}" for line in lines],
+        f"{100 * first['confidence']:g} % interval": [
+            f"[{100 * line['ci_low']:.2f}, {100 * line['ci_high']:.2f}]" for line in lines
+        ],
+        "p": [p_text(line["p_value"]) for line in lines],
+        "p Holm": [p_text(line["p_holm"]) for line in lines],
+        "n": [str(line["n"]) for line in lines],
+    }
+    notes = [
+        ("test", f"{first['test']}, two-sided, {first['n_resamples']} resamples, percentiles"),
+        ("n", f"samples of the {first['split']} split"),
+        ("cells", f"{first['a']} - {first['b']}, x100; for MAE negative is better"),
+        ("mean", "predictions of each sample averaged over the shared seeds, then scored"),
+        ("p Holm", "corrected over the metrics of the same predictions"),
+    ]
+    return _rendered(
+        f"{first['a']} - {first['b']}, over samples",
+        columns,
+        [*notes, *(fact.note for fact in facts)],
+        width,
+    )
+
+
+def render_power(found: pd.DataFrame, facts: Sequence[Fact] = (), width: int = TABLE_WIDTH) -> str:
+    """Render `power_of_groups` for a terminal, in MMSA's x100.
+
+    Args:
+        found: Its numbers.
+        facts: What they depend on, as `compare` finds them.
+        width: Columns of the terminal.
+
+    Returns:
+        Text without a final newline.
+    """
+    lines = found.to_dict("records")
+    first = lines[0]
+    points = f"{100 * first['gain']:g}"
+    columns = {
+        "metric": [line["metric"] for line in lines],
+        "measured difference": [
+            f"{100 * line['difference']:+.2f} ± {100 * line['std']:.2f}" for line in lines
+        ],
+        "n": [str(line["n"]) for line in lines],
+        "power at n": [
+            "-" if math.isnan(p := line["power_at_n"]) else f"{p:.2f}" for line in lines
+        ],
+        "seeds needed": [_count(line, "seeds") for line in lines],
+        "at the std's 95 % interval": [
+            f"{_count(line, 'seeds_low')} to {_count(line, 'seeds_high')}" for line in lines
+        ],
+    }
+    notes = [
+        ("gain", f"a true difference of {points} points (x100; for MAE {first['gain']:g})"),
+        (
+            "seeds",
+            f"for a power of {first['power']:g} of a two-sided paired t-test at the level "
+            f"{first['alpha']:g}, exact (noncentral t); for one of m tests of a table, give "
+            "--alpha divided by m",
+        ),
+        (
+            "spread",
+            "mean ± standard deviation (sample) of the differences over n shared seeds; of few "
+            "seeds it is known badly, which its interval (chi-square) shows",
+        ),
+    ]
+    where = f"{first['dataset']}, {first['split']} split"
+    title = f"{first['a']} - {first['b']} on {where}: seeds for {points} points"
+    return _rendered(title, columns, [*notes, *(fact.note for fact in facts)], width)
+
+
+def _count(line: Mapping[Any, Any], key: str) -> str:
+    if not line["std"] > 0:
+        return "-"
+    return f"> {SEEDS_LIMIT}" if math.isnan(line[key]) else f"{line[key]:.0f}"
+
+
+def _rendered(
+    title: str,
+    columns: Mapping[str, Sequence[str]],
+    notes: Sequence[tuple[str, str]],
+    width: int,
+) -> str:
+    heads, *others = ([head, *cells] for head, cells in columns.items())
+    table = text_blocks([heads], others, width)
+    return "\n\n".join([title, *table, text_notes(notes, width)])

@@ -1,0 +1,111 @@
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from MMSA_ext.cli import statistics
+from MMSA_ext.errors import ConfigError
+from MMSA_ext.reporting.statistics import StatisticsError
+from MMSA_ext.reporting.store import Environment, RunIdentity, RunRecord, RunStore
+
+app = typer.Typer()
+app.command("compare")(statistics.compare)
+app.command("power")(statistics.power)
+app.command("result-stat")(statistics.result_stat)
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A results folder with two models over three seeds."""
+    store = RunStore(tmp_path / "runs")
+    labels = np.linspace(-3, 3, 30)
+    for model, noise in (("good", 0.3), ("bad", 1.5)):
+        for seed in (1, 2, 3):
+            rng = np.random.default_rng(seed)
+            frame = pd.DataFrame({"split": "test", "id": range(30), "label": labels})
+            frame["prediction"] = labels + noise * rng.standard_normal(30)
+            mae = float((frame["prediction"] - labels).abs().mean())
+            record = RunRecord(
+                identity=RunIdentity(
+                    dataset="mosi",
+                    dataset_fingerprint="ab" * 32,
+                    model=model,
+                    configuration={"pretrained": "minilm"},
+                    seed=seed,
+                    code_version="0.1.0",
+                ),
+                status="finished",
+                metrics={"test": {"MAE": mae, "Corr": 0.5 + seed / 100}},
+                selection="lowest validation Loss, patience 8",
+                environment=Environment(device="cpu", python="3.11", platform="Linux x86_64"),
+            )
+            store.write(record, frame.astype({"id": str}))
+    return tmp_path
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=True)
+
+
+def test_compare_shows_seeds_and_samples(results):
+    numbers = results / "numbers.csv"
+    options = ("-m", "MAE", "--resamples", 200, "--res-save-dir", results, "-o", numbers)
+    done = invoke("compare", "good", "bad", *options)
+    assert done.exit_code == 0, done.output
+    for said in (
+        "good - bad. mosi, test split",
+        "bad (baseline)",
+        "paired t-test",
+        "mean of 3 seeds",
+        "paired bootstrap over test samples, two-sided, 200 resamples",
+        "lowest validation Loss, patience 8",
+        "Linux x86_64",
+    ):
+        assert said in done.output
+    written = pd.read_csv(numbers)
+    assert list(written["predictions"]) == ["mean of 3 seeds", "seed 1", "seed 2", "seed 3"]
+    assert (written["difference"] < 0).all()
+    assert set(written["selection"]) == {"lowest validation Loss, patience 8"}
+
+
+def test_power_takes_points(results):
+    done = invoke("power", "good", "bad", "-m", "MAE", "--gain", 30, "--res-save-dir", results)
+    assert done.exit_code == 0, done.output
+    assert "seeds for 30 points" in done.output
+    assert "for MAE 0.3" in done.output
+    assert "lowest validation Loss, patience 8" in done.output
+
+
+def test_result_stat_is_shown_or_written(results):
+    shown = invoke("result-stat", "--res-save-dir", results)
+    assert "| good |" in shown.output
+    path = results / "new" / "result-stat.md"
+    written = invoke("result-stat", "--res-save-dir", results, "-o", path)
+    assert f"written: {path}" in written.output.replace("\n", "")
+    assert path.read_text("utf-8") == shown.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        (("compare", "good", "worse"), StatisticsError, "no runs of 'worse'"),
+        (("compare", "good", "good"), StatisticsError, "the same runs"),
+        (("compare", "good", "bad", "-d", "sims"), StatisticsError, "on sims"),
+        (("compare", "good", "bad", "-m", "F1"), StatisticsError, "no metric 'F1'"),
+        (("power", "good", "bad", "-m", "MAE", "--gain", "0"), StatisticsError, "the gain is 0"),
+        (("power", "good", "bad", "-m", "MAE", "--power", "1"), StatisticsError, "power is 1.0"),
+        (("power", "good", "bad", "-m", "MAE", "--alpha", "5"), StatisticsError, "alpha is 5.0"),
+    ],
+)
+def test_mistakes_are_named(results, arguments, error, said):
+    done = invoke(*arguments, "--res-save-dir", results)
+    assert isinstance(done.exception, error)
+    assert said in str(done.exception)
+
+
+def test_a_folder_without_runs_is_named(tmp_path):
+    done = invoke("result-stat", "--res-save-dir", tmp_path / "none")
+    assert isinstance(done.exception, ConfigError)
+    assert "none" in str(done.exception)
+    assert "--res-save-dir" in str(done.exception)
