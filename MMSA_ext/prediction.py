@@ -90,7 +90,7 @@ def predict_file(
         )
     device = mmsa_bridge.assign_device(gpu_ids)
     features = read_features(expand(feature_path), args.dataset_name, require_labels=False)
-    _check_fit(args, features, checkpoint_path)
+    check_fit(args, features, checkpoint_path)
     args = mmsa_bridge.complete_args(args, device=device, model_save_path=Path(checkpoint_path))
     with mmsa_bridge.registered():
         if not trains_in_mmsa(args.model_name):
@@ -124,7 +124,7 @@ def _predict_extension(
     return pd.concat(tables, ignore_index=True)
 
 
-def _check_fit(args: EasyDict, features: FeatureSet, checkpoint_path: str | Path) -> None:
+def check_fit(args: EasyDict, features: FeatureSet, checkpoint_path: str | Path) -> None:
     """Compare the features' shapes with what the checkpoint was trained on."""
     problems = []
     for name, split in features.splits.items():

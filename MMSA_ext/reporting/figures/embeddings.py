@@ -1,0 +1,145 @@
+"""Figures of modality representations: t-SNE pictures, and the distances that they do not show."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from MMSA_ext.reporting.figures.style import PALETTE, SIZES, save
+
+MEASURES = {
+    "cosine": "cosine distance of tokens",
+    "centroid": "centroid distance / spread",
+    "discrepancy": "discrepancy (MMD)",
+}
+STAGE_NAMES = {
+    "pooled": "before InfoEnh (pooled tokens)",
+    "aligned": "after InfoEnh (aligned)",
+    "encoded": "modality representations",
+}
+_MARKERS = ("o", "^", "s", "D", "v", "P")
+_FILLED = 3  # a fourth modality is made from the others and may hide them: it is drawn hollow
+
+
+def _look(pair: int) -> dict[str, Any]:
+    """Of a pair of modalities; other colours than those of the modalities, as far as they last."""
+    return {"color": PALETTE[(pair + 3) % len(PALETTE)], "marker": _MARKERS[pair % len(_MARKERS)]}
+
+
+def embedding_figure(
+    points: pd.DataFrame,
+    distances: pd.DataFrame,
+    path: str | os.PathLike[str],
+    formats: Sequence[str] = ("png", "pdf"),
+    *,
+    title: str = "",
+) -> list[Path]:
+    """Draw the t-SNE picture of every stage, and below them the distances between modalities.
+
+    Args:
+        points: Of `analysis.embeddings.project`.
+        distances: Of `analysis.embeddings.distances`.
+        path: Target without its ending.
+        formats: File formats, each one file.
+        title: Heading, such as model and data set.
+
+    Returns:
+        The files written.
+    """
+    stages = list(dict.fromkeys(points["stage"]))
+    modalities = list(dict.fromkeys(points["modality"]))
+    figure = Figure(figsize=(8.6, 7.0), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[1.35, 1], squeeze=False)[:, 0]
+    for axes, stage in zip(above.subplots(1, len(stages), squeeze=False)[0], stages, strict=True):
+        _scatter(axes, points[points["stage"] == stage], modalities)
+        axes.set_title(STAGE_NAMES.get(stage, stage), fontsize=SIZES["label"], loc="left")
+    above.legend(
+        handles=[
+            Line2D(
+                [],
+                [],
+                color=PALETTE[i],
+                marker=_MARKERS[i],
+                linestyle="",
+                markerfacecolor=PALETTE[i] if i < _FILLED else "none",
+                label=name,
+            )
+            for i, name in enumerate(modalities)
+        ],
+        loc="outside lower center",
+        ncols=len(modalities),
+        fontsize=SIZES["legend"],
+        frameon=False,
+    )
+    pairs = list(dict.fromkeys(zip(distances["source"], distances["target"], strict=True)))
+    for axes, name in zip(below.subplots(1, len(MEASURES)), MEASURES, strict=True):
+        _lines(axes, distances, name, pairs)
+    below.legend(
+        handles=[Line2D([], [], **_look(i), label=f"{a} - {b}") for i, (a, b) in enumerate(pairs)],
+        loc="outside lower center",
+        ncols=min(3, len(pairs)),
+        fontsize=SIZES["legend"],
+        frameon=False,
+    )
+    figure.suptitle(f"{title}\n{_settings(points)}".strip(), fontsize=SIZES["title"])
+    return save(figure, path, formats)
+
+
+def _scatter(axes: Axes, points: pd.DataFrame, modalities: Sequence[str]) -> None:
+    for index, name in enumerate(modalities):
+        here = points[points["modality"] == name]
+        axes.scatter(
+            here["x"],
+            here["y"],
+            s=14 if index < _FILLED else 34,
+            marker=_MARKERS[index % len(_MARKERS)],
+            color=PALETTE[index] if index < _FILLED else "none",
+            edgecolors="none" if index < _FILLED else PALETTE[index],
+            alpha=0.7,
+            linewidths=0.9,
+        )
+    # Neither the axes of t-SNE nor its distances mean anything.
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _lines(
+    axes: Axes, distances: pd.DataFrame, name: str, pairs: Sequence[tuple[str, str]]
+) -> None:
+    stages = list(dict.fromkeys(distances["stage"]))
+    for index, (source, target) in enumerate(pairs):
+        here = distances[(distances["source"] == source) & (distances["target"] == target)]
+        values = here.set_index("stage")[name].reindex(stages).to_numpy()
+        # Lines join what follows from each other; a control stands beside.
+        steps = [i for i, stage in enumerate(stages) if "," not in stage]
+        look = _look(index)
+        # Beside each other, so that equal values stay visible.
+        shift = (index - (len(pairs) - 1) / 2) * (0.1 if len(stages) == 1 else 0.05)
+        at = np.arange(len(stages)) + shift
+        axes.plot(at[steps], values[steps], color=look["color"], linewidth=1.4)
+        axes.plot(at, values, linestyle="", **look, markersize=5.5, mec="white", mew=0.6)
+    axes.set_xticks(range(len(stages)), [stage.replace(", ", ",\n") for stage in stages])
+    axes.tick_params(axis="x", rotation=25 if len(stages) > 2 else 0)
+    axes.set_xlim(-0.4, len(stages) - 0.6)
+    axes.set_ylim(0, 1.08 * max(float(distances[name].max()), 1e-3))
+    axes.set_title(MEASURES[name], fontsize=SIZES["label"], loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=SIZES["tick"])
+
+
+def _settings(points: pd.DataFrame) -> str:
+    samples = points["id"].nunique()
+    return (
+        f"{samples} samples; t-SNE, cosine metric, perplexity {points['perplexity'].iloc[0]:g}, "
+        f"seed {points['seed'].iloc[0]}"
+    )

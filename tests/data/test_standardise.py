@@ -1,0 +1,73 @@
+"""Standardising audio and vision by the training split."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from MMSA_ext.data.features import read_features, safe_load, write_features
+from MMSA_ext.data.standardise import standardise
+from MMSA_ext.errors import ConfigError, FeatureFileError
+
+LENGTHS = {"train": [5, 3, 4, 1], "valid": [2, 5], "test": [1, 1, 3]}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    data: dict[str, Any] = {"remark": "kept"}
+    for name, lengths in LENGTHS.items():
+        count = len(lengths)
+        audio = generator.normal([800.0, 0.0, 3.0], [100.0, 0.01, 0.0], size=(count, 5, 3))
+        audio[np.arange(5) >= np.array(lengths)[:, None]] = 0
+        data[name] = {
+            "id": [f"{name}{i}" for i in range(count)],
+            "raw_text": ["a text"] * count,
+            "text": np.ones((count, 2, 4), np.float32),
+            "audio": audio.astype(np.float32),
+            "vision": generator.normal(size=(count, 2, 2)).astype(np.float32),
+            "audio_lengths": lengths,
+            "vision_lengths": [2] * count,
+            "regression_labels": np.zeros(count, np.float32),
+        }
+    return write_features(tmp_path / "source.pkl", data)
+
+
+def valid_frames(path: Path, split: str) -> np.ndarray:
+    features = read_features(path).splits[split]
+    return features.audio[np.arange(5) < features.audio_lengths[:, None]]
+
+
+def test_training_frames_have_mean_zero_and_deviation_one(source: Path, tmp_path: Path) -> None:
+    frames = valid_frames(standardise(source, tmp_path / "out.pkl"), "train")
+    np.testing.assert_allclose(frames.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(frames.std(axis=0), [1, 1, 0], atol=1e-4)
+
+
+def test_other_splits_take_the_training_splits_numbers(source: Path, tmp_path: Path) -> None:
+    train, test = valid_frames(source, "train")[:, 0], valid_frames(source, "test")[:, 0]
+    scaled = valid_frames(standardise(source, tmp_path / "out.pkl"), "test")[:, 0]
+    np.testing.assert_allclose(scaled, (test - train.mean()) / train.std(), rtol=1e-4)
+
+
+def test_padding_is_zero_and_all_else_is_kept(source: Path, tmp_path: Path) -> None:
+    before = safe_load(source)
+    after = safe_load(standardise(source, tmp_path / "out.pkl", ["audio"]))
+    for name, lengths in LENGTHS.items():
+        assert not after[name]["audio"][np.arange(5) >= np.array(lengths)[:, None]].any()
+        np.testing.assert_array_equal(after[name]["vision"], before[name]["vision"])
+    assert after["remark"] == "kept"
+    assert after["standardised"] == ["audio"]
+
+
+def test_bad_options_are_refused(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="name another output"):
+        standardise(source, source)
+    with pytest.raises(ConfigError, match="audio, vision"):
+        standardise(source, tmp_path / "out.pkl", ["text"])
+    data = safe_load(source)
+    del data["train"]
+    without = write_features(tmp_path / "without.pkl", data)
+    with pytest.raises(FeatureFileError, match="train"):
+        standardise(without, tmp_path / "out.pkl")
