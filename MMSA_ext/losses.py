@@ -4,13 +4,18 @@ NT-Xent (DashFusion) is a sum over *pairs* (anchor, positive), each contrasted w
 own. A pair without negatives has the constant loss 0 and no gradient: it is *dead*. `PairLosses`
 keeps the pairs of a sample apart and says which are live, so that reductions are explicit.
 
-InfoNCE (InfoEnh) contrasts a filtered embedding with the unfiltered ones of the batch.
+InfoNCE (InfoEnh, DBF) contrasts an embedding with those of the other samples of the batch.
 `attach_auxiliary_loss` lets such a loss join a prediction whose trainer knows nothing of it.
+
+The losses of shared and private subspaces (FDMER and its alternatives) compare representations of
+one batch, `(..., B, d)`: HSIC, MISA's difference, consistency of similarities, central moments, and
+a classification of modalities through reversed gradients.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal
 
 import torch
@@ -275,3 +280,222 @@ def attach_auxiliary_loss(prediction: Tensor, loss: Tensor) -> Tensor:
         )
     attached: Tensor = _AuxiliaryLoss.apply(prediction, loss)  # type: ignore[no-untyped-call]
     return attached
+
+
+def mi_max_loss(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    symmetric: bool = False,
+    double_exp: bool = False,
+    include_positive: bool = True,
+) -> Tensor:
+    """InfoNCE of matching rows by cosine, no temperature (DBF eq. 6 and 7).
+
+    Chance is ``log(B)``; at B = 32 the loss lies in [1.65, 5.44], with `double_exp` in
+    [1.38, 5.79].
+
+    Args:
+        prediction: F(Z), `(B, d)`.
+        target: X_m, `(B, d)`; row i belongs to row i of `prediction`.
+        symmetric: Average with the other direction, in which the targets look for their prediction
+            among those of the batch. Without it, a prediction looks for its target.
+        double_exp: exp(cosine) as the score, as eq. 6 inside eq. 7 prints.
+        include_positive: The positive is part of the denominator; eq. 7 prints negatives only.
+
+    Returns:
+        Scalar; 0 for a batch of one, which has no negative.
+    """
+    others = ~torch.eye(len(prediction), dtype=torch.bool, device=prediction.device)
+    pair = prediction.unsqueeze(1), target.unsqueeze(1)
+    directions = [pair, pair[::-1]] if symmetric else [pair]
+    values = [
+        info_nce(
+            embedding,
+            anchor,
+            others,
+            double_exp=double_exp,
+            include_positive=include_positive,
+        )
+        for anchor, embedding in directions
+    ]
+    return torch.stack(values).mean()
+
+
+def hsic(first: Tensor, second: Tensor, *, unbiased: bool = False) -> Tensor:
+    """Hilbert-Schmidt independence criterion, linear kernels on rows of length one.
+
+    Args:
+        first: `(..., B, d)`.
+        second: `(..., B, e)`; row i of both belongs to sample i.
+        unbiased: The estimator of Song et al. (Feature Selection via Dependence Maximization, JMLR
+            2012), whose mean is 0 for independent inputs and which can be negative. By
+            default the biased one, trace(K R L R) / (B - 1)^2 with R = I - 1/B (Gretton et al.,
+            2005), which for independent inputs shrinks as 1/B.
+
+    Returns:
+        `(...)`, float32 at least.
+
+    Raises:
+        ValueError: If the batch has fewer than 2 samples, or 4 for the unbiased estimator.
+    """
+    count, least = first.shape[-2], 4 if unbiased else 2
+    if count < least:
+        raise ValueError(f"HSIC of {count} sample(s); this estimator needs at least {least}.")
+    with full_precision(first):
+        kernel, other = _linear_kernel(first), _linear_kernel(second)
+        if not unbiased:
+            return (_centred(kernel) * _centred(other)).sum(dim=(-2, -1)) / (count - 1) ** 2
+        distinct = 1 - torch.eye(count, dtype=kernel.dtype, device=kernel.device)
+        kernel, other = kernel * distinct, other * distinct
+        both = (kernel * other).sum(dim=(-2, -1))
+        sums = kernel.sum(dim=-1), other.sum(dim=-1)
+        apart = sums[0].sum(dim=-1) * sums[1].sum(dim=-1) / ((count - 1) * (count - 2))
+        through = 2 * (sums[0] * sums[1]).sum(dim=-1) / (count - 2)
+        return (both + apart - through) / (count * (count - 3))
+
+
+def _linear_kernel(x: Tensor) -> Tensor:
+    rows = unit_vectors(at_least_float32(x))
+    return rows @ rows.transpose(-1, -2)
+
+
+def _centred(kernel: Tensor) -> Tensor:
+    kernel = kernel - kernel.mean(dim=-1, keepdim=True)
+    return kernel - kernel.mean(dim=-2, keepdim=True)
+
+
+def difference_loss(first: Tensor, second: Tensor) -> Tensor:
+    """MISA's difference loss: mean squared entry of the cross-correlation of two representations.
+
+    Columns are centred over the batch, then rows scaled to length one (Hazarika et al., ACM MM
+    2020).
+
+    Args:
+        first: `(..., B, d)`.
+        second: `(..., B, e)`; row i of both belongs to sample i.
+
+    Returns:
+        `(...)`, float32 at least.
+    """
+    with full_precision(first):
+        u, v = (
+            unit_vectors(x - x.mean(dim=-2, keepdim=True))
+            for x in (at_least_float32(first), at_least_float32(second))
+        )
+        return (u.transpose(-1, -2) @ v).square().mean(dim=(-2, -1))
+
+
+def similarity_consistency(representations: Tensor) -> Tensor:
+    """How far modalities disagree on which samples of the batch are similar.
+
+    The similarity matrix S_m of a modality holds the cosines between its rows; the loss is the mean
+    over pairs of modalities of the mean squared entry of S_i - S_j.
+
+    Args:
+        representations: `(M, B, d)`, one slice a modality.
+
+    Returns:
+        Scalar, float32 at least.
+    """
+    with full_precision(representations):
+        first, second = modality_pairs(_linear_kernel(representations))
+        return (first - second).square().mean()
+
+
+def cosine_consistency(representations: Tensor) -> Tensor:
+    """1 - cosine of a sample's representations, mean over pairs of modalities and samples.
+
+    Args:
+        representations: `(M, B, d)`, one slice a modality.
+
+    Returns:
+        Scalar, float32 at least.
+    """
+    return (1 - similarity(*modality_pairs(representations))).mean()
+
+
+def central_moment_discrepancy(representations: Tensor, moments: int = 5) -> Tensor:
+    """MISA's similarity loss: distance of the central moments, mean over pairs of modalities.
+
+    Values are squashed into (0, 1) by the logistic function, in which MISA's encoders end (Hazarika
+    et al., ACM MM 2020).
+
+    Args:
+        representations: `(M, B, d)`, one slice a modality.
+        moments: Highest moment.
+
+    Returns:
+        Scalar, float32 at least.
+    """
+    with full_precision(representations):
+        values = at_least_float32(representations).sigmoid()
+        mean = values.mean(dim=-2)
+        centred = values - mean.unsqueeze(-2)
+        higher = [centred.pow(k).mean(dim=-2) for k in range(2, moments + 1)]
+        first, second = modality_pairs(torch.stack([mean, *higher], dim=1))
+        distances: Tensor = torch.linalg.vector_norm(first - second, dim=-1)
+        return distances.sum(dim=-1).mean()
+
+
+def modality_pairs(representations: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second members of all pairs of the M slices: two of `(M (M - 1) / 2, ...)`."""
+    # Not by an index tensor: its gradient adds repeated slices in a varying order.
+    first, second = zip(*combinations(representations.unbind(), 2), strict=True)
+    return torch.stack(first), torch.stack(second)
+
+
+class _ReversedGradient(torch.autograd.Function):
+    """Identity whose backward pass turns the gradient around."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return -ctx.factor * gradient, None
+
+
+def reverse_gradient(x: Tensor, factor: float = 1.0) -> Tensor:
+    """Pass a value on, and its gradient back with the sign turned around (Ganin et al., JMLR 2016).
+
+    Args:
+        x: Any shape.
+        factor: Factor on the turned gradient.
+
+    Returns:
+        `x`, as a new tensor.
+    """
+    reversed_: Tensor = _ReversedGradient.apply(x, factor)  # type: ignore[no-untyped-call]
+    return reversed_
+
+
+def modality_classification_loss(logits: Tensor) -> Tensor:
+    """Cross entropy of a discriminator that tells modalities apart; chance is ``log(M)``.
+
+    Args:
+        logits: `(M, B, M)`: slice m holds the discriminator's view of modality m's representations.
+
+    Returns:
+        Scalar: the mean over modalities and samples.
+    """
+    return F.cross_entropy(logits.flatten(0, 1), _modality_labels(logits).flatten())
+
+
+def modality_accuracy(logits: Tensor) -> Tensor:
+    """Share of representations whose modality the discriminator names; chance is 1 / M.
+
+    Args:
+        logits: As for `modality_classification_loss`.
+
+    Returns:
+        Scalar float32, without gradient.
+    """
+    return (logits.argmax(dim=-1) == _modality_labels(logits)).float().mean()
+
+
+def _modality_labels(logits: Tensor) -> Tensor:
+    modalities = torch.arange(len(logits), device=logits.device)
+    return modalities.unsqueeze(1).expand(-1, logits.shape[1])

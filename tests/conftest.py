@@ -147,12 +147,29 @@ TINY_CONFEDE = {
     },
 }
 
+TINY_ALMT = {"tokens": 4, "heads": 4, "head_dim": 8, "feed_forward_dim": 16}
+# Of a mean absolute error the last bias gets no gradient where as many samples lie above as below.
+TINY_DBF = {
+    "heads": 4,
+    "feed_forward_dim": 32,
+    "fusion_layers": 2,
+    "encoder_learning_rate": None,
+    "task_loss": "mse",
+}
+TINY_FDMER = {"heads": 4, "feed_forward_dim": 32, "encoder_learning_rate": None}
+
 
 def tiny_config(model: str, encoder: Path, **more: object) -> dict:
     """Overrides that make `model` tiny."""
     shape: dict = TINY_DASHFUSION if model.startswith("dashfusion") else {}
     if model.startswith("confede"):
         shape = TINY_CONFEDE
+    if model.startswith("almt"):
+        shape = TINY_ALMT
+    if model.startswith("dbf"):
+        shape = TINY_DBF
+    if model.startswith("fdmer"):
+        shape = TINY_FDMER
     if model == "confede_infoenh":
         shape = shape | {"infoenh": {"k": 3, "d": 8}}
     if model == "dashfusion_released":

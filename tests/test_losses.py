@@ -1,6 +1,7 @@
 """Contrastive losses against plain loops, a library, and their limits."""
 
 import math
+from itertools import permutations
 
 import pytest
 import torch
@@ -9,11 +10,21 @@ import torch.nn.functional as F
 from MMSA_ext.losses import (
     PairLosses,
     attach_auxiliary_loss,
+    central_moment_discrepancy,
+    cosine_consistency,
+    difference_loss,
     different_sentiment,
+    hsic,
     info_nce,
+    mi_max_loss,
+    modality_accuracy,
+    modality_classification_loss,
+    modality_pairs,
     nt_xent,
     nt_xent_in_batch,
+    reverse_gradient,
     similarity,
+    similarity_consistency,
 )
 
 
@@ -328,3 +339,217 @@ class TestAttachAuxiliaryLoss:
     def test_a_loss_that_is_no_scalar_is_refused(self):
         with pytest.raises(ValueError, match=r"shape \(3,\); reduce it"):
             attach_auxiliary_loss(torch.ones(3), torch.ones(3))
+
+
+class TestMIMax:
+    """DBF eq. 6 and 7; the numbers are those of B = 32."""
+
+    @pytest.mark.parametrize(
+        ("double_exp", "low", "high"), [(False, 1.65, 5.44), (True, 1.38, 5.79)]
+    )
+    def test_range(self, double_exp, low, high):
+        # Cosine 1 with one's own and -1 with the others' target is out of reach of real vectors in
+        # a batch of 32; the limits follow from the scores, here of two opposite directions.
+        positive = torch.tensor([1.0, -1.0])
+        negative = -positive
+        if double_exp:
+            positive, negative = positive.exp(), negative.exp()
+        limits = F.softplus(negative + math.log(31) - positive)
+        torch.testing.assert_close(limits, torch.tensor([low, high]), atol=5e-3, rtol=0)
+        for seed in range(20):
+            torch.manual_seed(seed)
+            prediction, target = torch.randn(2, 32, 3)
+            value = mi_max_loss(prediction, target, double_exp=double_exp)
+            assert low < value < high
+
+    @pytest.mark.parametrize("double_exp", [False, True])
+    def test_chance(self, double_exp):
+        same = torch.ones(32, 4)
+        value = mi_max_loss(same, same, double_exp=double_exp)
+        torch.testing.assert_close(value, torch.tensor(32.0).log())
+
+    def test_equals_cross_entropy_of_cosines(self):
+        torch.manual_seed(0)
+        prediction, target = torch.randn(2, 7, 5)
+        logits = F.normalize(prediction, dim=-1) @ F.normalize(target, dim=-1).T
+        forward = F.cross_entropy(logits, torch.arange(7))
+        torch.testing.assert_close(mi_max_loss(prediction, target), forward)
+        back = F.cross_entropy(logits.T, torch.arange(7))
+        both = mi_max_loss(prediction, target, symmetric=True)
+        torch.testing.assert_close(both, (forward + back) / 2)
+
+    def test_as_printed(self):
+        torch.manual_seed(1)
+        prediction, target = torch.randn(2, 5, 4)
+        score = (F.normalize(prediction, dim=-1) @ F.normalize(target, dim=-1).T).exp()
+        against = score.masked_fill(torch.eye(5).bool(), -torch.inf).logsumexp(dim=-1)
+        want = (against - score.diagonal()).mean()
+        got = mi_max_loss(prediction, target, double_exp=True, include_positive=False)
+        torch.testing.assert_close(got, want)
+
+    def test_a_batch_of_one_has_no_negative(self):
+        assert mi_max_loss(torch.ones(1, 3), torch.ones(1, 3)).item() == 0
+
+
+def random_parts(batch: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Random two-layer encoders: E(x), E'(x) of the same x, and E'(y) of an unrelated y.
+
+    Inputs share a mean, as the pooled vectors of an untrained encoder do.
+    """
+    torch.manual_seed(seed)
+
+    def encoder():
+        return torch.nn.Sequential(
+            torch.nn.Linear(128, 128), torch.nn.GELU(), torch.nn.Linear(128, 128)
+        )
+
+    def vectors():
+        return F.layer_norm(torch.randn(1, 128) + torch.randn(batch, 128), (128,))
+
+    with torch.no_grad():
+        common, private = encoder(), encoder()
+        x, y = vectors(), vectors()
+        return common(x), private(x), private(y)
+
+
+class TestHSIC:
+    @pytest.mark.parametrize(
+        ("batch", "unrelated", "related", "itself"),
+        [(16, 0.014, 0.016, 0.021), (32, 0.006, 0.008, 0.012), (64, 0.003, 0.004, 0.008)],
+    )
+    def test_scale_of_untrained_encoders(self, batch, unrelated, related, itself):
+        drawn = [random_parts(batch, seed) for seed in range(10)]
+        pairs = [((a, c), (a, b), (a, a)) for a, b, c in drawn]
+        means = torch.tensor([[hsic(u, v) for u, v in kinds] for kinds in pairs]).mean(dim=0)
+        want = torch.tensor([unrelated, related, itself])
+        torch.testing.assert_close(means, want, rtol=0.25, atol=0)
+        assert means.diff().gt(0).all()
+
+    def test_equals_the_trace(self):
+        torch.manual_seed(0)
+        u, v = torch.randn(6, 4, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
+        K, L = (x @ x.T for x in (F.normalize(u, dim=-1), F.normalize(v, dim=-1)))
+        R = torch.eye(6, dtype=torch.float64) - 1 / 6
+        torch.testing.assert_close(hsic(u, v), (K @ R @ L @ R).trace() / 25)
+
+    def test_unbiased_equals_the_mean_over_distinct_samples(self):
+        torch.manual_seed(1)
+        u, v = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+        K, L = (x @ x.T for x in (F.normalize(u, dim=-1), F.normalize(v, dim=-1)))
+
+        def mean(term, order):
+            values = [term(*chosen) for chosen in permutations(range(5), order)]
+            return torch.stack(values).mean()
+
+        want = (
+            mean(lambda i, j: K[i, j] * L[i, j], 2)
+            + mean(lambda i, j, q, r: K[i, j] * L[q, r], 4)
+            - 2 * mean(lambda i, j, q: K[i, j] * L[i, q], 3)
+        )
+        torch.testing.assert_close(hsic(u, v, unbiased=True), want)
+
+    def test_independent_data(self):
+        """The unbiased estimate has mean zero at any batch, the biased one is above."""
+        for batch in (8, 32):
+            torch.manual_seed(2)
+            u, v = torch.randn(2, 500, batch, 8)
+            values = hsic(u, v, unbiased=True)
+            standard_error = values.std() / 500**0.5
+            assert values.mean().abs() < 3 * standard_error
+            assert hsic(u, v).mean() > 20 * standard_error
+
+    def test_dependent_data_are_told_from_independent(self):
+        torch.manual_seed(3)
+        u, v = torch.randn(2, 200, 32, 8)
+        assert (hsic(u, u, unbiased=True) > hsic(u, v, unbiased=True)).all()
+
+    def test_scale_and_shift_of_kernels(self):
+        torch.manual_seed(4)
+        u, v = torch.randn(2, 16, 8)
+        torch.testing.assert_close(hsic(7 * u, v), hsic(u, v))
+        torch.testing.assert_close(hsic(v, u), hsic(u, v))
+
+    def test_a_batch_that_is_too_small_is_refused(self):
+        assert hsic(torch.randn(2, 4), torch.randn(2, 4)).isfinite()
+        with pytest.raises(ValueError, match=r"HSIC of 1 sample\(s\).* at least 2"):
+            hsic(torch.randn(1, 4), torch.randn(1, 4))
+        with pytest.raises(ValueError, match=r"HSIC of 3 sample\(s\).* at least 4"):
+            hsic(torch.randn(3, 4), torch.randn(3, 4), unbiased=True)
+
+
+class TestSubspaceLosses:
+    def test_difference_loss_is_zero_for_orthogonal_columns(self):
+        torch.manual_seed(0)
+        x = torch.randn(6, 4)
+        nothing = torch.zeros(6, 3)
+        assert difference_loss(x, nothing) == 0
+        assert difference_loss(x, x) > difference_loss(x, torch.randn(6, 4))
+        u, v = (F.normalize(part - part.mean(0), dim=-1) for part in (x, x.square()))
+        torch.testing.assert_close(difference_loss(x, x.square()), (u.T @ v).square().mean())
+
+    @pytest.mark.parametrize(
+        "loss", [similarity_consistency, cosine_consistency, central_moment_discrepancy]
+    )
+    def test_consistency_is_zero_where_modalities_agree(self, loss):
+        torch.manual_seed(0)
+        same = torch.randn(1, 8, 4).expand(3, -1, -1)
+        torch.testing.assert_close(loss(same), torch.tensor(0.0), atol=1e-6, rtol=0)
+        x = torch.randn(3, 8, 4, requires_grad=True)
+        assert loss(x) > 0
+        (gradient,) = torch.autograd.grad(loss(x), x)
+        assert gradient.isfinite().all()
+        assert gradient.any()
+
+    def test_similarity_consistency_equals_the_loop(self):
+        torch.manual_seed(1)
+        x = torch.randn(3, 5, 4)
+        S = [F.normalize(slice_, dim=-1) @ F.normalize(slice_, dim=-1).T for slice_ in x]
+        want = sum((S[i] - S[j]).square().mean() for i, j in ((0, 1), (0, 2), (1, 2))) / 3
+        torch.testing.assert_close(similarity_consistency(x), want)
+
+    def test_similarity_consistency_does_not_see_a_rotation(self):
+        torch.manual_seed(2)
+        x = torch.randn(6, 4)
+        rotation = torch.linalg.qr(torch.randn(4, 4)).Q
+        both = torch.stack([x, x @ rotation])
+        assert similarity_consistency(both) < 1e-12
+        assert cosine_consistency(both) > 0.1
+
+    def test_central_moments_equal_the_loop(self):
+        torch.manual_seed(3)
+        x = torch.randn(2, 9, 4)
+        a, b = x.sigmoid()
+        want = (a.mean(0) - b.mean(0)).norm()
+        for k in range(2, 6):
+            moments = [(y - y.mean(0)).pow(k).mean(0) for y in (a, b)]
+            want = want + (moments[0] - moments[1]).norm()
+        torch.testing.assert_close(central_moment_discrepancy(x), want)
+        assert central_moment_discrepancy(x, moments=2) < want
+
+    def test_pairs(self):
+        first, second = modality_pairs(torch.arange(3))
+        assert first.tolist() == [0, 0, 1]
+        assert second.tolist() == [1, 2, 2]
+
+
+class TestModalityDiscriminator:
+    def test_reversed_gradient(self):
+        x = torch.randn(3, requires_grad=True)
+        y = reverse_gradient(x, 0.5)
+        assert torch.equal(y, x)
+        (y * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
+        assert x.grad.tolist() == [-0.5, -1.0, -1.5]
+
+    def test_chance_and_certainty(self):
+        undecided = torch.zeros(3, 4, 3)
+        assert modality_classification_loss(undecided).item() == pytest.approx(math.log(3))
+        certain = 50 * torch.eye(3)[:, None].expand(-1, 4, -1)
+        assert modality_classification_loss(certain).item() == pytest.approx(0, abs=1e-6)
+        assert modality_accuracy(certain) == 1
+        assert modality_accuracy(certain.roll(1, dims=0)) == 0
+
+    def test_equals_the_mean_over_modalities(self):
+        torch.manual_seed(0)
+        logits = torch.randn(3, 5, 3)
+        terms = [F.cross_entropy(logits[m], torch.full((5,), m)) for m in range(3)]
+        torch.testing.assert_close(modality_classification_loss(logits), torch.stack(terms).mean())

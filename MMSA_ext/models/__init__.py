@@ -1,5 +1,21 @@
 """Models of this package; importing it registers them."""
 
-from MMSA_ext.models import confede, dashfusion, infoenh_hosts, text_only
+from MMSA_ext.models import (
+    almt,
+    confede,
+    dashfusion,
+    dbf,
+    fdmer_reconstructed,
+    infoenh_hosts,
+    text_only,
+)
 
-__all__ = ["confede", "dashfusion", "infoenh_hosts", "text_only"]
+__all__ = [
+    "almt",
+    "confede",
+    "dashfusion",
+    "dbf",
+    "fdmer_reconstructed",
+    "infoenh_hosts",
+    "text_only",
+]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from functools import partial
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -12,6 +13,8 @@ from MMSA_ext.config import FineTuneConfig
 from MMSA_ext.models.contract import MSAModel
 from MMSA_ext.models.encoders import PretrainedText
 from MMSA_ext.training.trainer import Trainer, parameter_groups
+
+Schedule = Literal["linear", "constant", "cosine"]
 
 
 class FineTuneTrainer(Trainer):
@@ -43,29 +46,51 @@ class FineTuneTrainer(Trainer):
     def make_schedule(
         self, optimizer: torch.optim.Optimizer, steps_per_epoch: int
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Linear warm-up, then `schedule`; every group keeps its own peak."""
+        """`rate_factor` of the configured schedule; every group keeps its own peak."""
         settings = self._settings
-        unit = steps_per_epoch if settings.schedule_unit == "step" else 1
-        span = steps_per_epoch if settings.schedule_unit == "epoch" else 1
-        warmup, last = settings.warmup_epochs * unit, settings.num_epochs * unit
-
-        def factor(step: int) -> float:
-            position = step // span
-            if position < warmup:
-                return position / warmup
-            if settings.schedule == "constant":
-                return 1.0
-            done = (position - warmup) / max(1, last - warmup)
-            if settings.schedule == "linear":
-                return max(0.0, 1.0 - done)
-            return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
-
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        by_step = settings.schedule_unit == "step"
+        units_per_epoch, steps_per_unit = (steps_per_epoch, 1) if by_step else (1, steps_per_epoch)
+        factor = partial(
+            rate_factor,
+            settings.schedule,
+            warmup=settings.warmup_epochs * units_per_epoch,
+            last=settings.num_epochs * units_per_epoch,
+        )
+        return torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: factor(step // steps_per_unit)
+        )
 
     def prepare_gradients(self, model: MSAModel) -> None:
         """Clip the norm of all gradients together."""
         if self._settings.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), self._settings.max_grad_norm)
+
+
+def rate_factor(schedule: Schedule, done: int, *, warmup: int, last: int) -> float:
+    """Learning rate as a share of its peak.
+
+    Warm-up is linear from 0, so nothing is learned in the first unit if there is a warm-up. Then:
+    `linear` falls to 0 at `last`; `constant` stays at the peak; `cosine` stays at the peak for one
+    unit more, then follows half a cosine that is `last - warmup` long: the rates of ALMT's released
+    schedule.
+
+    Args:
+        schedule: What follows warm-up.
+        done: Finished units (optimisation steps or epochs).
+        warmup: Units of warm-up, fewer than `last`.
+        last: Units of the whole training.
+
+    Returns:
+        A number from 0 to 1.
+    """
+    if done < warmup:
+        return done / warmup
+    if schedule == "constant":
+        return 1.0
+    decay = last - warmup
+    if schedule == "linear":
+        return max(0.0, 1.0 - (done - warmup) / decay)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, max(0, done - warmup - 1) / decay)))
 
 
 def _by_rate(

@@ -1,0 +1,166 @@
+"""Fine-tuning: schedules, the text encoder's rate, clipping, decay."""
+
+import pytest
+import torch
+
+from MMSA_ext import mmsa_bridge
+from MMSA_ext.config import resolve
+from MMSA_ext.data.features import read_features
+from MMSA_ext.data.loader import make_loaders
+from MMSA_ext.errors import ConfigError
+from MMSA_ext.models.contract import core_model
+from MMSA_ext.training.fine_tuning import FineTuneTrainer, rate_factor
+from tests.conftest import TINY_SHAPES, tiny_config
+
+STEPS = 3  # of an epoch: 12 samples by 4
+
+
+@pytest.fixture
+def setting(feature_file, tiny_encoder, tmp_path):
+    def make(**more):
+        shipped = {"weight_decay": 0.1, "decay_all": False, "early_stop": None}
+        overrides = tiny_config("almt", tiny_encoder, **TINY_SHAPES) | shipped | more
+        args = mmsa_bridge.complete_args(
+            resolve("almt", "mosi", "", overrides | {"featurePath": str(feature_file)}),
+            device=torch.device("cpu"),
+            model_save_path=tmp_path / "weights.pth",
+        )
+        mmsa_bridge.setup_seed(0)
+        loaders = make_loaders(read_features(feature_file, "mosi"), args.batch_size, 4)
+        return FineTuneTrainer(args), core_model(mmsa_bridge.build_model(args)), loaders
+
+    return make
+
+
+def names(model, optimizer):
+    """Parameter names by optimizer group."""
+    by_id = {id(p): n for n, p in model.named_parameters()}
+    return [{by_id[id(p)] for p in group["params"]} for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "rate"),
+    [
+        (1, 0),
+        (2, 5e-6),
+        (10, 4.5e-5),
+        (21, 1e-4),
+        (22, 1e-4),
+        (50, 9.4e-5),
+        (100, 6.0e-5),
+        (150, 1.9e-5),
+        (200, 3e-8),
+    ],
+)
+def test_cosine_has_the_rates_of_almts_released_schedule(epoch, rate):
+    factor = rate_factor("cosine", epoch - 1, warmup=20, last=200)
+    assert 1e-4 * factor == pytest.approx(rate, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        ("linear", [0, 0.5, 1, 0.75, 0.5, 0.25, 0, 0]),
+        ("constant", [0, 0.5, 1, 1, 1, 1, 1, 1]),
+        ("cosine", [0, 0.5, 1, 1, 0.8536, 0.5, 0.1464, 0]),
+    ],
+)
+def test_factors_after_two_units_of_warm_up(schedule, factors):
+    found = [rate_factor(schedule, done, warmup=2, last=6) for done in range(8)]
+    assert found == pytest.approx(factors, abs=1e-4)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "constant", "cosine"])
+def test_without_warm_up_training_begins_at_the_peak(schedule):
+    assert rate_factor(schedule, 0, warmup=0, last=4) == 1
+
+
+@pytest.mark.parametrize("schedule", ["linear", "constant", "cosine"])
+@pytest.mark.parametrize("unit", ["step", "epoch"])
+def test_every_step_is_made_at_the_rate_of_the_schedule(setting, schedule, unit):
+    trainer, model, loaders = setting(
+        schedule=schedule, schedule_unit=unit, num_epochs=4, warmup_epochs=2,
+        learning_rate=1e-3, encoder_learning_rate=1e-4,
+    )  # fmt: skip
+    rates = []
+    make_optimizer = trainer.make_optimizer
+
+    def watched(model):
+        optimizer = make_optimizer(model)
+        optimizer.register_step_pre_hook(
+            lambda *_: rates.append([group["lr"] for group in optimizer.param_groups])
+        )
+        return optimizer
+
+    trainer.make_optimizer = watched
+    trainer.do_train(model, loaders)
+    units = STEPS if unit == "step" else 1
+    for step, found in enumerate(rates):
+        done = step if unit == "step" else step // STEPS
+        factor = rate_factor(schedule, done, warmup=2 * units, last=4 * units)
+        assert found == pytest.approx([1e-3 * factor, 1e-4 * factor] * 2)
+    assert len(rates) == 4 * STEPS
+
+
+def test_the_text_encoder_has_its_own_rate(setting):
+    trainer, model, _ = setting(learning_rate=1e-3, encoder_learning_rate=2e-5)
+    optimizer = trainer.make_optimizer(model)
+    for group, members in zip(optimizer.param_groups, names(model, optimizer), strict=True):
+        inside = {name.startswith("text_encoder.encoder.") for name in members}
+        assert inside == {group["lr"] == 2e-5}
+    found = [name for members in names(model, optimizer) for name in members]
+    assert sorted(found) == sorted(name for name, _ in model.named_parameters())
+
+
+def test_without_a_rate_of_its_own_the_encoder_has_that_of_all(setting):
+    trainer, model, _ = setting(learning_rate=1e-3)
+    assert {group["lr"] for group in trainer.make_optimizer(model).param_groups} == {1e-3}
+
+
+def test_decay_all_spares_nothing(setting):
+    def decays(**more):
+        trainer, model, _ = setting(**more)
+        optimizer = trainer.make_optimizer(model)
+        return {
+            name: group["weight_decay"]
+            for group, members in zip(optimizer.param_groups, names(model, optimizer), strict=True)
+            for name in members
+        }
+
+    spared = {name for name, decay in decays().items() if decay == 0}
+    assert {"head.bias", "hyper_layers.0.hyper_norm.weight"} <= spared
+    assert "head.weight" not in spared
+    assert set(decays(decay_all=True).values()) == {0.1}
+    assert set(decays(decay_all=True, encoder_learning_rate=1e-5).values()) == {0.1}
+
+
+@pytest.mark.parametrize(("limit", "clipped"), [(0.01, True), (None, False)])
+def test_gradients_are_clipped_together(setting, limit, clipped):
+    trainer, model, loaders = setting(max_grad_norm=limit, num_epochs=1)
+    norms = []
+    prepare = trainer.prepare_gradients
+
+    def watched(core):
+        prepare(core)
+        gradients = [p.grad.norm() for p in core.parameters() if p.grad is not None]
+        norms.append(float(torch.stack(gradients).norm()))
+
+    trainer.prepare_gradients = watched
+    trainer.do_train(model, loaders)
+    assert len(norms) == STEPS
+    assert all((norm < 0.0101) is clipped for norm in norms)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"schedule": "cosinus"},
+        {"schedule_unit": "batch"},
+        {"encoder_learning_rate": 0},
+        {"max_grad_norm": -1},
+    ],
+    ids=str,
+)
+def test_wrong_values_are_refused_by_name(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        resolve("almt", "mosi", "", wrong)
