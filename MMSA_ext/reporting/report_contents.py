@@ -1,0 +1,452 @@
+"""What the report shows, from records to lines of tables; `report` puts it into HTML.
+
+A section is one data set in one feature file, because numbers of different files do not compare.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from functools import cached_property
+from typing import Any, Final
+
+import pandas as pd
+from pydantic import JsonValue
+
+from MMSA_ext.reporting.comparison import (
+    Comparison,
+    SystemRuns,
+    compare,
+    lower_is_better,
+    text_encoder,
+)
+from MMSA_ext.reporting.store import RunRecord
+from MMSA_ext.reporting.tables import ordered_metrics
+
+SPLIT: Final = "test"
+NO_NUMBER: Final = "-"
+# Digits of an experiment's id beside its model; more where two would be the same.
+ID_DIGITS: Final = 6
+# Differing keys shown beside a model; the configuration itself shows all of them.
+KEYS_SHOWN: Final = 6
+# In the order of preference: by what the experiments to be drawn are chosen, on validation data.
+CHOOSING_METRICS: Final = ("MAE", "Loss")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Runs that differ by their seed only.
+
+    Attributes:
+        id: `RunIdentity.experiment`, 16 hex digits.
+        records: The runs, by seed.
+        differing: Configuration keys (dotted), and "code version", in which it differs from the
+            other experiments of its model in the section, with its own value as text.
+        label: The model's name; with the start of `id` where the model has several experiments.
+    """
+
+    id: str
+    records: tuple[RunRecord, ...]
+    differing: Mapping[str, str]
+    label: str
+
+    @property
+    def model(self) -> str:
+        """Registered name of the model."""
+        return self.records[0].identity.model
+
+    @property
+    def difference(self) -> str:
+        """What sets it apart from its model's other experiments, as short text."""
+        shown = [f"{key} {value}" for key, value in list(self.differing.items())[:KEYS_SHOWN]]
+        more = len(self.differing) - len(shown)
+        return ", ".join([*shown, *([f"{more} more"] if more else [])])
+
+    @property
+    def finished(self) -> tuple[RunRecord, ...]:
+        """The runs that have a result."""
+        return tuple(run for run in self.records if run.finished)
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """The notes that all runs have; those of single seeds stay with their runs."""
+        common = set.intersection(*(set(run.notes) for run in self.records))
+        return tuple(note for note in dict.fromkeys(self.records[0].notes) if note in common)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of numbers: MMSA's name, and which direction is the better one."""
+
+    name: str
+    better: str
+
+    @property
+    def arrow(self) -> str:
+        """The direction as a sign."""
+        return "↓" if self.better == "lower" else "↑"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean, spread and interval of a metric, x100, as text; `count` where n is not the row's."""
+
+    mean: str
+    std: str = ""
+    interval: str = ""
+    count: str = ""
+    best: str = ""
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One experiment in the results table."""
+
+    experiment: Experiment
+    n: str
+    basis: tuple[str, ...]
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class SeedRow:
+    """One run in the table by seed; texts, x100 for metrics."""
+
+    experiment: Experiment
+    record: RunRecord
+    cells: tuple[str, ...]
+    basis: tuple[str, ...]
+    seconds: str
+    memory: str
+    created: str
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """What a mark of the `basis` columns stands for."""
+
+    mark: str
+    name: str
+    text: str
+
+
+class Legend:
+    """Marks for what numbers depend on: each text once, however many runs share it."""
+
+    _NAMES: Final = {
+        "S": "selection rule",
+        "T": "text",
+        "E": "environment",
+        "C": "code version",
+        "N": "note of all seeds",
+    }
+
+    def __init__(self) -> None:
+        self._marks: dict[str, dict[str, str]] = {kind: {} for kind in self._NAMES}
+
+    def mark(self, kind: str, text: str) -> str:
+        """Return the mark of a text, such as "S1", the same for the same text."""
+        marks = self._marks[kind]
+        return marks.setdefault(text, f"{kind}{len(marks) + 1}")
+
+    def basis(self, records: Sequence[RunRecord], notes: Sequence[str]) -> tuple[str, ...]:
+        """Mark what the numbers of these runs depend on, and the given notes on them."""
+        said = [
+            *(("S", run.selection) for run in records),
+            *(("T", text_encoder(run)) for run in records),
+            *(("E", run.environment.describe()) for run in records),
+            *(("C", f"MMSA_ext {run.identity.code_version}") for run in records),
+            *(("N", note) for note in notes),
+        ]
+        return tuple(self.mark(kind, text) for kind, text in dict.fromkeys(said))
+
+    @property
+    def entries(self) -> list[LegendEntry]:
+        """All marks, by kind and number."""
+        return [
+            LegendEntry(mark, self._NAMES[kind], text)
+            for kind, marks in self._marks.items()
+            for text, mark in marks.items()
+        ]
+
+
+@dataclass(frozen=True)
+class Section:
+    """All runs on one data set in one feature file.
+
+    Attributes:
+        dataset: Name of the data set.
+        fingerprint: SHA-256 of the feature files.
+        title: The data set's name; with the fingerprint's start where it has several files.
+        experiments: By model, then by id.
+        comparison: The numbers, one line an experiment and metric; None where no run finished.
+    """
+
+    dataset: str
+    fingerprint: str
+    title: str
+    experiments: tuple[Experiment, ...]
+    comparison: Comparison | None
+
+    @property
+    def anchor(self) -> str:
+        """Id of the section in the page."""
+        return f"{self.dataset}-{self.fingerprint[:12]}"
+
+    @cached_property
+    def records(self) -> tuple[RunRecord, ...]:
+        """All runs, by experiment and seed."""
+        return tuple(run for experiment in self.experiments for run in experiment.records)
+
+    @property
+    def diverged(self) -> tuple[tuple[Experiment, RunRecord], ...]:
+        """Runs without a result, each with its experiment."""
+        return tuple((e, run) for e in self.experiments for run in e.records if not run.finished)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models, each once."""
+        return tuple(dict.fromkeys(experiment.model for experiment in self.experiments))
+
+    @property
+    def newest(self) -> str:
+        """When the newest run was recorded."""
+        return timestamp(max(self.records, key=lambda run: run.created))
+
+    @cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Columns of numbers."""
+        names = () if self.comparison is None else self.comparison.metrics
+        return tuple(Metric(m, "lower" if lower_is_better(m) else "higher") for m in names)
+
+    @cached_property
+    def legend(self) -> Legend:
+        """Marks of everything that the section's numbers depend on."""
+        legend = Legend()
+        for experiment in self.experiments:
+            legend.basis(experiment.records, experiment.notes)
+        return legend
+
+    @cached_property
+    def result_rows(self) -> list[ResultRow]:
+        """The results table."""
+        cells = _cells(self.comparison)
+        missing = (Cell(NO_NUMBER),) * len(self.metrics)
+        return [
+            ResultRow(
+                e,
+                _count(e),
+                self.legend.basis(e.records, e.notes),
+                cells.get(e.label, missing),
+            )
+            for e in self.experiments
+        ]
+
+    @cached_property
+    def seed_rows(self) -> list[SeedRow]:
+        """The table by seed."""
+        return [
+            self._seed_row(experiment, run)
+            for experiment in self.experiments
+            for run in experiment.records
+        ]
+
+    def _seed_row(self, experiment: Experiment, run: RunRecord) -> SeedRow:
+        scores = run.metrics.get(SPLIT, {}) if run.finished else {}
+        return SeedRow(
+            experiment,
+            run,
+            cells=tuple(hundredfold(scores.get(metric.name)) for metric in self.metrics),
+            basis=self.legend.basis([run], experiment.notes),
+            seconds=number(run.seconds, ".1f"),
+            memory=number(run.peak_memory_mb, ".0f"),
+            created=timestamp(run),
+        )
+
+    def best_on_validation(self, count: int) -> tuple[Experiment, ...]:
+        """Choose the experiments to draw: those with finished runs, the best by validation data.
+
+        Args:
+            count: How many at most.
+
+        Returns:
+            They, in the section's order.
+        """
+        finished = [experiment for experiment in self.experiments if experiment.finished]
+        best = {experiment.id for experiment in sorted(finished, key=_validation_error)[:count]}
+        return tuple(experiment for experiment in finished if experiment.id in best)
+
+
+def sections(records: Iterable[RunRecord]) -> list[Section]:
+    """Sort runs into sections and experiments.
+
+    Args:
+        records: Runs in any order; a run given twice counts once.
+
+    Returns:
+        Sections by data set and fingerprint; equal for equal records in any order.
+    """
+    groups: dict[tuple[str, str], dict[str, RunRecord]] = {}
+    for run in records:
+        key = run.identity.dataset, run.identity.dataset_fingerprint
+        groups.setdefault(key, {})[run.identity.digest] = run
+    datasets = [dataset for dataset, _ in groups]
+    return [
+        _section(dataset, fingerprint, list(runs.values()), datasets.count(dataset) > 1)
+        for (dataset, fingerprint), runs in sorted(groups.items())
+    ]
+
+
+def _section(dataset: str, fingerprint: str, runs: list[RunRecord], several: bool) -> Section:
+    title = f"{dataset}, features {fingerprint[:12]}" if several else dataset
+    experiments = _experiments(runs)
+    return Section(dataset, fingerprint, title, experiments, comparison_of(experiments))
+
+
+def _experiments(runs: Sequence[RunRecord]) -> tuple[Experiment, ...]:
+    models: dict[str, dict[str, list[RunRecord]]] = {}
+    for run in sorted(runs, key=lambda run: (run.identity.model, run.identity.seed)):
+        of_model = models.setdefault(run.identity.model, {})
+        of_model.setdefault(run.identity.experiment, []).append(run)
+    return tuple(
+        experiment for name, of_model in models.items() for experiment in _of_model(name, of_model)
+    )
+
+
+def _of_model(model: str, runs: Mapping[str, Sequence[RunRecord]]) -> Iterable[Experiment]:
+    """Name the experiments of one model, in the order of their ids."""
+    digits = _digits(runs)
+    for key, differing in _differences(runs).items():
+        label = model if len(runs) == 1 else f"{model} #{key[:digits]}"
+        yield Experiment(key, tuple(runs[key]), differing, label)
+
+
+def _digits(ids: Iterable[str]) -> int:
+    """How many digits tell the ids apart, so that no two labels are the same."""
+    known = list(ids)
+    lengths = range(ID_DIGITS, len(known[0]))
+    return next((n for n in lengths if len({key[:n] for key in known}) == len(known)), lengths.stop)
+
+
+def _differences(experiments: Mapping[str, Sequence[RunRecord]]) -> dict[str, dict[str, str]]:
+    """By experiment of one model, the keys whose values are not the same in all of them."""
+    settings = {key: _settings(experiments[key][0]) for key in sorted(experiments)}
+    values: dict[str, set[str]] = {}
+    for setting in settings.values():
+        for name, value in setting.items():
+            values.setdefault(name, set()).add(value)
+    everywhere = {name for name in values if all(name in each for each in settings.values())}
+    differing = [n for n, found in values.items() if len(found) > 1 or n not in everywhere]
+    return {
+        key: {name: setting.get(name, "not set") for name in differing}
+        for key, setting in settings.items()
+    }
+
+
+def _settings(run: RunRecord) -> dict[str, str]:
+    return {
+        **flatten(run.identity.configuration),
+        "code version": run.identity.code_version,
+    }
+
+
+def flatten(configuration: Mapping[str, JsonValue], prefix: str = "") -> dict[str, str]:
+    """Lay a configuration out as dotted keys and values as text; lists stay whole.
+
+    Args:
+        configuration: Nested configuration.
+        prefix: Put in front of each key.
+
+    Returns:
+        In the order of the configuration.
+    """
+    flat: dict[str, str] = {}
+    for key, value in configuration.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value if isinstance(value, str) else json.dumps(value)
+    return flat
+
+
+def comparison_of(experiments: Sequence[Experiment]) -> Comparison | None:
+    """Put experiments of one section side by side, compared with none of them.
+
+    Args:
+        experiments: Of one section.
+
+    Returns:
+        The numbers; None where no run has a metric.
+    """
+    metrics = ordered_metrics(
+        name for e in experiments for run in e.finished for name in run.metrics.get(SPLIT, {})
+    )
+    if not metrics:
+        return None
+    systems = [
+        SystemRuns(
+            label=experiment.label,
+            model=experiment.model,
+            records=experiment.records,
+            seeds=tuple(run.identity.seed for run in experiment.records),
+            published={},
+        )
+        for experiment in experiments
+    ]
+    return compare(systems, metrics, split=SPLIT)
+
+
+def _cells(comparison: Comparison | None) -> dict[str, tuple[Cell, ...]]:
+    """By label, the cells in the order of the metrics."""
+    if comparison is None:
+        return {}
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for line in comparison.numbers.to_dict("records"):
+        lines.setdefault(str(line["row"]), []).append({str(key): line[key] for key in line})
+    return {label: tuple(map(_cell, of_row)) for label, of_row in lines.items()}
+
+
+def _cell(line: Mapping[str, Any]) -> Cell:
+    n, finished = int(line["n"]), int(line["seeds"]) - int(line["diverged"])
+    if n == 0:
+        return Cell(NO_NUMBER)
+    spread = n > 1 and not pd.isna(line["std"])
+    return Cell(
+        mean=hundredfold(line["mean"]),
+        std=hundredfold(line["std"]) if spread else "",
+        interval=f"{hundredfold(line['ci_low'])}, {hundredfold(line['ci_high'])}" if spread else "",
+        count=f"n = {n}" if n != finished else "",
+        best=line["best"],
+    )
+
+
+def _count(experiment: Experiment) -> str:
+    """Say how many seeds count, and of how many where some diverged."""
+    finished, all_runs = len(experiment.finished), len(experiment.records)
+    return str(finished) if finished == all_runs else f"{finished} of {all_runs}"
+
+
+def _validation_error(experiment: Experiment) -> float:
+    """Mean validation MAE, or Loss where there is none; experiments without come last."""
+    for name in CHOOSING_METRICS:
+        scores = [run.metrics.get("valid", {}).get(name) for run in experiment.finished]
+        values = [score for score in scores if score is not None]
+        if values:
+            return sum(values) / len(values)
+    return math.inf
+
+
+def number(value: float | None, form: str) -> str:
+    """Write a number, or a dash where it is undefined."""
+    return NO_NUMBER if value is None or not math.isfinite(value) else format(value, form)
+
+
+def hundredfold(value: float | None) -> str:
+    """Write a metric in MMSA's units, x100 with two digits."""
+    return number(None if value is None else 100 * value, ".2f")
+
+
+def timestamp(run: RunRecord) -> str:
+    """Say when a run was recorded, in UTC."""
+    return f"{run.created.astimezone(UTC):%Y-%m-%d %H:%M}"

@@ -1,0 +1,250 @@
+"""The report as a file: what it says, that it is closed in itself, and what it refuses."""
+
+import json
+import math
+import re
+import warnings
+from html.parser import HTMLParser
+
+import pytest
+
+from MMSA_ext.reporting.report import read_store, render_report, write_report
+from MMSA_ext.reporting.store import RunStore, StoreError
+
+HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror=alert(1)> & 中文 \u2028"
+VOID = {"meta", "link", "img", "input", "wbr", "br"}
+
+
+class Page(HTMLParser):
+    """Checks that every element is closed where it was opened; gathers elements and text."""
+
+    def __init__(self, html):
+        super().__init__(convert_charrefs=True)
+        self.open, self.elements, self.text, self.scripts = [], [], [], []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        into = self.scripts if self.open and self.open[-1] in ("script", "style") else self.text
+        into.append(data)
+
+    def attributes(self, tag):
+        return [attrs for name, attrs in self.elements if name == tag]
+
+    def words(self):
+        return " ".join(" ".join(self.text).split())
+
+    def runs(self):
+        return next(json.loads(text) for text in self.scripts if text.startswith("{"))
+
+
+@pytest.fixture
+def page(records):
+    return Page(render_report(records, figures=False))
+
+
+def store_of(records, folder):
+    store = RunStore(folder / "runs")
+    for record in records:
+        store.write(record)
+    return store.root
+
+
+def test_begins_as_html_must(records):
+    assert render_report(records, figures=False).startswith("<!DOCTYPE html>\n<html lang")
+
+
+def test_says_what_when_how_many_and_on_what(page):
+    words = page.words()
+    assert "7 runs of 2 models; newest record 2025-01-02 03:04 UTC" in words
+    assert "a3a3a3a3a3a3" in words
+    assert "5d5d5d5d5d5d" in words
+    assert "lowest validation Loss, patience 8" in words
+    assert "Intel(R) Xeon(R) Processor @ 2.20GHz" in words
+    assert "MMSA_ext 0.1.0" in words
+    assert "seed 1113: the training loss became non-finite in epoch 3" in words
+
+
+def test_every_table_has_a_caption_and_scopes(page):
+    assert len(page.attributes("table")) == len(page.attributes("caption")) == 5
+    assert all(attrs["scope"] in ("col", "row") for attrs in page.attributes("th"))
+    labelled = {attrs["aria-labelledby"] for attrs in page.attributes("div") if "role" in attrs}
+    ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert labelled <= set(ids)
+    assert len(ids) == len(set(ids))
+
+
+def test_links_lead_somewhere(page):
+    ids = {attrs["id"] for _, attrs in page.elements if "id" in attrs}
+    assert {attrs["href"].removeprefix("#") for attrs in page.attributes("a")} <= ids
+
+
+def test_nothing_is_fetched_from_anywhere(records):
+    html = render_report(records[:4])
+    page = Page(html)
+    for tag, attrs in page.elements:
+        for name in ("src", "href", "srcset", "action", "data"):
+            if name in attrs:
+                assert attrs[name].startswith(("data:", "#")), (tag, attrs)
+    assert "@import" not in html
+    assert "url(" not in html
+    (policy,) = [a["content"] for a in page.attributes("meta") if "http-equiv" in a]
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    assert len(page.attributes("img")) == 2
+    assert all(attrs["alt"] for attrs in page.attributes("img"))
+
+
+def test_without_a_defined_number_no_comparison_is_drawn(make_record):
+    page = Page(render_report([make_record(metrics={"test": {"Corr": math.nan}})]))
+    assert [attrs["alt"].split(".")[0] for attrs in page.attributes("img")] == [
+        "Validation curves on mosi"
+    ]
+
+
+def test_details_hold_every_run(page, records):
+    details = page.runs()
+    assert set(details["experiments"]) == {r.identity.experiment for r in records}
+    experiment = details["experiments"][records[0].identity.experiment]
+    assert experiment["configuration"]["fusion.p"] == "8"
+    assert [run["seed"] for run in experiment["runs"]] == [1111, 1112, 1113]
+    run = experiment["runs"][0]
+    assert run["metrics"]["test"]["MAE"] == records[0].metrics["test"]["MAE"]
+    assert run["timings"] == {"train": 230.5, "total": 250.25}
+    assert details["environments"][run["environment"]].startswith("cpu (Intel")
+    assert len(run["curves"]["MAE"]) == len(run["epochs"]) == 20
+
+
+def test_hostile_text_stays_text(make_record, make_diverged_record):
+    run = make_record(
+        configuration={HOSTILE: HOSTILE},
+        notes=(HOSTILE,),
+        selection=HOSTILE,
+        metrics={"test": {HOSTILE: 0.5}},
+    )
+    diverged = make_diverged_record(seed=2, reason=HOSTILE)
+    html = render_report([run, diverged], passed_over=[HOSTILE], figures=False)
+    page = Page(html)
+    assert len(page.attributes("script")) == 2
+    assert page.attributes("img") == []
+    assert "<script>window" not in html
+    experiment = page.runs()["experiments"][run.identity.experiment]
+    assert experiment["configuration"] == {HOSTILE: HOSTILE}
+    assert experiment["runs"][0]["notes"] == [HOSTILE]
+    assert page.words().count("onerror=alert(1)> & 中文") >= 4
+
+
+def test_does_not_depend_on_the_order_of_records(records):
+    page = render_report(records, figures=False)
+    assert render_report([*reversed(records), records[0]], figures=False) == page
+
+
+def test_without_records_one_sentence_says_so():
+    page = Page(render_report([]))
+    assert "There are no runs to report" in page.words()
+    assert page.attributes("table") == []
+
+
+def test_write_report(tmp_path, records):
+    root = store_of(records, tmp_path)
+    path = tmp_path / "new" / "report.html"
+    written = write_report(root, path, datasets=["sims"], figures=False)
+    html = path.read_text(encoding="utf-8")
+    assert (written.path, written.runs, written.passed_over) == (path, 1, ())
+    assert written.size == path.stat().st_size
+    assert "sims-5d5d" in html
+    assert "mosi-a3a3" not in html
+
+
+@pytest.mark.parametrize(
+    ("folder", "datasets", "message"),
+    [
+        ("absent", [], r"no such folder of run records.*--res-save-dir"),
+        ("empty", [], r"no run is recorded here yet. Train a model first"),
+        ("full", ["mosei"], r"no run on mosei; there are runs on mosi, sims\.$"),
+    ],
+)
+def test_nothing_to_report_is_one_sentence_and_no_file(
+    tmp_path, records, folder, datasets, message
+):
+    store_of(records, tmp_path / "full")
+    (tmp_path / "empty" / "runs").mkdir(parents=True)
+    target = tmp_path / "report.html"
+    with pytest.raises(StoreError, match=message):
+        write_report(tmp_path / folder / "runs", target, datasets=datasets)
+    assert not target.exists()
+
+
+def test_half_a_character_does_not_stop_the_report(tmp_path, make_record):
+    root = store_of([make_record()], tmp_path)
+    (path,) = root.glob("*/*/*.json")
+    path.write_text(path.read_text().replace('"notes": []', '"notes": ["a \\ud800 b"]'))
+    write_report(root, tmp_path / "report.html", figures=False)
+    assert r"a \ud800 b" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path, records):
+    root = store_of(records[:1], tmp_path)
+    with pytest.raises(StoreError, match=r"report cannot be written \(.*\)\. Choose another file"):
+        write_report(root, tmp_path, figures=False)
+
+
+def test_damaged_records_are_passed_over_and_named(tmp_path, records):
+    root = store_of(records, tmp_path)
+    damaged, copied = sorted(root.glob("mosi/dashfusion/*.json"))[:2]
+    damaged.write_text("{", encoding="utf-8")
+    copied.with_name("copy.json").write_bytes(copied.read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        contents = read_store(root)
+    assert len(contents.records) == len(records) - 1
+    path = tmp_path / "report.html"
+    written = write_report(root, path, figures=False)
+    words = Page(path.read_text(encoding="utf-8")).words()
+    assert len(written.passed_over) == 2
+    assert "2 files passed over" in words
+    assert f"mosi/dashfusion/{damaged.name}: this run record is damaged" in words
+    assert "mosi/dashfusion/copy.json: passed over" in words
+    assert str(tmp_path) not in path.read_text(encoding="utf-8")
+
+
+def test_a_store_of_damaged_records_names_them(tmp_path, records):
+    root = store_of(records[:1], tmp_path)
+    (damaged,) = root.glob("*/*/*.json")
+    damaged.write_text("{", encoding="utf-8")
+    with pytest.raises(StoreError, match=damaged.name):
+        write_report(root, tmp_path / "report.html")
+
+
+def test_colours_have_contrast():
+    """WCAG 2 asks for 4.5 to 1 between text and what is behind it, by light and by dark."""
+    from MMSA_ext.reporting.report import _source
+
+    schemes = [dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in
+               re.findall(r":root \{[^}]*\}", _source("report.css"))]  # fmt: skip
+    assert len(schemes) == 3
+    for colours in schemes:
+        for text in ("text", "muted", "accent", "bad"):
+            for behind in ("page", "panel"):
+                assert contrast(colours[text], colours[behind]) >= 4.5, (text, behind, colours)
+        assert contrast(colours["text"], colours["best"]) >= 4.5
+
+
+def contrast(one, other):
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

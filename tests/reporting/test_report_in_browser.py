@@ -1,0 +1,195 @@
+"""The report in a real browser: Chromium without a window, driven by its WebDriver."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from MMSA_ext.reporting.report import render_report
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+FLAGS = (
+    *("--headless", "--disable-gpu", "--no-first-run", "--window-size=1280,900"),
+    # Chromium's own calls home; the test asserts that the page makes none.
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--disable-quic",
+)
+NOTE = "<script>window.hacked = 1</script> 中文"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    if missing := [name for name, path in programs.items() if path is None]:
+        pytest.skip(f"not on the PATH: {', '.join(missing)}; Debian: chromium, chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs["chromium"]
+    for flag in FLAGS:
+        options.add_argument(flag)
+    if os.geteuid() == 0:
+        options.add_argument("--no-sandbox")  # Chromium's sandbox refuses root
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(programs["chromedriver"]))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    """Open records as a report; at the end there was no error and no request but the file."""
+    path = tmp_path / "report.html"
+
+    def show(records, figures=False):
+        path.write_text(render_report(records, figures=figures), encoding="utf-8")
+        browser.get(path.as_uri())
+        return browser
+
+    yield show
+    assert browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [
+        event["params"]["request"]["url"].partition("#")[0]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+    ]
+    assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
+
+
+@pytest.fixture
+def several(make_record, make_diverged_record):
+    """Four models, two seeds each; one diverges, two tie in Corr."""
+    scores = {"almt": (0.9, 0.5), "bbfn": (1.25, 0.5), "cubemlp": (0.75, 0.1)}
+    runs = [
+        make_record(
+            model=model,
+            seed=seed,
+            metrics={"test": {"MAE": mae, "Corr": corr}},
+            configuration={"learning_rate": 0.001, "fusion": {"p": 8}},
+            notes=(NOTE,),
+        )
+        for model, (mae, corr) in scores.items()
+        for seed in (1111, 1112)
+    ]
+    return [*runs, make_diverged_record(model="dbf", seed=1111)]
+
+
+def find(browser, selector):
+    return browser.find_elements(By.CSS_SELECTOR, selector)
+
+
+def models(browser):
+    return [cell.text for cell in find(browser, ".results tbody tr:not([hidden]) th")]
+
+
+def opened(browser):
+    """The tables of the one experiment that is open; they follow in an event of their own."""
+    wait = WebDriverWait(browser, 10)
+    return wait.until(lambda browser: find(browser, "details.experiment[open] table"))
+
+
+def head(browser, name):
+    return next(th for th in find(browser, ".results thead th") if th.text.startswith(name))
+
+
+def test_sorting_by_numbers_and_text(show, several):
+    browser = show(several)
+    mae, corr, model = (head(browser, name) for name in ("MAE", "Corr", "Model"))
+
+    def click(column):
+        column.find_element(By.TAG_NAME, "button").click()
+        return models(browser), column.get_attribute("aria-sort")
+
+    assert models(browser) == ["almt", "bbfn", "cubemlp", "dbf"]
+    # As text, 125.00 would come before 75.00; the diverged run has no number and stays last.
+    assert click(mae) == (["cubemlp", "almt", "bbfn", "dbf"], "ascending")
+    assert click(mae) == (["bbfn", "almt", "cubemlp", "dbf"], "descending")
+    # Stable: bbfn stays before almt where they tie.
+    assert click(corr) == (["cubemlp", "bbfn", "almt", "dbf"], "ascending")
+    assert click(corr) == (["bbfn", "almt", "cubemlp", "dbf"], "descending")
+    assert mae.get_attribute("aria-sort") == "none"
+    assert click(model) == (["almt", "bbfn", "cubemlp", "dbf"], "ascending")
+
+
+def test_sorting_by_the_keyboard(show, several):
+    browser = show(several)
+    mae = head(browser, "MAE")
+    button = mae.find_element(By.TAG_NAME, "button")
+    for key, order in (
+        (Keys.ENTER, ["cubemlp", "almt", "bbfn", "dbf"]),
+        (Keys.SPACE, ["bbfn", "almt", "cubemlp", "dbf"]),
+    ):
+        button.send_keys(key)
+        assert browser.switch_to.active_element == button
+        assert models(browser) == order
+
+
+def test_filtering(show, several):
+    browser = show(several)
+    (box,) = find(browser, ".filter input")
+    (said,) = find(browser, ".filter output")
+    shown = ".seeds tbody tr:not([hidden])"
+    box.send_keys("DBF ")
+    assert models(browser) == ["dbf"]
+    assert said.text == "1 of 4 experiments, 1 of 7 runs"
+    assert len(find(browser, "details.experiment:not([hidden])")) == 1
+    box.clear()
+    box.send_keys("1112")
+    assert len(find(browser, shown)) == 3
+    box.clear()
+    box.send_keys("nothing")
+    assert find(browser, shown) == []
+    box.send_keys(Keys.CONTROL, "a")
+    box.send_keys(Keys.DELETE)
+    assert models(browser) == ["almt", "bbfn", "cubemlp", "dbf"]
+    assert said.text == ""
+
+
+def test_details_are_written_when_opened(show, several):
+    browser = show(several)
+    first, *_ = find(browser, "details.experiment")
+    assert find(first, "table") == []
+    first.find_element(By.TAG_NAME, "summary").click()
+    settings, runs = (table.text for table in opened(browser))
+    assert "fusion.p 8" in settings
+    for part in (
+        "seed 1111 seed 1112",
+        "lowest validation Loss, patience 8",
+        "test MAE \N{MULTIPLICATION SIGN}100 90.00",
+        "total, seconds 250.3",
+        "cpu (Intel(R) Xeon(R)",
+        "code version 0.1.0",
+        NOTE,
+    ):
+        assert part in runs
+    assert len(find(first, "svg.curve polyline")) == 6
+    assert browser.execute_script("return window.hacked") is None
+
+
+def test_a_link_opens_what_it_leads_to(show, several):
+    browser = show(several)
+    diverged = find(browser, ".warning li a")[0]
+    diverged.click()
+    _, runs = opened(browser)
+    assert "diverged: the training loss became non-finite in epoch 3" in runs.text
+    (experiment,) = find(browser, "details.experiment[open]")
+    assert experiment.find_element(By.TAG_NAME, "b").text == "dbf"
+    assert len(find(experiment, "svg.curve path.end")) == 3
+
+
+def test_figures_are_drawn(show, several):
+    browser = show(several, figures=True)
+    widths = browser.execute_script("return [...document.images].map(i => i.naturalWidth)")
+    assert len(widths) == 2
+    assert all(width > 300 for width in widths)
+
+
+def test_without_records(show):
+    browser = show([])
+    assert "There are no runs to report" in browser.find_element(By.TAG_NAME, "header").text
