@@ -3,7 +3,8 @@
 import hashlib
 import inspect
 import uuid
-from functools import cache
+from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ _NOT_DECIDING = (
     *("results.py", "prediction.py", "tuning.py", "experiments", "requirements.py"),
     "validation.py",
     *("data/demo.py", "data/encode_text.py", "data/feature_report.py", "data/synthetic.py"),
-    *("data/synthetic_structure.py", "data/synthetic_text.py", "mmsa_bridge/scoring.py"),
+    *("data/standardise.py", "data/synthetic_structure.py", "data/synthetic_text.py"),
+    "mmsa_bridge/scoring.py",
 )
 
 
@@ -26,11 +28,11 @@ def code_version(*parts: Any) -> str:
     A record made by other code is never taken for the result of this code.
 
     Args:
-        parts: Functions and classes of a model; the files of those that live outside this package
-            count too. One without a source file (typed at a prompt) has a version of its own in
-            each process, because its code cannot be compared.
+        parts: Functions and classes of a model, or `functools.partial` of them; the files of those
+            that live outside this package count too. One without a source file (typed at a prompt)
+            has a version of its own in each process, because its code cannot be compared.
     """
-    outside = {_source_file(part) for part in parts}
+    outside = {_source_file(piece) for part in parts for piece in _pieces(part)}
     digests = [
         _digest(path) if path is not None else _unknown_source()
         for path in sorted(outside, key=str)
@@ -53,6 +55,17 @@ def _digest(path: Path) -> str:
     """Digest of a source file, the same for Unix and Windows line ends."""
     text = path.read_bytes().replace(b"\r\n", b"\n")
     return hashlib.sha256(text).hexdigest()[:8]
+
+
+def _pieces(part: Any) -> Iterator[Any]:
+    """The functions and classes that a partial function is made of; any other part as it is."""
+    if not isinstance(part, partial):
+        yield part
+        return
+    yield from _pieces(part.func)
+    for bound in (*part.args, *part.keywords.values()):
+        if callable(bound):
+            yield from _pieces(bound)
 
 
 def _source_file(part: Any) -> Path | None:
