@@ -36,6 +36,7 @@ from MMSA_ext.reporting.store import (
     RunStore,
     StoreError,
     exclusive,
+    read_record,
 )
 from MMSA_ext.reporting.store import collect_environment as describe_environment
 from MMSA_ext.reporting.tables import append_mmsa_csv, write_seed_csv
@@ -206,9 +207,9 @@ class Run:
         outcome = self._train(identity, position)
         notes = self._save_checkpoint(identity, outcome)
         record = self._record(identity, outcome, notes)
-        self.store.write(record, outcome.predictions, overwrite=not self.reuse)
+        path = self.store.write(record, outcome.predictions, overwrite=not self.reuse)
         logger.info("Result for seed %d: %s", seed, record.metrics.get("test", record.reason))
-        return self._result(record, reused=False)
+        return self._result(read_record(path), reused=False)  # as stored, with its digests
 
     def identity(self, seed: int) -> RunIdentity:
         """What makes the run of this seed the run it is."""

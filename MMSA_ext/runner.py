@@ -95,9 +95,8 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
         if is_tune:
             from MMSA_ext.tuning import tune
 
-            fixed = (config or {}).keys()
             run = tune(
-                run, config_file or "", tune_times, wanted[0], fixed=fixed, on_test=tune_on_test
+                run, config_file or "", tune_times, wanted[0], given=config, on_test=tune_on_test
             )
             wanted = wanted[:1]
         return run.seeds(wanted)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 import pandas as pd
 
-from MMSA_ext.config import get_config_tune
+from MMSA_ext.config import get_config_tune, merge
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.reporting.store import write_atomically
 from MMSA_ext.training.trainer import MINIMISED
@@ -34,22 +34,27 @@ def tune(
     trials: int,
     seed: int,
     *,
-    fixed: Collection[str] = (),
+    given: Mapping[str, Any] | None = None,
     on_test: bool = False,
 ) -> Run:
     """Search the configuration with the best validation `KeyEval`.
 
-    Trials are ordinary runs in the record store, so an interrupted search continues where it
-    stopped. `<results>/tune/<dataset>-<model>.csv` has one row a trial, and `...-best.json` the
-    best configuration, in the form that `config=` of `MMSA_run` takes. Of the trials that are
-    trained now, only the best keeps its checkpoint.
+    Trials are ordinary runs in the record store, and the search draws the same points in the same
+    order whenever it is started, so an interrupted search continues where it stopped, and one with
+    more trials goes on from one with fewer.
+
+    `<results>/tune/<dataset>-<model>.csv` has one row a trial. The best configuration is written
+    twice, complete, so that either file with the same seed gives the same numbers:
+    `...-best.json` is what `config=` of `MMSA_run` takes, and `...-best-config.json` a file for
+    `config_file=`, in MMSA's schema. Names end in `-on-test` where the test split selected. Of the
+    trials that are trained now, only the best keeps its checkpoint.
 
     Args:
         run: The run whose configuration is tuned.
         config_file: Search space in MMSA's schema; the shipped one if empty.
         trials: Number of configurations.
         seed: Seed of the search and of every trial.
-        fixed: Keys that the user set; they are not searched.
+        given: Overrides that the user set; they are not searched.
         on_test: Select by the test split, as MMSA 2.2.1 does; every record says so.
 
     Returns:
@@ -60,13 +65,14 @@ def tune(
     """
     name, dataset = run.args.model_name, run.args.dataset_name
     space = search_space(name, dataset, config_file)
-    space = {key: v for key, v in space.items() if not {key, key.split(".")[0]} & set(fixed)}
+    given = dict(given or {})
+    space = {key: v for key, v in space.items() if not {key, key.split(".")[0]} & given.keys()}
     if not space:
         raise ConfigError(
             f"{name!r} has nothing to search on {dataset!r}: add 'debugParams' with 'd_paras' to a "
             "configuration file (-c), or fix fewer keys."
         )
-    split = "test" if on_test else "valid"
+    split, stem = ("test", "-on-test") if on_test else ("valid", "")
     if on_test:
         run = run.with_overrides({}, notes=(ON_TEST_NOTE,), marks=ON_TEST)
     key = run.args.get("KeyEval", "Loss")
@@ -92,7 +98,8 @@ def tune(
 
     def save(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         rows = [_row(done, f"{split}_{key}") for done in study.trials]
-        _write(run, "", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"), "csv")
+        table = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+        _write(run, f"{stem}.csv", table)
         logger.info("Trial %d of %d: %s", trial.number + 1, trials, rows[-1])
         best = _best_number(study)
         kept = checkpoints.get(best) if best is not None else None
@@ -104,9 +111,12 @@ def tune(
     if _best_number(study) is None:
         raise ConfigError(f"all {trials} trials diverged; search other values, lower rates first.")
     best: dict[str, Any] = study.best_trial.user_attrs["configuration"]
-    _write(run, "-best", json.dumps(best, indent=2) + "\n", "json")
+    chosen = run.with_overrides(best)
+    _write(run, f"{stem}-best.json", _json(merge(given, best)))
+    path = _write(run, f"{stem}-best-config.json", _json(_as_config_file(chosen)))
     logger.info("Best configuration by %s %s: %s", split, key, best)
-    return run.with_overrides(best)
+    logger.info("MMSA_run(%r, %r, config_file=%r, seeds=[%d])", name, dataset, str(path), seed)
+    return chosen
 
 
 def _best_number(study: optuna.Study) -> int | None:
@@ -114,11 +124,29 @@ def _best_number(study: optuna.Study) -> int | None:
     return study.best_trial.number if finished else None
 
 
-def _write(run: Run, suffix: str, content: str, ending: str) -> None:
+def _as_config_file(run: Run) -> dict[str, Any]:
+    """The run's configuration in MMSA's schema, for this model and data set alone."""
+    args = dict(run.args)
+    name, dataset = args.pop("model_name"), args.pop("dataset_name")
+    data = {"featurePath": str(Path(args.pop("featurePath")).absolute())}
+    kind = "aligned" if args.get("need_data_aligned") else "unaligned"
+    return {
+        # MMSA joins this folder and the path, which is absolute.
+        "datasetCommonParams": {"dataset_root_dir": "", dataset: {kind: data}},
+        name: {"commonParams": args, "datasetParams": {dataset: {}}},
+    }
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, default=str) + "\n"
+
+
+def _write(run: Run, suffix: str, content: str) -> Path:
     folder = run.places.results / "tune"
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"{run.args.dataset_name}-{run.args.model_name}{suffix}.{ending}"
-    write_atomically(folder / name, content)
+    path = folder / f"{run.args.dataset_name}-{run.args.model_name}{suffix}"
+    write_atomically(path, content)
+    return path
 
 
 def search_space(

@@ -1,4 +1,4 @@
-# Sourced by demo.sh and test.sh: makes the virtual environment .venv and installs into it.
+# Sourced by the scripts beside it: makes the virtual environment .venv and installs into it.
 #
 # PYTHON   interpreter to make it with; otherwise the first of python3.11, 3.12, 3.13, python3 that fits
 

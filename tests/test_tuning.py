@@ -13,14 +13,14 @@ from tests.conftest import tiny_config
 
 @pytest.fixture
 def tune(tmp_path, feature_file, tiny_encoder):
-    def call(config=None, **options):
+    def call(config=None, tune_times=3, **options):
         given = config or {}
         config = tiny_config("text_only", tiny_encoder, num_epochs=1) | given
         for key in {"learning_rate", "batch_size"} - given.keys():
             del config[key]
         return MMSA_run(
             "text_only", "mosi", config=config | {"featurePath": str(feature_file)}, seeds=[3],
-            is_tune=True, tune_times=3, verbose_level=0, model_save_dir=tmp_path / "m",
+            is_tune=True, tune_times=tune_times, verbose_level=0, model_save_dir=tmp_path / "m",
             res_save_dir=tmp_path / "r", log_dir=tmp_path / "l", **options,
         )  # fmt: skip
 
@@ -30,17 +30,72 @@ def tune(tmp_path, feature_file, tiny_encoder):
 @pytest.mark.parametrize(("on_test", "split"), [(False, "valid"), (True, "test")])
 def test_selection_split_and_best_configuration(tune, tmp_path, on_test, split):
     results = tune(tune_on_test=on_test)
-    trials = pd.read_csv(tmp_path / "r/tune/mosi-text_only.csv")
+    stem = f"mosi-text_only{'-on-test' if on_test else ''}"
+    trials = pd.read_csv(tmp_path / f"r/tune/{stem}.csv")
     assert len(trials) == 3
-    column = f"{split}_Loss"
-    scores = pd.to_numeric(trials[column], errors="coerce")
-    best = json.loads((tmp_path / "r/tune/mosi-text_only-best.json").read_text())
+    scores = pd.to_numeric(trials[f"{split}_Loss"], errors="coerce")
+    best = json.loads((tmp_path / f"r/tune/{stem}-best.json").read_text())
     chosen = results.seeds[0].record
     assert chosen.metrics[split]["Loss"] == pytest.approx(scores.min())
-    assert {key: chosen.identity.configuration[key] for key in best} == best
-    assert set(best) == {"learning_rate", "weight_decay", "batch_size"}
+    assert best.keys() > {"learning_rate", "weight_decay", "batch_size", "pretrained", "dim"}
+    for key in ("learning_rate", "weight_decay", "batch_size", "dim", "num_epochs"):
+        assert chosen.identity.configuration[key] == best[key]
     assert results.seeds[0].reused
     assert any("TEST split" in note for note in chosen.notes) == on_test
+
+
+@pytest.mark.parametrize("model", ["text_only", "self_mm"])
+@pytest.mark.parametrize("form", ["config", "config_file"])
+def test_the_best_configuration_gives_the_reported_numbers_again(
+    model, form, tmp_path, feature_file, tiny_encoder
+):
+    """Elsewhere, from the written file and the seed alone, bit for bit."""
+    given = tiny_config("text_only", tiny_encoder, num_epochs=1) if model == "text_only" else {}
+    if model == "self_mm":
+        given = {"pretrained": str(tiny_encoder), "early_stop": 1, "update_epochs": 1}
+    for key in ("learning_rate", "batch_size"):
+        given.pop(key, None)
+
+    def run(folder, **options):
+        return MMSA_run(
+            model, "mosi", custom_feature=feature_file, seeds=[3], verbose_level=0, num_workers=0,
+            model_save_dir=tmp_path / folder / "m", res_save_dir=tmp_path / folder / "r",
+            log_dir=tmp_path / folder / "l", gpu_ids="cpu", **options,
+        ).seeds[0].record  # fmt: skip
+
+    reported = run("search", config=given, is_tune=True, tune_times=2)
+    ending = {"config": "-best.json", "config_file": "-best-config.json"}[form]
+    path = tmp_path / "search" / "r" / "tune" / f"mosi-{model}{ending}"
+    again = run("again", **{form: json.loads(path.read_text()) if form == "config" else path})
+    assert again.identity == reported.identity
+    assert again.metrics == reported.metrics
+    assert again.predictions_sha256 == reported.predictions_sha256
+
+
+def test_a_search_that_is_interrupted_goes_on(tune, tmp_path, monkeypatch):
+    from MMSA_ext.run import Run
+
+    train, trained = Run._train, []
+
+    def interrupted(self, identity, position):
+        if len(trained) == 2:
+            trained.append("stop")
+            raise KeyboardInterrupt
+        trained.append(identity.short_id)
+        return train(self, identity, position)
+
+    monkeypatch.setattr(Run, "_train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tune()
+    assert len(trained) == 3
+    results = tune()
+    assert len(trained) == 4
+    assert len(pd.read_csv(tmp_path / "r/tune/mosi-text_only.csv")) == 3
+    assert not results.seeds[0].diverged
+    first = pd.read_csv(tmp_path / "r/tune/mosi-text_only.csv")
+    tune(tune_times=7)
+    assert len(trained) > 4
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "r/tune/mosi-text_only.csv")[:3], first)
 
 
 def test_an_interrupted_search_repeats_nothing_and_keeps_one_checkpoint(tune, tmp_path):

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from MMSA_ext.cli import data, experiments, models, runs
+from MMSA_ext.cli import checks, data, experiments, explain, models, report, runs, statistics
 from MMSA_ext.cli.options import parse_overrides
 from MMSA_ext.errors import MMSAExtError
 
@@ -21,19 +21,21 @@ app = typer.Typer(
     help="DashFusion and InfoEnh in the MMSA toolkit.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-experiment = typer.Typer(
-    no_args_is_help=True, help="Run the rows of a table or figure, and show what they gave."
-)
-app.add_typer(experiment, name="experiment")
-
 app.command("run")(runs.run)
 app.command("tune")(runs.tune)
 app.command("predict")(runs.predict)
 app.command("check-data")(data.check_data)
 app.command("encode-text")(data.encode_text)
+app.command("standardise")(data.standardise)
 app.command("complexity")(models.complexity)
-experiment.command("run")(experiments.run)
-experiment.command("table")(experiments.table)
+app.add_typer(experiments.app, name="experiment")
+app.add_typer(explain.app, name="explain")
+app.command("report")(report.report)
+app.command("compare")(statistics.compare)
+app.command("power")(statistics.power)
+app.command("result-stat")(statistics.result_stat)
+app.command("matrix")(checks.matrix)
+app.command("verify")(checks.verify)
 app.command("list")(models.list_)
 
 

@@ -1,11 +1,14 @@
-"""Commands on feature files: `check-data`, `encode-text`."""
+"""Commands on feature files: `check-data`, `encode-text`, `standardise`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from MMSA_ext.cli.options import Gpus
+
+if TYPE_CHECKING:
+    from MMSA_ext.data.encode_text import Padding
 
 
 def check_data(
@@ -31,6 +34,13 @@ def encode_text(
     ] = "minilm",
     max_length: Annotated[int, typer.Option(help="Longest text in tokens.")] = 50,
     batch_size: Annotated[int, typer.Option(help="Texts encoded at a time.")] = 64,
+    padding: Annotated[
+        str,
+        typer.Option(
+            help="What 'text' holds behind a text: zero, or what the encoder computes there, "
+            "which MMSA's lf_dnn, lmf and tfn need to learn."
+        ),
+    ] = "zero",
     gpu_ids: Gpus = None,
 ) -> None:
     """Fill 'text_bert' and 'text' of a feature file from its 'raw_text'."""
@@ -38,5 +48,27 @@ def encode_text(
     from MMSA_ext.mmsa_bridge import assign_device
 
     device = str(assign_device(gpu_ids or []))
-    encode(file, output, pretrained, max_length=max_length, batch_size=batch_size, device=device)
+    encode(
+        file,
+        output,
+        pretrained,
+        max_length=max_length,
+        batch_size=batch_size,
+        padding=cast("Padding", padding),
+        device=device,
+    )
     typer.echo(f"written: {output}")
+
+
+def standardise(
+    file: Annotated[Path, typer.Argument(help="Feature file in MMSA's layout.")],
+    output: Annotated[Path, typer.Argument(help="New feature file.")],
+    modalities: Annotated[
+        list[str] | None, typer.Option("-m", "--modality", help="audio or vision. Default: both.")
+    ] = None,
+) -> None:
+    """Give each audio and vision feature mean 0 and deviation 1, by the training split."""
+    from MMSA_ext.data.standardise import MODALITIES
+    from MMSA_ext.data.standardise import standardise as scale
+
+    typer.echo(f"written: {scale(file, output, modalities or MODALITIES)}")

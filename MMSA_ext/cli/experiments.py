@@ -1,6 +1,10 @@
-"""Commands of `mmsa-ext experiment`: `run`, `table`."""
+"""Commands of `mmsa-ext experiment`: `run`, `status`, `table`, `figure`."""
 
-from typing import Annotated
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,8 +24,18 @@ from MMSA_ext.cli.options import (
     parse_overrides,
 )
 
-Experiment = Annotated[
-    str, typer.Argument(help="Name of a shipped experiment, or a file (docs/experiments.md).")
+if TYPE_CHECKING:
+    from MMSA_ext import experiments
+
+app = typer.Typer(
+    no_args_is_help=True, help="Run the rows of a table or figure, and show what they gave."
+)
+
+ExperimentFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="EXPERIMENT", help="Name of a shipped experiment, or a file (docs/experiments.md)."
+    ),
 ]
 OnlyDatasets = Annotated[
     list[str] | None,
@@ -31,13 +45,39 @@ OtherSeeds = Annotated[
     list[int] | None,
     typer.Option("-s", "--seeds", help="Seed; repeatable. Default: the experiment's."),
 ]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option("--format", help="csv, md, tex or html; repeatable. Default: all of them."),
+]
+Baseline = Annotated[
+    str, typer.Option(help="Row that the others are compared with. Default: the experiment's.")
+]
+FORMATS = ("csv", "md", "tex", "html")
 
 
+@app.command("run")
 def run(
-    experiment: Experiment,
+    experiment: ExperimentFile,
     datasets: OnlyDatasets = None,
     overrides: Overrides = None,
     seeds: OtherSeeds = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "-j", "--jobs", min=1, help="Runs at once. Default: 1; on a cluster, all that fit."
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Where runs are made (docs/experiments.md).")
+    ] = "local",
+    address: Annotated[
+        str, typer.Option(help="Ray cluster, such as auto or ray://HOST:10001; with --engine ray.")
+    ] = "",
+    cpus: Annotated[float, typer.Option(help="CPUs of a run; with --engine ray.")] = 1,
+    gpus: Annotated[float, typer.Option(help="GPUs of a run; with --engine ray.")] = 0,
+    checkpoints: Annotated[
+        bool, typer.Option(help="Bring checkpoints back from the cluster; with --engine ray.")
+    ] = False,
     features: Features = "",
     feature_t: Text = "",
     feature_a: Audio = "",
@@ -49,55 +89,158 @@ def run(
     res_save_dir: ResultDir = "",
     log_dir: LogDir = "",
     repeat: Repeat = False,
+    draw: Annotated[bool, typer.Option("--figure", help="Draw its figure, too.")] = False,
 ) -> None:
-    """Run what is missing of an experiment and show its table; exit code 1 if a row is refused."""
-    from MMSA_ext import experiments
+    """Run what is missing of an experiment and show its tables.
 
-    chosen = experiments.load(experiment).narrowed(
-        datasets=datasets, seeds=seeds, config=parse_overrides(overrides or [])
-    )
-    done = experiments.run(
-        chosen,
-        progress=lambda number, count, row, dataset: typer.echo(
-            f"row {number} of {count}: {row.label} on {dataset}"
-        ),
-        custom_feature=features or None,
-        feature_T=feature_t or None,
-        feature_A=feature_a or None,
-        feature_V=feature_v or None,
-        gpu_ids=gpu_ids or [],
-        num_workers=num_workers,
-        verbose_level=verbose,
-        model_save_dir=model_save_dir or None,
-        res_save_dir=res_save_dir or None,
-        log_dir=log_dir or None,
-        reuse=not repeat,
-    )
-    table(experiment, datasets, overrides, seeds, res_save_dir)
-    refused = [cell for cell in done if cell.error is not None]
-    for cell in refused:
-        typer.echo(f"not run: {cell.row.label} on {cell.dataset}: {cell.error}", err=True)
-    if refused:
+    It may be stopped and started again, and started several times at once. Exit code 1 if a run is
+    refused or fails.
+    """
+    from MMSA_ext import experiments
+    from MMSA_ext.experiments import ray_engine, running
+
+    chosen = _load(experiment, datasets, overrides, seeds)
+    if engine != "ray" and address:
+        from MMSA_ext.errors import ConfigError
+
+        raise ConfigError("--address is of a Ray cluster; add --engine ray.")
+    signal.signal(signal.SIGTERM, running.leave)
+    try:
+        outcomes = experiments.run(
+            chosen,
+            jobs=jobs or 1,
+            engine=ray_engine.connect(
+                address or None, slots=jobs, cpus=cpus, gpus=gpus, checkpoints=checkpoints
+            )
+            if engine == "ray"
+            else None,
+            progress=lambda progress: typer.echo(str(progress)),
+            custom_feature=features or None,
+            feature_T=feature_t or None,
+            feature_A=feature_a or None,
+            feature_V=feature_v or None,
+            gpu_ids=gpu_ids or [],
+            num_workers=num_workers,
+            verbose_level=verbose,
+            model_save_dir=model_save_dir or None,
+            res_save_dir=res_save_dir or None,
+            log_dir=log_dir or None,
+            reuse=not repeat,
+        )
+    except KeyboardInterrupt:
+        typer.echo("stopped; what was finished is stored, and the same command goes on.", err=True)
+        raise typer.Exit(130) from None
+    _show_tables(chosen, res_save_dir, FORMATS)
+    if draw:
+        _draw(chosen, res_save_dir)
+    reasons: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.record is None:
+            reasons.setdefault(outcome.error, []).append(str(outcome.unit))
+    for reason, units in reasons.items():
+        typer.echo(f"not run: {'; '.join(units)}: {reason}", err=True)
+    if reasons:
         raise typer.Exit(1)
 
 
-def table(
-    experiment: Experiment,
+@app.command("status")
+def status(
+    experiment: ExperimentFile,
     datasets: OnlyDatasets = None,
     overrides: Overrides = None,
     seeds: OtherSeeds = None,
+    features: Features = "",
+    feature_t: Text = "",
+    feature_a: Audio = "",
+    feature_v: Vision = "",
     res_save_dir: ResultDir = "",
 ) -> None:
-    """Write and show the table of what has been run; give the options that it was run with."""
+    """Show which seeds of each row are done, running or missing, and the time used and left."""
     from MMSA_ext import experiments
     from MMSA_ext.reporting.store import RunStore
 
-    chosen = experiments.load(experiment).narrowed(
-        datasets=datasets, seeds=seeds, config=parse_overrides(overrides or [])
+    chosen = _load(experiment, datasets, overrides, seeds)
+    store = RunStore(experiments.results_folder(res_save_dir or None) / "runs")
+    lines = experiments.status(
+        chosen,
+        store,
+        custom_feature=features,
+        feature_T=feature_t,
+        feature_A=feature_a,
+        feature_V=feature_v,
     )
-    folder = experiments.results_folder(res_save_dir or None)
-    numbers = experiments.table(chosen, RunStore(folder / "runs"))
-    csv, text = experiments.write(chosen, numbers, folder / "experiments")
-    typer.echo(f"\n{experiments.render(chosen, numbers)}\n")
-    typer.echo(f"numbers: {csv}")
-    typer.echo(f"text:    {text}")
+    typer.echo(experiments.render_status(lines))
+
+
+@app.command("table")
+def table(
+    experiment: ExperimentFile,
+    datasets: OnlyDatasets = None,
+    overrides: Overrides = None,
+    seeds: OtherSeeds = None,
+    baseline: Baseline = "",
+    formats: Formats = None,
+    res_save_dir: ResultDir = "",
+) -> None:
+    """Write and show the tables of what has been run; give the options that it was run with."""
+    chosen = _load(experiment, datasets, overrides, seeds, baseline)
+    _show_tables(chosen, res_save_dir, tuple(formats or FORMATS))
+
+
+@app.command("figure")
+def figure(
+    experiment: ExperimentFile,
+    datasets: OnlyDatasets = None,
+    overrides: Overrides = None,
+    seeds: OtherSeeds = None,
+    baseline: Baseline = "",
+    kind: Annotated[
+        str,
+        typer.Option(help="comparison, sweep, robustness, curves or confusion; the file's."),
+    ] = "",
+    res_save_dir: ResultDir = "",
+) -> None:
+    """Draw what has been run, as PNG and PDF; give the options that it was run with."""
+    chosen = _load(experiment, datasets, overrides, seeds, baseline)
+    _draw(chosen, res_save_dir, kind or None)
+
+
+def _load(
+    experiment: str,
+    datasets: list[str] | None,
+    overrides: list[str] | None,
+    seeds: list[int] | None,
+    baseline: str = "",
+) -> experiments.Experiment:
+    from MMSA_ext.experiments import load
+
+    values = parse_overrides(overrides or [])
+    return load(experiment).narrowed(
+        datasets=datasets, seeds=seeds, config=values, baseline=baseline or None
+    )
+
+
+def _show_tables(
+    experiment: experiments.Experiment, res_save_dir: str, formats: tuple[str, ...]
+) -> None:
+    from MMSA_ext import experiments
+    from MMSA_ext.reporting.comparison_formats import render_text
+    from MMSA_ext.reporting.store import RunStore
+
+    folder: Path = experiments.results_folder(res_save_dir or None)
+    comparisons = experiments.table(experiment, RunStore(folder / "runs"))
+    for comparison in comparisons:
+        typer.echo(f"\n{render_text(comparison)}\n")
+    for path in experiments.write_tables(comparisons, experiment, folder / "experiments", formats):
+        typer.echo(f"written: {path}")
+
+
+def _draw(experiment: experiments.Experiment, res_save_dir: str, kind: str | None = None) -> None:
+    from MMSA_ext import experiments
+    from MMSA_ext.reporting.store import RunStore
+
+    folder: Path = experiments.results_folder(res_save_dir or None)
+    for path in experiments.draw(
+        experiment, RunStore(folder / "runs"), folder / "experiments", kind=kind
+    ):
+        typer.echo(f"written: {path}")

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ __all__ = ["encode_text", "encode_tokens", "tokenize"]
 
 _FIELDS = ("text_bert", "text")
 
+Padding = Literal["zero", "encoder"]
+
 
 def encode_text(
     path: str | os.PathLike[str],
@@ -32,12 +34,13 @@ def encode_text(
     batch_size: int = 64,
     device: str = "cpu",
     fields: Sequence[str] = _FIELDS,
+    padding: Padding = "zero",
     progress: bool = True,
 ) -> Path:
     """Write a copy of a feature file whose text keys are computed from `raw_text`.
 
     `text_bert` becomes (n, 3, max_length) float32 (token ids, attention mask, segment ids) and
-    `text` (n, max_length, hidden) float32 (the encoder's last hidden state, 0 at padding); in a
+    `text` (n, max_length, hidden) float32 (the encoder's last hidden state); in a
     file of one sample without the leading n. Everything else is kept. The top-level key
     `text_encoder`, which MMSA ignores, names the encoder (`MMSA_ext.text_encoders.identity`).
 
@@ -49,6 +52,10 @@ def encode_text(
         batch_size: samples encoded at once. The result does not depend on it, up to rounding.
         device: torch device that encodes.
         fields: which of `text_bert` and `text` to fill.
+        padding: what `text` holds at padding. `zero` lets models see where a text ends;
+            `encoder` keeps what the encoder computes there, from the text's tokens. MMSA's models
+            that read `text` with an LSTM (lf_dnn, lmf, tfn) take its state at the last position
+            and learn nothing where that is behind many zeros.
         progress: show a progress bar.
 
     Returns:
@@ -60,7 +67,7 @@ def encode_text(
         ConfigError: an option is out of range.
     """
     source, target = Path(path).expanduser(), Path(output).expanduser()
-    _check_options(source, target, max_length, batch_size, fields)
+    _check_options(source, target, max_length, batch_size, fields, padding)
     data = safe_load(source)
     texts = _texts(data, source)
     tokenizer = load_tokenizer(pretrained)
@@ -75,7 +82,7 @@ def encode_text(
             tokens = tokenize(tokenizer, split_texts, max_length)
             filled: dict[str, NDArray[Any]] = {"text_bert": tokens}
             if encoder is not None:
-                filled["text"] = encode_tokens(encoder, tokens, batch_size, bar)
+                filled["text"] = encode_tokens(encoder, tokens, batch_size, bar, padding)
             for field in fields:
                 holder[field] = filled[field][0] if name is None else filled[field]
     data["text_encoder"] = identity(pretrained)
@@ -107,7 +114,11 @@ def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> NDArray[n
 
 @torch.no_grad()
 def encode_tokens(
-    encoder: Any, tokens: NDArray[np.float32], batch_size: int, bar: Any = None
+    encoder: Any,
+    tokens: NDArray[np.float32],
+    batch_size: int,
+    bar: Any = None,
+    padding: Padding = "zero",
 ) -> NDArray[np.float32]:
     """Encode tokenized texts, in batches of similar length.
 
@@ -116,19 +127,24 @@ def encode_tokens(
         tokens: (n, 3, L), as `tokenize` returns.
         batch_size: samples encoded at once.
         bar: object with `update(samples)`, or None.
+        padding: see `encode_text`.
 
     Returns:
-        (n, L, hidden) float32: last hidden state, 0 where the mask is 0.
+        (n, L, hidden) float32: last hidden state.
     """
     count, _, length = tokens.shape
     hidden = np.zeros((count, length, encoder.config.hidden_size), np.float32)
     has_segments = getattr(encoder.config, "type_vocab_size", 0) > 1
     for rows, width in _batches(tokens[:, 1].sum(axis=1).astype(np.int64), batch_size):
+        if padding == "encoder":
+            width = length
         batch = torch.from_numpy(tokens[rows, :, :width].astype(np.int64)).to(encoder.device)
         inputs = {"input_ids": batch[:, 0], "attention_mask": batch[:, 1]}
         if has_segments:
             inputs["token_type_ids"] = batch[:, 2]
-        states = encoder(**inputs).last_hidden_state * batch[:, 1, :, None]
+        states = encoder(**inputs).last_hidden_state
+        if padding == "zero":
+            states = states * batch[:, 1, :, None]
         hidden[rows, :width] = states.float().cpu().numpy()
         if bar is not None:
             bar.update(len(rows))
@@ -172,8 +188,15 @@ def _texts(data: Any, path: Path) -> dict[str | None, list[str]]:
 
 
 def _check_options(
-    source: Path, target: Path, max_length: int, batch_size: int, fields: Sequence[str]
+    source: Path,
+    target: Path,
+    max_length: int,
+    batch_size: int,
+    fields: Sequence[str],
+    padding: str,
 ) -> None:
+    if padding not in get_args(Padding):
+        raise ConfigError(f"padding must be zero or encoder; got {padding!r}.")
     unknown = sorted(set(fields) - set(_FIELDS))
     if unknown or not fields:
         raise ConfigError(f"fields must name some of {', '.join(_FIELDS)}; got {list(fields)}.")

@@ -60,6 +60,7 @@ __all__ = [
     "FeatureSet",
     "FeatureSplit",
     "check_features",
+    "fingerprint",
     "is_single_sample",
     "read_features",
     "safe_load",
@@ -185,6 +186,44 @@ def check_features(
     return _read(path, dataset, others, require_labels).report
 
 
+def fingerprint(
+    path: PathLike,
+    *,
+    feature_T: PathLike | None = None,  # noqa: N803
+    feature_A: PathLike | None = None,  # noqa: N803
+    feature_V: PathLike | None = None,  # noqa: N803
+) -> str:
+    """The fingerprint that `read_features` gives these files, without reading what is in them.
+
+    Args:
+        path: as for `read_features`, like the rest.
+        feature_T: as for `read_features`.
+        feature_A: as for `read_features`.
+        feature_V: as for `read_features`.
+
+    Raises:
+        FeatureFileError: a file cannot be read.
+    """
+    found = _file_digest(path)
+    for role, other in {"T": feature_T, "A": feature_A, "V": feature_V}.items():
+        if other:
+            found = _joined_fingerprint(found, role, _file_digest(other))
+    return found
+
+
+def _file_digest(path: PathLike) -> str:
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise FeatureFileError(f"Feature file {path} cannot be read: {error}.") from error
+
+
+def _joined_fingerprint(base: str, role: str, added: str) -> str:
+    """Fingerprint of a file with one modality from another file."""
+    return hashlib.sha256(f"{base} feature_{role}={added}".encode()).hexdigest()
+
+
 def write_features(path: PathLike, data: Mapping[str, Any]) -> Path:
     """Write a feature file so that it is either complete or not there.
 
@@ -226,8 +265,7 @@ def _read(
     for role, other in others.items():
         if other:  # MMSA's default is an empty string
             added = override_modality(role, Path(other).expanduser(), raw_splits, scopes)
-            joined = f"{report.fingerprint} feature_{role}={added}"
-            report.fingerprint = hashlib.sha256(joined.encode()).hexdigest()
+            report.fingerprint = _joined_fingerprint(report.fingerprint, role, added)
     _check_text_keys(scopes, raw_splits)
     splits: dict[str, FeatureSplit] = {}
     for name, raw in raw_splits.items():

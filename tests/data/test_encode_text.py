@@ -77,6 +77,17 @@ def test_hidden_states_are_those_of_each_text_alone(source: Path, tiny_encoder: 
         assert not states[len(alone) :].any()
 
 
+def test_padding_may_hold_what_the_encoder_computes(source: Path, tiny_encoder: Path) -> None:
+    zero = encoded(source, tiny_encoder, "a.pkl")["test"]
+    kept = encoded(source, tiny_encoder, "b.pkl", padding="encoder")["test"]
+    valid = zero["text_bert"][:, 1].astype(bool)
+    np.testing.assert_allclose(kept["text"][valid], zero["text"][valid], atol=1e-5)
+    assert np.abs(kept["text"][~valid]).min(axis=0).any()
+    assert not zero["text"][~valid].any()
+    with pytest.raises(ConfigError, match="zero or encoder"):
+        encoded(source, tiny_encoder, padding="none")
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_batch_size_does_not_matter(source: Path, tiny_encoder: Path, batch_size: int) -> None:
     reference = encoded(source, tiny_encoder, "a.pkl", batch_size=3)

@@ -1,9 +1,9 @@
 """The command line, as a user types it."""
 
-import json
 import pickle
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from MMSA_ext.cli import app, main, parse_overrides
@@ -85,43 +85,6 @@ def test_list_names_models_papers_and_data_sets():
         assert part in result.output
 
 
-def test_experiment_is_run_and_its_table_shown(tmp_path, feature_file, tiny_encoder):
-    file = tmp_path / "small.json"
-    rows = [{"label": "text alone", "model": "text_only"}]
-    columns = {"mosi": ["MAE"], "mosei": ["MAE"]}
-    file.write_text(json.dumps({
-        "title": "Small", "source": {"paper": "none"}, "datasets": ["mosi", "mosei"],
-        "columns": columns, "rows": rows,
-    }))  # fmt: skip
-    chosen = [str(file), "-d", "mosi", "-s", "1", *settings("text_only", tiny_encoder)]
-    result = runner.invoke(
-        app, ["experiment", "run", *chosen, "-f", str(feature_file), *options(tmp_path)]
-    )
-    assert result.exit_code == 0, result.output
-    for part in ("row 1 of 1: text alone on mosi", "Small", "(1)", "environment"):
-        assert part in result.output
-    folder = ["--res-save-dir", str(tmp_path / "r")]
-    shown = runner.invoke(app, ["experiment", "table", *chosen, *folder])
-    assert (
-        shown.output.splitlines() == result.output.splitlines()[-len(shown.output.splitlines()) :]
-    )
-    assert (tmp_path / "r" / "experiments" / "small.csv").is_file()
-
-
-def test_experiment_with_a_refused_row_ends_with_an_error(tmp_path, feature_file):
-    file = tmp_path / "refused.json"
-    rows = [{"label": "no encoder", "model": "text_only", "config": {"pretrained": "./none"}}]
-    file.write_text(json.dumps({
-        "title": "Refused", "source": {"paper": "none"}, "datasets": ["mosi"], "seeds": [1],
-        "columns": {"mosi": ["MAE"]}, "rows": rows,
-    }))  # fmt: skip
-    result = runner.invoke(
-        app, ["experiment", "run", str(file), "-f", str(feature_file), *options(tmp_path)]
-    )
-    assert result.exit_code == 1
-    assert "not run: no encoder on mosi" in result.output
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -155,13 +118,15 @@ def test_overrides_are_json_where_they_parse():
         parse_overrides(["novalue"])
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        *("run", "tune", "predict", "check-data", "encode-text", "complexity", "list"),
-        *("experiment", "experiment run", "experiment table"),
-    ],
-)
+def every_command(group=None, prefix=""):
+    group = group or typer.main.get_command(app)
+    for name, command in group.commands.items():
+        yield f"{prefix}{name}"
+        if hasattr(command, "commands"):
+            yield from every_command(command, f"{prefix}{name} ")
+
+
+@pytest.mark.parametrize("command", every_command())
 def test_every_command_explains_itself(command):
     result = runner.invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0

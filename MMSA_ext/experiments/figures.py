@@ -1,0 +1,126 @@
+"""The figures of an experiment, from records alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from MMSA_ext.errors import ConfigError, suggest
+from MMSA_ext.experiments.files import FIGURE_KINDS, Experiment
+from MMSA_ext.experiments.tables import Collected, collect
+from MMSA_ext.reporting.store import RunStore
+
+
+def draw(
+    experiment: Experiment, store: RunStore, folder: Path, *, kind: str | None = None
+) -> list[Path]:
+    """Draw an experiment, a picture a data set (`curves`: a picture a row), as PNG and PDF.
+
+    Args:
+        experiment: From `load`, `narrowed` as it was for the run.
+        store: Where the records are.
+        folder: Where `<experiment>-<data set>-<kind>` goes; made where it is missing.
+        kind: Another kind than the file's.
+
+    Returns:
+        The files written; data sets without a finished run are left out.
+
+    Raises:
+        ConfigError: If the kind is not known or the experiment has no rows for it, or if nothing
+            has been run.
+    """
+    wanted = kind or experiment.figure.kind
+    if wanted not in FIGURE_KINDS:
+        raise ConfigError(f"no figure {wanted!r}; {suggest(wanted, list(FIGURE_KINDS))}")
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    for part in collect(experiment, store):
+        if (part.comparison.numbers["n"] > 0).any():
+            path = folder / f"{experiment.name}-{part.comparison.dataset}-{wanted}.png"
+            written += _DRAWN[wanted](experiment, part, store, path)
+    if not written:
+        raise ConfigError(
+            f"experiment {experiment.name!r} has no finished runs to draw; run it first, and give "
+            "the options that it was run with."
+        )
+    return written
+
+
+def _comparison(experiment: Experiment, part: Collected, store: RunStore, path: Path) -> list[Path]:
+    from MMSA_ext.reporting.figures.comparison import comparison_figure
+
+    return list(comparison_figure(part.comparison, path))
+
+
+def _sweep(experiment: Experiment, part: Collected, store: RunStore, path: Path) -> list[Path]:
+    from MMSA_ext.reporting.figures.sweep import SweepPoint, sweep_figure
+
+    points = [SweepPoint(*point) for point in _points(experiment, "sweep")]
+    figure = experiment.figure
+    metrics = _metrics(experiment, part)
+    return list(
+        sweep_figure(points, part.comparison, metrics, path, figure.x_label, figure.reference)
+    )
+
+
+def _robustness(experiment: Experiment, part: Collected, store: RunStore, path: Path) -> list[Path]:
+    from MMSA_ext.reporting.figures.robustness import robustness_figure
+    from MMSA_ext.reporting.figures.sweep import SweepPoint
+
+    points = [SweepPoint(*point) for point in _points(experiment, "robustness")]
+    metrics = _metrics(experiment, part)
+    return list(
+        robustness_figure(points, part.comparison, metrics, path, experiment.figure.x_label)
+    )
+
+
+def _curves(experiment: Experiment, part: Collected, store: RunStore, path: Path) -> list[Path]:
+    from MMSA_ext.reporting.figures import curves_overview
+
+    written: list[Path] = []
+    for number, (label, runs) in enumerate(part.rows.items(), start=1):
+        if runs.records:
+            name = re.sub(r"[^a-z0-9]+", "-", f"{number:02d} {label}".lower()).strip("-")
+            written += curves_overview(runs.records, path.with_name(f"{path.stem}-{name}.png"))
+    return written
+
+
+def _confusion(experiment: Experiment, part: Collected, store: RunStore, path: Path) -> list[Path]:
+    from MMSA_ext.reporting.figures.confusion import confusion_figure
+
+    predictions = {
+        label: pd.concat([store.predictions(record) for record in finished])
+        for label, runs in part.rows.items()
+        if (finished := [record for record in runs.records if record.finished])
+    }
+    return list(confusion_figure(predictions, part.comparison.dataset, path))
+
+
+_DRAWN: dict[str, Callable[[Experiment, Collected, RunStore, Path], list[Path]]] = {
+    "comparison": _comparison,
+    "sweep": _sweep,
+    "robustness": _robustness,
+    "curves": _curves,
+    "confusion": _confusion,
+}
+
+
+def _points(experiment: Experiment, kind: str) -> list[tuple[str, float, str]]:
+    """Series, x and label of the rows on a line."""
+    points = [
+        (row.series, row.x, row.label)
+        for row in experiment.rows
+        if row.series is not None and row.x is not None
+    ]
+    if not points:
+        raise ConfigError(
+            f"experiment {experiment.name!r} has no rows with series and x, which a {kind} draws."
+        )
+    return points
+
+
+def _metrics(experiment: Experiment, part: Collected) -> tuple[str, ...]:
+    return experiment.figure.metrics or part.comparison.metrics

@@ -1,0 +1,317 @@
+"""Experiment files: their form, reading them, and the numbers that their papers print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from MMSA_ext.config import DATASETS, config_folder, merge, read_json, resolve
+from MMSA_ext.errors import ConfigError, suggest
+from MMSA_ext.paths import expand
+from MMSA_ext.runner import DEFAULT_SEEDS
+
+FigureKind = Literal["comparison", "sweep", "robustness", "curves", "confusion"]
+FIGURE_KINDS: tuple[FigureKind, ...] = get_args(FigureKind)
+
+_PUBLISHED_COLUMNS = ("row", "dataset", "metric", "value", "mark", "source")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Source(_Part):
+    """Where the published numbers stand.
+
+    Attributes:
+        paper: Title and place of the paper.
+        table: Table or figure of the paper; None for what the paper does not have.
+        csv: File with the published numbers, see `published_numbers`; None if there are none.
+    """
+
+    paper: str
+    table: str | None = None
+    csv: str | None = None
+
+
+class Row(_Part):
+    """One row of the table.
+
+    Attributes:
+        label: What the row is called; unique in the experiment.
+        model: Model name; None for a system that cannot be run here, of which only the published
+            numbers are shown.
+        config: Overrides that make the row what it is, nested or dotted; they win over all others.
+        published: Name of the row in `Source.csv`; None if the paper has no such row.
+        role: A "control" answers whether a gain has the claimed cause.
+        series: Line of the figure to which the row belongs.
+        x: Where the row stands on that line.
+        remarks: What a reader of the row should know.
+    """
+
+    label: Annotated[str, Field(min_length=1)]
+    model: str | None = None
+    config: dict[str, Any] = {}
+    published: str | None = None
+    role: Literal["system", "control", "baseline"] = "system"
+    series: str | None = None
+    x: float | None = None
+    remarks: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _shows_something(self) -> Row:
+        if self.model is None and self.published is None:
+            raise ValueError(f"{self.label!r} needs a model to run, or a published row to show")
+        if self.model is None and self.config:
+            raise ValueError(f"{self.label!r} has a config, but no model to run with it")
+        if (self.series is None) != (self.x is None):
+            raise ValueError(f"{self.label!r} needs series and x together, or neither")
+        return self
+
+
+class Figure(_Part):
+    """How `mmsa-ext experiment figure` draws the experiment.
+
+    Attributes:
+        kind: Which picture; `sweep` and `robustness` draw the rows that have `series` and `x`.
+        metrics: Metrics drawn, by MMSA's names; None is the table's columns.
+        x_label: Name of the horizontal axis of `sweep` and `robustness`.
+        reference: Row drawn as a horizontal line by `sweep`; None is no line.
+    """
+
+    kind: FigureKind = "comparison"
+    metrics: tuple[str, ...] | None = None
+    x_label: str = ""
+    reference: str | None = None
+
+
+class Experiment(_Part):
+    """The content of an experiment file.
+
+    Attributes:
+        name: Name of the file, without its ending; not written in it.
+        folder: Folder of the file; not written in it.
+        title: What the table shows.
+        source: Where it was published.
+        datasets: Data sets on which each row is run.
+        seeds: Seeds of each row.
+        config: Overrides of all rows.
+        models: By model name, overrides of its rows; they win over `config`.
+        columns: By data set, the metrics that the table shows, by MMSA's names.
+        baseline: Row with which the others are compared; None compares none.
+        figure: How the experiment is drawn.
+        rows: The rows, in the table's order.
+    """
+
+    name: str
+    folder: Path
+    title: str
+    source: Source
+    datasets: Annotated[tuple[str, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = DEFAULT_SEEDS
+    config: dict[str, Any] = {}
+    models: dict[str, dict[str, Any]] = {}
+    columns: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]]
+    baseline: str | None = None
+    figure: Figure = Figure()
+    rows: Annotated[tuple[Row, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Experiment:
+        if unknown := sorted(set(self.datasets) - set(DATASETS)):
+            raise ValueError(f"datasets: {unknown[0]!r}: {suggest(unknown[0], list(DATASETS))}")
+        if without := [name for name in self.datasets if name not in self.columns]:
+            raise ValueError(f"columns: name the metrics to show for {', '.join(without)}")
+        labels = [row.label for row in self.rows]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"rows: the label {twice[0]!r} occurs twice; a row needs its own")
+        for key, label in (("baseline", self.baseline), ("figure", self.figure.reference)):
+            if label is not None and label not in labels:
+                raise ValueError(f"{key}: no row {label!r}; {suggest(label, labels)}")
+        if unknown := sorted(self.models.keys() - set(self.known_models)):
+            close = suggest(unknown[0], self.known_models)
+            raise ValueError(f"models: no row runs {unknown[0]!r}; {close}")
+        drawn = self.figure.kind
+        if drawn in ("sweep", "robustness") and all(row.x is None for row in self.rows):
+            raise ValueError(f"figure: a {drawn} needs rows with series and x")
+        return self
+
+    @property
+    def known_models(self) -> list[str]:
+        """Names of the models that rows run, sorted."""
+        return sorted({row.model for row in self.rows if row.model is not None})
+
+    def narrowed(
+        self,
+        *,
+        datasets: Sequence[str] | None = None,
+        seeds: Sequence[int] | None = None,
+        config: Mapping[str, Any] | None = None,
+        baseline: str | None = None,
+    ) -> Experiment:
+        """The same experiment on some of its data sets, on other seeds, or with other values.
+
+        Args:
+            datasets: Data sets of the experiment; None is all of them.
+            seeds: Seeds; None is the experiment's.
+            config: Overrides of all rows, or with `MODEL:KEY` of one model's; a row's own win,
+                because they are what its label says.
+            baseline: Row to compare with; None is the experiment's.
+
+        Raises:
+            ConfigError: If a data set, a model or a row is not one of the experiment's.
+        """
+        for name in datasets or ():
+            if name not in self.datasets:
+                raise ConfigError(
+                    f"experiment {self.name!r} has no data set {name!r}; it runs on "
+                    f"{', '.join(self.datasets)}."
+                )
+        labels = [row.label for row in self.rows]
+        if baseline is not None and baseline not in labels:
+            raise ConfigError(
+                f"experiment {self.name!r} has no row {baseline!r}; {suggest(baseline, labels)}"
+            )
+        common, models = dict(self.config), dict(self.models)
+        for key, value in (config or {}).items():
+            model, separator, rest = key.rpartition(":")
+            if not separator:
+                common = dict(merge(common, {key: value}))
+                continue
+            known = self.known_models
+            if model not in known:
+                raise ConfigError(f"{key}: no row runs {model!r}; {suggest(model, known)}")
+            models[model] = dict(merge(models.get(model, {}), {rest: value}))
+        return self.model_copy(
+            update={
+                "datasets": tuple(datasets or self.datasets),
+                "seeds": tuple(dict.fromkeys(seeds or self.seeds)),
+                "config": common,
+                "models": models,
+                "baseline": baseline or self.baseline,
+            }
+        )
+
+    def cells(self) -> Iterator[tuple[Row, str]]:
+        """Every row that can be run, on every data set, in the order in which they are run."""
+        runnable = [row for row in self.rows if row.model is not None]
+        return ((row, dataset) for dataset in self.datasets for row in runnable)
+
+    def overrides(self, row: Row) -> dict[str, Any]:
+        """What `row` is run with: overrides of all rows, over them its model's, then its own."""
+        shared = merge(merge({}, self.config), self.models.get(row.model or "", {}))
+        return dict(merge(shared, row.config))
+
+
+def experiments_folder() -> Path:
+    """Folder with the shipped experiment files."""
+    return config_folder() / "experiments"
+
+
+def list_experiments() -> list[str]:
+    """Names of the shipped experiments, sorted."""
+    return sorted(path.stem for path in experiments_folder().glob("*.json"))
+
+
+def load(experiment: str | Path) -> Experiment:
+    """Read and check an experiment.
+
+    Args:
+        experiment: Name of a shipped experiment, or path of a file.
+
+    Raises:
+        ConfigError: If there is no such experiment, with every problem of the file's form, or if
+            published numbers that it names do not exist.
+    """
+    path = Path(expand(experiment))
+    if path.suffix != ".json":
+        path = experiments_folder() / f"{experiment}.json"
+        if not path.is_file():
+            raise ConfigError(
+                f"no experiment {str(experiment)!r}; {suggest(str(experiment), list_experiments())}"
+            )
+    content = read_json(path)
+    own = {"name": path.stem, "folder": path.parent}
+    try:
+        loaded = Experiment.model_validate({**content, **own})
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        raise ConfigError(f"{path}: {len(lines)} problem(s):\n  " + "\n  ".join(lines)) from None
+    _check_published(loaded, path)
+    return loaded
+
+
+def check(experiment: Experiment) -> None:
+    """Resolve every row's configuration.
+
+    Raises:
+        ConfigError: Naming the rows that cannot be run, and why.
+    """
+    problems = []
+    for row, dataset in experiment.cells():
+        try:
+            resolve(str(row.model), dataset, overrides=experiment.overrides(row))
+        except ConfigError as error:
+            problems.append(f"{row.label} on {dataset}: {error}")
+    if problems:
+        raise ConfigError(
+            f"experiment {experiment.name!r} has {len(problems)} row(s) that cannot be run:\n  "
+            + "\n  ".join(problems)
+        )
+
+
+def published_numbers(experiment: Experiment) -> pd.DataFrame:
+    """The numbers that the experiment's source prints.
+
+    Its file, `Source.csv`, is looked for in the folder `published` beside the experiment, then in
+    the shipped one.
+
+    Args:
+        experiment: From `load`.
+
+    Returns:
+        One line a row, data set and metric: row, dataset, metric (MMSA's names), value (as
+        printed: MAE and Corr plain, all others in percent), mark (the paper's, such as †; empty
+        for none), source. No lines where the source has no file.
+
+    Raises:
+        ConfigError: If the file is missing, is no CSV with these columns, or has values that are
+            not numbers.
+    """
+    name = experiment.source.csv
+    if name is None:
+        return pd.DataFrame(columns=list(_PUBLISHED_COLUMNS))
+    folders = [folder / "published" for folder in (experiment.folder, experiments_folder())]
+    path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+    if path is None:
+        raise ConfigError(
+            f"experiment {experiment.name!r}: source.csv names {name}, which is neither in "
+            f"{' nor in '.join(map(str, dict.fromkeys(folders)))}."
+        )
+    try:
+        numbers = pd.read_csv(path, keep_default_na=False, dtype={"value": "float64"})
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a table of published numbers: {error}.") from None
+    if missing := [column for column in _PUBLISHED_COLUMNS if column not in numbers]:
+        raise ConfigError(f"{path}: no column {', '.join(missing)} (docs/experiments.md).")
+    return numbers
+
+
+def _check_published(experiment: Experiment, path: Path) -> None:
+    known = sorted(set(published_numbers(experiment)["row"]))
+    for row in experiment.rows:
+        if row.published is None or row.published in known:
+            continue
+        if experiment.source.csv is None:
+            raise ConfigError(f"{path}: {row.label!r} has published, but source.csv names no file.")
+        raise ConfigError(
+            f"{path}: {row.label!r}: {experiment.source.csv} has no row {row.published!r}; "
+            f"{suggest(row.published, known)}"
+        )

@@ -1,0 +1,213 @@
+"""Running an experiment on a Ray cluster (https://www.ray.io).
+
+Workers train in a temporary folder of their own and return what they made; the driver, which holds
+the claims, writes it into the store. So nothing is shared but what a run reads: on every worker
+this package is installed in the same version, feature files lie under the same path, and text
+encoders can be loaded. A worker that dies is replaced by Ray.
+"""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from MMSA_ext.errors import ConfigError
+from MMSA_ext.experiments.plan import FEATURE_FILES, Unit
+from MMSA_ext.experiments.running import Engine, Outcome, Worker
+from MMSA_ext.paths import expand
+from MMSA_ext.reporting.store import RunStore, StoreError, write_atomically
+from MMSA_ext.run import Places
+
+# Times that Ray runs a unit again after its worker died.
+RETRIES = 3
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a worker returns.
+
+    Attributes:
+        outcome: What became of the unit.
+        predictions: Predictions of a finished run.
+        checkpoint: Bytes of its checkpoint, if asked for.
+    """
+
+    outcome: Outcome
+    predictions: pd.DataFrame | None = None
+    checkpoint: bytes | None = None
+
+
+def connect(
+    address: str | None = None,
+    *,
+    slots: int | None = None,
+    cpus: float = 1,
+    gpus: float = 0,
+    checkpoints: bool = False,
+    **init: Any,
+) -> Callable[[RunStore, Mapping[str, Any]], Engine]:
+    """An engine for `experiments.run`.
+
+    Args:
+        address: The cluster, as `ray.init` takes it; None starts Ray on this machine, unless it is
+            connected already.
+        slots: Runs at once; None is as many as the cluster's CPUs and GPUs allow.
+        cpus: CPUs of a run, and its threads.
+        gpus: GPUs of a run.
+        checkpoints: Whether checkpoints are brought back to this machine.
+        init: Further arguments of `ray.init`.
+
+    Returns:
+        What `experiments.run` takes as `engine`.
+
+    Raises:
+        ConfigError: If Ray is not installed.
+    """
+    try:
+        ray: Any = import_module("ray")
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "--engine ray needs Ray: pip install 'MMSA_ext[ray]', on this machine and all workers."
+        ) from None
+
+    def make(store: RunStore, options: Mapping[str, Any]) -> Engine:
+        started = not ray.is_initialized()
+        if started:
+            try:
+                _reach(address)
+                ray.init(address=address, **({"log_to_driver": False} | init))
+            except (OSError, RuntimeError, ValueError) as error:
+                where = address or "this machine"
+                raise ConfigError(f"no Ray cluster at {where}: {error}") from error
+        return RayEngine(ray, store, options, slots, cpus, gpus, checkpoints, started)
+
+    return make
+
+
+class RayEngine:
+    """See `connect`, whose arguments these are.
+
+    Args:
+        ray: The module, connected.
+        store: Where records go.
+        options: Arguments of `open_run`; the folders are the driver's.
+        slots: Runs at once.
+        cpus: CPUs of a run.
+        gpus: GPUs of a run.
+        checkpoints: Whether checkpoints are brought back.
+        started: Whether the connection ends with the engine.
+    """
+
+    def __init__(
+        self,
+        ray: Any,
+        store: RunStore,
+        options: Mapping[str, Any],
+        slots: int | None,
+        cpus: float,
+        gpus: float,
+        checkpoints: bool,
+        started: bool,
+    ) -> None:
+        self._ray, self._store, self._started = ray, store, started
+        self._models = Places.default(options.get("model_save_dir")).models
+        self._overwrite = not options.get("reuse", True)
+        self.slots = slots or _slots(ray.cluster_resources(), cpus, gpus)
+        folders = ("model_save_dir", "res_save_dir", "log_dir")
+        shared = {key: value for key, value in options.items() if key not in folders}
+        # Workers have another working folder.
+        shared |= {name: _absolute(options.get(name)) for name in FEATURE_FILES}
+        # Ray shows a worker its GPUs alone, so the first of them is the right one.
+        shared |= {"verbose_level": 0, "gpu_ids": [0] if gpus else ["cpu"], "num_workers": 0}
+        self._options, self._checkpoints = shared, checkpoints
+        self._remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(deliver)
+        self._running: dict[Any, Unit] = {}
+
+    def submit(self, unit: Unit) -> None:
+        """See `Engine`."""
+        self._running[self._remote.remote(unit, self._options, self._checkpoints)] = unit
+
+    def collect(self, timeout: float | None) -> list[Outcome]:
+        """See `Engine`; what is collected is in the store."""
+        ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout)
+        return [self._take(reference) for reference in ready]
+
+    def close(self) -> None:
+        """See `Engine`."""
+        for reference in self._running:
+            self._ray.cancel(reference, force=True)
+        self._running = {}
+        if self._started:
+            self._ray.shutdown()
+
+    def _take(self, reference: Any) -> Outcome:
+        unit = self._running.pop(reference)
+        try:
+            delivery: Delivery = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            return Outcome(unit, "failed", error=f"Ray: {error}")
+        record = delivery.outcome.record
+        if record is None:
+            return delivery.outcome
+        try:
+            self._store.write(record, delivery.predictions, overwrite=self._overwrite)
+            if delivery.checkpoint is not None and record.checkpoint is not None:
+                write_atomically(self._models / record.checkpoint, delivery.checkpoint)
+        except (StoreError, OSError) as error:
+            return Outcome(unit, "failed", error=str(error))
+        return delivery.outcome
+
+
+def _slots(resources: Mapping[str, float], cpus: float, gpus: float) -> int:
+    """How many runs fit on the cluster."""
+    rooms = [resources.get("CPU", 1) / cpus] if cpus else []
+    rooms += [resources.get("GPU", 0) / gpus] if gpus else []
+    return max(1, int(min(rooms, default=1)))
+
+
+def _reach(address: str | None) -> None:
+    """Fail at once where nobody listens; Ray itself tries for minutes.
+
+    Raises:
+        OSError: If there is no connection.
+    """
+    host, separator, port = (address or "").removeprefix("ray://").rpartition(":")
+    if separator and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _absolute(path: str | Path | None) -> str | None:
+    return str(Path(expand(path)).absolute()) if path else None
+
+
+def deliver(unit: Unit, options: Mapping[str, Any], checkpoints: bool) -> Delivery:
+    """Run a unit in a temporary folder and return what it made; called on a worker."""
+    with tempfile.TemporaryDirectory(prefix="mmsa-ext-") as folder:
+        root = Path(folder)
+        places = {
+            "model_save_dir": root / "models",
+            "res_save_dir": root / "results",
+            "log_dir": root / "logs",
+        }
+        worker = Worker({**options, **places})
+        try:
+            outcome = worker.execute(unit)
+        finally:
+            worker.close()
+        record = outcome.record
+        if record is None:
+            return Delivery(outcome)
+        predictions = None
+        if record.predictions_sha256 is not None:
+            predictions = RunStore(root / "results" / "runs").predictions(record)
+        checkpoint = None
+        if checkpoints and record.checkpoint is not None:
+            checkpoint = (root / "models" / record.checkpoint).read_bytes()
+        return Delivery(outcome, predictions, checkpoint)

@@ -1,0 +1,139 @@
+"""The tables and figures of an experiment, from records alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from MMSA_ext.experiments.files import Experiment, Row, published_numbers
+from MMSA_ext.experiments.records import RowRecords, matching
+from MMSA_ext.reporting.comparison import Comparison, Fact, PublishedNumber, SystemRuns, compare
+from MMSA_ext.reporting.comparison_formats import write_comparison
+from MMSA_ext.reporting.store import RunStore
+
+# Papers print these two as they are, all others in percent.
+_PRINTED_PLAIN = ("MAE", "Corr")
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What the store has of an experiment on one data set.
+
+    Attributes:
+        comparison: The table.
+        rows: By label, the records of the rows that can be run.
+    """
+
+    comparison: Comparison
+    rows: Mapping[str, RowRecords]
+
+
+def collect(experiment: Experiment, store: RunStore) -> list[Collected]:
+    """What the store has of an experiment, by data set.
+
+    Which records count is said at `records.matching`. A system that cannot be run here has the
+    paper's numbers alone.
+
+    Args:
+        experiment: From `load`, `narrowed` as it was for the run.
+        store: Where the records are.
+
+    Raises:
+        ConfigError: If the file of the published numbers is not usable.
+    """
+    printed = _printed(published_numbers(experiment))
+    collected = []
+    for dataset in experiment.datasets:
+        found = matching(experiment, dataset, store)
+        systems = []
+        for row in experiment.rows:
+            numbers = printed.get((row.published, dataset), {})
+            systems.append(_system(experiment, row, found.get(row.label), numbers))
+        comparison = compare(
+            systems,
+            experiment.columns[dataset],
+            baseline=experiment.baseline,
+            title=experiment.title,
+            dataset=dataset,
+            facts=_facts(experiment),
+        )
+        collected.append(Collected(comparison, found))
+    return collected
+
+
+def table(experiment: Experiment, store: RunStore) -> list[Comparison]:
+    """The tables of an experiment, one a data set; arguments and errors as of `collect`."""
+    return [part.comparison for part in collect(experiment, store)]
+
+
+def write_tables(
+    comparisons: Sequence[Comparison],
+    experiment: Experiment,
+    folder: Path,
+    formats: Sequence[str] = ("csv", "md", "tex", "html"),
+) -> list[Path]:
+    """Write each comparison as `<folder>/<experiment>-<data set>.<format>`.
+
+    Returns:
+        The paths.
+    """
+    return [
+        path
+        for comparison in comparisons
+        for path in write_comparison(
+            comparison, folder, f"{experiment.name}-{comparison.dataset}", formats
+        )
+    ]
+
+
+def _printed(
+    numbers: pd.DataFrame,
+) -> dict[tuple[str | None, str], dict[str, PublishedNumber]]:
+    """By row and data set, then by metric."""
+    found: dict[tuple[str | None, str], dict[str, PublishedNumber]] = {}
+    for line in numbers.to_dict("records"):
+        scale = 1 if line["metric"] in _PRINTED_PLAIN else 100
+        number = PublishedNumber(line["value"] / scale, line["mark"], line["source"])
+        found.setdefault((line["row"], line["dataset"]), {})[line["metric"]] = number
+    return found
+
+
+def _system(
+    experiment: Experiment,
+    row: Row,
+    found: RowRecords | None,
+    published: dict[str, PublishedNumber],
+) -> SystemRuns:
+    runs = found or RowRecords()
+    return SystemRuns(
+        row.label,
+        row.model or "",
+        runs.records,
+        experiment.seeds if row.model is not None else (),
+        published,
+        row.role,
+        (*row.remarks, *runs.remarks),
+    )
+
+
+def _facts(experiment: Experiment) -> list[Fact]:
+    source = experiment.source
+    after = source.paper + (f", {source.table}" if source.table else "")
+    shown_only = tuple(row.label for row in experiment.rows if row.model is None)
+    return [
+        Fact("after", after),
+        *([Fact("settings", json.dumps(experiment.config))] if experiment.config else []),
+        *(
+            Fact(
+                "settings",
+                json.dumps(own),
+                tuple(row.label for row in experiment.rows if row.model == model),
+            )
+            for model, own in experiment.models.items()
+        ),
+        *([Fact("not run", "published numbers alone", shown_only)] if shown_only else []),
+    ]

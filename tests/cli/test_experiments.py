@@ -1,0 +1,145 @@
+"""The commands of `mmsa-ext experiment`, as a user types them."""
+
+import json
+import signal
+
+import pytest
+from typer.testing import CliRunner
+
+from MMSA_ext import experiments
+from MMSA_ext.cli.experiments import app
+from MMSA_ext.errors import ConfigError
+from tests.conftest import tiny_config
+
+runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def _signals():
+    """The commands leave a handler behind, which a process of their own would not mind."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def file(tmp_path, tiny_encoder):
+    """A file of one row, made tiny."""
+
+    def write(**changes):
+        content = {
+            "title": "Small", "source": {"paper": "none"}, "datasets": ["mosi"], "seeds": [1, 2],
+            "config": tiny_config("text_only", tiny_encoder), "columns": {"mosi": ["MAE", "Corr"]},
+            "rows": [{"label": "text alone", "model": "text_only"}],
+        }  # fmt: skip
+        path = tmp_path / "small.json"
+        path.write_text(json.dumps(content | changes))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def run(tmp_path, feature_file):
+    def call(path, *arguments):
+        return runner.invoke(
+            app,
+            [
+                "run", path, "-f", str(feature_file), "-g", "cpu", "-n", "0", "-v", "0",
+                "--model-save-dir", str(tmp_path / "m"), "--res-save-dir", str(tmp_path / "r"),
+                "--log-dir", str(tmp_path / "l"), *arguments,
+            ],
+        )  # fmt: skip
+
+    return call
+
+
+def test_run_status_and_table(file, run, tmp_path, feature_file):
+    path, results = file(), ["--res-save-dir", str(tmp_path / "r")]
+    first = run(path, "-s", "1")
+    assert first.exit_code == 0, first.output
+    assert "text alone on mosi, seed 1: finished [1 of 1 done, 0 running]" in first.output
+    status = runner.invoke(app, ["status", path, "-f", str(feature_file), *results])
+    assert "1 done, 0 diverged, 0 running, 1 missing; left, one run" in status.output
+    done = run(path)
+    for part in ("[1 of 2 done, 0 running, 1 missing", "[2 of 2 done", "Small", "environment"):
+        assert part in done.output, part
+    table = runner.invoke(app, ["table", path, *results])
+    shown = table.output.splitlines()
+    assert shown == done.output.splitlines()[-len(shown) :]
+    written = sorted(path.name for path in (tmp_path / "r" / "experiments").iterdir())
+    assert written == [f"small-mosi.{ending}" for ending in ("csv", "html", "md", "tex")]
+    for name in written:
+        (tmp_path / "r" / "experiments" / name).unlink()
+    one = runner.invoke(app, ["table", path, *results, "--format", "md"])
+    assert one.exit_code == 0
+    assert [path.name for path in (tmp_path / "r" / "experiments").iterdir()] == ["small-mosi.md"]
+
+
+def test_a_refused_row_ends_with_an_error_that_is_said_once(file, run):
+    rows = [
+        {"label": "no encoder", "model": "text_only", "config": {"pretrained": "./none"}},
+        {"label": "text alone", "model": "text_only"},
+    ]
+    result = run(file(rows=rows))
+    assert result.exit_code == 1
+    assert result.output.count("not run: no encoder on mosi, seed 1; no encoder on mosi, seed") == 1
+    assert "./none" in result.output
+    assert "[2 of 4 done, 0 running, 2 failed]" in result.output
+
+
+def test_stopped_says_how_to_go_on(file, run, monkeypatch):
+    def stopped(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments, "run", stopped)
+    result = run(file())
+    assert result.exit_code == 130
+    assert "the same command goes on" in result.output
+
+
+def test_the_engines_options_reach_it(file, run, monkeypatch):
+    from MMSA_ext.experiments import ray_engine
+
+    given = {}
+    monkeypatch.setattr(ray_engine, "connect", lambda *a, **k: given.update(k, at=a) or "made")
+    monkeypatch.setattr(experiments, "run", lambda chosen, **k: given.update(k) or [])
+    result = run(
+        file(),
+        *[
+            "--engine",
+            "ray",
+            "--address",
+            "auto",
+            "--jobs",
+            "3",
+            "--cpus",
+            "2",
+            "--gpus",
+            "0.5",
+            "--checkpoints",
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    assert (given["at"], given["slots"], given["engine"]) == (("auto",), 3, "made")
+    assert (given["cpus"], given["gpus"], given["checkpoints"]) == (2, 0.5, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "robustnes"], "did you mean robustness"),
+        (["run", "robustness", "--address", "auto"], "add --engine ray"),
+        (["table", "robustness", "-d", "sims"], "mosi"),
+        (["table", "robustness", "--format", "xls"], "xls"),
+        (["table", "infoenh_table1", "--baseline", "MSIA"], "did you mean MISA"),
+        (["status", "infoenh_table1", "-f", "none.pkl"], "none.pkl"),
+        (["figure", "infoenh_table1"], "no finished runs to draw"),
+        (["figure", "infoenh_table1", "--kind", "swep"], "did you mean sweep"),
+    ],
+)
+def test_mistakes_are_named(arguments, said, tmp_path):
+    folder = [] if arguments[0] == "run" else ["--res-save-dir", str(tmp_path)]
+    result = runner.invoke(app, [*arguments, *folder], env={"HOME": str(tmp_path)})
+    assert isinstance(result.exception, ConfigError | ValueError)
+    assert said in str(result.exception)

@@ -1,0 +1,62 @@
+"""A small experiment of two rows, and where it is run."""
+
+import json
+
+import pytest
+
+from MMSA_ext.experiments import Experiment, load
+from MMSA_ext.reporting.store import RunStore
+from tests.conftest import tiny_config
+
+CONTENT = {
+    "title": "Two rates",
+    "source": {"paper": "A paper", "table": "Table 9", "csv": "table9.csv"},
+    "datasets": ["mosi"],
+    "seeds": [1, 2],
+    "columns": {"mosi": ["MAE", "Corr"]},
+    "rows": [
+        {"label": "slow", "model": "text_only", "config": {"learning_rate": 0.0005}},
+        {"label": "fast", "model": "text_only", "published": "Fast"},
+    ],
+}
+
+PRINTED = """row,dataset,metric,value,mark,source
+Fast,mosi,MAE,0.709,‡,"A paper, Table 9"
+Fast,mosi,Non0_acc_2,84.5,‡,"A paper, Table 9"
+Fast,mosei,Corr,0.5,‡,"A paper, Table 9"
+"""
+
+
+@pytest.fixture
+def make(tmp_path):
+    """An experiment from `CONTENT` with some of it replaced, and the numbers of its paper."""
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "table9.csv").write_text(PRINTED, "utf-8")
+
+    def make(**changes) -> Experiment:
+        path = tmp_path / "rates.json"
+        path.write_text(json.dumps(CONTENT | changes))
+        return load(path)
+
+    return make
+
+
+@pytest.fixture
+def options(tmp_path, feature_file):
+    folders = {"model_save_dir": "m", "res_save_dir": "r", "log_dir": "l"}
+    return {
+        "custom_feature": feature_file,
+        "gpu_ids": "cpu",
+        "num_workers": 0,
+        "verbose_level": 0,
+    } | {key: tmp_path / name for key, name in folders.items()}
+
+
+@pytest.fixture
+def tiny(tiny_encoder):
+    return tiny_config("text_only", tiny_encoder)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return RunStore(tmp_path / "r" / "runs")

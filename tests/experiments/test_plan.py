@@ -1,0 +1,135 @@
+"""Units, which of them are done, and the time that is left."""
+
+import pickle
+
+import pytest
+
+from MMSA_ext.data import features
+from MMSA_ext.errors import FeatureFileError
+from MMSA_ext.experiments import Plan, render_status, run, status
+from MMSA_ext.experiments.plan import Claims, Durations, TimeLeft, format_seconds, record_key
+from MMSA_ext.reporting.store import RunStore
+from tests.conftest import make_feature_data
+
+
+def test_units_are_row_by_row_and_each_run_comes_once(make, store, feature_file):
+    rows = [
+        {"label": "a", "model": "text_only"},
+        {"label": "b", "model": "lf_dnn"},
+        {"label": "same as a", "model": "text_only", "published": "Fast"},
+    ]
+    plan = Plan(make(rows=rows), store, {"custom_feature": feature_file})
+    assert [(unit.label, unit.seed) for unit in plan.units] == [
+        ("a", 1), ("a", 2), ("b", 1), ("b", 2)
+    ]  # fmt: skip
+    assert plan.rows["same as a", "mosi"] == plan.rows["a", "mosi"]
+    assert str(plan.units[0]) == "a on mosi, seed 1"
+
+
+def test_a_unit_is_its_configuration_file_seed_and_code(make, store, feature_file, tmp_path):
+    def keys(experiment, file=feature_file):
+        return {unit.key for unit in Plan(experiment, store, {"custom_feature": file}).units}
+
+    other = tmp_path / "other.pkl"
+    other.write_bytes(pickle.dumps(make_feature_data(seed=1)))
+    first = keys(make())
+    assert first == keys(make())
+    assert len(first) == 4
+    assert not first & keys(make(), other)
+    assert not first & keys(make().narrowed(config={"num_epochs": 30}))
+    assert len(first & keys(make().narrowed(seeds=[2, 3]))) == 2
+
+
+def test_files_are_told_apart_without_reading_them(feature_file, tmp_path):
+    other = tmp_path / "other.pkl"
+    other.write_bytes(pickle.dumps(make_feature_data(seed=1)))
+    for more in ({}, {"feature_A": other}, {"feature_A": other, "feature_V": other}):
+        read = features.read_features(feature_file, "mosi", **more)
+        assert features.fingerprint(feature_file, **more) == read.fingerprint
+
+
+def test_a_record_is_its_units(make, options, tiny, store):
+    experiment = make().narrowed(config=tiny)
+    outcomes = run(experiment, **options)
+    plan = Plan(experiment, store, options)
+    for outcome in outcomes:
+        assert record_key(outcome.record) == outcome.unit.key
+        assert plan.record(outcome.unit).identity == outcome.record.identity
+        assert plan.state(outcome.unit) == "done"
+
+
+class TestStatus:
+    def test_counts_seeds_and_time(self, make, options, tiny, store):
+        experiment = make().narrowed(config=tiny)
+        run(experiment.narrowed(seeds=[1]), **options)
+        more = experiment.narrowed(seeds=[1, 2, 3])
+        plan = Plan(more, store, options)
+        claims = Claims(store)
+        lock = claims.take(plan.units[1].key)
+        lines = status(more, store, custom_feature=options["custom_feature"])
+        claims.drop(plan.units[1].key, lock, finished=False)
+        assert lines["row"].tolist() == ["slow", "fast"]
+        states = lines[["done", "diverged", "running", "missing", "older"]].to_numpy().tolist()
+        assert states == [[1, 0, 1, 1, 0], [1, 0, 0, 2, 0]]
+        used = [record.seconds for record in store.records()]
+        assert sorted(lines["used"]) == pytest.approx(sorted(used))
+        assert lines["left"].tolist() == pytest.approx([2 * used for used in lines["used"]])
+        assert lines["unknown"].tolist() == [0, 0]
+        text = render_status(lines)
+        assert "2 done, 0 diverged, 1 running, 3 missing; left, one run after another: " in text
+        assert "older" not in text
+
+    def test_records_by_other_code_are_named_and_not_counted(self, make, options, tiny, store):
+        experiment = make().narrowed(config=tiny, seeds=[1])
+        (record,) = (outcome.record for outcome in run(experiment, **options)[:1])
+        old = record.identity.model_copy(update={"code_version": "0.0.0+old"})
+        store.path(record.identity).unlink()
+        store.write(record.model_copy(update={"identity": old, "predictions_sha256": None}))
+        lines = status(experiment, store, custom_feature=options["custom_feature"])
+        assert lines[["done", "missing", "older"]].to_numpy().tolist() == [[0, 1, 1], [1, 0, 0]]
+        assert "older: by other code" in render_status(lines)
+
+    def test_needs_no_data(self, make, options, tiny, store):
+        experiment = make().narrowed(config=tiny | {"featurePath": "/nowhere.pkl"})
+        assert status(experiment, store)["missing"].tolist() == [2, 2]
+        run(experiment, **options)
+        assert status(experiment, store)["done"].tolist() == [2, 2]
+
+    def test_a_file_that_is_given_must_be_there(self, make, store):
+        with pytest.raises(FeatureFileError, match=r"typo\.pkl"):
+            status(make(), store, custom_feature="typo.pkl")
+
+
+class TestClaims:
+    def test_are_exclusive_until_dropped(self, tmp_path):
+        mine, theirs = (Claims(RunStore(tmp_path)) for _ in range(2))
+        lock = mine.take("a")
+        assert theirs.take("a") is None
+        assert theirs.held("a")
+        assert not theirs.held("b")
+        mine.drop("a", lock, finished=False)
+        assert not theirs.held("a")
+        assert theirs.take("a") is not None
+
+    def test_of_finished_units_leave_nothing(self, tmp_path):
+        claims = Claims(RunStore(tmp_path))
+        claims.drop("a", claims.take("a"), finished=True)
+        assert not list((tmp_path / ".claims").iterdir())
+
+
+class TestTime:
+    def test_is_the_rows_own_else_the_models_else_unknown(self):
+        durations = Durations()
+        for seconds in (10.0, 20.0, 90.0):
+            durations.add(("mosi", "m", "row"), seconds)
+        durations.add(("mosi", "m", "other"), 200.0)
+        durations.add(("mosi", "m", "other"), None)
+        assert durations.estimate(("mosi", "m", "row")) == 20
+        assert durations.estimate(("mosi", "m", "new")) == 55
+        assert durations.estimate(("mosei", "m", "row")) is None
+
+    def test_for_people(self):
+        assert [format_seconds(s) for s in (3.4, 185, 7810)] == ["3 s", "3 min 5 s", "2 h 10 min"]
+        assert str(TimeLeft(185, 0)) == "3 min 5 s"
+        assert str(TimeLeft(185, 2)) == "3 min 5 s and 2 run(s) of unknown length"
+        assert str(TimeLeft(0, 2)) == "2 run(s) of unknown length"

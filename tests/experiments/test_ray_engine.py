@@ -1,0 +1,106 @@
+"""An experiment on a real Ray, started here, with two workers of which one is killed."""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from MMSA_ext.errors import ConfigError
+from MMSA_ext.experiments import run
+from MMSA_ext.experiments.ray_engine import _slots, connect
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def ray(tmp_path_factory):
+    ray = pytest.importorskip("ray")
+    # Its sockets need a short path.
+    ray.init(
+        num_cpus=2, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}},
+    )  # fmt: skip
+    yield ray
+    ray.shutdown()
+
+
+def workers():
+    """Process numbers of the workers that are running a unit, by the title that Ray gives them."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            title = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if title.startswith(b"ray::deliver"):
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds workers by /proc")
+def test_a_worker_that_dies_costs_nothing(ray, make, options, tiny, store, tmp_path):
+    """One of two is killed while both run; every record is there once, with all that belongs."""
+    killed = []
+    done = threading.Event()
+
+    def kill_one():
+        while not killed and not done.wait(0.005):
+            running = workers()
+            if len(running) == 2:
+                os.kill(running[0], signal.SIGKILL)
+                killed.append(running[0])
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    longer = {"num_epochs": 25, "early_stop": None}  # so that two are seen running
+    experiment = make().narrowed(config=tiny | longer)
+    # A relative path: the workers' folder is another.
+    features = os.path.relpath(options["custom_feature"])
+    try:
+        outcomes = run(
+            experiment, engine=connect(checkpoints=True), **options | {"custom_feature": features}
+        )
+    finally:
+        done.set()
+        killer.join()
+    assert killed
+    assert [outcome.error for outcome in outcomes] == [""] * 4
+    records = list(store.records())
+    assert len(records) == len({record.identity for record in records}) == 4
+    for record in records:
+        assert len(store.predictions(record)) == 24
+        assert (options["model_save_dir"] / record.checkpoint).is_file()
+    here = run(experiment, **options)
+    assert all(outcome.reused for outcome in here)
+    assert len(list((tmp_path / "r" / "runs").rglob("*.json"))) == 4
+
+
+def test_a_refusal_reaches_the_driver(ray, make, options, tiny, store):
+    experiment = make().narrowed(config=tiny | {"pretrained": "./nowhere"}, seeds=[1])
+    outcomes = run(experiment, engine=connect(slots=1), **options)
+    assert [outcome.state for outcome in outcomes] == ["refused"] * 2
+    assert "./nowhere" in outcomes[0].error
+    assert not list(store.records())
+
+
+def test_without_ray_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"MMSA_ext\[ray\]"):
+        connect()
+
+
+def test_a_cluster_that_is_not_there_is_named_at_once(store, monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(ConfigError, match=r"no Ray cluster at 127\.0\.0\.1:9: .*refused"):
+        connect("127.0.0.1:9")(store, {})
+
+
+def test_as_many_runs_as_fit():
+    cluster = {"CPU": 8.0, "GPU": 2.0}
+    assert [_slots(cluster, *need) for need in ((1, 0), (3, 0), (1, 1), (16, 0), (0, 0.5))] == [
+        8, 2, 2, 1, 4
+    ]  # fmt: skip

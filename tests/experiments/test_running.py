@@ -1,0 +1,291 @@
+"""Running an experiment: here, in processes, in several invocations, and after being killed."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from MMSA_ext.errors import ConfigError
+from MMSA_ext.experiments import Plan, run
+from MMSA_ext.experiments.plan import Claims
+from MMSA_ext.experiments.running import LocalProcesses, Outcome, _Scheduler
+from tests.experiments.conftest import CONTENT
+
+
+def begun(tmp_path):
+    """How often each seed was trained, by the log that all processes write."""
+    log = (tmp_path / "l" / "text_only-mosi.log").read_text("utf-8")
+    return Counter(line.split("with seed ")[1].split()[0] for line in log.splitlines()
+                   if "Running with seed" in line)  # fmt: skip
+
+
+def states(outcomes):
+    return [outcome.state for outcome in outcomes]
+
+
+class TestHere:
+    def test_is_run_row_by_row_and_looked_up_afterwards(self, make, options, tiny, tmp_path):
+        experiment = make().narrowed(config=tiny)
+        seen = []
+        first = run(experiment, progress=seen.append, **options)
+        assert [(o.unit.label, o.unit.seed) for o in first] == [
+            ("slow", 1), ("slow", 2), ("fast", 1), ("fast", 2)
+        ]  # fmt: skip
+        assert states(first) == ["finished"] * 4
+        assert not any(outcome.reused for outcome in first)
+        assert [(p.done, p.running, p.missing) for p in seen][:3] == [
+            (0, 0, 4), (0, 1, 3), (1, 0, 3)
+        ]  # fmt: skip
+        assert (seen[-1].done, seen[-1].total, seen[-1].left.unknown) == (4, 4, 0)
+        assert "unknown length" in str(seen[0])
+        assert str(seen[-1]) == "fast on mosi, seed 2: finished [4 of 4 done, 0 running]"
+        again = run(experiment, **options)
+        assert all(outcome.reused for outcome in again)
+        more = run(experiment.narrowed(seeds=[1, 3]), **options)
+        assert [outcome.reused for outcome in more] == [True, False] * 2
+        assert begun(tmp_path) == {"1": 2, "2": 2, "3": 2}
+        repeated = run(experiment.narrowed(seeds=[1]), **options, reuse=False)
+        assert not any(outcome.reused for outcome in repeated)
+        assert begun(tmp_path)["1"] == 4
+
+    def test_a_refused_row_does_not_stop_the_others(self, make, options, tiny, store):
+        rows = [
+            {"label": "no encoder", "model": "text_only", "config": {"pretrained": "./nowhere"}},
+            CONTENT["rows"][1],
+        ]
+        refused, fine = run(make(rows=rows).narrowed(config=tiny, seeds=[1]), **options)
+        assert (refused.state, refused.record) == ("refused", None)
+        assert "./nowhere" in refused.error
+        assert fine.state == "finished"
+        assert len(list(store.records())) == 1
+
+    def test_an_unexpected_error_does_not_stop_the_others(self, make, options, tiny, monkeypatch):
+        from MMSA_ext.run import Run
+
+        train = Run._train
+
+        def broken(self, identity, position):
+            if identity.seed == 1:
+                raise RuntimeError("out of memory")
+            return train(self, identity, position)
+
+        monkeypatch.setattr(Run, "_train", broken)
+        outcomes = run(make().narrowed(config=tiny), **options)
+        assert states(outcomes) == ["failed", "finished"] * 2
+        assert outcomes[0].error == "RuntimeError: out of memory"
+
+    def test_data_that_are_refused_are_read_once_a_row(self, make, options, tiny, monkeypatch):
+        from MMSA_ext import run as runs
+
+        read = []
+        monkeypatch.setattr(runs, "read_features", lambda *a, **k: read.append(a) or missing())
+
+        def missing():
+            raise ConfigError("not these")
+
+        outcomes = run(make().narrowed(config=tiny), **options)
+        assert states(outcomes) == ["refused"] * 4
+        assert len(read) == 2
+
+    def test_a_model_of_mmsa_is_a_row_like_any_other(self, make, options):
+        rows = [{"label": "LF-DNN", "model": "lf_dnn", "config": {"early_stop": 1}}]
+        (outcome,) = run(make(rows=rows, seeds=[1]), **options)
+        assert outcome.state == "finished"
+
+    def test_rows_that_cannot_be_run_are_all_named_before_any_is(self, make, options, store):
+        bad = [
+            {"label": "one", "model": "text_onyl"},
+            {"label": "two", "model": "text_only", "config": {"dimm": 3}},
+        ]
+        with pytest.raises(ConfigError, match=r"(?s)2 row.*one.*text_only.*two.*dim"):
+            run(make(rows=[CONTENT["rows"][0], *bad]), **options)
+        assert not list(store.records())
+
+    def test_one_file_does_not_serve_two_data_sets(self, make, options):
+        columns = {"mosi": ["MAE"], "mosei": ["MAE"]}
+        two = make(datasets=["mosi", "mosei"], columns=columns)
+        with pytest.raises(ConfigError, match="--dataset"):
+            run(two, **options)
+
+    def test_no_jobs(self, make, options):
+        with pytest.raises(ConfigError, match="jobs is 0"):
+            run(make(), jobs=0, **options)
+
+
+class Fake:
+    """An engine that finishes or loses units as told, and says what it was given."""
+
+    def __init__(self, slots=1, losses=0, while_running=lambda unit: None):
+        self.slots, self.losses, self.while_running = slots, losses, while_running
+        self.given, self.running, self.closed = [], [], False
+
+    def submit(self, unit):
+        self.given.append(unit.seed)
+        self.running.append(unit)
+        self.while_running(unit)
+
+    def collect(self, timeout):
+        unit = self.running.pop(0)
+        if self.losses:
+            self.losses -= 1
+            return [Outcome(unit, "lost", error="killed")]
+        return [Outcome(unit, "refused", error="only a test")]
+
+    def close(self):
+        self.closed = True
+
+
+class TestScheduling:
+    @pytest.fixture
+    def plan(self, make, store, feature_file):
+        rows = [CONTENT["rows"][0]]
+        return Plan(make(rows=rows, seeds=[1, 2, 3]), store, {"custom_feature": feature_file})
+
+    @staticmethod
+    def schedule(plan, engine):
+        outcomes = {}
+        _Scheduler(plan, engine, True, lambda progress: None, outcomes).run(plan.units)
+        return outcomes
+
+    def test_what_another_process_runs_is_passed_over_and_taken_when_it_dies(self, plan, store):
+        """Here it dies, without a record, when the last of the others is begun."""
+        others = Claims(store)
+        lock = others.take(plan.units[0].key)
+
+        def dies(unit):
+            if unit.seed == 3:
+                others.drop(plan.units[0].key, lock, finished=False)
+
+        engine = Fake(while_running=dies)
+        assert len(self.schedule(plan, engine)) == 3
+        assert engine.given == [2, 3, 1]
+        assert engine.closed
+
+    def test_what_another_process_finished_meanwhile_is_found(
+        self, plan, store, make, options, tiny, tmp_path
+    ):
+        experiment = make().narrowed(config=tiny, seeds=[1])
+        plan = Plan(experiment, store, options)
+        run(experiment, **options)
+        engine = Fake()
+        outcomes = self.schedule(plan, engine)
+        assert engine.given == []
+        assert all(outcome.reused and outcome.record for outcome in outcomes.values())
+
+    def test_a_lost_unit_is_tried_once_more(self, plan):
+        engine = Fake(losses=1)
+        assert set(states(self.schedule(plan, engine).values())) == {"refused"}
+        assert engine.given == [1, 2, 3, 1]
+        engine = Fake(losses=6)
+        outcomes = self.schedule(plan, engine)
+        assert states(outcomes.values()) == ["failed"] * 3
+        assert len(engine.given) == 6
+        assert outcomes[plan.units[0].key].error == "killed"
+
+    def test_a_record_of_another_run_does_not_count(self, make, store, options, tiny):
+        """As where the code or the feature file is changed while an experiment runs."""
+        experiment = make().narrowed(config=tiny, seeds=[1])
+        (record, _) = (outcome.record for outcome in run(experiment, **options))
+        plan = Plan(experiment.narrowed(seeds=[2]), store, options)
+        engine = Fake()
+        engine.collect = lambda timeout: [Outcome(engine.running.pop(), "finished", record)]
+        outcomes = self.schedule(plan, engine)
+        assert states(outcomes.values()) == ["failed"] * 2
+        assert all(record.identity.short_id in o.error for o in outcomes.values())
+
+    def test_claims_end_with_the_run(self, plan, store):
+        def interrupted(unit):
+            raise KeyboardInterrupt
+
+        engine = Fake(while_running=interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            self.schedule(plan, engine)
+        assert engine.closed
+        assert not any(Claims(store).held(unit.key) for unit in plan.units)
+
+
+def test_cuda_devices_are_dealt_out():
+    dealt = LocalProcesses(3, {"gpu_ids": ["0", "1"]})
+    assert [dealt._device(number) for number in range(3)] == [
+        {"gpu_ids": ["0"]}, {"gpu_ids": ["1"]}, {"gpu_ids": ["0"]}
+    ]  # fmt: skip
+    assert LocalProcesses(2, {"gpu_ids": "cpu"})._device(1) == {}
+
+
+def test_a_process_goes_on_with_the_data_that_it_has_open(make, store, feature_file):
+    from multiprocessing import Pipe
+
+    from MMSA_ext.experiments.running import _Child
+
+    slow, _, fast, _ = Plan(make(), store, {"custom_feature": feature_file}).units
+    engine = LocalProcesses(2, {})
+    pipes = [Pipe() for _ in range(2)]
+    engine._children = [
+        _Child(number, None, ours, cell=unit.cell)
+        for number, ((ours, _), unit) in enumerate(zip(pipes, (slow, fast), strict=True))
+    ]
+    engine.submit(fast)
+    assert pipes[1][1].recv() == fast
+    engine.submit(fast)
+    assert pipes[0][1].recv() == fast
+
+
+def test_a_killed_process_is_replaced(make, options, tiny, store, tmp_path):
+    """Two processes, of which one is killed when both have begun."""
+    killed = []
+
+    def kill_one(progress):
+        if progress.running == 2 and not killed:
+            victim = multiprocessing.active_children()[0]
+            os.kill(victim.pid, signal.SIGKILL)
+            killed.append(victim.pid)
+
+    seeds = range(1, 5)
+    experiment = make().narrowed(config=tiny, seeds=seeds)
+    outcomes = run(experiment, jobs=2, progress=kill_one, **options)
+    assert killed
+    assert states(outcomes) == ["finished"] * 8
+    assert len(list(store.records())) == 8
+    assert begun(tmp_path).total() in (8, 9)  # it may have been killed before it began to train
+    assert not multiprocessing.active_children()
+
+
+def test_two_invocations_share_the_work_and_one_may_be_killed(make, options, tiny, store, tmp_path):
+    """The other process is killed in the middle of a run; this one takes all that is left."""
+    experiment = make(config=tiny, seeds=list(range(1, 7)))
+    command = [sys.executable, "-m", "MMSA_ext", "experiment", "run", str(tmp_path / "rates.json"),
+               "-f", str(options["custom_feature"]), "-g", "cpu", "-n", "0", "-v", "0",
+               "--model-save-dir", str(tmp_path / "m"), "--res-save-dir", str(tmp_path / "r"),
+               "--log-dir", str(tmp_path / "l")]  # fmt: skip
+    other = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+    )
+    lines = (line for line in other.stdout)
+    assert any("seed 1: finished" in line for line in lines)
+    (first,) = (path for path in store.root.rglob("*seed1.json"))
+    written = first.stat().st_mtime_ns, first.read_bytes()
+    together = []
+
+    def kill(progress):
+        if progress.event.endswith("finished") and not together:
+            claims = Claims(store)
+            together.extend(unit.seed for unit in experiment_units if claims.held(unit.key))
+            other.kill()
+            other.wait()
+
+    experiment_units = Plan(experiment, store, options).units
+    outcomes = run(experiment, progress=kill, **options)
+    other.stdout.close()
+    assert together, "the other process was at work"
+    assert states(outcomes) == ["finished"] * 12
+    assert len(list(store.records())) == 12
+    assert begun(tmp_path).total() in (12, 13)  # at most the killed run was begun twice
+    assert (first.stat().st_mtime_ns, first.read_bytes()) == written
+    for outcome in outcomes:
+        assert json.loads(store.path(outcome.record.identity).read_text())["status"] == "finished"
+        assert len(store.predictions(outcome.record)) == 24

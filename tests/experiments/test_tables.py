@@ -1,0 +1,201 @@
+"""Which records make a table, and what stands in it."""
+
+import math
+
+import numpy as np
+import pytest
+
+from MMSA_ext.experiments import run, table, write_tables
+from MMSA_ext.reporting.comparison_formats import render_text
+from MMSA_ext.reporting.store import RunStore
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tiny_encoder):
+    """The records of both rows, run once for all tests here."""
+    import json
+    import pickle
+
+    from MMSA_ext.experiments import load
+    from tests.conftest import make_feature_data, tiny_config
+    from tests.experiments.conftest import CONTENT, PRINTED
+
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "published").mkdir()
+    (folder / "published" / "table9.csv").write_text(PRINTED, "utf-8")
+    (folder / "rates.json").write_text(json.dumps(CONTENT | {"baseline": "slow"}))
+    (folder / "features.pkl").write_bytes(pickle.dumps(make_feature_data()))
+    experiment = load(folder / "rates.json").narrowed(config=tiny_config("text_only", tiny_encoder))
+    run(
+        experiment, custom_feature=folder / "features.pkl", gpu_ids="cpu", verbose_level=0,
+        res_save_dir=folder / "r", model_save_dir=folder / "m", log_dir=folder / "l",
+    )  # fmt: skip
+    return experiment, RunStore(folder / "r" / "runs")
+
+
+@pytest.fixture
+def done(made):
+    return made[0]
+
+
+@pytest.fixture
+def store(made, tmp_path):
+    """A copy of the records, to be changed."""
+    import shutil
+
+    shutil.copytree(made[1].root, tmp_path / "copy")
+    return RunStore(tmp_path / "copy")
+
+
+def numbers(experiment, store):
+    (comparison,) = table(experiment, store)
+    return comparison.numbers
+
+
+def remarks(experiment, store):
+    (comparison,) = table(experiment, store)
+    return {fact.rows: fact.text for fact in comparison.facts if fact.name == "remark"}
+
+
+def copied(store, record, year, **identity):
+    """The same record, of another identity and made in another year."""
+    changed = record.identity.model_copy(update=identity)
+    created = record.created.replace(year=year)
+    update = {"identity": changed, "created": created, "predictions_sha256": None}
+    store.write(record.model_copy(update=update))
+
+
+def of_rate(store, rate):
+    return [r for r in store.records() if r.identity.configuration["learning_rate"] == rate]
+
+
+def test_numbers_are_those_of_the_records(done, store):
+    found = numbers(done, store)
+    assert found["row"].tolist() == ["slow", "slow", "fast", "fast"]
+    assert found["metric"].tolist() == ["MAE", "Corr"] * 2
+    assert found["role"].tolist() == ["baseline"] * 2 + ["system"] * 2
+    for rate, label in ((0.0005, "slow"), (0.001, "fast")):
+        values = [record.metrics["test"]["MAE"] for record in of_rate(store, rate)]
+        line = found[(found["row"] == label) & (found["metric"] == "MAE")].iloc[0]
+        assert line["n"] == len(values) == 2
+        assert line["mean"] == pytest.approx(np.mean(values))
+        assert line["std"] == pytest.approx(np.std(values, ddof=1))
+
+
+def test_text_names_n_rule_environment_data_and_overrides(done, store):
+    (comparison,) = table(done, store)
+    text = render_text(comparison)
+    for part in (
+        *("Two rates", "A paper, Table 9", "mosi", "±", "1, 2"),
+        *("lowest validation Loss", "cpu", "torch", "sha256", "MMSA_ext", '"num_epochs": 2'),
+    ):
+        assert part in text, part
+
+
+def test_published_numbers_are_in_our_units(done, store):
+    found = numbers(done, store).set_index(["row", "metric"])
+    assert found.loc[("fast", "MAE"), "published_value"] == 0.709
+    assert found.loc[("fast", "MAE"), "published_mark"] == "‡"
+    assert math.isnan(found.loc[("fast", "Corr"), "published_value"])
+    assert math.isnan(found.loc[("slow", "MAE"), "published_value"])
+    percent = done.model_copy(update={"columns": {"mosi": ("Non0_acc_2",)}})
+    found = numbers(percent, store).set_index("row")
+    assert found.loc["fast", "published_value"] == pytest.approx(0.845)
+
+
+def test_a_row_without_a_model_shows_the_papers_numbers_alone(make, store):
+    rows = [
+        {"label": "ours", "model": "text_only"},
+        {"label": "theirs", "published": "Fast", "remarks": ["not open"]},
+    ]
+    (comparison,) = table(make(rows=rows), store)
+    theirs = comparison.numbers[comparison.numbers["row"] == "theirs"]
+    assert theirs["n"].tolist() == [0, 0]
+    assert theirs["seeds"].tolist() == [0, 0]
+    assert theirs["published_value"].tolist()[0] == 0.709
+    assert ("not run", ("theirs",)) in [(fact.name, fact.rows) for fact in comparison.facts]
+
+
+def test_without_runs_says_so(make, tmp_path):
+    found = numbers(make(), RunStore(tmp_path / "none"))
+    assert found["n"].tolist() == [0] * 4
+    assert found["mean"].isna().all()
+
+
+def test_a_row_whose_encoder_is_gone_has_no_numbers(done, store, caplog):
+    gone = done.narrowed(config={"pretrained": "./nowhere"})
+    assert numbers(gone, store)["n"].tolist() == [0] * 4
+    assert "nowhere" in caplog.text
+
+
+def test_other_configurations_do_not_count(done, store):
+    assert numbers(done.narrowed(config={"num_epochs": 3}), store)["n"].sum() == 0
+    assert numbers(done.narrowed(seeds=[2, 9]), store)["n"].tolist() == [1] * 4
+
+
+def test_the_newest_code_of_a_row_is_shown_and_the_rest_is_said(done, store):
+    before = numbers(done, store)
+    fast = of_rate(store, 0.001)[0]
+    copied(store, fast, 2998, code_version="0.0.0+new")
+    after = numbers(done, store)
+    assert after["n"].tolist() == [2, 2, 1, 1]
+    assert after["code_version"].tolist()[2:] == ["0.0.0+new"] * 2
+    assert after["mean"].tolist()[:2] == before["mean"].tolist()[:2]
+    version = fast.identity.code_version
+    said = remarks(done, store)
+    assert said[("fast",)] == f"2 older run(s) by MMSA_ext {version} not shown"
+    (comparison,) = table(done, store)
+    code = {fact.rows: fact.text for fact in comparison.facts if fact.name == "code"}
+    assert code == {("slow",): f"MMSA_ext {version}", ("fast",): "MMSA_ext 0.0.0+new"}
+
+
+def test_a_newer_record_on_other_data_takes_the_whole_data_set(done, store):
+    copied(store, of_rate(store, 0.001)[0], 2999, dataset_fingerprint="0" * 64)
+    assert numbers(done, store)["n"].tolist() == [0, 0, 1, 1]
+    assert all("run(s) on other data" in text for text in remarks(done, store).values())
+    assert {label for rows in remarks(done, store) for label in rows} == {"slow", "fast"}
+
+
+def test_models_of_aligned_data_have_a_file_of_their_own(make, store):
+    """MMSA gives them another file, so theirs must not push the others' records out."""
+    from MMSA_ext.experiments.records import configuration_digest, expected_runs
+
+    rows = [{"label": "MFN", "model": "mfn"}, {"label": "LF-DNN", "model": "lf_dnn"}]
+    experiment = make(rows=rows)
+    template = next(iter(store.records()))
+    from MMSA_ext.config import resolve
+    from MMSA_ext.run import identifying_configuration
+
+    for year, row in enumerate(experiment.rows, start=2990):
+        configuration = identifying_configuration(resolve(row.model, "mosi"))
+        assert configuration_digest(configuration) == expected_runs(experiment, row, "mosi").digest
+        copied(
+            store, template, year, model=row.model, configuration=configuration,
+            dataset_fingerprint=f"{year:064d}",
+        )  # fmt: skip
+    assert numbers(experiment, store)["n"].tolist() == [1] * 4
+
+
+def test_diverged_seeds_are_counted_and_have_no_numbers(done, store):
+    record = next(iter(store.records()))
+    update = {"status": "diverged", "reason": "it did", "metrics": {}, "predictions_sha256": None}
+    store.write(record.model_copy(update=update), overwrite=True)
+    found = numbers(done, store)
+    assert sorted(found["n"].tolist()) == [1, 1, 2, 2]
+    assert sorted(found["diverged"].tolist()) == [0, 0, 1, 1]
+
+
+def test_another_baseline_may_be_chosen(done, store):
+    found = numbers(done.narrowed(baseline="fast"), store)
+    assert found["role"].tolist() == ["system"] * 2 + ["baseline"] * 2
+
+
+def test_files_are_written(done, store, tmp_path):
+    comparisons = table(done, store)
+    paths = write_tables(comparisons, done, tmp_path / "tables")
+    assert [path.name for path in paths] == [
+        f"rates-mosi.{ending}" for ending in ("csv", "md", "tex", "html")
+    ]
+    assert all(path.stat().st_size for path in paths)
+    (only,) = write_tables(comparisons, done, tmp_path / "one", ["md"])
+    assert only.suffix == ".md"
