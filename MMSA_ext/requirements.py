@@ -11,11 +11,22 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from MMSA_ext import mmsa_bridge
 from MMSA_ext.data.corruption import CorruptionConfig
+from MMSA_ext.data.feature_report import SplitSummary
 from MMSA_ext.data.features import FeatureSet
 from MMSA_ext.errors import ConfigError
+from MMSA_ext.registry import get_model, is_registered, trains_in_mmsa
 
 __all__ = ["check"]
+
+# Models of MMSA that cannot be trained on a batch of one, and what needs more.
+_BATCH_NORM = "its batch normalisation takes a variance over samples"
+_NEED_TWO_SAMPLES = {
+    **dict.fromkeys(("lf_dnn", "tfn", "lmf", "mlf_dnn", "mtfn", "mlmf", "tfr_net"), _BATCH_NORM),
+    "mmim": "it splits a batch into positive and negative samples",
+}
+_KERNELS = {"text": "l", "audio": "a", "vision": "v"}
 
 
 def check(
@@ -24,23 +35,44 @@ def check(
     """Refuse what a model cannot be trained on.
 
     Args:
-        args: Configuration of the run; `model_name`, `use_bert`, `data_missing` and
-            `frame_lengths` are read.
-        features: The data before `corruption`; without splits, only the configuration is checked.
+        args: Configuration of the run.
+        features: The data before `corruption`; without splits, what needs the arrays themselves is
+            not checked again.
         corruption: What will be taken from them, from `corruption.bind`; None is nothing.
 
     Raises:
         ConfigError: With every reason.
     """
     model = str(args["model_name"])
-    host = model.removesuffix("_infoenh")
-    problems = [] if corruption is None else _conflicts(corruption, args, host)
+    problems = [] if corruption is None else _conflicts(corruption, args, _host(model))
+    if trains_in_mmsa(model):
+        problems += _needs_of_mmsa(args, features, _host(model))
+    if problems:
+        raise ConfigError(f"{model} cannot be run so:\n  " + "\n  ".join(problems))
+
+
+def _host(model: str) -> str:
+    """The model of MMSA that runs: of a variant its host."""
+    return (get_model(model).host or model) if is_registered(model) else model
+
+
+def _needs_of_mmsa(args: Mapping[str, Any], features: FeatureSet, host: str) -> list[str]:
+    """What MMSA's loop, loader and model `host` cannot do without."""
+    summary = features.report.summary
+    problems = _encoder_unfit(args, features, host)
+    if "train" in summary:
+        problems += _last_batch_of_one(args, summary["train"].samples, host)
+        problems += _lengths_unfit(args, features, summary["train"], host)
     if host == "misa" and args.get("frame_lengths", "text") == "text":
         problems += _too_short_for_misa(features)
     if host == "mmim":
         problems += _constant_for_mmim(features)
-    if problems:
-        raise ConfigError(f"{model} cannot be run so:\n  " + "\n  ".join(problems))
+    if host in mmsa_bridge.UNIMODAL_TASKS and args["dataset_name"] != "sims":
+        problems.append(
+            f"it learns from unimodal labels, which MMSA's loader reads on sims alone, and not on "
+            f"{args['dataset_name']}; run it on sims."
+        )
+    return problems
 
 
 def _conflicts(corruption: CorruptionConfig, args: Mapping[str, Any], host: str) -> list[str]:
@@ -64,6 +96,102 @@ def _conflicts(corruption: CorruptionConfig, args: Mapping[str, Any], host: str)
             "over samples, and MMIM's entropy term, the logarithm of a covariance's determinant, "
             "is then not a number; use corruption.at='test'."
         )
+    return problems
+
+
+def _encoder_unfit(args: Mapping[str, Any], features: FeatureSet, host: str) -> list[str]:
+    """The text encoder against the model, and the file's tokens against the text encoder."""
+    if not args.get("use_bert") or "pretrained" not in args:
+        return []
+    name, problems = args["pretrained"], []
+    architecture = mmsa_bridge.encoder_architecture(name)
+    if architecture is None:
+        return []
+    if host == "bert_mag" and architecture.model_type != "bert":
+        problems.append(
+            f"pretrained: {name!r} is a {architecture.model_type}, and MAG is built into the "
+            "layers of a BERT; choose a BERT, such as pretrained='minilm'."
+        )
+    tokens = [split.text_bert for split in features.splits.values() if split.text_bert is not None]
+    largest = max((int(array[:, 0].max()) for array in tokens), default=0)
+    if largest >= architecture.vocab_size:
+        problems.append(
+            f"{features.path}: 'text_bert' has token id {largest}, but the vocabulary of {name!r} "
+            f"has {architecture.vocab_size} entries. Tokenise the file for this encoder with "
+            "`mmsa-ext encode-text`, or choose its own encoder by 'pretrained'."
+        )
+    # MMSA hands the padding to the encoder as well, so that the array's length counts.
+    longest = max((array.shape[2] for array in tokens), default=0)
+    if longest > (limit := getattr(architecture, "max_position_embeddings", longest)):
+        problems.append(
+            f"{features.path}: 'text_bert' is {longest} tokens long, and {name!r} reads at most "
+            f"{limit}. Tokenise the file to that length with `mmsa-ext encode-text`."
+        )
+    return problems
+
+
+def _last_batch_of_one(args: Mapping[str, Any], samples: int, host: str) -> list[str]:
+    size = args.get("batch_size")
+    if host not in _NEED_TWO_SAMPLES or not size or samples % size != (1 % size):
+        return []
+    if samples == 1:
+        mend = "train on more samples"
+    else:
+        fitting = next(n for n in range(size + 1, size + samples + 1) if samples % n != 1)
+        mend = f"set config={{'batch_size': {fitting}}}"
+    return [
+        f"batch_size: {samples} training samples in batches of {size} leave a batch of one, on "
+        f"which it cannot be trained, because {_NEED_TWO_SAMPLES[host]}; {mend}."
+    ]
+
+
+def _lengths_unfit(
+    args: Mapping[str, Any], features: FeatureSet, train: SplitSummary, host: str
+) -> list[str]:
+    """Sequences that are not as long as the model needs them."""
+    text = train.arrays.get("text_bert" if args.get("use_bert") else "text")
+    steps = {name: train.arrays[name][0][1] for name in ("audio", "vision")}
+    if text is not None:
+        steps["text"] = text[0][2 if args.get("use_bert") else 1]
+    if host == "mctn":
+        return _not_aligned(args, features, steps)
+    if host == "mult" and args.get("infoenh") is None:  # InfoEnh hands over k rows of each
+        return _shorter_than_kernel(args, features, steps)
+    return []
+
+
+def _not_aligned(
+    args: Mapping[str, Any], features: FeatureSet, steps: Mapping[str, int]
+) -> list[str]:
+    """MCTN reads the frames of one word of all modalities at one step."""
+    said = ", ".join(f"{name} {steps[name]}" for name in sorted(steps))
+    limit = args["max_seq_len"]
+    if args["need_data_aligned"] and len(set(steps.values())) > 1:
+        return [
+            f"{features.path}: is not aligned ({said} steps), and it reads modalities that are "
+            "aligned word by word. Give a file of aligned features (MMSA's is aligned_50.pkl); "
+            f"config={{'need_data_aligned': False}} has it read the first {limit} steps of each, "
+            "whatever they hold."
+        ]
+    if len({min(length, limit) for length in steps.values()}) > 1:
+        return [
+            f"{features.path}: has fewer steps ({said}) than max_seq_len={limit} in one modality "
+            f"alone; set config={{'max_seq_len': {min(steps.values())}}}."
+        ]
+    return []
+
+
+def _shorter_than_kernel(
+    args: Mapping[str, Any], features: FeatureSet, steps: Mapping[str, int]
+) -> list[str]:
+    problems = []
+    for name, letter in _KERNELS.items():
+        key = f"conv1d_kernel_size_{letter}"
+        if name in steps and key in args and steps[name] < args[key]:
+            problems.append(
+                f"{features.path}: {name} is {steps[name]} long, below {key}={args[key]}; set"
+                f" config={{'{key}': {steps[name]}}}."
+            )
     return problems
 
 

@@ -119,6 +119,111 @@ class TestFiles:
             check(configuration(model), replace(features, splits=splits))
 
 
+class TestLastBatchOfOne:
+    """12 training samples."""
+
+    @pytest.mark.parametrize(
+        "model", ["lf_dnn", "lf_dnn_infoenh", "tfn", "lmf", "mlf_dnn", "mtfn", "mlmf", "mmim"]
+    )
+    def test_models_that_need_two(self, features, model):
+        more = {"use_bert": False, "dataset_name": "sims"}
+        said = refusal(configuration(model, batch_size=11, **more), features)
+        assert "12 training samples in batches of 11 leave a batch of one" in said
+        assert "batch_size': 12" in said
+        check(configuration(model, batch_size=12, **more), features)
+        check(configuration(model, batch_size=5, **more), features)
+
+    def test_also_where_the_arrays_are_gone(self, features):
+        """As in a search, which shares what was read."""
+        without = replace(features, splits={})
+        assert "batch of one" in refusal(
+            configuration("lf_dnn", batch_size=11, use_bert=False), without
+        )
+
+    def test_the_mend_is_one(self, features):
+        assert "batch_size': 2}" in refusal(
+            configuration("lf_dnn", batch_size=1, use_bert=False), features
+        )
+
+    @pytest.mark.parametrize("model", ["ef_lstm", "self_mm", "misa", "text_only"])
+    def test_others_take_it(self, features, model):
+        more = {"frame_lengths": "own", "use_bert": False}
+        check(configuration(model, batch_size=11, **more), features)
+
+
+class TestLengths:
+    """10 tokens, 12 audio and 8 vision frames."""
+
+    def test_mctn_reads_aligned_data(self, features):
+        args = configuration("mctn", use_bert=False, need_data_aligned=True, max_seq_len=8)
+        said = refusal(args, features)
+        assert f"{features.path}: is not aligned (audio 12, text 10, vision 8 steps)" in said
+        assert "need_data_aligned': False" in said
+        check(args | {"need_data_aligned": False}, features)
+        said = refusal(args | {"need_data_aligned": False, "max_seq_len": 50}, features)
+        assert "'max_seq_len': 8" in said
+
+    def test_an_aligned_file_is_taken(self, feature_data, tmp_path):
+        for split in feature_data.values():
+            split["audio"] = split["audio"][:, :10]
+            split["vision"] = np.pad(split["vision"], ((0, 0), (0, 2), (0, 0)))
+            split["audio_lengths"] = split["vision_lengths"] = [1] * len(split["id"])
+        path = tmp_path / "aligned.pkl"
+        path.write_bytes(pickle.dumps(feature_data))
+        args = configuration("mctn", use_bert=False, need_data_aligned=True, max_seq_len=50)
+        check(args, read_features(path, "mosi"))
+
+    def test_mult_needs_the_length_of_its_kernels(self, features, without_vision):
+        kernels = {f"conv1d_kernel_size_{m}": 5 for m in "lav"}
+        args = configuration("mult", use_bert=False, **kernels)
+        check(args, features)
+        said = refusal(args, without_vision)
+        assert "vision is 1 long, below conv1d_kernel_size_v=5" in said
+        assert "config={'conv1d_kernel_size_v': 1}" in said
+        check(args | {"model_name": "mult_infoenh", "infoenh": {"k": 8}}, without_vision)
+        check(args | {"conv1d_kernel_size_v": 1}, without_vision)
+
+
+class TestEncoder:
+    def test_tokens_of_another_vocabulary(self, features, tiny_encoder, tmp_path):
+        args = configuration("self_mm", pretrained=str(tiny_encoder))
+        check(args, features)
+        split = features.splits["train"]
+        tokens = split.text_bert.copy()
+        tokens[0, 0, 1] = 64
+        other = replace(features, splits={"train": replace(split, text_bert=tokens)})
+        said = refusal(args, other)
+        assert "has token id 64, but the vocabulary" in said
+        assert "mmsa-ext encode-text" in said
+        check(args | {"use_bert": False}, other)
+
+    def test_text_longer_than_the_encoder_reads(self, features, tiny_encoder):
+        split = features.splits["train"]
+        long = np.pad(split.text_bert, ((0, 0), (0, 0), (0, 60)))
+        other = replace(features, splits={"train": replace(split, text_bert=long)})
+        args = configuration("self_mm", pretrained=str(tiny_encoder))
+        assert "is 70 tokens long" in refusal(args, other)
+
+    def test_bert_mag_needs_a_bert(self, features, tmp_path):
+        from transformers import DistilBertConfig
+
+        DistilBertConfig(vocab_size=64, dim=16, n_layers=1, n_heads=2).save_pretrained(tmp_path)
+        args = configuration("bert_mag", pretrained=str(tmp_path))
+        assert "is a distilbert, and MAG is built into" in refusal(args, features)
+        check(args | {"model_name": "self_mm"}, features)
+
+    def test_one_that_is_not_there_is_told_when_it_is_loaded(self, features):
+        """A finished run can be looked up without it."""
+        check(configuration("self_mm", pretrained="no/such-encoder"), features)
+
+
+@pytest.mark.parametrize("model", ["mlf_dnn", "mtfn", "mlmf"])
+def test_unimodal_tasks_on_sims_alone(features, model):
+    args = configuration(model, use_bert=False, dataset_name="mosi")
+    assert "unimodal labels, which MMSA's loader reads on sims alone" in refusal(args, features)
+    check(args | {"dataset_name": "sims"}, features)
+
+
 def test_a_run_is_refused_before_anything_is_trained(tmp_path, feature_file):
     folders = ("model_save_dir", "res_save_dir", "log_dir")
     with pytest.raises(ConfigError, match="mmim cannot"):

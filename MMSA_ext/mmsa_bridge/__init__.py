@@ -2,19 +2,21 @@
 
 - `registration`: MMSA learns this package's models, and forgets them again.
 - `configuration`: MMSA's configuration reader, extended.
-- `shims`: what MMSA needs to run on current libraries.
-- `feature_reading`: safe unpickling inside MMSA's loader, once a file.
+- `shims`, `encoder_shims`: what MMSA needs to run on current libraries, with any text encoder.
+- `feature_reading`: safe unpickling inside MMSA's loader, once a file, its gaps mended.
 - `runtime`: logging, progress bars, seeds, device.
 - `recording`, `stock`, `scoring`: MMSA's own models, run exactly as MMSA runs them, and watched.
 """
 
 from MMSA_ext.mmsa_bridge.configuration import (
+    UNIMODAL_TASKS,
     is_mmsa_model,
     mmsa_models,
     read_config,
     stock_section,
     supported_datasets,
 )
+from MMSA_ext.mmsa_bridge.encoder_shims import encoder_architecture
 from MMSA_ext.mmsa_bridge.extension import Extension, RegisteredModel
 from MMSA_ext.mmsa_bridge.feature_reading import feature_cache, transformed_features
 from MMSA_ext.mmsa_bridge.recording import EpochRecord, SplitPredictions
@@ -49,6 +51,7 @@ from MMSA_ext.mmsa_bridge.stock import (
 
 __all__ = [
     "SHIMS",
+    "UNIMODAL_TASKS",
     "EpochRecord",
     "Extension",
     "RegisteredModel",
@@ -59,6 +62,7 @@ __all__ = [
     "build_model",
     "build_trainer",
     "complete_args",
+    "encoder_architecture",
     "feature_cache",
     "introduce",
     "is_mmsa_model",

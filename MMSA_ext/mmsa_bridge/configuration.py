@@ -14,6 +14,9 @@ from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.mmsa_bridge.extension import Kind
 from MMSA_ext.mmsa_bridge.registration import CONFIG_FOLDER, registered, stock_datasets
 
+# Models of MMSA that learn from labels of the single modalities too.
+UNIMODAL_TASKS = ("mlf_dnn", "mlmf", "mtfn")
+
 
 @cache
 def mmsa_models() -> list[str]:
@@ -90,9 +93,15 @@ def read_config(
     """
     known = supported_datasets(model_name, kind, config_file)
     if dataset_name not in known:
+        way_out = (
+            "its unimodal tasks need labels that MMSA's loader reads on sims alone."
+            if model_name in UNIMODAL_TASKS
+            else "run it there, or give a configuration file of your own that has one "
+            "(config_file, --config)."
+        )
         raise ConfigError(
-            f"model {model_name!r} has no {kind} configuration for data set {dataset_name!r}; "
-            f"{suggest(dataset_name, known)}"
+            f"model {model_name!r} has no {kind} configuration for data set {dataset_name!r}, only "
+            f"for {', '.join(known)}; {way_out}"
         )
     reader = getattr(import_module("MMSA.config"), f"get_config_{kind}")
     try:

@@ -8,20 +8,24 @@ MMSA still fails without it.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import wraps
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from MMSA_ext.errors import TextEncoderError
+from MMSA_ext.mmsa_bridge import encoder_shims
+from MMSA_ext.mmsa_bridge.feature_reading import mend_gaps
 from MMSA_ext.mmsa_bridge.patching import ModuleProxy, replace_attribute
-from MMSA_ext.text_encoders import load_text_encoder
+
+logger = logging.getLogger("MMSA")
 
 
 @dataclass(frozen=True)
@@ -135,88 +139,95 @@ def _bert_mag_on_transformers_5(undo: ExitStack) -> None:
     )
 
 
-def _bert_mag_encoder(undo: ExitStack) -> None:
-    model = import_module("MMSA.models.singleTask.BERT_MAG").MAG_BertForSequenceClassification
-    load = model.from_pretrained
+def _mctn_width(undo: ExitStack) -> None:
+    """Let `output_dim` be the width of the widest modality, and pad text to it too.
 
-    def from_pretrained(cls: Any, /, name: str, *, args: Any, **options: Any) -> Any:
-        return load(args.get("pretrained", name), args=args, **options)
+    MCTN translates between the modalities, all padded to one width; it pads audio and vision alone.
+    """
+    model = import_module("MMSA.models.singleTask.MCTN").MCTN
+    build, forward = model.__init__, model.forward
 
-    replace_attribute(undo, model, "from_pretrained", classmethod(from_pretrained))
+    @wraps(build)
+    def build_with_width(self: nn.Module, config: Any) -> None:
+        config.output_dim = max(config.get("feature_dims", [config.output_dim]))
+        build(self, config)
+
+    @wraps(forward)
+    def forward_padded(
+        self: Any, text: Tensor, audio: Tensor, vision: Tensor, *rest: Any, **options: Any
+    ) -> Any:
+        if not self.use_bert:
+            width = max(text.shape[2], audio.shape[2], vision.shape[2])
+            text = functional.pad(text, (0, width - text.shape[2]))
+        return forward(self, text, audio, vision, *rest, **options)
+
+    replace_attribute(undo, model, "__init__", build_with_width)
+    replace_attribute(undo, model, "forward", forward_padded)
 
 
-def _tfr_net_encoder(undo: ExitStack) -> None:
-    module = import_module("MMSA.models.missingTask.TFR_NET.model")
-    model, encoder = module.TFR_NET, module.BertTextEncoder
+def _tfr_net_temporal_heads(undo: ExitStack) -> None:
+    """Use the configured number of heads over time, or the largest below it that fits."""
+    model = import_module("MMSA.models.missingTask.TFR_NET.model").TFR_NET
     build = model.__init__
 
     @wraps(build)
-    def build_with_encoder(self: nn.Module, args: Any) -> None:
-        options = {"pretrained": args.pretrained} if "pretrained" in args else {}
-        with ExitStack() as restore:
-            replace_attribute(restore, module, "BertTextEncoder", partial(encoder, **options))
-            build(self, args)
+    def build_with_heads(self: nn.Module, args: Any) -> None:
+        wanted, lengths = args.num_temporal_head, list(args.seq_lens)
+        heads = next(n for n in range(wanted, 0, -1) if not any(step % n for step in lengths))
+        if heads != wanted:
+            logger.warning(
+                "tfr_net: num_temporal_head=%d does not divide the lengths %s; %d is used.",
+                wanted,
+                lengths,
+                heads,
+            )
+            args.num_temporal_head = heads
+        build(self, args)
 
-    replace_attribute(undo, model, "__init__", build_with_encoder)
-
-
-STATED_WIDTH = 768  # what MMSA takes for the hidden size of every text encoder
-
-
-def _encoder_width(args: Any) -> int:
-    """Hidden size of the text encoder `args.pretrained`.
-
-    MMSA's 768 where the configuration names none or it cannot be found: the model that needs it
-    says so when it loads it.
-    """
-    if "pretrained" not in args:
-        return STATED_WIDTH
-    try:
-        with torch.device("meta"):  # the architecture alone: no weights, no memory, no random draw
-            return int(load_text_encoder(args["pretrained"], random_init=True).config.hidden_size)
-    except TextEncoderError:
-        return STATED_WIDTH
+    replace_attribute(undo, model, "__init__", build_with_heads)
 
 
-def _encoder_width_everywhere(undo: ExitStack) -> None:
-    """In the loader's feature dimensions, and in the two models that have a number of their own."""
+def _batch_of_one(undo: ExitStack) -> None:
+    """Keep the dimension of samples where a batch holds a single one."""
 
-    def dataset(read: Callable[..., None]) -> Callable[..., None]:
-        @wraps(read)
-        def read_with_width(self: Any, args: Any, *rest: Any, **options: Any) -> None:
-            read(self, args, *rest, **options)
-            if args.get("use_bert"):
-                args["feature_dims"][0] = _encoder_width(args)
+    def keep(forward: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(forward)
+        def kept(self: nn.Module, first: Tensor, *rest: Tensor) -> Any:
+            output = forward(self, first, *rest)
+            if isinstance(output, dict):
+                return {key: value.reshape(len(first), -1) for key, value in output.items()}
+            return output.reshape(len(first), -1)
 
-        return read_with_width
+        return kept
 
-    def misa(build: Callable[..., None]) -> Callable[..., None]:
-        @wraps(build)
-        def build_with_width(self: Any, config: Any) -> None:
-            build(self, config)
-            projection = self.project_t.project_t
-            width = self.bertmodel.model.config.hidden_size
-            if projection.in_features != width:
-                self.project_t.project_t = nn.Linear(width, projection.out_features)
-
-        return build_with_width
-
-    def self_mm(build: Callable[..., None]) -> Callable[..., None]:
-        @wraps(build)
-        def build_with_width(self: Any, args: Any) -> None:
-            if args.text_out == STATED_WIDTH:
-                args.text_out = _encoder_width(args)
-            build(self, args)
-
-        return build_with_width
-
-    for module, name, with_width in (
-        ("MMSA.data_loader", "MMDataset", dataset),
-        ("MMSA.models.singleTask.MISA", "MISA", misa),
-        ("MMSA.models.multiTask.SELF_MM", "SELF_MM", self_mm),
+    for module, name in (
+        ("singleTask.EF_LSTM", "EF_LSTM"),
+        ("multiTask.MLF_DNN", "TextSubNet"),
+        ("multiTask.MTFN", "TextSubNet"),
+        ("multiTask.MLMF", "TextSubNet"),
     ):
-        patched = getattr(import_module(module), name)
-        replace_attribute(undo, patched, "__init__", with_width(patched.__init__))
+        patched = getattr(import_module(f"MMSA.models.{module}"), name)
+        replace_attribute(undo, patched, "forward", keep(patched.forward))
+
+
+def _graph_mfn_checkpoint(undo: ExitStack) -> None:
+    """Put the graph's untrained networks into the weights that are saved.
+
+    The buffers share memory with the networks, so that loading weights loads these too; no
+    optimiser sees a buffer.
+    """
+    graph = import_module("MMSA.models.singleTask.Graph_MFN").DynamicFusionGraph
+    build = graph.__init__
+
+    @wraps(build)
+    def build_with_buffers(self: Any, *arguments: Any, **options: Any) -> None:
+        build(self, *arguments, **options)
+        for key, network in self.networks.items():
+            node = "".join(map(str, key))
+            for name, parameter in network.named_parameters():
+                self.register_buffer(f"node{node}_{name.replace('.', '_')}", parameter.data)
+
+    replace_attribute(undo, graph, "__init__", build_with_buffers)
 
 
 SHIMS: tuple[Shim, ...] = (
@@ -250,17 +261,59 @@ SHIMS: tuple[Shim, ...] = (
     Shim(
         "bert_mag_encoder",
         "bert_mag loads a hard-coded encoder from the hub and ignores `pretrained`.",
-        _bert_mag_encoder,
+        encoder_shims.bert_mag_encoder,
     ),
     Shim(
         "tfr_net_encoder",
         "tfr_net ignores `pretrained` and loads bert-base-uncased, also for Chinese text.",
-        _tfr_net_encoder,
+        encoder_shims.tfr_net_encoder,
     ),
     Shim(
         "encoder_width",
         "MMSA's loader, misa and self_mm take every text encoder to be 768 wide; misa, self_mm, "
         "mmim, bert_mag and tfr_net fail with any other.",
-        _encoder_width_everywhere,
+        encoder_shims.encoder_width_everywhere,
+    ),
+    Shim(
+        "unknown_token",
+        "MMSA's loader puts id 100, BERT's [UNK], for a missing token; tfr_net needs the unknown "
+        "token of the encoder it reads with.",
+        encoder_shims.unknown_token,
+    ),
+    Shim(
+        "encoder_kind",
+        "MMSA builds a BERT, or by `transformers` a RoBERTa, of any encoder, and leaves weights of "
+        "another kind random.",
+        encoder_shims.encoder_kind,
+    ),
+    Shim(
+        "mctn_width",
+        "mctn takes `output_dim` (768) for the width of the text features, and these for the "
+        "widest of the three.",
+        _mctn_width,
+    ),
+    Shim(
+        "tfr_net_temporal_heads",
+        "tfr_net divides the sequence lengths by 25 heads over time, which its own configuration "
+        "of sims cannot: 39 tokens, 400 and 55 frames.",
+        _tfr_net_temporal_heads,
+    ),
+    Shim(
+        "batch_of_one",
+        "ef_lstm, mlf_dnn, mtfn and mlmf squeeze the dimension of samples away where the last "
+        "batch holds a single one.",
+        _batch_of_one,
+    ),
+    Shim(
+        "graph_mfn_checkpoint",
+        "graph_mfn keeps networks outside of its parameters, so that weights loaded elsewhere do "
+        "not give its predictions back.",
+        _graph_mfn_checkpoint,
+    ),
+    Shim(
+        "file_gaps",
+        "MMSA's loader fails where a file has no lengths, its models where a length is 0 or a "
+        "feature is NaN.",
+        mend_gaps,
     ),
 )

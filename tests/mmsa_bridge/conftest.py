@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from mmsa_toys import ToyPackage, write_features
+import torch
+from mmsa_toys import NARROW, SMALL, WIDE, ToyPackage, write_encoder, write_features
 
 from MMSA_ext import mmsa_bridge
 
@@ -43,3 +45,33 @@ def patched_mmsa(stock_mmsa: None) -> None:
     package = ToyPackage()
     package.models = {}
     mmsa_bridge.register(package.extension())
+
+
+@pytest.fixture(scope="session")
+def wide_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Path:
+    """An encoder as wide as MMSA takes every encoder to be."""
+    return write_encoder(tmp_path_factory.mktemp("wide_encoder"), tiny_encoder, hidden_size=WIDE)
+
+
+@pytest.fixture(scope="session")
+def narrow_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Path:
+    """An encoder 16 wide."""
+    folder = tmp_path_factory.mktemp("narrow_encoder")
+    return write_encoder(folder, tiny_encoder, hidden_size=NARROW)
+
+
+@pytest.fixture
+def train(
+    stock_mmsa: None, features: Callable[[str], Path], tmp_path: Path
+) -> Callable[..., mmsa_bridge.StockRun]:
+    """Train a model of MMSA on 16 samples, with seed 1."""
+
+    def run(model: str, dataset: str, **config: Any) -> mmsa_bridge.StockRun:
+        args = mmsa_bridge.read_config("regression", model, dataset)
+        args.update(SMALL | {"featurePath": str(features(dataset))} | config)
+        cpu = torch.device("cpu")
+        args = mmsa_bridge.complete_args(args, device=cpu, model_save_path=tmp_path / "m.pth")
+        with mmsa_bridge.progress_bars(False):
+            return mmsa_bridge.train_and_test(args, seed=1, also_predict=())
+
+    return run

@@ -7,6 +7,8 @@ import pickle
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,12 +16,44 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from transformers import BertConfig, BertModel, BertTokenizer
 
 from MMSA_ext import mmsa_bridge
 
 SIZES = {"train": 16, "valid": 6, "test": 8}
 LENGTHS = {"text": 6, "audio": 9, "vision": 7}
 SCALE = {"mosi": 3.0, "sims": 1.0}
+
+
+SMALL = {"batch_size": 4, "early_stop": 1, "update_epochs": 2, "train_samples": 16}
+WIDE = 768  # MMSA's loader states this width for every text encoder
+NARROW = 16
+
+
+@contextmanager
+def shim(name: str) -> Iterator[None]:
+    """That shim alone."""
+    with ExitStack() as undo:
+        next(shim for shim in mmsa_bridge.SHIMS if shim.name == name).apply(undo)
+        yield
+
+
+def without_shim(name: str, monkeypatch: Any) -> None:
+    """From now on `register` applies all shims but that one."""
+    others = tuple(shim for shim in mmsa_bridge.SHIMS if shim.name != name)
+    assert len(others) == len(mmsa_bridge.SHIMS) - 1
+    monkeypatch.setattr("MMSA_ext.mmsa_bridge.shims.SHIMS", others)
+
+
+def write_encoder(folder: Path, tiny_encoder: Path, hidden_size: int) -> Path:
+    """A BERT of 1 layer whose vocabulary of 128 has more than that of `tiny_encoder`."""
+    size = {"hidden_size": hidden_size, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=128, intermediate_size=8, max_position_embeddings=64, **size)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(folder)
+    BertTokenizer(vocab=str(tiny_encoder / "vocab.txt")).save_pretrained(folder)
+    return folder
 
 
 def make_split(dataset: str, name: str, rng: np.random.Generator) -> dict[str, Any]:

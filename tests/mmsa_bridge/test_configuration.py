@@ -37,8 +37,12 @@ def test_every_configuration_is_mmsas() -> None:
 def test_unknown_names_get_close_matches() -> None:
     with pytest.raises(ConfigError, match="did you mean self_mm"):
         mmsa_bridge.read_config("regression", "selfmm", "mosi")
-    with pytest.raises(ConfigError, match=r"'mctn' has no regression .* 'sims'; known: mosi"):
+    with pytest.raises(
+        ConfigError, match=r"'mctn' has no regression .* 'sims', only for mosi; run it"
+    ):
         mmsa_bridge.read_config("regression", "mctn", "sims")
+    with pytest.raises(ConfigError, match=r"'mtfn' has no regression .* only for sims; its unimod"):
+        mmsa_bridge.read_config("regression", "mtfn", "mosi")
     with pytest.raises(ConfigError, match="'mctn' has no tune configuration"):
         mmsa_bridge.read_config("tune", "mctn", "mosi")
 

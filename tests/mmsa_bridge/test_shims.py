@@ -1,73 +1,30 @@
 """Each shim is needed (MMSA fails without it) and sufficient (its models train with it)."""
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import logging
+import pickle
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from easydict import EasyDict
+from mmsa_toys import SMALL, WIDE, shim, without_shim, write_features
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from transformers import BertConfig, BertModel, BertTokenizer
 
 from MMSA_ext import mmsa_bridge
+from MMSA_ext.errors import TrainingDivergedError
 
 CPU = torch.device("cpu")
-SMALL = {"batch_size": 4, "early_stop": 1, "update_epochs": 2, "train_samples": 16}
-WIDE = 768  # MMSA's loader states this width for every text encoder
-NARROW = 16
-
-
-@contextmanager
-def shim(name: str) -> Iterator[None]:
-    with ExitStack() as undo:
-        next(shim for shim in mmsa_bridge.SHIMS if shim.name == name).apply(undo)
-        yield
-
-
-@pytest.fixture(scope="module")
-def wide_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Path:
-    return write_encoder(tmp_path_factory.mktemp("wide_encoder"), tiny_encoder, hidden_size=WIDE)
-
-
-def write_encoder(folder: Path, tiny_encoder: Path, hidden_size: int) -> Path:
-    size = {"hidden_size": hidden_size, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = BertConfig(vocab_size=128, intermediate_size=8, max_position_embeddings=64, **size)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        BertModel(config).save_pretrained(folder)
-    BertTokenizer(vocab=str(tiny_encoder / "vocab.txt")).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def narrow_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Path:
-    """As `tiny_encoder`, 16 wide, with the token 100 that tfr_net puts for a missing one."""
-    folder = tmp_path_factory.mktemp("narrow_encoder")
-    return write_encoder(folder, tiny_encoder, hidden_size=NARROW)
-
-
-@pytest.fixture
-def train(
-    stock_mmsa: None, features: Callable[[str], Path], tmp_path: Path
-) -> Callable[..., mmsa_bridge.StockRun]:
-    def run(model: str, dataset: str, **config: Any) -> mmsa_bridge.StockRun:
-        args = mmsa_bridge.read_config("regression", model, dataset)
-        args.update(SMALL | {"featurePath": str(features(dataset))} | config)
-        args = mmsa_bridge.complete_args(args, device=CPU, model_save_path=tmp_path / "m.pth")
-        with mmsa_bridge.progress_bars(False):
-            return mmsa_bridge.train_and_test(args, seed=1, also_predict=())
-
-    return run
 
 
 def test_every_shim_is_named_and_explained() -> None:
     names = [shim.name for shim in mmsa_bridge.SHIMS]
-    assert len(set(names)) == len(names) == 8
+    assert len(set(names)) == len(names) == 15
     assert all(shim.reason.endswith(".") for shim in mmsa_bridge.SHIMS)
 
 
@@ -127,8 +84,7 @@ class TestDefineResultsBeforeLogging:
     def test_needed(
         self, model: str, train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        others = [s for s in mmsa_bridge.SHIMS if s.name != "define_results_before_logging"]
-        monkeypatch.setattr("MMSA_ext.mmsa_bridge.shims.SHIMS", tuple(others))
+        without_shim("define_results_before_logging", monkeypatch)
         with pytest.raises(UnboundLocalError, match="train_results"):
             train(model, "sims", **self.SMALL_TENSORS)
 
@@ -221,135 +177,6 @@ class TestBertMAG:
         torch.testing.assert_close(first, second)
 
 
-class TestTFRNetEncoder:
-    @pytest.mark.usefixtures("stock_mmsa")
-    def test_needed_and_sufficient(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        module = import_module("MMSA.models.missingTask.TFR_NET.model")
-        seen: list[dict[str, Any]] = []
-
-        def encoder(**options: Any) -> None:
-            seen.append(options)
-            raise InterruptedError
-
-        monkeypatch.setattr(module, "BertTextEncoder", encoder)
-        args = EasyDict(use_bert_finetune=True, pretrained="folder")
-        with pytest.raises(InterruptedError):
-            module.TFR_NET(args)
-        with shim("tfr_net_encoder"), pytest.raises(InterruptedError):
-            module.TFR_NET(args)
-        assert module.BertTextEncoder is encoder
-        assert [options.get("pretrained") for options in seen] == [None, "folder"]
-
-    def test_trains(self, train: Callable[..., mmsa_bridge.StockRun], wide_encoder: Path) -> None:
-        run = train(
-            "tfr_net",
-            "mosi",
-            pretrained=str(wide_encoder),
-            num_temporal_head=1,
-            dst_feature_dim_nheads=[6, 2],
-            nlevels=1,
-        )
-        assert run.metrics["test"]["Loss"] > 0
-
-
-@pytest.mark.parametrize(
-    ("model", "config"),
-    [
-        ("misa", {}),
-        ("self_mm", {}),
-        ("mmim", {"batch_size": 8}),
-        ("bert_mag", {"need_data_aligned": False}),
-        ("tfr_net", {"num_temporal_head": 1, "dst_feature_dim_nheads": [6, 2], "nlevels": 1}),
-    ],
-)
-class TestEncoderWidth:
-    def test_needed(
-        self,
-        model: str,
-        config: dict[str, Any],
-        train: Callable[..., Any],
-        narrow_encoder: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        others = [s for s in mmsa_bridge.SHIMS if s.name != "encoder_width"]
-        monkeypatch.setattr("MMSA_ext.mmsa_bridge.shims.SHIMS", tuple(others))
-        with pytest.raises(RuntimeError, match=r"(?i)size|shape|channels"):
-            train(model, "mosi", pretrained=str(narrow_encoder), **config)
-
-    def test_sufficient(
-        self,
-        model: str,
-        config: dict[str, Any],
-        train: Callable[..., mmsa_bridge.StockRun],
-        narrow_encoder: Path,
-    ) -> None:
-        run = train(model, "mosi", pretrained=str(narrow_encoder), **config)
-        assert run.metrics["test"]["Loss"] > 0
-
-    def test_changes_nothing_at_768(
-        self,
-        model: str,
-        config: dict[str, Any],
-        train: Callable[..., mmsa_bridge.StockRun],
-        wide_encoder: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        config = {**config, "early_stop": 0, "pretrained": str(wide_encoder)}
-        with_shim = train(model, "mosi", **config)
-        others = [s for s in mmsa_bridge.SHIMS if s.name != "encoder_width"]
-        monkeypatch.setattr("MMSA_ext.mmsa_bridge.shims.SHIMS", tuple(others))
-        mmsa_bridge.unregister()
-        without = train(model, "mosi", **config)
-        assert with_shim.metrics == without.metrics
-        state, expected = with_shim.model.state_dict(), without.model.state_dict()
-        # `_float_tensor` of tfr_net holds whatever was in memory; it is never read.
-        keys = [key for key in expected if not key.endswith("_float_tensor")]
-        assert all(torch.equal(state[key], expected[key]) for key in keys)
-
-
-class TestWhereTheWidthComesFrom:
-    @pytest.mark.parametrize(
-        ("named", "width"), [("narrow", NARROW), ("wide", WIDE), ("absent", WIDE), (None, WIDE)]
-    )
-    def test_loader(
-        self,
-        named: str | None,
-        width: int,
-        stock_mmsa: None,
-        features: Callable[[str], Path],
-        narrow_encoder: Path,
-        wide_encoder: Path,
-    ) -> None:
-        """An encoder that is not named or not found is left at what MMSA says."""
-        folders = {"narrow": narrow_encoder, "wide": wide_encoder, "absent": "no/such/folder"}
-        args = mmsa_bridge.read_config("regression", "self_mm", "mosi")
-        args.update(SMALL | {"featurePath": str(features("mosi"))})
-        del args["pretrained"]
-        if named is not None:
-            args.pretrained = str(folders[named])
-        args = mmsa_bridge.complete_args(args, device=CPU, model_save_path="unused")
-        before = torch.get_rng_state()
-        mmsa_bridge.stock_loaders(args)
-        assert args.feature_dims[0] == width
-        assert torch.equal(torch.get_rng_state(), before)
-
-    def test_models_without_tokens_keep_the_files_width(
-        self, train: Callable[..., mmsa_bridge.StockRun], narrow_encoder: Path
-    ) -> None:
-        run = train("lf_dnn", "mosi", pretrained=str(narrow_encoder))
-        assert run.model.Model.text_in == 10
-
-    def test_a_width_that_is_told_stays(self, stock_mmsa: None, narrow_encoder: Path) -> None:
-        """Self-MM's `text_out` is replaced only where it is MMSA's 768."""
-        self_mm = import_module("MMSA.models.multiTask.SELF_MM").SELF_MM
-        args = mmsa_bridge.read_config("regression", "self_mm", "mosi")
-        args.update(pretrained=str(narrow_encoder), feature_dims=[NARROW, 5, 4], text_out=20)
-        with shim("encoder_width"):
-            assert self_mm(args).post_text_layer_1.in_features == 20
-            args.text_out = WIDE
-            assert self_mm(args).post_text_layer_1.in_features == NARROW
-
-
 @pytest.mark.parametrize(
     ("model", "config"),
     [
@@ -370,3 +197,218 @@ def test_models_that_need_only_the_cpu_shim(
 ) -> None:
     run = train(model, "sims", pretrained=str(wide_encoder), **config)
     assert run.predictions["test"].predictions.shape == (8,)
+
+
+class TestMCTNWidth:
+    """The file's text is 10 wide, its audio 5, its vision 4."""
+
+    LENGTHS: ClassVar = {"need_data_aligned": False, "max_seq_len": 6}
+
+    def test_needed(self, train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        without_shim("mctn_width", monkeypatch)
+        with pytest.raises(RuntimeError, match="Expected 768, got 10"):
+            train("mctn", "mosi", **self.LENGTHS)
+
+    def test_sufficient(self, train: Callable[..., mmsa_bridge.StockRun]) -> None:
+        run = train("mctn", "mosi", **self.LENGTHS)
+        assert run.model.Model.decoder1.output_dim == 10
+
+    def test_sufficient_where_text_is_not_the_widest(
+        self, train: Callable[..., mmsa_bridge.StockRun], tmp_path: Path
+    ) -> None:
+        path = write_features(tmp_path / "narrow.pkl", "mosi")
+        content = np.load(path, allow_pickle=True)
+        for split in content.values():
+            split["text"] = split["text"][:, :, :3]
+        path.write_bytes(pickle.dumps(content))
+        run = train("mctn", "mosi", featurePath=str(path), **self.LENGTHS)
+        assert run.model.Model.decoder1.output_dim == 5
+
+
+class TestTFRNetTemporalHeads:
+    """The file's sequences are 6, 9 and 7 long: no number of heads but 1 divides all."""
+
+    SMALL_MODEL: ClassVar = {"dst_feature_dim_nheads": [6, 2], "nlevels": 1}
+
+    def test_needed(
+        self, train: Callable[..., Any], wide_encoder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        without_shim("tfr_net_temporal_heads", monkeypatch)
+        with pytest.raises(AssertionError, match="divisible by num_heads"):
+            train("tfr_net", "sims", pretrained=str(wide_encoder), **self.SMALL_MODEL)
+
+    def test_sufficient_and_said(
+        self,
+        train: Callable[..., mmsa_bridge.StockRun],
+        wide_encoder: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        with caplog.at_level(logging.WARNING, "MMSA"):
+            run = train("tfr_net", "sims", pretrained=str(wide_encoder), **self.SMALL_MODEL)
+        assert run.metrics["test"]["Loss"] > 0
+        assert "does not divide the lengths [6, 9, 7]; 1 is used" in caplog.text
+
+    @pytest.mark.parametrize(("wanted", "used"), [(25, 25), (24, 5), (10, 5)])
+    def test_largest_that_fits(
+        self, stock_mmsa: None, monkeypatch: pytest.MonkeyPatch, wanted: int, used: int
+    ) -> None:
+        model = import_module("MMSA.models.missingTask.TFR_NET.model").TFR_NET
+        monkeypatch.setattr(model, "__init__", lambda self, args: None)
+        args = EasyDict(num_temporal_head=wanted, seq_lens=(50, 500, 375))
+        with shim("tfr_net_temporal_heads"):
+            model.__init__(None, args)
+        assert args.num_temporal_head == used
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "config"),
+    [
+        ("ef_lstm", "mosi", {}),
+        ("mlf_dnn", "sims", {}),
+        ("mtfn", "sims", {"hidden_dims": [4, 4, 4], "text_out": 4}),
+        ("mlmf", "sims", {"hidden_dims": [4, 4, 4], "rank": 2}),
+    ],
+)
+class TestBatchOfOne:
+    """6 validation samples in batches of 5; 16 training samples leave 1 too, for ef_lstm."""
+
+    def test_needed(
+        self,
+        model: str,
+        dataset: str,
+        config: dict[str, Any],
+        train: Callable[..., Any],
+        features: Callable[[str], Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        without_shim("batch_of_one", monkeypatch)
+        path = self.path(model, dataset, tmp_path)
+        with pytest.raises(RuntimeError, match="same number of dimensions"):
+            train(model, dataset, batch_size=5, featurePath=str(path), **config)
+
+    def test_sufficient(
+        self,
+        model: str,
+        dataset: str,
+        config: dict[str, Any],
+        train: Callable[..., mmsa_bridge.StockRun],
+        tmp_path: Path,
+    ) -> None:
+        path = self.path(model, dataset, tmp_path)
+        run = train(model, dataset, batch_size=5, featurePath=str(path), **config)
+        assert run.predictions["test"].predictions.shape == (8,)
+
+    @staticmethod
+    def path(model: str, dataset: str, folder: Path) -> Path:
+        """15 training samples where batch normalisation forbids a batch of one."""
+        path = write_features(folder / "features.pkl", dataset)
+        content = np.load(path, allow_pickle=True)
+        if model != "ef_lstm":
+            content["train"] = {key: value[:15] for key, value in content["train"].items()}
+        path.write_bytes(pickle.dumps(content))
+        return path
+
+
+class TestGraphMFNCheckpoint:
+    def weights(self, train: Callable[..., Any], features: Callable[[str], Path]) -> Any:
+        run = train("graph_mfn", "mosi")
+        args = mmsa_bridge.read_config("regression", "graph_mfn", "mosi")
+        args.update(SMALL | {"featurePath": str(features("mosi"))})
+        args = mmsa_bridge.complete_args(args, device=CPU, model_save_path="unused")
+        torch.manual_seed(7)
+        scored = mmsa_bridge.score_trained(args, run.model.state_dict())
+        return run, scored["test"][1].predictions
+
+    def test_needed(
+        self,
+        train: Callable[..., Any],
+        features: Callable[[str], Path],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        without_shim("graph_mfn_checkpoint", monkeypatch)
+        run, again = self.weights(train, features)
+        assert not np.allclose(run.predictions["test"].predictions, again, atol=5e-7)
+
+    def test_sufficient(self, train: Callable[..., Any], features: Callable[[str], Path]) -> None:
+        run, again = self.weights(train, features)
+        np.testing.assert_allclose(run.predictions["test"].predictions, again, atol=5e-7)
+
+    def test_changes_no_number(
+        self, train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with_shim = train("graph_mfn", "mosi")
+        mmsa_bridge.unregister()
+        without_shim("graph_mfn_checkpoint", monkeypatch)
+        assert train("graph_mfn", "mosi").metrics == with_shim.metrics
+
+
+class TestFileGaps:
+    @pytest.fixture
+    def gaps(self, tmp_path: Path) -> Callable[..., Path]:
+        def write(change: Callable[[dict[str, Any]], object]) -> Path:
+            path = write_features(tmp_path / "gaps.pkl", "mosi")
+            content = np.load(path, allow_pickle=True)
+            for split in content.values():
+                change(split)
+            path.write_bytes(pickle.dumps(content))
+            return path
+
+        return write
+
+    @staticmethod
+    def without_lengths(split: dict[str, Any]) -> None:
+        split["audio"][:, 5:] = 0
+        del split["audio_lengths"], split["vision_lengths"]
+
+    @staticmethod
+    def empty(split: dict[str, Any]) -> None:
+        split["audio_lengths"][2] = 0
+
+    @staticmethod
+    def not_a_number(split: dict[str, Any]) -> None:
+        split["vision"][1, 0, 0] = np.nan
+
+    @pytest.mark.parametrize(
+        ("gap", "error"),
+        [
+            ("without_lengths", (KeyError, "audio_lengths")),
+            ("empty", (RuntimeError, "greater than 0")),
+            ("not_a_number", (TrainingDivergedError, "non-finite")),
+        ],
+    )
+    def test_needed_and_sufficient(
+        self,
+        gap: str,
+        error: tuple[type[Exception], str],
+        gaps: Callable[..., Path],
+        train: Callable[..., mmsa_bridge.StockRun],
+        narrow_encoder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        options = {"featurePath": str(gaps(getattr(self, gap))), "pretrained": str(narrow_encoder)}
+        assert train("self_mm", "mosi", **options).metrics["test"]["Loss"] > 0
+        mmsa_bridge.unregister()
+        without_shim("file_gaps", monkeypatch)
+        with pytest.raises(error[0], match=error[1]):
+            train("self_mm", "mosi", **options)
+
+    def test_what_is_read(self, gaps: Callable[..., Path], patched_mmsa: None) -> None:
+        """As `read_features` repairs it; NaN stays where MMSA makes a number of it."""
+
+        def change(split: dict[str, Any]) -> None:
+            self.without_lengths(split)
+            self.not_a_number(split)
+
+        def read(need_normalized: bool) -> Any:
+            args = mmsa_bridge.read_config("regression", "lf_dnn", "mosi")
+            args.update(featurePath=str(gaps(change)), need_normalized=need_normalized)
+            args = mmsa_bridge.complete_args(args, device=CPU, model_save_path="unused")
+            return mmsa_bridge.stock_loaders(args)["valid"].dataset
+
+        as_it_is, averaged = read(False), read(True)
+        assert as_it_is.audio_lengths == [5] * 6
+        assert as_it_is.vision_lengths == [7] * 6
+        assert as_it_is.vision[1, 0, 0] == 0
+        assert averaged.vision[1, 0, 0] == 0  # of a mean that is NaN
+        assert averaged.vision[1, 0, 1] != 0

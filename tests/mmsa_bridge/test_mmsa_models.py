@@ -1,0 +1,104 @@
+"""All models of MMSA, tiny, through `MMSA_run`: one epoch, its record, and its checkpoint."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from MMSA_ext import MMSA_run, mmsa_bridge, predict_file
+from MMSA_ext.analysis.verification import verify_store
+from MMSA_ext.config import get_config_regression
+from MMSA_ext.reporting.store import RunStore
+
+# What makes a model small, and what the file of the tests (6 tokens, 9 and 7 frames) needs.
+SMALL_TENSORS = {"hidden_dims": [4, 4, 4], "text_out": 4, "rank": 2}
+CONFIG: dict[str, dict[str, Any]] = {
+    "mctn": {"need_data_aligned": False, "max_seq_len": 6},
+    "mlf_dnn": SMALL_TENSORS,
+    "mlmf": SMALL_TENSORS,
+    "mmim": {"batch_size": 8},
+    "mtfn": SMALL_TENSORS,
+    "mult": {"dst_feature_dim_nheads": [8, 2], "nlevels": 1, "conv1d_kernel_size_v": 1},
+    "tfn": SMALL_TENSORS,
+    "tfr_net": {"dst_feature_dim_nheads": [6, 2], "nlevels": 1, "fusion_gru_layers": 1},
+}
+# MCTN attends over the samples of a batch, so that a prediction depends on the others in it.
+DEPEND_ON_THE_BATCH = {"mctn"}
+
+CASES = [(model, d) for model in mmsa_bridge.mmsa_models() for d in ("mosi", "sims")]
+
+
+def run(model: str, dataset: str, path: Path, encoder: Path, folder: Path, **config: Any) -> Any:
+    small = {"early_stop": 0, "batch_size": 4, "pretrained": str(encoder)}
+    folders: dict[str, Any] = dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), folder)
+    return MMSA_run(
+        model,
+        dataset,
+        config=small | CONFIG.get(model, {}) | config,
+        seeds=[1],
+        custom_feature=path,
+        gpu_ids="cpu",
+        num_workers=0,
+        verbose_level=0,
+        **folders,
+    )
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than the runs."""
+    monkeypatch.setattr("MMSA_ext.runner.Run._draw", lambda self, results: ())
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset"),
+    [case for case in CASES if case[1] in mmsa_bridge.supported_datasets(case[0])],
+)
+def test_one_epoch_its_record_and_its_checkpoint(
+    model: str,
+    dataset: str,
+    features: Callable[[str], Path],
+    tiny_encoder: Path,
+    tmp_path: Path,
+) -> None:
+    path = features(dataset)
+    results = run(model, dataset, path, tiny_encoder, tmp_path)
+    (seed,) = results.seeds
+    assert not seed.diverged
+    assert len(seed.record.history) == 1
+    expected = mmsa_bridge.metrics(dataset)(torch.tensor([1.0, -1.0]), torch.tensor([1.0, -1.0]))
+    assert list(seed.metrics) == [*expected, "Loss"]
+    store = RunStore(tmp_path / "runs")
+    (check,) = verify_store(store)
+    assert check.status in ("equal", "rounded")
+    stored = store.predictions(seed.record)
+    again = predict_file(seed.checkpoint, path, gpu_ids="cpu")
+    assert list(again["id"]) == list(stored["id"])
+    if model not in DEPEND_ON_THE_BATCH:
+        np.testing.assert_allclose(again["prediction"], stored["prediction"], atol=1e-5)
+
+
+def test_the_whole_of_mmsa_is_covered() -> None:
+    assert len(mmsa_bridge.mmsa_models()) == 17
+    assert CONFIG.keys() <= set(mmsa_bridge.mmsa_models())
+
+
+@pytest.mark.parametrize("model", ["lf_dnn", "mult", "ef_lstm"])
+def test_same_seed_same_predictions(
+    model: str, features: Callable[[str], Path], tiny_encoder: Path, tmp_path: Path
+) -> None:
+    stored = []
+    for place in ("a", "b"):
+        results = run(model, "mosi", features("mosi"), tiny_encoder, tmp_path / place)
+        store = RunStore(tmp_path / place / "runs")
+        stored.append(store.predictions(results.seeds[0].record))
+    assert stored[0].equals(stored[1])
+
+
+def test_every_configuration_of_mmsa_can_be_had() -> None:
+    for model, dataset in CASES:
+        if dataset in mmsa_bridge.supported_datasets(model):
+            assert get_config_regression(model, dataset).model_name == model
