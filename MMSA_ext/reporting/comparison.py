@@ -5,7 +5,7 @@ Pure functions of records. A table is one data set; `comparison_formats` writes 
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final, Literal
 
@@ -111,6 +111,7 @@ class Comparison:
         facts: What the numbers depend on, in the order to be shown.
         split: Split of the metrics.
         confidence: Level of the intervals.
+        seed_values: By row and metric, the values that the mean is of, by seed.
     """
 
     title: str
@@ -121,6 +122,7 @@ class Comparison:
     facts: tuple[Fact, ...]
     split: str = "test"
     confidence: float = 0.95
+    seed_values: Mapping[tuple[str, str], Mapping[int, float]] = field(default_factory=dict)
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -186,7 +188,15 @@ def compare(
     found = _facts(systems, metrics, baseline, split, confidence, tests)
     numbers = pd.DataFrame(lines, columns=list(COLUMNS))
     return Comparison(
-        title, dataset, baseline, tuple(metrics), numbers, (*facts, *found), split, confidence
+        title,
+        dataset,
+        baseline,
+        tuple(metrics),
+        numbers,
+        (*facts, *found),
+        split,
+        confidence,
+        {(s.label, name): _values(s, name, split) for s in systems for name in metrics},
     )
 
 

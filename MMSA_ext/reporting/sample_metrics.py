@@ -24,7 +24,7 @@ SampleMetric = Callable[[npt.NDArray[Any], npt.NDArray[Any]], FloatArray]
 Classes = npt.NDArray[np.int64]
 
 # Upper borders of SIMS' classes but the last; a value on a border belongs to the class below it.
-_SIMS_BORDERS = {2: (0.0,), 3: (-0.1, 0.1), 5: (-0.7, -0.1, 0.1, 0.7)}
+SIMS_BORDERS = {2: (0.0,), 3: (-0.1, 0.1), 5: (-0.7, -0.1, 0.1, 0.7)}
 
 
 def sample_metrics(dataset: str) -> Mapping[str, SampleMetric]:
@@ -91,11 +91,20 @@ def _non0_f1(predictions: FloatArray, labels: FloatArray) -> FloatArray:
 
 
 def _rounded_accuracy(limit: float, predictions: FloatArray, labels: FloatArray) -> FloatArray:
-    """Compare classes of width one between -limit and limit; halves are rounded to even."""
-    predicted, true = (
-        np.round(np.clip(_single(values), -limit, limit)) for values in (predictions, labels)
-    )
-    return _accuracy(predicted, true)
+    return _accuracy(rounded_classes(limit, predictions), rounded_classes(limit, labels))
+
+
+def rounded_classes(limit: float, values: FloatArray) -> Classes:
+    """MMSA's classes of MOSI and MOSEI: of width one; halves are rounded to even.
+
+    Args:
+        limit: 3 for Acc-7, 2 for Acc-5; values beyond it are of the outermost class.
+        values: Shape (..., n).
+
+    Returns:
+        Classes from -limit to limit, of the same shape.
+    """
+    return np.round(np.clip(_single(values), -limit, limit)).astype(np.int64)
 
 
 def _sims(metric: SampleMetric, predictions: FloatArray, labels: FloatArray) -> FloatArray:
@@ -103,17 +112,26 @@ def _sims(metric: SampleMetric, predictions: FloatArray, labels: FloatArray) -> 
     return metric(np.clip(predictions, -1.0, 1.0), np.clip(labels, -1.0, 1.0))
 
 
-def _sims_classes(count: int, values: FloatArray) -> Classes:
-    borders = np.array(_SIMS_BORDERS[count], np.float32)
+def sims_classes(count: int, values: FloatArray) -> Classes:
+    """MMSA's classes of SIMS, after its clipping to [-1, 1].
+
+    Args:
+        count: 2, 3 or 5, see `SIMS_BORDERS`.
+        values: Shape (..., n).
+
+    Returns:
+        Classes from 0 to count - 1, of the same shape.
+    """
+    borders = np.array(SIMS_BORDERS[count], np.float32)
     return np.searchsorted(borders, _single(values), side="left")
 
 
 def _sims_accuracy(count: int, predictions: FloatArray, labels: FloatArray) -> FloatArray:
-    return _accuracy(_sims_classes(count, predictions), _sims_classes(count, labels))
+    return _accuracy(sims_classes(count, predictions), sims_classes(count, labels))
 
 
 def _sims_f1(predictions: FloatArray, labels: FloatArray) -> FloatArray:
-    return _weighted_f1(_sims_classes(2, predictions) == 1, _sims_classes(2, labels) == 1)
+    return _weighted_f1(sims_classes(2, predictions) == 1, sims_classes(2, labels) == 1)
 
 
 def _single(values: FloatArray) -> npt.NDArray[np.float32]:

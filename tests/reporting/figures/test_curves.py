@@ -1,32 +1,13 @@
 import sys
 
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib import colors, image
-from matplotlib.figure import Figure
 
-from MMSA_ext.reporting import figures
-from MMSA_ext.reporting.figures import curves_overview, infoenh_study, training_curves
+from MMSA_ext.reporting.figures import curves_overview, training_curves
+from MMSA_ext.reporting.figures.style import BLUE, VERMILLION
 from MMSA_ext.reporting.store import EpochRecord, StoreError
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """Every figure that was saved, for a look at what it holds."""
-    kept = []
-    save = Figure.savefig
-
-    def keep(self, *arguments, **options):
-        kept.append(self)
-        return save(self, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return kept
-
-
-def panels(figure):
-    return {axes.get_title() or axes.get_title(loc="left"): axes for axes in figure.axes}
+from tests.reporting.figures.panels import overlapping_texts, panels
 
 
 def test_writes_a_picture_and_a_vector_file(tmp_path, make_record):
@@ -35,7 +16,7 @@ def test_writes_a_picture_and_a_vector_file(tmp_path, make_record):
     picture = image.imread(written[0])
     assert picture.shape[1] >= 1000
     assert written[1].read_bytes().startswith(b"%PDF")
-    vermillion = np.array(colors.to_rgb(figures.VERMILLION))
+    vermillion = np.array(colors.to_rgb(VERMILLION))
     assert (np.abs(picture[..., :3] - vermillion).max(axis=-1) < 0.02).sum() > 500
 
 
@@ -126,11 +107,40 @@ def test_overview_marks_the_tested_epoch(tmp_path, make_record, drawn):
     assert [list(line.get_xdata()) for line in dots] == [[record.chosen_epoch]]
 
 
-def test_many_models_stay_apart(tmp_path, make_record, drawn):
-    names = [f"model_{index}" for index in range(17)]
+def test_more_than_four_models_have_panels_of_their_own(
+    tmp_path, make_record, make_diverged_record, drawn
+):
+    names = [f"model_{index}" for index in range(6)]
+    runs = [make_record(model=name, seed=seed) for name in names for seed in (1, 2)]
+    runs += [make_diverged_record(model="model_5", seed=3), make_record(dataset="sims")]
+    curves_overview(runs, tmp_path / "all", ["png"])
+    mae = drawn[0].subfigs[0]
+    assert mae.get_suptitle() == "mosi: validation MAE by epoch"
+    shown = {axes.get_title(): axes for axes in mae.axes if axes.axison}
+    assert list(shown) == [f"model_{i} ({2 if i < 5 else 3} seeds)" for i in range(6)]
+    for index, axes in enumerate(shown.values()):
+        own = [
+            line for line in axes.lines if line.get_color() == BLUE and len(line.get_xdata()) > 1
+        ]
+        expected = [run for run in runs if run.identity.model == f"model_{index}"]
+        assert [len(line.get_xdata()) for line in own] == [len(run.history) for run in expected]
+        grey = [line for line in axes.lines if line.get_color() == "0.85"]
+        assert len(grey) == 13
+    dots = [line for line in shown["model_0 (2 seeds)"].lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in dots] == [run.chosen_epoch for run in runs[:2]]
+    assert [axes.get_title() for axes in drawn[0].subfigs[2].axes if axes.axison] == [
+        "dashfusion (1 seed)"
+    ]
+    legend = [text.get_text() for text in drawn[0].subfigs[-1].legends[0].get_texts()]
+    assert legend == ["the other models", "tested epoch", "diverged"]
+
+
+@pytest.mark.parametrize("models", [2, 4, 6])
+def test_nothing_overlaps(tmp_path, make_record, drawn, models):
+    names = [f"self_mm_infoenh_{index}" for index in range(models)]
     curves_overview([make_record(model=name) for name in names], tmp_path / "all", ["png"])
-    curves = [line for line in drawn[0].axes[0].lines if line.get_marker() == "None"]
-    assert len({(line.get_color(), line.get_linestyle()) for line in curves}) == 17
+    training_curves(make_record(), tmp_path / "run", ["png"])
+    assert [overlapping_texts(figure) for figure in drawn] == [[], []]
 
 
 def test_overview_without_runs_and_unknown_formats_are_refused(tmp_path, make_record):
@@ -145,56 +155,3 @@ def test_pyplot_is_not_touched(tmp_path, make_record):
     before = "matplotlib.pyplot" in sys.modules
     training_curves(make_record(), tmp_path / "run", ["png"])
     assert ("matplotlib.pyplot" in sys.modules) == before
-
-
-class TestInfoEnhStudy:
-    @pytest.fixture
-    def tables(self):
-        stages = pd.DataFrame({"seed": [0, 0, 1, 1], "stage": ["untrained", "trained"] * 2})
-        cases = [("before", 0.9), ("push-forward", 0.8)]
-        return {
-            "selection": stages.assign(part="audio cue", kept=[0.2, 0.8, 0.3, 0.9], chance=0.1),
-            "pairs": stages.assign(modality="audio", mass=[0.1, 0.2, 0.1, 0.3], chance=0.125),
-            "signs": pd.concat(
-                [
-                    stages.assign(modality="audio", sign="positive", kept=[0.5, 1.0, 0.5, 0.1]),
-                    stages.assign(modality="audio", sign="negative", kept=[0.5, 0.2, 0.5, 0.9]),
-                ]
-            ),
-            "distance": pd.concat(
-                stages.assign(
-                    plan=plan, source="audio", target=target, cosine=value, discrepancy=value
-                )
-                for plan, value in cases
-                for target in ("text", "vision")
-            ),
-        }
-
-    @staticmethod
-    def dots(axes):
-        lines = [line for line in axes.lines if line.get_marker() != "None"]
-        return {line.get_marker(): list(line.get_ydata()) for line in lines}
-
-    def test_a_dot_a_seed_and_chance_beside_it(self, tmp_path, drawn, tables):
-        written = infoenh_study(tables, tmp_path / "study")
-        assert [path.name for path in written] == ["study.png", "study.pdf"]
-        kept = panels(drawn[0])["share of the informative tokens that is kept"]
-        assert self.dots(kept) == {"s": [0.2, 0.3], "o": [0.8, 0.9]}
-        (chance,) = (line for line in kept.lines if line.get_linestyle() == "--")
-        assert list(chance.get_ydata()) == [0.1, 0.1]
-
-    def test_the_sign_that_is_kept_more_stands_beside_the_other(self, tmp_path, drawn, tables):
-        infoenh_study(tables, tmp_path / "study", ["png"])
-        signs = panels(drawn[0])["cues kept, by their sign"]
-        assert self.dots(signs) == {"o": [1.0, 0.9], "v": [0.2, 0.1]}
-
-    def test_distances_are_means_over_pairs_of_the_trained_models(self, tmp_path, drawn, tables):
-        distance = tables["distance"]
-        distance.loc[distance["target"] == "text", "cosine"] += 0.1
-        distance.loc[distance["stage"] == "untrained", "cosine"] = np.nan
-        infoenh_study(tables, tmp_path / "study", ["png"])
-        axes = panels(drawn[0])["mean cosine distance between modalities"]
-        values = [list(line.get_ydata()) for line in axes.lines if line.get_marker() == "o"]
-        np.testing.assert_allclose(values, [[0.95, 0.95], [0.85, 0.85]])
-        names = [label.get_text() for label in axes.get_xticklabels()]
-        assert names == ["before", "push-\nforward"]

@@ -1,0 +1,221 @@
+"""Which classes systems take for which: confusion of the rounded predictions."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from sklearn.metrics import confusion_matrix
+
+from MMSA_ext.reporting.figures.intervals import write_title
+from MMSA_ext.reporting.figures.style import (
+    COLUMN_WIDTH,
+    FORMATS,
+    PAGE_WIDTH,
+    SIZES,
+    cjk_fonts,
+    grid_shape,
+    save,
+)
+from MMSA_ext.reporting.figures.wording import wrapped
+from MMSA_ext.reporting.sample_metrics import SIMS_BORDERS, rounded_classes, sims_classes
+from MMSA_ext.reporting.store import StoreError
+
+Counts = npt.NDArray[np.int64]
+
+DEFAULT_CLASSES: Final = {"mosi": 7, "sims": 5}
+_ROUNDED: Final = (7, 5)
+_PANELS: Final = 3
+_TITLE_COLUMNS: Final = 30
+# Cells darker than this have white text.
+_DARK: Final = 0.55
+# Width of a digit, as a share of the font's size, and inches of a panel that are no cells.
+_DIGIT, _FRAME = 0.64, 0.62
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes that MMSA makes of the labels of a data set.
+
+    Attributes:
+        metric: MMSA's accuracy over these classes.
+        names: One for each class, from the most negative.
+        of: From values of shape (n,) to numbers of classes of shape (n,), the first of them 0.
+    """
+
+    metric: str
+    names: tuple[str, ...]
+    of: Any
+
+
+def classes_of(dataset: str, count: int | None = None) -> Classes:
+    """MMSA's classes of a data set.
+
+    Args:
+        dataset: mosi, mosei, sims or simsv2; others have MOSI's classes.
+        count: Number of classes: 7 (default) or 5 for MOSI, whose labels are rounded; 5 (default),
+            3 or 2 for SIMS, whose labels fall between borders.
+
+    Returns:
+        Names and how values fall into them.
+
+    Raises:
+        StoreError: The data set has no such classes.
+    """
+    sims = dataset.lower().startswith("sims")
+    count = count or DEFAULT_CLASSES["sims" if sims else "mosi"]
+    known = tuple(sorted(SIMS_BORDERS, reverse=True)) if sims else _ROUNDED
+    if count not in known:
+        counts = ", ".join(map(str, known))
+        raise StoreError(f"MMSA has no {count} classes of {dataset}; it has {counts}.")
+    metric = f"Mult_acc_{count}"
+    if not sims:
+        limit = count // 2
+        names = tuple(f"{value:+d}" if value else "0" for value in range(-limit, limit + 1))
+        return Classes(metric, names, lambda values: rounded_classes(limit, values) + limit)
+    borders = [f"{border:g}" for border in SIMS_BORDERS[count]]
+    names = (*(f"≤ {border}" for border in borders), f"> {borders[-1]}")
+    return Classes(metric, names, partial(sims_classes, count))
+
+
+def confusion(predictions: pd.DataFrame, classes: Classes) -> Counts:
+    """Count how often each class is predicted for each class.
+
+    Args:
+        predictions: `label` and `prediction` of samples, of any number of seeds.
+        classes: From `classes_of`.
+
+    Returns:
+        Shape (classes, classes): rows are the true classes, columns the predicted ones.
+    """
+    true, predicted = (classes.of(predictions[name].to_numpy()) for name in ("label", "prediction"))
+    labels = range(len(classes.names))
+    return np.asarray(confusion_matrix(true, predicted, labels=labels), dtype=np.int64)
+
+
+def confusion_figure(
+    predictions: Mapping[str, pd.DataFrame],
+    dataset: str,
+    path: str | os.PathLike[str],
+    formats: Sequence[str] = FORMATS,
+    *,
+    classes: int | None = None,
+    split: str = "test",
+) -> list[Path]:
+    """Draw the confusion of MMSA's classes, one panel a system, summed over seeds.
+
+    Rows are true classes, columns predicted ones. A cell has its count; its shade is the share of
+    the row. The diagonal over all counts is the accuracy in the panel's title: MMSA's accuracy
+    over these classes, averaged over the seeds.
+
+    Args:
+        predictions: By name of the system, the predictions of all its seeds below each other, with
+            the run store's columns.
+        dataset: Name of the data set, which decides the classes (`classes_of`).
+        path: Target without its ending; an ending that names one of `formats` is dropped.
+        formats: File formats, each one file.
+        classes: Number of classes; None is 7 for MOSI and MOSEI, 5 for SIMS.
+        split: Split to count.
+
+    Returns:
+        The files written.
+
+    Raises:
+        StoreError: There are no predictions of the split, a value is not finite, the seeds of a
+            system have not the same samples, the data set has no such classes, or matplotlib
+            cannot write one of the formats.
+    """
+    chosen = classes_of(dataset, classes)
+    if not predictions:
+        raise StoreError("there are no predictions to draw; run a system first.")
+    shown = {name: _of_split(name, frame, split) for name, frame in predictions.items()}
+    with cjk_fonts():
+        return save(_draw(shown, chosen, dataset, split), path, formats)
+
+
+def _of_split(name: str, frame: pd.DataFrame, split: str) -> pd.DataFrame:
+    found = frame[frame["split"] == split]
+    if found.empty:
+        raise StoreError(f"{name!r} has no predictions of the {split} split.")
+    if not np.isfinite(found[["label", "prediction"]].to_numpy()).all():
+        raise StoreError(f"{name!r} has a label or prediction that is not finite; leave it out.")
+    if found.groupby("id").size().nunique() > 1:
+        raise StoreError(
+            f"the seeds of {name!r} have not the same samples; draw those of one file."
+        )
+    return found
+
+
+def _draw(
+    predictions: Mapping[str, pd.DataFrame], classes: Classes, dataset: str, split: str
+) -> Figure:
+    counts = {name: confusion(frame, classes) for name, frame in predictions.items()}
+    digits = max(len(str(matrix.max())) for matrix in counts.values())
+    below, beside = grid_shape(len(counts), _beside(digits, len(classes.names)))
+    width = COLUMN_WIDTH if len(counts) == 1 else PAGE_WIDTH
+    panel = min(width / beside, COLUMN_WIDTH)
+    # Cells are nearly square; an exact aspect would let titles overlap.
+    figure = Figure(figsize=(width, 1.25 + below * panel), layout="constrained")
+    grid = figure.subplots(below, beside, squeeze=False)
+    size = min(SIZES["tick"], _font_size(panel, digits, len(classes.names)))
+    for axes, (name, matrix) in zip(grid.flat, counts.items(), strict=False):
+        image = _draw_panel(axes, matrix, classes, size)
+        axes.set_title(_panel_title(name, predictions[name], matrix), fontsize=SIZES["label"])
+    for axes in grid.flat[len(counts) :]:
+        axes.set_axis_off()
+    for axes in grid[:, 0]:
+        axes.set_ylabel("true class", fontsize=SIZES["label"])
+    for index, axes in enumerate(list(grid.flat)[: len(counts)]):
+        if index + beside >= len(counts):
+            axes.set_xlabel("predicted class", fontsize=SIZES["label"])
+    bar = figure.colorbar(image, ax=list(grid.flat), location="bottom", shrink=0.5, aspect=40)
+    bar.set_label("share of the true class", fontsize=SIZES["label"])
+    bar.ax.tick_params(labelsize=SIZES["tick"])
+    samples = {frame["id"].nunique() for frame in predictions.values()}
+    said = " to ".join(str(n) for n in dict.fromkeys((min(samples), max(samples))))
+    title = (
+        f"{dataset}: classes of {classes.metric}\n{split} split of {said} samples, counts summed"
+    )
+    write_title(figure, f"{title} over seeds")
+    return figure
+
+
+def _beside(digits: int, classes: int) -> int:
+    """As many panels beside each other as keep the counts readable."""
+    fits = [n for n in range(2, _PANELS + 1) if _font_size(PAGE_WIDTH / n, digits, classes) >= 5.5]
+    return max(fits, default=2)
+
+
+def _font_size(panel: float, digits: int, classes: int) -> float:
+    """Points in which a count fits its cell."""
+    return 72 * (panel - _FRAME) / classes / (_DIGIT * (digits + 0.4))
+
+
+def _panel_title(name: str, frame: pd.DataFrame, matrix: Counts) -> str:
+    seeds = int(frame.groupby("id").size().iloc[0])
+    accuracy = 100 * np.trace(matrix) / matrix.sum()
+    n = f"{seeds} {'seed' if seeds == 1 else 'seeds'}"
+    return f"{wrapped(name, _TITLE_COLUMNS)}\n{accuracy:.1f} % right, {n}"
+
+
+def _draw_panel(axes: Axes, matrix: Counts, classes: Classes, size: float) -> AxesImage:
+    totals = matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.ndindex(matrix.shape):
+        color = "white" if shares[row, column] > _DARK else "black"
+        text = str(matrix[row, column])
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
+    axes.set_xticks(range(len(classes.names)), classes.names)
+    axes.set_yticks(range(len(classes.names)), classes.names)
+    axes.tick_params(labelsize=min(SIZES["tick"], 7.5), length=0)
+    axes.spines[:].set_visible(False)
+    return image

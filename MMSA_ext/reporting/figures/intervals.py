@@ -1,0 +1,167 @@
+"""Numbers of a comparison as figures show them: in papers' units, with intervals, seeds and n."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from matplotlib.figure import Figure
+
+from MMSA_ext.errors import suggest
+from MMSA_ext.reporting.comparison import Comparison, Role, lower_is_better
+from MMSA_ext.reporting.figures.style import COLUMN_WIDTH, SIZES
+from MMSA_ext.reporting.figures.wording import wrapped
+from MMSA_ext.reporting.store import StoreError
+
+# Papers print these as they are, accuracies and F1 scores in percent.
+_PLAIN: Final = ("MAE", "Corr", "Loss")
+# With two seeds a t-interval is nine times as wide as what the seeds span: beyond this multiple of
+# what is drawn, an interval is cut and an arrow says so.
+_ROOM: Final = 1.0
+_MARGIN: Final = 0.05
+# Characters an inch in the size of titles.
+_TITLE_COLUMNS: Final = 12.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a comparison knows of one row and metric, in the unit of `unit`.
+
+    Attributes:
+        mean: Mean over seeds; NaN without a finished run.
+        low: Lower end of the t-interval; NaN for fewer than two seeds.
+        high: Upper end.
+        n: Number of seeds.
+        seeds: Values of the single seeds, where the comparison has them.
+        published: What a paper prints; NaN for nothing.
+        role: Role of the row.
+        diverged: Number of diverged runs.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    seeds: tuple[float, ...]
+    published: float
+    role: Role
+    diverged: int
+
+
+def unit(metric: str) -> tuple[str, float]:
+    """Name a metric with its unit, and the factor from our metrics to it.
+
+    Args:
+        metric: MMSA's name.
+
+    Returns:
+        Such as `("Mult_acc_7 (%)", 100)`, and `("MAE", 1)`.
+    """
+    return (metric, 1.0) if metric in _PLAIN else (f"{metric} (%)", 100.0)
+
+
+def direction(metric: str) -> str:
+    """Say which values of `metric` are better: "lower is better" or "higher is better"."""
+    return "lower is better" if lower_is_better(metric) else "higher is better"
+
+
+def estimates(comparison: Comparison, metric: str) -> dict[str, Estimate]:
+    """Read one metric of all rows.
+
+    Args:
+        comparison: From `reporting.comparison.compare`.
+        metric: One of its metrics.
+
+    Returns:
+        By label of the row, in the table's order.
+
+    Raises:
+        StoreError: The comparison has no such metric.
+    """
+    if metric not in comparison.metrics:
+        raise StoreError(
+            f"the comparison has no metric {metric!r}; {suggest(metric, list(comparison.metrics))}"
+        )
+    _, factor = unit(metric)
+    found = {}
+    lines = comparison.numbers[comparison.numbers["metric"] == metric]
+    for line in lines.to_dict("records"):
+        seeds = comparison.seed_values.get((line["row"], metric), {})
+        found[str(line["row"])] = Estimate(
+            mean=factor * line["mean"],
+            low=factor * line["ci_low"],
+            high=factor * line["ci_high"],
+            n=int(line["n"]),
+            seeds=tuple(factor * seeds[seed] for seed in sorted(seeds)),
+            published=factor * line["published_value"],
+            role=line["role"],
+            diverged=int(line["diverged"]),
+        )
+    return found
+
+
+def limits(shown: Iterable[Estimate]) -> tuple[float, float]:
+    """Limits of an axis that holds all means, seeds and published numbers.
+
+    Args:
+        shown: What is drawn on the axis.
+
+    Returns:
+        Lower and upper limit. Intervals are held too, unless they would press the rest together.
+    """
+    shown = list(shown)
+    points = _finite(v for e in shown for v in (e.mean, e.published, *e.seeds))
+    if not points:
+        return 0.0, 1.0
+    low, high = min(points), max(points)
+    room = _ROOM * (high - low) if high > low else math.inf
+    ends = _finite(v for e in shown for v in (e.low, e.high))
+    low, high = max(min([low, *ends]), low - room), min(max([high, *ends]), high + room)
+    margin = _MARGIN * (high - low) or 0.01 * max(abs(high), 1.0)
+    return low - margin, high + margin
+
+
+def _finite(values: Iterable[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]
+
+
+def counted(numbers: Sequence[int]) -> str:
+    """Say over how many seeds means are, such as "3 seeds" or "2 to 5 seeds".
+
+    Args:
+        numbers: Seeds of each mean; zeros, of rows without a run, are left out.
+
+    Returns:
+        The text; "no seeds" where there are only zeros.
+    """
+    there = [number for number in numbers if number] or [0]
+    low, high = min(there), max(there)
+    text = f"{low or 'no'}" if low == high else f"{low} to {high}"
+    return f"{text} {'seed' if high == 1 else 'seeds'}"
+
+
+def heading(comparison: Comparison, numbers: Sequence[int]) -> str:
+    """Two lines above a figure: what is compared, and on what the numbers stand.
+
+    Args:
+        comparison: What is drawn.
+        numbers: Seeds of each mean drawn.
+
+    Returns:
+        Title and data set; split, n, and what dots and lines are.
+    """
+    title = f"{comparison.title}: {comparison.dataset}" if comparison.title else comparison.dataset
+    interval = f" and {100 * comparison.confidence:g} % t-interval" if max(numbers) > 1 else ""
+    return f"{title}\n{comparison.split} split: mean over {counted(numbers)}{interval}"
+
+
+def write_title(figure: Figure, text: str) -> None:
+    """Write a figure's title, smaller and in more lines where the figure is narrow.
+
+    Args:
+        figure: Of the width at which it is printed.
+        text: Lines.
+    """
+    size = SIZES["title" if figure.get_figwidth() > COLUMN_WIDTH + 1 else "label"]
+    columns = int(_TITLE_COLUMNS * figure.get_figwidth() * SIZES["title"] / size)
+    figure.suptitle("\n".join(wrapped(line, columns) for line in text.split("\n")), fontsize=size)

@@ -1,0 +1,164 @@
+import re
+import zlib
+
+import pytest
+from matplotlib import colors, font_manager
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from MMSA_ext.reporting.figures import style
+from MMSA_ext.reporting.figures.style import (
+    FontWarning,
+    cjk_font,
+    cjk_fonts,
+    grid_shape,
+    legend_columns,
+    save,
+)
+from MMSA_ext.reporting.store import StoreError
+
+chinese_font = pytest.mark.skipif(
+    cjk_font() is None, reason="no font with Chinese characters; pip install noto-cjk-sans-otc"
+)
+
+
+@pytest.fixture
+def no_font(monkeypatch):
+    monkeypatch.setattr(style, "cjk_font", lambda: None)
+
+
+def chinese_figure():
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], label="情感")
+    axes.set_yticks([0, 1], ["系统", "text"])
+    axes.set_title("标题")
+    axes.legend()
+    return figure
+
+
+def embedded_fonts(pdf):
+    streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", pdf, re.DOTALL)
+    found = []
+    for stream in streams:
+        try:
+            found.append(zlib.decompress(stream)[:4])
+        except zlib.error:
+            continue
+    return found
+
+
+def luminance(color):
+    red, green, blue = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colors.to_rgb(color)
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_saves_in_folders_that_do_not_exist(tmp_path):
+    written = save(Figure(), tmp_path / "a" / "b" / "figure.v2", ["png", "pdf", "svg"])
+    assert [path.name for path in written] == [f"figure.v2.{e}" for e in ("png", "pdf", "svg")]
+    assert all(path.stat().st_size for path in written)
+
+
+@pytest.mark.parametrize("formats", [["gif3"], []])
+def test_formats_that_cannot_be_written_are_refused(tmp_path, formats):
+    with pytest.raises(StoreError, match="png, pdf or svg"):
+        save(Figure(), tmp_path / "figure", formats)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_lines_of_a_figure_differ_in_grey_too():
+    looks = [style.look(index) for index in range(28)]
+    assert len(set(looks)) == 28
+    assert len({line for _, line in looks[:4]}) == 4
+    assert len(style.MARKERS) == len(set(style.MARKERS)) >= 6
+    assert len({round(luminance(color), 2) for color in style.PALETTE}) == len(style.PALETTE)
+
+
+@chinese_font
+def test_chinese_text_gets_a_font_that_has_it_and_other_text_keeps_its_own(tmp_path):
+    figure = chinese_figure()
+    plain = Text(text="Self-MM").get_fontfamily()
+    save(figure, tmp_path / "figure", ["png"])
+    families = {t.get_text(): t.get_fontfamily() for t in figure.findobj(Text) if t.get_text()}
+    for text in ("系统", "标题", "情感"):
+        assert families[text] == [*plain, cjk_font()]
+    assert families["text"] == plain
+
+
+@chinese_font
+def test_no_character_is_missing(tmp_path, recwarn):
+    save(chinese_figure(), tmp_path / "figure")
+    assert not [warning for warning in recwarn if "missing from" in str(warning.message)]
+
+
+@chinese_font
+def test_a_pdf_with_chinese_text_has_no_wrongly_named_font(tmp_path):
+    (path,) = save(chinese_figure(), tmp_path / "figure", ["pdf"])
+    assert b"OTTO" not in embedded_fonts(path.read_bytes())
+    assert b"/Type3" in path.read_bytes()
+
+
+def test_other_pdfs_have_fonts_that_publishers_take(tmp_path):
+    figure = Figure()
+    figure.text(0.5, 0.5, "Self-MM")
+    (path,) = save(figure, tmp_path / "figure", ["pdf"])
+    assert b"\0\1\0\0" in embedded_fonts(path.read_bytes())
+    assert b"/Type3" not in path.read_bytes()
+
+
+@chinese_font
+def test_text_made_inside_the_context_can_be_measured():
+    with cjk_fonts() as family:
+        assert family == cjk_font()
+        assert family in Text(text="系统").get_fontfamily()
+    assert family not in Text(text="系统").get_fontfamily()
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_without_a_font_the_mend_is_named(tmp_path, no_font):
+    with pytest.warns(FontWarning, match=r"pip install noto-cjk-sans-otc.*fonts-noto-cjk"):
+        (path,) = save(chinese_figure(), tmp_path / "figure", ["png"])
+    assert path.is_file()
+    with cjk_fonts() as family:
+        assert family is None
+
+
+def test_without_a_font_a_figure_without_chinese_text_is_silent(tmp_path, no_font, recwarn):
+    save(Figure(), tmp_path / "figure", ["png"])
+    assert not recwarn
+
+
+@chinese_font
+def test_a_font_that_matplotlib_has_not_listed_is_found(monkeypatch):
+    entries = font_manager.fontManager.ttflist
+    paths = sorted({entry.fname for entry in entries if entry.name in style.CJK_FAMILIES})
+    listed = [entry for entry in entries if entry.fname not in paths]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", listed)
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: paths)
+    assert style.cjk_font.__wrapped__() in style.CJK_FAMILIES
+
+
+def test_a_damaged_font_is_passed_over(monkeypatch, tmp_path):
+    broken = tmp_path / "NotoSansCJK-Regular.ttc"
+    broken.write_bytes(b"not a font")
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [])
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(broken)])
+    monkeypatch.setattr(style, "_packaged_fonts", list)
+    assert style.cjk_font.__wrapped__() is None
+
+
+@pytest.mark.parametrize(
+    ("width", "labels", "columns"),
+    [(7.2, ["a", "b"], 2), (7.2, ["x" * 40] * 4, 2), (3.5, ["x" * 60] * 4, 1), (7.2, [], 0)],
+)
+def test_legends_fit_the_width(width, labels, columns):
+    assert legend_columns(width, labels) == columns
+
+
+@pytest.mark.parametrize(
+    ("panels", "most", "shape"), [(1, 3, (1, 1)), (3, 3, (1, 3)), (4, 3, (2, 2)), (7, 3, (3, 3))]
+)
+def test_grids_are_even(panels, most, shape):
+    assert grid_shape(panels, most) == shape
