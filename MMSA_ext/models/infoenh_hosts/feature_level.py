@@ -37,7 +37,7 @@ REFUSED = {
     "bert_mag": "MAG shifts BERT's hidden states inside of BERT, by audio and vision frames that "
     "are aligned with its tokens; there are no sequences between encoders and fusion",
     "graph_mfn": "its fusion graph keeps networks outside of the model's parameters, so that they "
-    "are neither trained nor saved: a checkpoint would not give its predictions back",
+    "are never trained",
     "mctn": "it translates between its input sequences and returns a tuple of decoded sequences; "
     "with InfoEnh in front, what it has to reconstruct would itself be learned",
     "mfm": "it reconstructs its input sequences and returns a tuple; with InfoEnh in front, what "
