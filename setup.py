@@ -63,7 +63,7 @@ setup(
         "pydantic>=2.8",
         "scikit-learn>=1.5",
         "scipy>=1.15",
-        "torch>=2.4",
+        "torch>=2.5",
         "tqdm>=4.66.3",
         "transformers>=5.0",
         "typer>=0.15",

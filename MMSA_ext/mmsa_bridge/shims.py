@@ -226,8 +226,24 @@ def _graph_mfn_checkpoint(undo: ExitStack) -> None:
             node = "".join(map(str, key))
             for name, parameter in network.named_parameters():
                 self.register_buffer(f"node{node}_{name.replace('.', '_')}", parameter.data)
+        self.register_load_state_dict_pre_hook(_fill_in_networks)
 
     replace_attribute(undo, graph, "__init__", build_with_buffers)
+
+
+def _fill_in_networks(graph: nn.Module, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Let checkpoints load that were written without the graph's networks."""
+    missing = {
+        f"{prefix}{name}": value
+        for name, value in graph.named_buffers(recurse=False)
+        if f"{prefix}{name}" not in weights
+    }
+    if missing:
+        logger.warning(
+            "This checkpoint of graph_mfn was written by MMSA alone, which leaves networks of the "
+            "fusion graph out: they are random, and predictions differ from those of its training."
+        )
+        weights.update(missing)
 
 
 SHIMS: tuple[Shim, ...] = (

@@ -334,6 +334,16 @@ class TestGraphMFNCheckpoint:
         run, again = self.weights(train, features)
         np.testing.assert_allclose(run.predictions["test"].predictions, again, atol=5e-7)
 
+    def test_a_checkpoint_of_mmsa_alone_still_loads(
+        self, train: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        model = train("graph_mfn", "mosi").model
+        weights = model.state_dict()
+        alone = {key: value for key, value in weights.items() if ".node" not in key}
+        assert len(alone) < len(weights)
+        model.load_state_dict(alone)
+        assert "they are random" in caplog.text
+
     def test_changes_no_number(
         self, train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
