@@ -439,10 +439,17 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigError: If the file is missing or not valid.
     """
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file.") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text in UTF-8; save it as such.") from None
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}."
         ) from None
+    if not isinstance(content, dict):
+        raise ConfigError(f'{path}: holds no JSON object; write {{"key": value, ...}}.')
+    return content

@@ -76,16 +76,39 @@ class Places:
         results: str | Path | None = None,
         logs: str | Path | None = None,
     ) -> Places:
-        """MMSA's folders under the home directory, for those not given; they are made."""
+        """`resolved`, and made where they are missing.
+
+        Raises:
+            ConfigError: If a folder cannot be made or written to.
+        """
+        places = cls.resolved(models, results, logs)
+        options = ("--model-save-dir", "--res-save-dir", "--log-dir")
+        for folder, option in zip(vars(places).values(), options, strict=True):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                reason = "" if os.access(folder, os.W_OK | os.X_OK) else "permission denied"
+            except OSError as error:
+                reason = error.strerror or str(error)
+            if reason:
+                raise ConfigError(
+                    f"{folder}: cannot be written to ({reason}); give another folder with {option}."
+                )
+        return places
+
+    @classmethod
+    def resolved(
+        cls,
+        models: str | Path | None = None,
+        results: str | Path | None = None,
+        logs: str | Path | None = None,
+    ) -> Places:
+        """MMSA's folders under the home directory, for those not given; none is made."""
         home = Path.home() / "MMSA"
-        places = cls(
+        return cls(
             Path(expand(models or home / "saved_models")),
             Path(expand(results or home / "results")),
             Path(expand(logs or home / "logs")),
         )
-        for folder in vars(places).values():
-            folder.mkdir(parents=True, exist_ok=True)
-        return places
 
 
 def identifying_configuration(args: EasyDict) -> dict[str, Any]:
@@ -227,8 +250,8 @@ class Run:
         if not path.is_file():
             raise FeatureFileError(
                 f"{path}: no such feature file. Set the environment variable {DATA_ROOT_VARIABLE} "
-                "to the folder with MMSA's data (it holds MOSI/, MOSEI/, SIMS/), or pass "
-                "config={'featurePath': FILE}; `mmsa-ext run --synthetic` needs no data."
+                "to the folder with MMSA's data (it holds MOSI/, MOSEI/, SIMS/), or give the file: "
+                "-f FILE, in Python custom_feature=FILE; `mmsa-ext run --synthetic` needs no data."
             )
         features = read_features(path, self.args.dataset_name, **self.other_features)
         for warning in features.report.warnings:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,7 +17,6 @@ from MMSA_ext.cli.options import (
     LogDir,
     ModelDir,
     Overrides,
-    Repeat,
     ResultDir,
     Text,
     Verbose,
@@ -47,10 +48,34 @@ OtherSeeds = Annotated[
 ]
 Formats = Annotated[
     list[str] | None,
-    typer.Option("--format", help="csv, md, tex or html; repeatable. Default: all of them."),
+    typer.Option("--format", help="csv, md, tex, html or txt; repeatable. Default: all but txt."),
 ]
 Baseline = Annotated[
     str, typer.Option(help="Row that the others are compared with. Default: the experiment's.")
+]
+ShownFeatures = Annotated[
+    str,
+    typer.Option(
+        "-f",
+        "--features",
+        help="Show the runs on this feature file. Default: the one with the most finished seeds.",
+    ),
+]
+ShownCode = Annotated[
+    str,
+    typer.Option(
+        "--code",
+        metavar="VERSION",
+        help="Show the runs by this version of the code, as a table names it, or by its first "
+        "characters. Default: of each row, the one with the most finished seeds.",
+    ),
+]
+Repeat = Annotated[
+    bool,
+    typer.Option(
+        "--repeat",
+        help="Run again what is in the store already; stopped and started again, it starts over.",
+    ),
 ]
 FORMATS = ("csv", "md", "tex", "html")
 
@@ -128,11 +153,15 @@ def run(
             reuse=not repeat,
         )
     except KeyboardInterrupt:
-        typer.echo("stopped; what was finished is stored, and the same command goes on.", err=True)
+        again = "starts over; without --repeat it looks up" if repeat else "goes on after"
+        typer.echo(f"stopped; the same command {again} what was finished.", err=True)
         raise typer.Exit(130) from None
-    _show_tables(chosen, res_save_dir, FORMATS)
-    if draw:
-        _draw(chosen, res_save_dir)
+    if any(outcome.record is not None for outcome in outcomes):
+        files = {"feature_T": feature_t, "feature_A": feature_a, "feature_V": feature_v}
+        shown = chosen.narrowed(fingerprint=_fingerprint(features, **files))
+        _show_tables(shown, res_save_dir, FORMATS)
+        if draw:
+            _draw(shown, res_save_dir)
     reasons: dict[str, list[str]] = {}
     for outcome in outcomes:
         if outcome.record is None:
@@ -180,11 +209,18 @@ def table(
     seeds: OtherSeeds = None,
     baseline: Baseline = "",
     formats: Formats = None,
+    features: ShownFeatures = "",
+    code: ShownCode = "",
     res_save_dir: ResultDir = "",
 ) -> None:
     """Write and show the tables of what has been run; give the options that it was run with."""
+    from MMSA_ext.errors import ConfigError, suggest
+
+    known = [*FORMATS, "txt"]
+    if unknown := [name for name in formats or () if name not in known]:
+        raise ConfigError(f"no format {unknown[0]!r} of a table; {suggest(unknown[0], known)}")
     chosen = _load(experiment, datasets, overrides, seeds, baseline)
-    _show_tables(chosen, res_save_dir, tuple(formats or FORMATS))
+    _show_tables(_choose(chosen, features, code), res_save_dir, tuple(formats or FORMATS))
 
 
 @app.command("figure")
@@ -198,11 +234,13 @@ def figure(
         str,
         typer.Option(help="comparison, sweep, robustness, curves or confusion; the file's."),
     ] = "",
+    features: ShownFeatures = "",
+    code: ShownCode = "",
     res_save_dir: ResultDir = "",
 ) -> None:
     """Draw what has been run, as PNG and PDF; give the options that it was run with."""
     chosen = _load(experiment, datasets, overrides, seeds, baseline)
-    _draw(chosen, res_save_dir, kind or None)
+    _draw(_choose(chosen, features, code), res_save_dir, kind or None)
 
 
 def _load(
@@ -220,18 +258,49 @@ def _load(
     )
 
 
+def _choose(experiment: experiments.Experiment, features: str, code: str) -> experiments.Experiment:
+    """The experiment with the records that the options ask for."""
+    from MMSA_ext.errors import ConfigError
+
+    if features and len(experiment.datasets) > 1:
+        raise ConfigError(
+            f"one feature file cannot be that of {', '.join(experiment.datasets)}: choose one of "
+            "them with --dataset."
+        )
+    version = code.removeprefix("MMSA_ext").strip()
+    return experiment.narrowed(fingerprint=_fingerprint(features), code=version)
+
+
+def _fingerprint(features: str, **others: str) -> str | None:
+    from MMSA_ext.data.features import fingerprint
+    from MMSA_ext.paths import expand
+
+    if not features:
+        return None
+    paths = {name: expand(path) for name, path in others.items() if path}
+    return fingerprint(expand(features), **paths)
+
+
 def _show_tables(
     experiment: experiments.Experiment, res_save_dir: str, formats: tuple[str, ...]
 ) -> None:
     from MMSA_ext import experiments
+    from MMSA_ext.errors import ConfigError
     from MMSA_ext.reporting.comparison_formats import render_text
     from MMSA_ext.reporting.store import RunStore
 
     folder: Path = experiments.results_folder(res_save_dir or None)
     comparisons = experiments.table(experiment, RunStore(folder / "runs"))
+    if not any((c.numbers[["n", "diverged"]] > 0).any(axis=None) for c in comparisons):
+        raise ConfigError(
+            f"{folder / 'runs'} has no such runs of experiment {experiment.name!r}; run it first, "
+            "and give the options that it was run with."
+        )
     for comparison in comparisons:
         typer.echo(f"\n{render_text(comparison)}\n")
-    for path in experiments.write_tables(comparisons, experiment, folder / "experiments", formats):
+    with _writing(folder):
+        written = experiments.write_tables(comparisons, experiment, folder / "experiments", formats)
+    for path in written:
         typer.echo(f"written: {path}")
 
 
@@ -240,7 +309,22 @@ def _draw(experiment: experiments.Experiment, res_save_dir: str, kind: str | Non
     from MMSA_ext.reporting.store import RunStore
 
     folder: Path = experiments.results_folder(res_save_dir or None)
-    for path in experiments.draw(
-        experiment, RunStore(folder / "runs"), folder / "experiments", kind=kind
-    ):
+    store = RunStore(folder / "runs")
+    with _writing(folder):
+        written = experiments.draw(experiment, store, folder / "experiments", kind=kind)
+    for path in written:
         typer.echo(f"written: {path}")
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say where nothing can be written in one sentence."""
+    from MMSA_ext.errors import ConfigError
+
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be written to ({error.strerror or error}); copy the folder to where "
+            "it can be, and give that with --res-save-dir."
+        ) from error

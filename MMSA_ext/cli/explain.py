@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from MMSA_ext.cli.options import Gpus, Overrides, parse_overrides
+from MMSA_ext.cli.options import Gpus, Overrides, ResultDir, parse_overrides
 from MMSA_ext.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -162,7 +162,6 @@ def cases(
             help="A system; repeatable, two or more. The settings choose among its runs.",
         ),
     ],
-    store: Annotated[Path, typer.Option(help="Folder of the run records (.../runs).")],
     output: Output = Path("explain"),
     samples: Samples = None,
     split: Split = "test",
@@ -179,17 +178,25 @@ def cases(
         typer.Option(help="Labels of the two systems that choose; default: first and last."),
     ] = None,
     dataset: Annotated[str, typer.Option("-d", "--dataset", help="mosi, mosei or sims.")] = "",
+    res_save_dir: ResultDir = "",
 ) -> None:
     """Single samples with their text through several systems, from the stored predictions."""
     from MMSA_ext.analysis.cases import case_study, find_records, to_markdown
     from MMSA_ext.data.features import read_features
+    from MMSA_ext.experiments import results_folder
     from MMSA_ext.reporting.figures.cases import case_figure
     from MMSA_ext.reporting.store import RunStore, write_atomically
 
     wanted = dict(parse_row(row) for row in rows)
     if len(wanted) < len(rows):
         raise ConfigError("two --row options have the same label; give each its own.")
-    runs = RunStore(store.expanduser())
+    root = results_folder(res_save_dir or None) / "runs"
+    if not root.is_dir():
+        raise ConfigError(
+            f"{root}: no such folder, so there are no runs; give the folder that they were saved "
+            "to with --res-save-dir."
+        )
+    runs = RunStore(root)
     file = read_features(features.expanduser(), dataset or None, require_labels=False)
     systems = {
         label: find_records(runs, model, file.fingerprint, settings)

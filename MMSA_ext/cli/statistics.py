@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,15 +43,18 @@ def compare(
     """Test run A against run B: over their shared seeds, and over the samples that both predict."""
     from MMSA_ext.reporting.comparison import compare as compare_systems
     from MMSA_ext.reporting.comparison_formats import render_text
-    from MMSA_ext.reporting.run_groups import shared_seeds
+    from MMSA_ext.reporting.run_groups import check_split, shared_seeds
     from MMSA_ext.reporting.run_pairs import bootstrap_groups, render_bootstrap
-    from MMSA_ext.reporting.sample_metrics import sample_metrics
+    from MMSA_ext.reporting.sample_metrics import sample_metric, sample_metrics
 
+    _check_output(output)
     store, first, second = _groups(a, b, dataset, res_save_dir)
     shared_seeds(first, second)
     name = first.records[0].identity.dataset
     shown = metrics or list(sample_metrics(name))
-    found = bootstrap_groups(store, first, second, shown, split=split, n_resamples=resamples)
+    for metric in shown:
+        sample_metric(name, metric)
+    check_split(first, second, split)
     table = compare_systems(
         (first.system, second.system),
         shown,
@@ -58,7 +62,10 @@ def compare(
         split=split,
         title=f"{first.label} - {second.label}",
     )
-    typer.echo(f"{render_text(table)}\n\n{render_bootstrap(found)}")
+    typer.echo(render_text(table))
+    # After the table: it needs no predictions, which may be missing.
+    found = bootstrap_groups(store, first, second, shown, split=split, n_resamples=resamples)
+    typer.echo(f"\n{render_bootstrap(found)}")
     _write(found, output)
 
 
@@ -81,6 +88,7 @@ def power(
     from MMSA_ext.reporting.run_pairs import power_of_groups, render_power
     from MMSA_ext.reporting.sample_metrics import sample_metrics
 
+    _check_output(output)
     _, first, second = _groups(a, b, dataset, res_save_dir)
     shown = metrics or list(sample_metrics(first.records[0].identity.dataset))
     found = power_of_groups(
@@ -99,6 +107,7 @@ def result_stat(
     from MMSA_ext.reporting.result_stat import result_stat as render
     from MMSA_ext.reporting.store import write_atomically
 
+    _check_output(output)
     text = render(_store(res_save_dir).records())
     if not output:
         typer.echo(text, nl=False)
@@ -127,6 +136,25 @@ def _store(res_save_dir: str) -> RunStore:
             "to with --res-save-dir."
         )
     return RunStore(root)
+
+
+def _check_output(output: str) -> None:
+    """Make the folder of `output` and see whether it can be written, before work is done."""
+    from MMSA_ext.errors import ConfigError
+
+    if not output:
+        return
+    path = Path(output)
+    if path.is_dir():
+        raise ConfigError(f"--output {path} is a folder; name a file in it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"--output {path}: its folder cannot be written ({error.strerror}); name another."
+        ) from None
 
 
 def _write(numbers: pd.DataFrame, output: str) -> None:

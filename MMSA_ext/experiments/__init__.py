@@ -49,5 +49,5 @@ __all__ = [
 
 
 def results_folder(res_save_dir: str | Path | None = None) -> Path:
-    """Folder of records and tables, as `MMSA_run` takes it."""
-    return Places.default(results=res_save_dir).results
+    """Folder of records and tables, as `MMSA_run` takes it; it is not made."""
+    return Places.resolved(results=res_save_dir).results

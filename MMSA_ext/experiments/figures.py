@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -35,10 +36,10 @@ def draw(
     wanted = kind or experiment.figure.kind
     if wanted not in FIGURE_KINDS:
         raise ConfigError(f"no figure {wanted!r}; {suggest(wanted, list(FIGURE_KINDS))}")
-    folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     for part in collect(experiment, store):
         if (part.comparison.numbers["n"] > 0).any():
+            folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{experiment.name}-{part.comparison.dataset}-{wanted}.png"
             written += _DRAWN[wanted](experiment, part, store, path)
     if not written:
@@ -52,7 +53,10 @@ def draw(
 def _comparison(experiment: Experiment, part: Collected, store: RunStore, path: Path) -> list[Path]:
     from MMSA_ext.reporting.figures.comparison import comparison_figure
 
-    return list(comparison_figure(part.comparison, path))
+    metrics = _metrics(experiment, part)
+    numbers = part.comparison.numbers
+    drawn = numbers[numbers["metric"].isin(metrics)]
+    return list(comparison_figure(replace(part.comparison, metrics=metrics, numbers=drawn), path))
 
 
 def _sweep(experiment: Experiment, part: Collected, store: RunStore, path: Path) -> list[Path]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import pandas as pd
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from MMSA_ext import mmsa_bridge
 from MMSA_ext.config import DATASETS, config_folder, merge, read_json, resolve
 from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.paths import expand
@@ -16,6 +19,17 @@ from MMSA_ext.runner import DEFAULT_SEEDS
 
 FigureKind = Literal["comparison", "sweep", "robustness", "curves", "confusion"]
 FIGURE_KINDS: tuple[FigureKind, ...] = get_args(FigureKind)
+
+# What of `Figure` a kind uses.
+_LINES: tuple[FigureKind, ...] = ("sweep", "robustness")
+_USED_BY: dict[str, tuple[FigureKind, ...]] = {
+    "metrics": ("comparison", *_LINES),
+    "x_label": _LINES,
+    "reference": ("sweep",),
+}
+
+# numpy takes no others.
+_SEEDS = range(2**32)
 
 _PUBLISHED_COLUMNS = ("row", "dataset", "metric", "value", "mark", "source")
 
@@ -51,6 +65,8 @@ class Row(_Part):
         series: Line of the figure to which the row belongs.
         x: Where the row stands on that line.
         remarks: What a reader of the row should know.
+        compared_with: Label of the row that this one is tested against; left out it is the
+            experiment's `baseline`, None leaves the row out of the tests.
     """
 
     label: Annotated[str, Field(min_length=1)]
@@ -61,6 +77,7 @@ class Row(_Part):
     series: str | None = None
     x: float | None = None
     remarks: tuple[str, ...] = ()
+    compared_with: str | None = None
 
     @model_validator(mode="after")
     def _shows_something(self) -> Row:
@@ -70,6 +87,8 @@ class Row(_Part):
             raise ValueError(f"{self.label!r} has a config, but no model to run with it")
         if (self.series is None) != (self.x is None):
             raise ValueError(f"{self.label!r} needs series and x together, or neither")
+        if self.compared_with == self.label:
+            raise ValueError(f"{self.label!r}: compared_with names the row itself")
         return self
 
 
@@ -78,7 +97,8 @@ class Figure(_Part):
 
     Attributes:
         kind: Which picture; `sweep` and `robustness` draw the rows that have `series` and `x`.
-        metrics: Metrics drawn, by MMSA's names; None is the table's columns.
+        metrics: Metrics drawn by `comparison`, `sweep` and `robustness`, of the table's columns;
+            None is all of them.
         x_label: Name of the horizontal axis of `sweep` and `robustness`.
         reference: Row drawn as a horizontal line by `sweep`; None is no line.
     """
@@ -87,6 +107,18 @@ class Figure(_Part):
     metrics: tuple[str, ...] | None = None
     x_label: str = ""
     reference: str | None = None
+
+
+class Shown(_Part):
+    """Which records tables and figures show, where a row has several; see `records.matching`.
+
+    Attributes:
+        fingerprint: Of the feature file; None chooses it.
+        code: First characters of the code version; empty chooses it.
+    """
+
+    fingerprint: str | None = None
+    code: str = ""
 
 
 class Experiment(_Part):
@@ -105,6 +137,7 @@ class Experiment(_Part):
         baseline: Row with which the others are compared; None compares none.
         figure: How the experiment is drawn.
         rows: The rows, in the table's order.
+        shown: Which records tables and figures show; not written in the file.
     """
 
     name: str
@@ -119,6 +152,7 @@ class Experiment(_Part):
     baseline: str | None = None
     figure: Figure = Figure()
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
+    shown: Shown = Shown()
 
     @model_validator(mode="after")
     def _names_agree(self) -> Experiment:
@@ -129,16 +163,42 @@ class Experiment(_Part):
         labels = [row.label for row in self.rows]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"rows: the label {twice[0]!r} occurs twice; a row needs its own")
-        for key, label in (("baseline", self.baseline), ("figure", self.figure.reference)):
+        references = (("baseline", self.baseline), ("figure", self.figure.reference))
+        compared = ((f"{row.label}: compared_with", row.compared_with) for row in self.rows)
+        for key, label in (*references, *compared):
             if label is not None and label not in labels:
                 raise ValueError(f"{key}: no row {label!r}; {suggest(label, labels)}")
         if unknown := sorted(self.models.keys() - set(self.known_models)):
             close = suggest(unknown[0], self.known_models)
             raise ValueError(f"models: no row runs {unknown[0]!r}; {close}")
+        if wrong := [seed for seed in self.seeds if seed not in _SEEDS]:
+            raise ValueError(f"seeds: {_no_seed(wrong[0])}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: one occurs twice; write each once")
+        for dataset, names in self.columns.items():
+            _check_metrics(dataset, names)
+        self._check_figure()
         drawn = self.figure.kind
         if drawn in ("sweep", "robustness") and all(row.x is None for row in self.rows):
             raise ValueError(f"figure: a {drawn} needs rows with series and x")
         return self
+
+    def _check_figure(self) -> None:
+        figure = self.figure
+        for key, kinds in _USED_BY.items():
+            if getattr(figure, key) and figure.kind not in kinds:
+                raise ValueError(
+                    f"figure: {key} is of {', '.join(kinds)}; a figure of kind {figure.kind!r} "
+                    "does not use it, leave it out"
+                )
+        for dataset in self.datasets:
+            known = self.columns[dataset]
+            for name in figure.metrics or ():
+                if name not in known:
+                    raise ValueError(
+                        f"figure.metrics: {name!r} is none of the columns of {dataset}, which are "
+                        f"what is drawn; {suggest(name, list(known))}"
+                    )
 
     @property
     def known_models(self) -> list[str]:
@@ -152,6 +212,8 @@ class Experiment(_Part):
         seeds: Sequence[int] | None = None,
         config: Mapping[str, Any] | None = None,
         baseline: str | None = None,
+        fingerprint: str | None = None,
+        code: str = "",
     ) -> Experiment:
         """The same experiment on some of its data sets, on other seeds, or with other values.
 
@@ -161,10 +223,15 @@ class Experiment(_Part):
             config: Overrides of all rows, or with `MODEL:KEY` of one model's; a row's own win,
                 because they are what its label says.
             baseline: Row to compare with; None is the experiment's.
+            fingerprint: Show records of this feature file, see `Shown`.
+            code: Show records of this code version, see `Shown`.
 
         Raises:
-            ConfigError: If a data set, a model or a row is not one of the experiment's.
+            ConfigError: If a data set, a model or a row is not one of the experiment's, or a seed
+                is none.
         """
+        if wrong := [seed for seed in seeds or () if seed not in _SEEDS]:
+            raise ConfigError(f"{_no_seed(wrong[0])}.")
         for name in datasets or ():
             if name not in self.datasets:
                 raise ConfigError(
@@ -190,6 +257,9 @@ class Experiment(_Part):
             update={
                 "datasets": tuple(datasets or self.datasets),
                 "seeds": tuple(dict.fromkeys(seeds or self.seeds)),
+                "shown": Shown(
+                    fingerprint=fingerprint or self.shown.fingerprint, code=code or self.shown.code
+                ),
                 "config": common,
                 "models": models,
                 "baseline": baseline or self.baseline,
@@ -205,6 +275,27 @@ class Experiment(_Part):
         """What `row` is run with: overrides of all rows, over them its model's, then its own."""
         shared = merge(merge({}, self.config), self.models.get(row.model or "", {}))
         return dict(merge(shared, row.config))
+
+
+def _no_seed(number: int) -> str:
+    return f"{number} is no seed; give numbers from 0 to {_SEEDS.stop - 1}"
+
+
+def _check_metrics(dataset: str, names: Sequence[str]) -> None:
+    if dataset not in DATASETS:
+        raise ValueError(f"columns: {dataset!r}: {suggest(dataset, list(DATASETS))}")
+    known = _metrics(dataset)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"columns: {unknown[0]!r} is no metric of {dataset}; {suggest(unknown[0], list(known))}"
+        )
+
+
+@cache
+def _metrics(dataset: str) -> tuple[str, ...]:
+    """What a record has for each split."""
+    values = torch.tensor([1.0, -1.0])
+    return ("Loss", *mmsa_bridge.metrics(dataset)(values, values))
 
 
 def experiments_folder() -> Path:
@@ -235,17 +326,20 @@ def load(experiment: str | Path) -> Experiment:
                 f"no experiment {str(experiment)!r}; {suggest(str(experiment), list_experiments())}"
             )
     content = read_json(path)
-    own = {"name": path.stem, "folder": path.parent}
+    own = {"name": path.stem, "folder": path.parent, "shown": Shown()}
     try:
         loaded = Experiment.model_validate({**content, **own})
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}"
-            for problem in error.errors()
-        ]
+        lines = [_sentence(problem["loc"], problem["msg"]) for problem in error.errors()]
         raise ConfigError(f"{path}: {len(lines)} problem(s):\n  " + "\n  ".join(lines)) from None
     _check_published(loaded, path)
     return loaded
+
+
+def _sentence(location: tuple[int | str, ...], message: str) -> str:
+    """A problem of the file's form; pydantic puts the kind of error before our own sentences."""
+    where = ".".join(map(str, location)) or "file"
+    return f"{where}: {message.removeprefix('Value error, ')}"
 
 
 def check(experiment: Experiment) -> None:

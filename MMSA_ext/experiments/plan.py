@@ -37,7 +37,8 @@ class Unit:
         dataset: The data set.
         seed: The seed.
         digest: Of the configuration, see `configuration_digest`.
-        key: All that identifies the run, known before data are read; the same in every process.
+        key: All that identifies the run, known before data are read; the same in every process
+            that has the feature file, and in every one that has not.
         overrides: What the model is run with.
     """
 
@@ -53,6 +54,10 @@ class Unit:
     def cell(self) -> tuple[str, str, str]:
         """What the unit shares with its other seeds."""
         return self.dataset, self.model, self.digest
+
+    def made(self, record: RunRecord) -> bool:
+        """Whether a record is of this run; on any data, where the unit's are not known."""
+        return self.key in record_keys(record)
 
     def __str__(self) -> str:
         """Name of the unit for people."""
@@ -143,8 +148,8 @@ class Plan:
     """The units of an experiment, and which of them a store has.
 
     A unit is done if the store has its record: same configuration, seed, feature file and code. The
-    feature file is the one given or configured; where it is not on this machine, the one of the
-    newest record.
+    feature file is the one given or configured; where it is not on this machine, its content is not
+    known, and a record on any data counts.
 
     Args:
         experiment: From `load`, `narrowed` where needed.
@@ -168,8 +173,8 @@ class Plan:
         self._files = {key: (files or {}).get(key) or None for key in FEATURE_FILES}
         self._claims = Claims(store)
         self._durations = Durations()
-        self._records: dict[str, RunRecord] = {}
-        self._newest: dict[tuple[str, bool], RunRecord] = {}
+        self._records: dict[str, RunRecord] = {}  # by all that `record_keys` gives
+        self._each: dict[str, RunRecord] = {}
         for dataset in experiment.datasets:
             for record in store.records(dataset):
                 self._add(record)
@@ -186,15 +191,15 @@ class Plan:
 
     def look(self, unit: Unit) -> RunRecord | None:
         """The record of a unit as it is now: another process may have made it since."""
-        for record in self.store.records(unit.dataset, unit.model):
-            if record_key(record) == unit.key:
-                self.add(record)
-                return record
-        return None
+        stored = self.store.records(unit.dataset, unit.model)
+        found = max((r for r in stored if unit.made(r)), key=lambda r: r.created, default=None)
+        if found is not None:
+            self.add(found)
+        return found
 
     def add(self, record: RunRecord) -> None:
-        """Take a new record into account."""
-        if record_key(record) not in self._records:
+        """Take a new record into account; one that repeats another's run changes nothing."""
+        if record_keys(record)[0] not in self._each:
             self._add(record)
 
     def state(self, unit: Unit) -> State:
@@ -206,11 +211,9 @@ class Plan:
 
     def older(self, units: Iterable[Unit]) -> int:
         """Records of these units' runs by other code or on other data, which do not count."""
-        wanted = {(*unit.cell, unit.seed): unit.key for unit in units}
-        return sum(
-            wanted.get((*_cell(record), record.identity.seed), key) != key
-            for key, record in self._records.items()
-        )
+        wanted = {(*unit.cell, unit.seed): unit for unit in units}
+        others = ((wanted.get((*_cell(r), r.identity.seed)), r) for r in self._each.values())
+        return sum(unit is not None and not unit.made(record) for unit, record in others)
 
     def time_left(self, units: Iterable[Unit]) -> TimeLeft:
         """Estimate for units without a record, one after another."""
@@ -218,13 +221,12 @@ class Plan:
         return TimeLeft(sum(t for t in known if t is not None), known.count(None))
 
     def _add(self, record: RunRecord) -> None:
-        identity = record.identity
-        self._records[record_key(record)] = record
+        exact, any_file = record_keys(record)
+        self._each[exact] = self._records[exact] = record
+        known = self._records.get(any_file)
+        if known is None or known.created <= record.created:
+            self._records[any_file] = record
         self._durations.add(_cell(record), record.seconds)
-        aligned = bool(identity.configuration.get("need_data_aligned"))
-        group = identity.dataset, aligned
-        if group not in self._newest or self._newest[group].created < record.created:
-            self._newest[group] = record
 
     def _units(self, experiment: Experiment, row: Row, dataset: str) -> list[Unit]:
         overrides = experiment.overrides(row)
@@ -232,7 +234,7 @@ class Plan:
         try:
             expected = expected_runs(experiment, row, dataset)
             model, digest = expected.model, expected.digest
-            file = self._fingerprint(dataset, expected.feature_path, expected.aligned)
+            file = self._fingerprint(expected.feature_path)
         except TextEncoderError:  # said where the run is refused
             digest = file = content_digest({"encoder": "missing", "of": overrides})
         code = model_code_version(model)
@@ -249,32 +251,36 @@ class Plan:
             for seed in experiment.seeds
         ]
 
-    def _fingerprint(self, dataset: str, configured: str, aligned: bool) -> str:
+    def _fingerprint(self, configured: str) -> str:
+        """Of the feature files; empty where the configured one is not on this machine."""
         given = any(self._files.values())
         base = expand(self._files["custom_feature"] or configured)
-        if given or Path(base).is_file():
-            others = (self._files[name] for name in FEATURE_FILES[1:])
-            return _hashed(_stamp(base), *(_stamp(expand(o)) if o else None for o in others))
-        newest = self._newest.get((dataset, aligned))
-        return newest.identity.dataset_fingerprint if newest is not None else ""
+        if not (given or Path(base).is_file()):
+            return ""
+        others = (self._files[name] for name in FEATURE_FILES[1:])
+        return _hashed(_stamp(base), *(_stamp(expand(o)) if o else None for o in others))
 
 
 def unit_key(dataset: str, model: str, digest: str, file: str, seed: int, code: str) -> str:
-    """Name of a run by what identifies it, without what it takes over from its feature file."""
+    """Name of a run by what identifies it, without what it takes over from its feature file.
+
+    Args:
+        dataset: Data set.
+        model: Model name.
+        digest: From `configuration_digest`.
+        file: Fingerprint of the feature files; empty where they are not known.
+        seed: Seed.
+        code: Version of the code.
+    """
     parts = {"dataset": dataset, "model": model, "digest": digest, "file": file}
     return content_digest({**parts, "seed": seed, "code": code})[:32]
 
 
-def record_key(record: RunRecord) -> str:
-    """`unit_key` of the run that made a record."""
+def record_keys(record: RunRecord) -> tuple[str, str]:
+    """`unit_key` of the run that made a record: with its feature file, and with an unknown one."""
     identity = record.identity
-    return unit_key(
-        *_cell(record)[:2],
-        configuration_digest(identity.configuration),
-        identity.dataset_fingerprint,
-        identity.seed,
-        identity.code_version,
-    )
+    cell, rest = _cell(record), (identity.seed, identity.code_version)
+    return unit_key(*cell, identity.dataset_fingerprint, *rest), unit_key(*cell, "", *rest)
 
 
 def _cell(record: RunRecord) -> tuple[str, str, str]:

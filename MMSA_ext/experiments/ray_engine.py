@@ -117,7 +117,7 @@ class RayEngine:
         started: bool,
     ) -> None:
         self._ray, self._store, self._started = ray, store, started
-        self._models = Places.default(options.get("model_save_dir")).models
+        self._models = Places.resolved(options.get("model_save_dir")).models
         self._overwrite = not options.get("reuse", True)
         self.slots = slots or _slots(ray.cluster_resources(), cpus, gpus)
         folders = ("model_save_dir", "res_save_dir", "log_dir")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from MMSA_ext.config import resolve
 from MMSA_ext.errors import TextEncoderError
-from MMSA_ext.experiments.files import Experiment, Row
+from MMSA_ext.experiments.files import Experiment, Row, Shown
 from MMSA_ext.reporting.store import RunRecord, RunStore, content_digest
 from MMSA_ext.run import identifying_configuration
 
@@ -19,6 +18,9 @@ logger = logging.getLogger("MMSA")
 
 # What a run takes over from its feature file, whatever the configuration says.
 _SHAPES = ("feature_dims", "seq_lens", "train_samples")
+
+_Score = tuple[int, datetime]
+_NO_SCORE: _Score = (0, datetime.min.replace(tzinfo=UTC))
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,11 @@ def matching(experiment: Experiment, dataset: str, store: RunStore) -> dict[str,
     """The records of each row that can be run.
 
     A record belongs to a row if model, configuration and seed are the row's. Where rows were run on
-    several feature files, the one with the newest record is taken, the same for all rows that read
-    unaligned features, and likewise for those that read aligned ones. Of several versions of the
-    code, the newest record of a row decides. What is left out so is said in the remarks.
+    several feature files, the one with the most finished seeds is taken, the same for all rows that
+    read unaligned features, and likewise for those that read aligned ones; then of several versions
+    of the code, by row, the one with the most finished seeds. Where several have as many, it is the
+    one with the newest record. `experiment.shown` chooses otherwise. What is left out is said in
+    the remarks.
 
     Args:
         experiment: From `load`, `narrowed` as it was for the run.
@@ -102,43 +106,80 @@ def matching(experiment: Experiment, dataset: str, store: RunStore) -> dict[str,
         except TextEncoderError as error:
             logger.warning("%s: its runs cannot be told from others. %s", row.label, error)
             found[row.label] = False, []
-    files = {
-        aligned: _newest(r for flag, records in found.values() if flag == aligned for r in records)
-        for aligned in (False, True)
-    }
+    files = _files(found.values(), experiment.shown)
     return {
-        label: _counting(records, files[aligned], experiment.seeds)
+        label: _counting(records, files[aligned], experiment.seeds, experiment.shown)
         for label, (aligned, records) in found.items()
     }
 
 
+def _files(rows: Iterable[tuple[bool, Sequence[RunRecord]]], shown: Shown) -> dict[bool, str]:
+    """Fingerprint of the feature file of unaligned (False) and of aligned rows; empty for none.
+
+    A file that is asked for is one of the two kinds; rows that read the other keep theirs.
+    """
+    scores: dict[bool, dict[str, _Score]] = {False: {}, True: {}}
+    for aligned, records in rows:
+        asked = [record for record in records if _code(record).startswith(shown.code)]
+        for file, on_file in _grouped(asked, _file).items():
+            best = max(_score(made) for made in _grouped(on_file, _code).values())
+            known = scores[aligned].get(file, _NO_SCORE)
+            scores[aligned][file] = known[0] + best[0], max(known[1], best[1])
+    wanted = shown.fingerprint
+    there = any(wanted in of_kind for of_kind in scores.values())
+    return {
+        aligned: wanted
+        if wanted is not None and (wanted in of_kind or not there)
+        else max(of_kind, key=of_kind.__getitem__, default="")
+        for aligned, of_kind in scores.items()
+    }
+
+
 def _counting(
-    records: Sequence[RunRecord], newest_of_all: RunRecord | None, seeds: Sequence[int]
+    records: Sequence[RunRecord], file: str, seeds: Sequence[int], shown: Shown
 ) -> RowRecords:
-    """Records on the feature file of `newest_of_all`, by the newest code."""
-    if newest_of_all is None or not records:
-        return RowRecords()
-    file = newest_of_all.identity.dataset_fingerprint
-    on_file = [r for r in records if r.identity.dataset_fingerprint == file]
-    newest = _newest(on_file)
-    code = newest.identity.code_version if newest is not None else ""
-    kept = [record for record in on_file if record.identity.code_version == code]
-    kept.sort(key=lambda record: list(seeds).index(record.identity.seed))
-    files = Counter(r.identity.dataset_fingerprint for r in records)
-    versions = Counter(r.identity.code_version for r in on_file)
-    del files[file], versions[code]
-    return RowRecords(
-        tuple(kept),
-        (
-            *(f"{n} run(s) on other data, sha256 {f[:12]}, not shown" for f, n in files.items()),
-            *(f"{n} older run(s) by MMSA_ext {v} not shown" for v, n in versions.items()),
-        ),
-    )
+    """Records on a feature file, by one version of the code."""
+    by_file = _grouped(records, _file)
+    on_file = by_file.pop(file, [])
+    by_code = _grouped(on_file, _code)
+    chosen = {code: made for code, made in by_code.items() if code.startswith(shown.code)}
+    code = max(chosen, key=lambda code: _score(chosen[code]), default="")
+    kept = sorted(by_code.pop(code, []), key=lambda r: list(seeds).index(r.identity.seed))
+    left_out = [
+        *((made, f"on other data, sha256 {other[:12]}") for other, made in by_file.items()),
+        *((made, f"by MMSA_ext {version}") for version, made in by_code.items()),
+    ]
+    remarks = (f"{_compared(made, kept)} {what}, not shown" for made, what in left_out)
+    return RowRecords(tuple(kept), tuple(remarks))
 
 
-def _newest(records: Iterable[RunRecord]) -> RunRecord | None:
-    return max(records, key=_age, default=None)
+def _compared(made: Sequence[RunRecord], kept: Sequence[RunRecord]) -> str:
+    """How many runs there are, and why others of the row are shown."""
+    if not kept:
+        return f"{len(made)} run(s)"
+    (ours, made_at), (theirs, kept_at) = _score(made), _score(kept)
+    age = "newer" if made_at > kept_at else "older"
+    return f"{len(made)} {age} run(s)" + (" with fewer finished seeds" if ours < theirs else "")
 
 
-def _age(record: RunRecord) -> datetime:
-    return record.created
+def _score(records: Sequence[RunRecord]) -> _Score:
+    """Finished seeds, then the newest record."""
+    finished = {record.identity.seed for record in records if record.finished}
+    return len(finished), max(record.created for record in records)
+
+
+def _grouped(
+    records: Iterable[RunRecord], key: Callable[[RunRecord], str]
+) -> dict[str, list[RunRecord]]:
+    groups: dict[str, list[RunRecord]] = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return groups
+
+
+def _file(record: RunRecord) -> str:
+    return record.identity.dataset_fingerprint
+
+
+def _code(record: RunRecord) -> str:
+    return record.identity.code_version

@@ -25,9 +25,10 @@ from typing import Any, Literal, Protocol
 import torch
 from filelock import FileLock
 
+from MMSA_ext import mmsa_bridge
 from MMSA_ext.errors import ConfigError, MMSAExtError
 from MMSA_ext.experiments.files import Experiment, check
-from MMSA_ext.experiments.plan import FEATURE_FILES, Claims, Plan, TimeLeft, Unit, record_key
+from MMSA_ext.experiments.plan import FEATURE_FILES, Claims, Plan, TimeLeft, Unit
 from MMSA_ext.reporting.store import RunRecord, RunStore
 from MMSA_ext.run import Places, Run
 from MMSA_ext.runner import open_run
@@ -36,6 +37,7 @@ logger = logging.getLogger("MMSA")
 
 # How often units that other processes have claimed are looked at again.
 POLL_SECONDS = 1.0
+VERBOSE_LEVELS = (0, 1, 2)
 # A unit whose process died twice (out of memory, for instance) is not tried a third time.
 _ATTEMPTS = 2
 
@@ -132,14 +134,17 @@ def run(
             run here. CUDA devices in `gpu_ids` are dealt out to them in turn.
         engine: Another engine, made from the store and `options`, such as `ray_engine.connect`.
         progress: Called after each step.
-        options: Further arguments of `MMSA_run`, such as `custom_feature` or `res_save_dir`.
+        options: Further arguments of `MMSA_run`, such as `custom_feature` or `res_save_dir`. With
+            `reuse=False` every run is made again, but for those that another process has made
+            since this call began.
 
     Returns:
         One outcome a unit, in the experiment's order, those found in the store included.
 
     Raises:
         ConfigError: If configurations are not usable, all of them named; if a feature file is
-            given for several data sets; or if `jobs` is no positive number.
+            given for several data sets; if `jobs` is no positive number; if a device or the
+            verbosity is not there; or if a folder cannot be written to.
         FeatureFileError: If a feature file that is given cannot be read.
     """
     check(experiment)
@@ -151,7 +156,12 @@ def run(
             f"one feature file cannot serve {', '.join(experiment.datasets)}: choose one of them "
             "(--dataset), or set MMSA_DATA_ROOT to the folder with MMSA's data."
         )
-    store = RunStore(Places.default(results=options.get("res_save_dir")).results / "runs")
+    if engine is None:  # of another engine's machines nothing is known here
+        _check_devices(options.get("gpu_ids", (0,)))
+    if (verbose := options.get("verbose_level", 1)) not in VERBOSE_LEVELS:
+        raise ConfigError(f"verbose_level is {verbose!r}; use 0, 1 or 2.")
+    folders = (options.get(name) for name in ("model_save_dir", "res_save_dir", "log_dir"))
+    store = RunStore(Places.default(*folders).results / "runs")
     plan = Plan(experiment, store, files)
     reuse = bool(options.get("reuse", True))
     outcomes = {
@@ -165,6 +175,12 @@ def run(
         scheduler = _Scheduler(plan, make(store, options), reuse, progress or _ignore, outcomes)
         scheduler.run(missing)
     return [outcomes[unit.key] for unit in plan.units]
+
+
+def _check_devices(gpu_ids: Sequence[int | str] | int | str) -> None:
+    """Refuse ids that `assign_device` would refuse in each run."""
+    for number in [gpu_ids] if isinstance(gpu_ids, int | str) else gpu_ids:
+        mmsa_bridge.assign_device(number)
 
 
 def _ignore(progress: Progress) -> None:
@@ -224,7 +240,10 @@ class _Scheduler:
             if lock is None:
                 self._waiting.append(unit)
                 continue
-            record = self._plan.look(unit) if self._reuse else None
+            before = None if self._reuse else self._plan.record(unit)
+            record = self._plan.look(unit)
+            if record == before:  # a repeat counts what was made since it was planned
+                record = None
             if record is not None:
                 self._claims.drop(unit.key, lock, finished=True)
                 self._settle(Outcome(unit, _state(record), record, reused=True))
@@ -274,7 +293,7 @@ class _Scheduler:
 
 def _as_planned(outcome: Outcome) -> Outcome:
     """The outcome, unless its record is of another run than the unit's: it is stored as that."""
-    if outcome.record is None or record_key(outcome.record) == outcome.unit.key:
+    if outcome.record is None or outcome.unit.made(outcome.record):
         return outcome
     said = (
         "it was run by other code or on other data than planned: a file was changed meanwhile, or "

@@ -6,17 +6,30 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from MMSA_ext import text_encoders as encoders
+from MMSA_ext.config import PLACES
+from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.experiments.files import Experiment, Row, published_numbers
 from MMSA_ext.experiments.records import RowRecords, matching
-from MMSA_ext.reporting.comparison import Comparison, Fact, PublishedNumber, SystemRuns, compare
+from MMSA_ext.reporting.comparison import (
+    TABLE_BASELINE,
+    Comparison,
+    Fact,
+    PublishedNumber,
+    SystemRuns,
+    compare,
+)
 from MMSA_ext.reporting.comparison_formats import write_comparison
 from MMSA_ext.reporting.store import RunStore
 
 # Papers print these two as they are, all others in percent.
 _PRINTED_PLAIN = ("MAE", "Corr")
+# Settings that say where things are on one machine, and nothing of the numbers.
+_PLACES = PLACES | {"dataset_root_dir"}
 
 
 @dataclass(frozen=True)
@@ -117,6 +130,7 @@ def _system(
         published,
         row.role,
         (*row.remarks, *runs.remarks),
+        row.compared_with if "compared_with" in row.model_fields_set else TABLE_BASELINE,
     )
 
 
@@ -126,14 +140,52 @@ def _facts(experiment: Experiment) -> list[Fact]:
     shown_only = tuple(row.label for row in experiment.rows if row.model is None)
     return [
         Fact("after", after),
-        *([Fact("settings", json.dumps(experiment.config))] if experiment.config else []),
-        *(
-            Fact(
-                "settings",
-                json.dumps(own),
-                tuple(row.label for row in experiment.rows if row.model == model),
-            )
-            for model, own in experiment.models.items()
-        ),
+        *_settings(experiment),
         *([Fact("not run", "published numbers alone", shown_only)] if shown_only else []),
     ]
+
+
+def _settings(experiment: Experiment) -> list[Fact]:
+    """What the rows are run with: what all of them share, then the rest of each row."""
+    runnable = [row for row in experiment.rows if row.model is not None]
+    of_row = {row.label: _shown(experiment.overrides(row)) for row in runnable}
+    others = list(of_row.values())
+    shared = [said for said in next(iter(others), ()) if all(said in other for other in others)]
+    rows: dict[str, list[str]] = {}
+    for label, said in of_row.items():
+        if own := [text for text in said if text not in shared]:
+            rows.setdefault(_object(own), []).append(label)
+    return [
+        *([Fact("settings", _object(shared))] if shared else []),
+        *(Fact("settings", text, tuple(labels)) for text, labels in rows.items()),
+    ]
+
+
+def _object(members: Sequence[str]) -> str:
+    return f"{{{', '.join(members)}}}"
+
+
+def _shown(overrides: Mapping[str, Any]) -> list[str]:
+    """Overrides as members of a JSON object with dotted keys, without places on this machine."""
+    shown = {key: value for key, value in overrides.items() if key not in _PLACES}
+    if isinstance(pretrained := shown.get("pretrained"), str):
+        shown["pretrained"] = _encoder(pretrained)
+    return [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in _leaves(shown).items()]
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            leaves |= _leaves(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def _encoder(pretrained: str) -> str:
+    """Its name without its folder; an encoder that is not here is named only."""
+    try:
+        return encoders.identity(pretrained)
+    except TextEncoderError:
+        return Path(pretrained).name

@@ -23,17 +23,20 @@ from MMSA_ext.reporting.store import RunRecord
 
 Role = Literal["system", "control", "baseline"]
 
+# Value of `SystemRuns.compared_with`: the baseline of the table.
+TABLE_BASELINE: Final = ""
+
 LOWER_IS_BETTER: Final = ("MAE", "Loss")
 # Means that print alike (x100, two digits) are a tie: a reader could not see a difference.
 _PRINTED_DIGITS: Final = 2
 
 COLUMNS: Final = (
-    *("row", "model", "role", "dataset", "metric"),
-    *("mean", "std", "n", "ci_low", "ci_high", "seeds", "diverged", "reason"),
-    *("difference", "difference_low", "difference_high", "difference_n"),
+    *("row", "model", "role", "dataset", "split", "metric"),
+    *("mean", "std", "n", "ci_low", "ci_high", "confidence", "seeds", "diverged", "reason"),
+    *("compared_with", "difference", "difference_low", "difference_high", "difference_n"),
     *("p_value", "p_holm", "test", "best"),
-    *("selection", "environment", "fingerprint", "code_version"),
-    *("published_value", "published_mark", "published_source", "remark"),
+    *("selection", "text", "environment", "fingerprint", "code_version"),
+    *("published_value", "published_mark", "published_source", "notes", "remark"),
 )
 
 
@@ -64,6 +67,8 @@ class SystemRuns:
         published: By metric, what a paper prints for it.
         role: A "control" answers whether a gain has the claimed cause; it is marked in the table.
         remarks: What a reader of the row should know.
+        compared_with: Label of the row that it is tested against; `TABLE_BASELINE` for the
+            baseline of the table, None for no test.
     """
 
     label: str
@@ -73,6 +78,7 @@ class SystemRuns:
     published: Mapping[str, PublishedNumber]
     role: Role = "system"
     remarks: tuple[str, ...] = ()
+    compared_with: str | None = TABLE_BASELINE
 
 
 @dataclass(frozen=True)
@@ -102,12 +108,13 @@ class Comparison:
     Attributes:
         title: What the table shows.
         dataset: Data set of all rows.
-        baseline: Label of the row that the others are compared with; None for no comparison.
+        baseline: Label of the one row that all tested rows are compared with; None where there
+            is no comparison or where rows are compared with different ones.
         metrics: MMSA's names, in the table's order.
         numbers: One line a row and metric, in the table's order, with `COLUMNS`. Numbers are
             plain, before MMSA's x100, and missing (NaN) where there is no run; texts are then
             empty. `std` is the sample's; `difference` is the mean over shared seeds of the row
-            minus the baseline, with its t-interval; `best` is "best", "second" or "".
+            minus the row `compared_with`, with its t-interval; `best` is "best", "second" or "".
         facts: What the numbers depend on, in the order to be shown.
         split: Split of the metrics.
         confidence: Level of the intervals.
@@ -143,17 +150,19 @@ def compare(
 ) -> Comparison:
     """Compare systems on one data set.
 
-    Each row other than the baseline is tested against it on every metric, by a paired t-test over
-    the seeds that both finished. Holm's correction runs over all these tests of the table, rows
-    times metrics, because a reader looks for a gain anywhere in it.
+    Each row is tested against the one it is `compared_with` (the baseline, if it names none) on
+    every metric, by a paired t-test over the seeds that both finished. Holm's correction runs over
+    all tests of the table that are made, because a reader looks for a gain anywhere in it.
 
     Best and second best count among the rows that have runs, controls and baseline included;
-    equal to two digits x100 is a tie and shared. Published numbers do not compete.
+    equal to two digits x100 is a tie and shared. A row whose mean is of fewer seeds than planned
+    does not compete against complete ones: few seeds are far from their mean more often. Published
+    numbers do not compete.
 
     Args:
         systems: The rows, in the table's order.
         metrics: Metrics to show, by MMSA's names.
-        baseline: Label of the row to compare with; None compares none.
+        baseline: Label of the row to compare with; None compares only rows that name their own.
         split: Split whose metrics count.
         confidence: Level of the t-intervals.
         title: What the table shows.
@@ -164,8 +173,9 @@ def compare(
         Numbers and facts.
 
     Raises:
-        StatisticsError: Labels repeat, the baseline is no row, or the records of a row are of
-            several data sets or feature files, of a seed that was not planned, or two of one seed.
+        StatisticsError: Labels repeat, the baseline or a row to compare with is no row, a row is
+            to be compared with itself, or the records of a row are of several data sets or feature
+            files, of a seed that was not planned, or two of one seed.
     """
     _check(systems, metrics, baseline)
     names = {run.identity.dataset for system in systems for run in system.records}
@@ -175,22 +185,31 @@ def compare(
             + (f" where {dataset} was asked for." if dataset else ".")
         )
     dataset = dataset or next(iter(names), "")
-    reference = next((system for system in systems if system.label == baseline), None)
+    references = _references(systems, baseline)
+    common = _common(references, baseline)
+    by_label = {system.label: system for system in systems}
     lines = [
-        _line(system, reference, metric, split, confidence) | {"dataset": dataset}
+        _line(system, by_label.get(references.get(system.label, "")), metric, split, confidence)
+        | {"dataset": dataset}
         for system in systems
         for metric in metrics
     ]
+    for line in lines:
+        if line["row"] == common and line["role"] == "system":
+            line["role"] = "baseline"
     for line, adjusted in zip(lines, holm([line["p_value"] for line in lines]), strict=True):
         line["p_holm"] = adjusted
-    _mark_best(lines, metrics)
-    tests = sum(not math.isnan(line["p_holm"]) for line in lines)
-    found = _facts(systems, metrics, baseline, split, confidence, tests)
+    left_out = _mark_best(lines, metrics)
+    found = [
+        *_comparison_facts(systems, references, common, lines, confidence),
+        *_best_fact(left_out),
+        *_facts(systems, metrics, split),
+    ]
     numbers = pd.DataFrame(lines, columns=list(COLUMNS))
     return Comparison(
         title,
         dataset,
-        baseline,
+        common,
         tuple(metrics),
         numbers,
         (*facts, *found),
@@ -233,7 +252,20 @@ def _check(systems: Sequence[SystemRuns], metrics: Sequence[str], baseline: str 
     if baseline is not None and baseline not in labels:
         raise StatisticsError(f"no row {baseline!r} to compare with; {suggest(baseline, labels)}")
     for system in systems:
+        _check_reference(system, labels)
         _check_runs(system)
+
+
+def _check_reference(system: SystemRuns, labels: Sequence[str]) -> None:
+    other = system.compared_with
+    if other is None or other == TABLE_BASELINE:
+        return
+    if other not in labels:
+        raise StatisticsError(
+            f"{system.label!r}: no row {other!r} to compare with; {suggest(other, list(labels))}"
+        )
+    if other == system.label:
+        raise StatisticsError(f"{system.label!r} is to be compared with itself; name another row.")
 
 
 def _check_runs(system: SystemRuns) -> None:
@@ -258,6 +290,21 @@ def _values(system: SystemRuns, metric: str, split: str) -> dict[int, float]:
     return {seed: value for seed, value in values.items() if value is not None}
 
 
+def _references(systems: Sequence[SystemRuns], baseline: str | None) -> dict[str, str]:
+    """By the label of each row that is to be tested, the label of the row it is tested against."""
+    named = {
+        system.label: baseline if system.compared_with == TABLE_BASELINE else system.compared_with
+        for system in systems
+    }
+    return {row: other for row, other in named.items() if other is not None and other != row}
+
+
+def _common(references: Mapping[str, str], baseline: str | None) -> str | None:
+    """The one row that serves all tests, if there is one."""
+    others = set(references.values()) or ({baseline} if baseline is not None else set())
+    return next(iter(others)) if len(others) == 1 else None
+
+
 def _line(
     system: SystemRuns,
     reference: SystemRuns | None,
@@ -267,32 +314,37 @@ def _line(
 ) -> dict[str, Any]:
     values = _values(system, metric, split)
     summary = summarise([values[seed] for seed in sorted(values)], confidence)
-    others = {} if reference in (None, system) else _values(reference, metric, split)
+    others = {} if reference is None else _values(reference, metric, split)
     difference = paired_difference(values, others, confidence)
     published = system.published.get(metric)
     runs = system.records
     return {
         "row": system.label,
         "model": system.model,
-        "role": "baseline" if system is reference and system.role == "system" else system.role,
+        "role": system.role,
+        "split": split,
         "metric": metric,
         "mean": summary.mean,
         "std": summary.std_sample,
         "n": summary.n,
         "ci_low": summary.ci_low,
         "ci_high": summary.ci_high,
+        "confidence": confidence,
         "seeds": len(system.seeds),
         "diverged": sum(not run.finished for run in runs),
         "reason": _joined(run.reason for run in runs if run.reason),
+        "compared_with": "" if reference is None else reference.label,
         **_difference(difference),
         "best": "",
         "selection": _joined(run.selection for run in runs),
+        "text": _joined(text_encoder(run) for run in runs),
         "environment": _joined(run.environment.describe() for run in runs),
         "fingerprint": _joined(run.identity.dataset_fingerprint for run in runs),
         "code_version": _joined(run.identity.code_version for run in runs),
         "published_value": math.nan if published is None else published.value,
         "published_mark": "" if published is None else published.mark,
         "published_source": "" if published is None else published.source,
+        "notes": _joined(_shared_notes(system)),
         "remark": _joined([*system.remarks, *_settings(system, published)]),
     }
 
@@ -327,9 +379,15 @@ def _joined(texts: Iterable[str]) -> str:
     return " | ".join(dict.fromkeys(texts))
 
 
-def _mark_best(lines: Sequence[dict[str, Any]], metrics: Sequence[str]) -> None:
+def _mark_best(lines: Sequence[dict[str, Any]], metrics: Sequence[str]) -> tuple[str, ...]:
+    """Mark best and second best of each metric; return the rows that could not compete."""
+    left_out: dict[str, None] = {}
     for metric in metrics:
         having = [line for line in lines if line["metric"] == metric and line["n"] > 0]
+        complete = [line for line in having if line["n"] == line["seeds"]]
+        if complete:
+            left_out |= dict.fromkeys(line["row"] for line in having if line not in complete)
+        having = complete or having
         if len(having) < 2:
             continue
         shown = [round(100 * line["mean"], _PRINTED_DIGITS) for line in having]
@@ -337,15 +395,13 @@ def _mark_best(lines: Sequence[dict[str, Any]], metrics: Sequence[str]) -> None:
         for line, value in zip(having, shown, strict=True):
             if value in ranks:
                 line["best"] = ("best", "second")[ranks.index(value)]
+    return tuple(left_out)
 
 
 def _facts(
     systems: Sequence[SystemRuns],
     metrics: Sequence[str],
-    baseline: str | None,
     split: str,
-    confidence: float,
-    tests: int,
 ) -> list[Fact]:
     def per_row(name: str, say: Callable[[SystemRuns], Iterable[str]]) -> list[Fact]:
         return _grouped(name, [(system.label, say(system)) for system in systems if system.records])
@@ -354,7 +410,6 @@ def _facts(
         return per_row(name, lambda system: _each(system, say))
 
     return [
-        *_comparison_fact(baseline, confidence, tests),
         *_grouped("seeds", [(s.label, [_seeds(s)]) for s in systems if s.seeds]),
         *_named("diverged", systems, _divergences),
         *_named("undefined", systems, lambda system: _undefined(system, metrics, split)),
@@ -370,20 +425,37 @@ def _facts(
     ]
 
 
-def _comparison_fact(baseline: str | None, confidence: float, tests: int) -> list[Fact]:
-    if baseline is None:
+def _comparison_facts(
+    systems: Sequence[SystemRuns],
+    references: Mapping[str, str],
+    common: str | None,
+    lines: Sequence[Mapping[str, Any]],
+    confidence: float,
+) -> list[Fact]:
+    """Say what the differences are to, how they are tested, and which rows are not."""
+    if not references and common is None:
         return []
-    if tests == 0:
-        needed = "it needs two shared seeds whose differences are not equal"
-        return [Fact("difference", f"to {baseline}: no test; {needed}")]
+    to = "" if common is None else f"to {common}, "
+    tests = sum(not math.isnan(line["p_holm"]) for line in lines)
+    how = (
+        f"{to}mean over the seeds that both finished; p: two-sided paired t-test, "
+        f"Holm-corrected over the {tests} tests of this table; no p where fewer than two seeds "
+        f"are shared or all differ by the same; intervals: Student's t, {100 * confidence:g} %"
+        if tests
+        else f"{to}no test; it needs two shared seeds whose differences are not equal"
+    )
+    each = [] if common is not None else [(row, [f"to {ref}"]) for row, ref in references.items()]
+    alone = [s for s in systems if s.label not in references and s.label != common and s.records]
     return [
-        Fact(
-            "difference",
-            f"to {baseline}, mean over the seeds that both finished; p: two-sided paired t-test, "
-            f"Holm-corrected over the {tests} tests of this table; no p where fewer than two seeds "
-            f"are shared or all differ by the same; intervals: Student's t, {100 * confidence:g} %",
-        )
+        Fact("difference", how),
+        *(Fact("difference", text, rows) for text, rows in _by_text(each).items()),
+        *_named("difference", alone, lambda _: ["not tested against another row"]),
     ]
+
+
+def _best_fact(rows: tuple[str, ...]) -> list[Fact]:
+    said = "does not compete for best and second best where planned seeds have no number"
+    return [Fact("best", said, rows)] if rows else []
 
 
 def _seeds(system: SystemRuns) -> str:

@@ -1,8 +1,9 @@
 r"""A comparison table as CSV, Markdown, LaTeX, HTML and text for a terminal.
 
 All but the CSV, which has the plain numbers, show MMSA's x100 with two digits. A system has up to
-four lines: mean ± sample standard deviation; the interval of the mean; its difference to the
-baseline; what a paper prints. The facts that the numbers depend on stand below every table.
+four lines: mean ± sample standard deviation; the interval of the mean; its difference to the row
+it is compared with; what a paper prints. The facts that the numbers depend on stand below every
+table.
 """
 
 import math
@@ -257,7 +258,7 @@ def _lines(comparison: Comparison, details: Sequence[Detail]) -> Iterator[_Line]
         yield _Line("mean", head, count, tuple(_mean_cell(cell, n) for cell in cells))
         extra: Mapping[Detail, tuple[str, Callable[[Mapping[Any, Any]], _Cell]]] = {
             "interval": (f"{100 * comparison.confidence:g} % interval", _interval_cell),
-            "difference": ("difference (p)", _difference_cell),
+            "difference": (_difference_head(comparison, cells[0]), _difference_cell),
             "printed": (f"printed {_mark(cells)}".rstrip(), _printed_cell),
         }
         for kind in DETAILS:
@@ -270,6 +271,12 @@ def _lines(comparison: Comparison, details: Sequence[Detail]) -> Iterator[_Line]
 def _head(label: str, role: str, baseline: bool) -> str:
     marks = [*(["control"] * (role == "control")), *(["baseline"] * baseline)]
     return f"{label} ({', '.join(marks)})" if marks else label
+
+
+def _difference_head(comparison: Comparison, line: Mapping[Any, Any]) -> str:
+    """Name the other row, unless it is the same for all and stands in the legend."""
+    to = "" if comparison.baseline is not None else f"to {line['compared_with']} "
+    return f"difference {to}(p)"
 
 
 def _mark(cells: Sequence[Mapping[Any, Any]]) -> str:
@@ -320,12 +327,13 @@ def _caption(comparison: Comparison) -> str:
 def _legend(comparison: Comparison, lines: Sequence[_Line], best: str) -> str:
     kinds = {line.kind for line in lines}
     confidence = f"{100 * comparison.confidence:g} %"
+    other = comparison.baseline or "the row named in the line"
     return (
         "; ".join(
             [
                 "mean ± standard deviation (sample, divisor n - 1) over n seeds, all metrics x100",
                 *([f"{confidence} t-interval of the mean"] * ("interval" in kinds)),
-                *([f"difference to {comparison.baseline} (corrected p)"] * ("difference" in kinds)),
+                *([f"difference to {other} (corrected p)"] * ("difference" in kinds)),
                 *(["printed: the paper's number, of other settings"] * ("printed" in kinds)),
                 *([best] if any(cell.best for line in lines for cell in line.cells) else []),
             ]

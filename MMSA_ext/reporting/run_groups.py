@@ -59,7 +59,7 @@ def select_groups(
         StatisticsError: A name fits no run or several experiments (they are listed), or the groups
             are not of one data set.
     """
-    runs = [run for run in records if dataset in (None, run.identity.dataset)]
+    runs = list(records)
     chosen = [_select(runs, name, dataset) for name in names]
     found = {group[0].identity.dataset for group in chosen}
     if len(found) > 1:
@@ -75,21 +75,33 @@ def select_groups(
 
 
 def _select(runs: Sequence[RunRecord], name: str, dataset: str | None) -> list[RunRecord]:
-    where = f" on {dataset}" if dataset else ""
     found = [run for run in runs if run.identity.model == name]
     if not found and _PREFIX.fullmatch(name):
         found = [run for run in runs if run.identity.experiment.startswith(name)]
         found = found or [run for run in runs if run.identity.short_id.startswith(name)]
-    if not found:
-        models = sorted({run.identity.model for run in runs})
-        known = suggest(name, models) if models else "there are no runs here at all."
-        raise StatisticsError(f"no runs of {name!r}{where}; {known}")
+    on_dataset = [run for run in found if dataset in (None, run.identity.dataset)]
+    if not on_dataset:
+        raise StatisticsError(_not_found(runs, found, name, dataset))
     experiments: dict[str, list[RunRecord]] = {}
-    for run in sorted(found, key=lambda run: run.identity.seed):
+    for run in sorted(on_dataset, key=lambda run: run.identity.seed):
         experiments.setdefault(run.identity.experiment, []).append(run)
     if len(experiments) > 1:
         raise StatisticsError(_ambiguous(name, list(experiments.values())))
     return next(iter(experiments.values()))
+
+
+def _not_found(
+    runs: Sequence[RunRecord], named: Sequence[RunRecord], name: str, dataset: str | None
+) -> str:
+    """Say what there is in place of runs of `name` on `dataset`."""
+    where = f" on {dataset}" if dataset else ""
+    if not runs:
+        return f"no runs of {name!r}{where}; there are no runs here at all."
+    there = sorted({run.identity.dataset for run in named or runs})
+    if named or (dataset and dataset not in there):
+        return f"no runs of {name!r}{where}; there are runs on {', '.join(there)}."
+    models = {run.identity.model for run in runs if dataset in (None, run.identity.dataset)}
+    return f"no runs of {name!r}{where}; {suggest(name, sorted(models))}"
 
 
 def _ambiguous(name: str, groups: Sequence[Sequence[RunRecord]]) -> str:
@@ -134,6 +146,20 @@ def shared_seeds(a: RunGroup, b: RunGroup) -> tuple[int, ...]:
             f"{_listed(a.finished)} against {_listed(b.finished)}."
         )
     return shared
+
+
+def check_split(a: RunGroup, b: RunGroup, split: str) -> None:
+    """Refuse a split that no finished run of either group was scored on.
+
+    Raises:
+        StatisticsError: Naming the splits that there are.
+    """
+    runs = (*a.finished.values(), *b.finished.values())
+    known = dict.fromkeys(name for run in runs for name in run.metrics)
+    if split not in known:
+        raise StatisticsError(
+            f"no run has metrics of a split {split!r}; there are {', '.join(known) or 'none'}."
+        )
 
 
 def _listed(seeds: Iterable[int]) -> str:

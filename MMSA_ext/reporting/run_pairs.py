@@ -9,11 +9,15 @@ import pandas as pd
 
 from MMSA_ext.errors import suggest
 from MMSA_ext.reporting.comparison import Fact
-from MMSA_ext.reporting.run_groups import RunGroup, shared_seeds
-from MMSA_ext.reporting.sample_metrics import sample_metric, sample_metrics
+from MMSA_ext.reporting.run_groups import RunGroup, check_split, shared_seeds
+from MMSA_ext.reporting.sample_metrics import SampleMetric, sample_metric, sample_metrics
 from MMSA_ext.reporting.statistics import (
+    BOOTSTRAP_TEST,
     SEEDS_LIMIT,
+    BootstrapResult,
+    FloatArray,
     StatisticsError,
+    UndefinedMetricError,
     align_predictions,
     holm,
     p_text,
@@ -31,7 +35,7 @@ _PROVENANCE: Final = (
 )
 BOOTSTRAP_COLUMNS: Final = (
     *("a", "b", "dataset", "split", "predictions", "metric", "difference", "ci_low", "ci_high"),
-    *("p_value", "p_holm", "test", "n", "n_seeds", "n_resamples", "confidence"),
+    *("p_value", "p_holm", "test", "n", "n_seeds", "n_resamples", "confidence", "note"),
     *_PROVENANCE,
 )
 POWER_COLUMNS: Final = (
@@ -68,8 +72,10 @@ def bootstrap_groups(
 
     Returns:
         `BOOTSTRAP_COLUMNS`, one line a metric for "mean of N seeds" and each "seed N". Numbers are
-        plain, before x100. `n` is the number of samples. `p_holm` is corrected over the metrics
-        of the same predictions.
+        plain, before x100. `n` is the number of samples that the metric scores: for Non0 metrics
+        those whose label is not 0. `p_holm` is corrected over the metrics of the same predictions.
+        Where a metric is undefined, as the correlation of a constant, its line has no numbers, is
+        not counted by `p_holm`, and `note` says why.
 
     Raises:
         StatisticsError: The groups do not pair, a metric is unknown, or the split was not kept.
@@ -81,31 +87,71 @@ def bootstrap_groups(
     pairs = _paired_predictions(store, a, b, split)
     lines: list[dict[str, Any]] = []
     for what, (first, second, labels) in pairs.items():
-        results = {
-            name: paired_bootstrap(
-                first, second, labels, function, n_resamples, 0, confidence, vectorised=True
-            )
-            for name, function in functions.items()
-        }
-        corrected = holm([result.p_value for result in results.values()])
-        lines += [
+        seeds = len(pairs) - 1 if what.startswith("mean") and len(pairs) > 1 else 1
+        found = [
             {
                 "predictions": what,
                 "metric": name,
-                "difference": result.difference,
-                "ci_low": result.ci_low,
-                "ci_high": result.ci_high,
-                "p_value": result.p_value,
-                "p_holm": adjusted,
-                "test": result.name,
-                "n": result.n,
-                "n_seeds": len(pairs) - 1 if what.startswith("mean") and len(pairs) > 1 else 1,
-                "n_resamples": result.n_resamples,
+                "n": _scored(name, labels),
+                "n_seeds": seeds,
+                **_bootstrapped(
+                    first, second, labels, function, n_resamples, confidence, (a.label, b.label)
+                ),
             }
-            for (name, result), adjusted in zip(results.items(), corrected, strict=True)
+            for name, function in functions.items()
+        ]
+        corrected = holm([line["p_value"] for line in found])
+        lines += [
+            line | {"p_holm": adjusted} for line, adjusted in zip(found, corrected, strict=True)
         ]
     shared = {"split": split, "confidence": confidence, **_provenance(a, b)}
     return pd.DataFrame([shared | line for line in lines], columns=list(BOOTSTRAP_COLUMNS))
+
+
+def _scored(metric: str, labels: FloatArray) -> int:
+    """Number of samples that a metric looks at; MMSA compares labels as float32."""
+    counted = np.asarray(labels, dtype=np.float32)
+    return int(np.count_nonzero(counted)) if metric.startswith("Non0_") else len(counted)
+
+
+def _bootstrapped(
+    first: FloatArray,
+    second: FloatArray,
+    labels: FloatArray,
+    function: SampleMetric,
+    n_resamples: int,
+    confidence: float,
+    names: tuple[str, str],
+) -> dict[str, Any]:
+    """One comparison as columns; without numbers, and with the reason, where it is undefined."""
+    try:
+        result = paired_bootstrap(
+            first, second, labels, function, n_resamples, 0, confidence, vectorised=True
+        )
+    except UndefinedMetricError:
+        why = "; ".join(
+            f"{name} predicts a constant"
+            for name, values in zip(names, (first, second), strict=True)
+            if np.ptp(values) == 0
+        )
+        none = math.nan
+        nothing = BootstrapResult(BOOTSTRAP_TEST, none, none, none, none, len(labels), 0)
+        return _columns(nothing, why or "these labels do not define it")
+    undefined = n_resamples - result.n_resamples
+    note = f"undefined on {undefined} of {n_resamples} resamples" if undefined else ""
+    return _columns(result, note)
+
+
+def _columns(result: BootstrapResult, note: str) -> dict[str, Any]:
+    return {
+        "difference": result.difference,
+        "ci_low": result.ci_low,
+        "ci_high": result.ci_high,
+        "p_value": result.p_value,
+        "test": result.name,
+        "n_resamples": result.n_resamples,
+        "note": note,
+    }
 
 
 def _paired_predictions(
@@ -193,6 +239,7 @@ def power_of_groups(
         )
     if not gain > 0:
         raise StatisticsError(f"the gain is {gain}; give a positive difference.")
+    check_split(a, b, split)
     lines = []
     for metric in metrics:
         first, second = (_scores(group.finished, shared, metric, split) for group in (a, b))
@@ -258,23 +305,25 @@ def render_bootstrap(
     """
     lines = found.to_dict("records")
     first = lines[0]
+    resamples = max(line["n_resamples"] for line in lines)
     columns = {
         "predictions": [line["predictions"] for line in lines],
         "metric": [line["metric"] for line in lines],
-        "difference": [f"{100 * line['difference']:+.2f}" for line in lines],
-        f"{100 * first['confidence']:g} % interval": [
-            f"[{100 * line['ci_low']:.2f}, {100 * line['ci_high']:.2f}]" for line in lines
+        "difference": [
+            "-" if math.isnan(d := line["difference"]) else f"{100 * d:+.2f}" for line in lines
         ],
+        f"{100 * first['confidence']:g} % interval": [_interval(line) for line in lines],
         "p": [p_text(line["p_value"]) for line in lines],
         "p Holm": [p_text(line["p_holm"]) for line in lines],
         "n": [str(line["n"]) for line in lines],
     }
     notes = [
-        ("test", f"{first['test']}, two-sided, {first['n_resamples']} resamples, percentiles"),
-        ("n", f"samples of the {first['split']} split"),
+        ("test", f"{first['test']}, two-sided, {resamples} resamples, percentiles"),
+        ("n", f"samples of the {first['split']} split; Non0 metrics: those whose label is not 0"),
         ("cells", f"{first['a']} - {first['b']}, x100; for MAE negative is better"),
         ("mean", "predictions of each sample averaged over the shared seeds, then scored"),
         ("p Holm", "corrected over the metrics of the same predictions"),
+        *(("undefined", _undefined(line)) for line in lines if line["note"]),
     ]
     return _rendered(
         f"{first['a']} - {first['b']}, over samples",
@@ -282,6 +331,16 @@ def render_bootstrap(
         [*notes, *(fact.note for fact in facts)],
         width,
     )
+
+
+def _interval(line: Mapping[Any, Any]) -> str:
+    if math.isnan(line["ci_low"]):
+        return "-"
+    return f"[{100 * line['ci_low']:.2f}, {100 * line['ci_high']:.2f}]"
+
+
+def _undefined(line: Mapping[Any, Any]) -> str:
+    return f"{line['metric']}, {line['predictions']}: {line['note']}"
 
 
 def render_power(found: pd.DataFrame, facts: Sequence[Fact] = (), width: int = TABLE_WIDTH) -> str:

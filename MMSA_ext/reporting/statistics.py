@@ -6,6 +6,7 @@ the bootstrap is kept for test samples, of which there are hundreds.
 """
 
 import math
+import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from MMSA_ext.errors import MMSAExtError
 FloatArray = npt.NDArray[np.float64]
 Metric = Callable[[FloatArray, FloatArray], float | FloatArray]
 
+BOOTSTRAP_TEST = "paired bootstrap over test samples"
 # Beyond this many seeds a number says no more than "too many".
 SEEDS_LIMIT = 10_000
 # Resampled values held at once, per input: 32 MiB of float64.
@@ -29,6 +31,10 @@ BOOTSTRAP_BLOCK = 2**22
 
 class StatisticsError(MMSAExtError, ValueError):
     """Numbers that a statistic is not defined for."""
+
+
+class UndefinedMetricError(StatisticsError):
+    """A metric that has no value on the samples given, such as the correlation of a constant."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +89,11 @@ class BootstrapResult:
     Attributes:
         name: Name of the procedure.
         difference: Difference of the metric on all samples.
-        ci_low: Lower end of the percentile interval.
+        ci_low: Lower end of the percentile interval; NaN where no resample has the metric.
         ci_high: Upper end.
         p_value: Two-sided: twice the smaller share of resamples on either side of zero.
         n: Number of test samples.
-        n_resamples: Number of resamples.
+        n_resamples: Number of resamples that have the metric.
         confidence: Level of the interval.
     """
 
@@ -351,8 +357,10 @@ def pearson_correlation(predictions: FloatArray, labels: FloatArray) -> FloatArr
     x = predictions - predictions.mean(axis=-1, keepdims=True)
     y = labels - labels.mean(axis=-1, keepdims=True)
     scale = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
+    # The mean of equal numbers is theirs only up to rounding, so a constant is asked for itself.
+    constant = (np.ptp(predictions, axis=-1) == 0) | (np.ptp(labels, axis=-1) == 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((x * y).sum(axis=-1) / scale)
+        return np.where(constant, math.nan, (x * y).sum(axis=-1) / scale)
 
 
 VECTORISED_METRICS: Mapping[str, Callable[[FloatArray, FloatArray], FloatArray]] = {
@@ -389,11 +397,13 @@ def paired_bootstrap(
 
     Returns:
         The difference metric(a) - metric(b), its percentile interval and two-sided p-value, n.
-        Resamples where the metric is undefined are left out.
+        Resamples where the metric is undefined are left out; interval and p-value are NaN where
+        none is left.
 
     Raises:
+        UndefinedMetricError: The metric has no value on all samples of a or of b.
         StatisticsError: The inputs differ in length, hold fewer than two samples or a value that is
-            not finite, or the metric is unknown or undefined.
+            not finite, or the metric is unknown.
     """
     a, b, y = _paired_samples(predictions_a, predictions_b, labels)
     vectorised = vectorised or isinstance(metric, str)
@@ -404,33 +414,45 @@ def paired_bootstrap(
 
     observed = float(difference(a, b, y))
     if not math.isfinite(observed):
-        raise StatisticsError("the metric is undefined on these predictions; are they constant?")
-    drawn = stats.bootstrap(
-        (a, b, y),
-        difference,
-        paired=True,
-        vectorized=vectorised,
-        n_resamples=n_resamples,
-        batch=max(1, BOOTSTRAP_BLOCK // len(y)) if vectorised else None,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).bootstrap_distribution
+        raise UndefinedMetricError(
+            "the metric is undefined on these predictions; are they constant?"
+        )
+    with warnings.catch_warnings():
+        # Resamples without the metric are counted here, and scipy's own interval is not used.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        drawn = stats.bootstrap(
+            (a, b, y),
+            difference,
+            paired=True,
+            vectorized=vectorised,
+            n_resamples=n_resamples,
+            batch=max(1, BOOTSTRAP_BLOCK // len(y)) if vectorised else None,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution
     drawn = drawn[np.isfinite(drawn)]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    # The observed sample counts as one resample: a p-value of zero would claim too much.
-    shares = [(np.sum(drawn <= 0) + 1), (np.sum(drawn >= 0) + 1)]
-    p_value = min(1.0, 2 * float(min(shares)) / (len(drawn) + 1))
+    low, high, p_value = _percentiles(drawn, confidence)
     return BootstrapResult(
-        "paired bootstrap over test samples",
+        BOOTSTRAP_TEST,
         observed,
-        float(low),
-        float(high),
+        low,
+        high,
         p_value,
         len(y),
         len(drawn),
         confidence,
     )
+
+
+def _percentiles(drawn: FloatArray, confidence: float) -> tuple[float, float, float]:
+    """Interval and two-sided p-value of resampled differences; NaN for none."""
+    if len(drawn) == 0:
+        return math.nan, math.nan, math.nan
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    # The observed sample counts as one resample: a p-value of zero would claim too much.
+    shares = [(np.sum(drawn <= 0) + 1), (np.sum(drawn >= 0) + 1)]
+    return float(low), float(high), min(1.0, 2 * float(min(shares)) / (len(drawn) + 1))
 
 
 def _metric_function(metric: str | Metric) -> Callable[[FloatArray, FloatArray], Any]:

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from MMSA_ext import experiments
 from MMSA_ext.cli.experiments import app
-from MMSA_ext.errors import ConfigError
+from MMSA_ext.errors import ConfigError, MMSAExtError
 from tests.conftest import tiny_config
 
 runner = CliRunner()
@@ -95,7 +95,8 @@ def test_stopped_says_how_to_go_on(file, run, monkeypatch):
     monkeypatch.setattr(experiments, "run", stopped)
     result = run(file())
     assert result.exit_code == 130
-    assert "the same command goes on" in result.output
+    assert "the same command goes on after what was finished" in result.output
+    assert "the same command starts over" in run(file(), "--repeat").output
 
 
 def test_the_engines_options_reach_it(file, run, monkeypatch):
@@ -131,7 +132,12 @@ def test_the_engines_options_reach_it(file, run, monkeypatch):
         (["run", "robustnes"], "did you mean robustness"),
         (["run", "robustness", "--address", "auto"], "add --engine ray"),
         (["table", "robustness", "-d", "sims"], "mosi"),
-        (["table", "robustness", "--format", "xls"], "xls"),
+        (["table", "robustness", "--format", "pdf"], "no format 'pdf' of a table"),
+        (["table", "robustness", "-f", "none.pkl", "-d", "mosi"], "none.pkl"),
+        (["table", "robustness", "-f", "none.pkl"], "choose one of them with --dataset"),
+        (["figure", "robustness", "-f", "none.pkl", "-d", "mosi"], "none.pkl"),
+        (["table", "robustness"], "has no such runs of experiment 'robustness'; run it first"),
+        (["table", "robustness", "-s", "-1"], "-1 is no seed"),
         (["table", "infoenh_table1", "--baseline", "MSIA"], "did you mean MISA"),
         (["status", "infoenh_table1", "-f", "none.pkl"], "none.pkl"),
         (["figure", "infoenh_table1"], "no finished runs to draw"),
@@ -139,7 +145,72 @@ def test_the_engines_options_reach_it(file, run, monkeypatch):
     ],
 )
 def test_mistakes_are_named(arguments, said, tmp_path):
-    folder = [] if arguments[0] == "run" else ["--res-save-dir", str(tmp_path)]
+    results = tmp_path / "r"
+    folder = [] if arguments[0] == "run" else ["--res-save-dir", str(results)]
     result = runner.invoke(app, [*arguments, *folder], env={"HOME": str(tmp_path)})
-    assert isinstance(result.exception, ConfigError | ValueError)
+    assert isinstance(result.exception, MMSAExtError)
     assert said in str(result.exception)
+    assert not result.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["experiment", "status", "robustness"],
+        ["experiment", "table", "robustness"],
+        ["experiment", "figure", "robustness"],
+        ["compare", "mult", "self_mm"],
+        ["power", "mult", "self_mm"],
+        ["result-stat"],
+        ["verify"],
+        ["report"],
+    ],
+)
+def test_commands_that_read_make_no_folder(command, tmp_path):
+    from MMSA_ext.cli import app as whole
+
+    runner.invoke(whole, command, env={"HOME": str(tmp_path)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_tables_reach_other_code_and_other_data(file, run, tmp_path, feature_file):
+    from MMSA_ext.reporting.store import RunStore
+
+    path, results = file(), ["--res-save-dir", str(tmp_path / "r")]
+    assert run(path).exit_code == 0
+    store = RunStore(tmp_path / "r" / "runs")
+    for record in list(store.records()):
+        other = {"dataset_fingerprint": "0" * 64, "code_version": "0.0.0+other"}
+        update = {
+            "identity": record.identity.model_copy(update=other),
+            "created": record.created.replace(year=2999),
+            "predictions_sha256": None,
+        }
+        store.write(record.model_copy(update=update))
+    newest = runner.invoke(app, ["table", path, *results]).output
+    assert f"2 older run(s) on other data, sha256 {record.identity.dataset_fingerprint[:12]}" in (
+        newest
+    )
+    for options in (
+        ["-f", str(feature_file)],
+        ["--code", f"MMSA_ext {record.identity.code_version}"],
+    ):
+        asked = runner.invoke(app, ["table", path, *results, *options]).output
+        assert f"2 newer run(s) on other data, sha256 {'0' * 12}, not shown" in asked
+    none = runner.invoke(app, ["table", path, *results, "--code", "9"])
+    assert "has no such runs" in str(none.exception)
+
+
+def test_a_results_folder_that_cannot_be_written_to_is_named(file, run, tmp_path):
+    path = file()
+    assert run(path, "-s", "1").exit_code == 0
+    folder = tmp_path / "r" / "experiments"
+    for written in folder.iterdir():
+        written.unlink()
+    folder.rmdir()
+    folder.write_text("in the way")
+    for command in ("table", "figure"):
+        result = runner.invoke(app, [command, path, "--res-save-dir", str(tmp_path / "r")])
+        assert isinstance(result.exception, ConfigError)
+        assert "cannot be written to" in str(result.exception)

@@ -81,7 +81,7 @@ def test_embeddings(trained, tmp_path):
 def test_cases(trained, tmp_path):
     folder, features, _ = trained
     result = explain(
-        "cases", features, "--store", folder / "r" / "runs", "-o", tmp_path, "--count", 3,
+        "cases", features, "--res-save-dir", folder / "r", "-o", tmp_path, "--count", 3,
         "--row", "Text=text_only", "--row", "Full=dashfusion:heads=4",
     )  # fmt: skip
     assert "Full is nearer to the label than Text on" in result.output
@@ -92,7 +92,7 @@ def test_cases(trained, tmp_path):
 
 
 def test_wrong_inputs_are_one_sentence(trained, tmp_path):
-    folder, features, checkpoints = trained
+    _, features, checkpoints = trained
     with pytest.raises(CheckpointError, match="text_only has no temporal alignment"):
         explain("attention", checkpoints["text_only"], features, "-o", tmp_path)
     with pytest.raises(FeatureFileError, match=r"no sample 'test\$_\$11'; did you mean test"):
@@ -100,7 +100,9 @@ def test_wrong_inputs_are_one_sentence(trained, tmp_path):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         explain("embeddings", tmp_path / "none.pth", features)
     with pytest.raises(ConfigError, match="same label"):
-        explain("cases", features, "--store", folder, "--row", "A=x", "--row", "A=y")
+        explain("cases", features, "--row", "A=x", "--row", "A=y")
+    with pytest.raises(ConfigError, match="no such folder, so there are no runs"):
+        explain("cases", features, "--row", "A=x", "--row", "B=y", "--res-save-dir", tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -69,6 +69,32 @@ def test_compare_shows_seeds_and_samples(results):
     assert set(written["selection"]) == {"lowest validation Loss, patience 8"}
 
 
+def test_compare_shows_the_table_before_it_needs_predictions(results):
+    for path in (results / "runs").rglob("*.csv*"):
+        path.unlink()
+    done = invoke("compare", "good", "bad", "-m", "MAE", "--res-save-dir", results)
+    assert done.exception is not None
+    assert "bad (baseline)" in done.output
+
+
+@pytest.mark.parametrize("command", [("compare", "a", "b"), ("power", "a", "b"), ("result-stat",)])
+def test_output_is_checked_before_the_computation(tmp_path, command):
+    """The store does not exist either: that would be said first, were the output not checked."""
+    (tmp_path / "file").write_text("")
+    for output, said in ((tmp_path / "file" / "x.csv", "cannot be written"), (tmp_path, "folder")):
+        done = invoke(*command, "-o", output, "--res-save-dir", tmp_path / "none")
+        assert isinstance(done.exception, ConfigError)
+        assert f"--output {output}" in str(done.exception)
+        assert said in str(done.exception)
+
+
+def test_the_folder_of_the_output_is_made(results):
+    path = results / "new" / "folder" / "power.csv"
+    done = invoke("power", "good", "bad", "-m", "MAE", "--res-save-dir", results, "-o", path)
+    assert done.exit_code == 0, done.output
+    assert path.is_file()
+
+
 def test_power_takes_points(results):
     done = invoke("power", "good", "bad", "-m", "MAE", "--gain", 30, "--res-save-dir", results)
     assert done.exit_code == 0, done.output
@@ -91,7 +117,9 @@ def test_result_stat_is_shown_or_written(results):
     [
         (("compare", "good", "worse"), StatisticsError, "no runs of 'worse'"),
         (("compare", "good", "good"), StatisticsError, "the same runs"),
-        (("compare", "good", "bad", "-d", "sims"), StatisticsError, "on sims"),
+        (("compare", "good", "bad", "-d", "sims"), StatisticsError, "there are runs on mosi"),
+        (("compare", "good", "bad", "--split", "foo"), StatisticsError, "there are test"),
+        (("power", "good", "bad", "--split", "foo"), StatisticsError, "there are test"),
         (("compare", "good", "bad", "-m", "F1"), StatisticsError, "no metric 'F1'"),
         (("power", "good", "bad", "-m", "MAE", "--gain", "0"), StatisticsError, "the gain is 0"),
         (("power", "good", "bad", "-m", "MAE", "--power", "1"), StatisticsError, "power is 1.0"),

@@ -38,11 +38,27 @@ def test_the_files_own_kind_is_the_default(experiment, store, tmp_path):
     assert any("rates-mosi-sweep" in path.name for path in draw(experiment, store, tmp_path))
 
 
+def test_a_comparison_has_the_figures_metrics_alone(experiment, store, tmp_path, monkeypatch):
+    from MMSA_ext.reporting.figures import comparison
+
+    given = []
+    monkeypatch.setattr(comparison, "comparison_figure", lambda c, path: given.append(c) or [path])
+    figure = experiment.figure.model_copy(update={"metrics": ("Corr",)})
+    for shown in (experiment, experiment.model_copy(update={"figure": figure})):
+        draw(shown, store, tmp_path, kind="comparison")
+    assert [c.metrics for c in given] == [("MAE", "Corr"), ("Corr",)]
+    assert set(given[1].numbers["metric"]) == {"Corr"}
+    monkeypatch.undo()
+    narrowed = experiment.model_copy(update={"figure": figure})
+    assert draw(narrowed, store, tmp_path, kind="comparison")
+
+
 def test_mistakes_are_named(experiment, make, store, tmp_path):
     with pytest.raises(ConfigError, match="did you mean sweep"):
         draw(experiment, store, tmp_path, kind="swep")
     with pytest.raises(ConfigError, match="no finished runs to draw"):
-        draw(experiment.narrowed(seeds=[9]), store, tmp_path)
+        draw(experiment.narrowed(seeds=[9]), store, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
     flat = [row.model_copy(update={"series": None, "x": None}) for row in experiment.rows]
     with pytest.raises(ConfigError, match="no rows with series and x"):
         draw(experiment.model_copy(update={"rows": tuple(flat)}), store, tmp_path, kind="sweep")

@@ -102,14 +102,50 @@ ROW = CONTENT["rows"][0]
         ({"rows": [ROW | {"x": 1}]}, "series and x together"),
         ({"rows": [ROW | {"role": "contrl"}]}, r"rows\.0\.role"),
         ({"baseline": "slwo"}, "baseline: no row 'slwo'; did you mean slow"),
+        ({"rows": [ROW | {"compared_with": "slwo"}]}, "compared_with: no row 'slwo'"),
+        ({"rows": [ROW | {"compared_with": "slow"}]}, "compared_with names the row itself"),
         ({"figure": {"reference": "slwo"}}, "figure: no row 'slwo'"),
         ({"figure": {"kind": "sweep"}}, "a sweep needs rows with series and x"),
+        (
+            {"figure": {"x_label": "rate"}},
+            "x_label is of sweep, robustness; a figure of kind 'comp",
+        ),
+        ({"figure": {"reference": "slow"}}, "reference is of sweep; a figure of kind 'comparison'"),
+        ({"figure": {"kind": "curves", "metrics": ["MAE"]}}, "metrics is of comparison, sweep"),
+        ({"figure": {"metrics": ["Cor"]}}, "'Cor' is none of the columns of mosi.*mean Corr"),
+        ({"columns": {"mosi": ["Non0_acc2"]}}, "no metric of mosi; did you mean Non0_acc_2"),
+        ({"columns": {"mosi": ["MAE", "Mult_acc_9"]}}, "'Mult_acc_9' is no metric of mosi"),
+        ({"columns": {"mosi": ["MAE"], "mosie": ["MAE"]}}, "columns: 'mosie'"),
+        ({"seeds": [1, -1]}, "-1 is no seed; give numbers from 0 to 4294967295"),
+        ({"seeds": [2**32]}, "4294967296 is no seed"),
+        ({"seeds": [1, 2, 1]}, "seeds: one occurs twice"),
         ({"models": {"text_onyl": {}}}, "did you mean text_only"),
     ],
 )
 def test_mistakes_are_named(make, changes, said):
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=said) as caught:
         make(**changes)
+    assert "Value error" not in str(caught.value)
+
+
+def test_the_loss_is_a_metric_of_every_data_set(make):
+    assert make(columns={"mosi": ["Loss", "MAE"]}).columns["mosi"] == ("Loss", "MAE")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[1, 2]", "holds no JSON object"),
+        (b'[["title", 1]]', "holds no JSON object"),
+        (b'{"title": "\xe4"}', "not a text in UTF-8"),
+        (None, "cannot be read: Is a directory"),
+    ],
+)
+def test_what_is_no_experiment_file_is_named(tmp_path, content, said):
+    path = tmp_path / "x.json"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"x\.json: {said}"):
+        load(path)
 
 
 def test_unknown_names_are_answered_with_the_closest(make, tmp_path):
@@ -121,6 +157,8 @@ def test_unknown_names_are_answered_with_the_closest(make, tmp_path):
         make().narrowed(datasets=["mosei"])
     with pytest.raises(ConfigError, match="did you mean slow"):
         make().narrowed(baseline="slwo")
+    with pytest.raises(ConfigError, match="-3 is no seed"):
+        make().narrowed(seeds=[1, -3])
 
 
 def test_a_rows_own_values_win_and_reach_below():

@@ -7,7 +7,7 @@ import pytest
 from MMSA_ext.data import features
 from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.experiments import Plan, render_status, run, status
-from MMSA_ext.experiments.plan import Claims, Durations, TimeLeft, format_seconds, record_key
+from MMSA_ext.experiments.plan import Claims, Durations, TimeLeft, format_seconds, record_keys
 from MMSA_ext.reporting.store import RunStore
 from tests.conftest import make_feature_data
 
@@ -53,7 +53,7 @@ def test_a_record_is_its_units(make, options, tiny, store):
     outcomes = run(experiment, **options)
     plan = Plan(experiment, store, options)
     for outcome in outcomes:
-        assert record_key(outcome.record) == outcome.unit.key
+        assert record_keys(outcome.record)[0] == outcome.unit.key
         assert plan.record(outcome.unit).identity == outcome.record.identity
         assert plan.state(outcome.unit) == "done"
 
@@ -94,6 +94,22 @@ class TestStatus:
         assert status(experiment, store)["missing"].tolist() == [2, 2]
         run(experiment, **options)
         assert status(experiment, store)["done"].tolist() == [2, 2]
+
+    def test_on_unknown_data_a_record_on_any_counts(self, make, options, tiny, store):
+        """As for a driver without data, whose workers may have several files in turn."""
+        experiment = make().narrowed(config=tiny | {"featurePath": "/nowhere.pkl"}, seeds=[1])
+        outcomes = run(experiment, **options)
+        plan = Plan(experiment, store)
+        assert all(unit.made(o.record) for unit, o in zip(plan.units, outcomes, strict=True))
+        record = outcomes[0].record
+        other = record.identity.model_copy(update={"dataset_fingerprint": "0" * 64})
+        newer = record.created.replace(year=2999)
+        update = {"identity": other, "created": newer, "predictions_sha256": None}
+        store.write(record.model_copy(update=update))
+        lines = status(experiment, store)
+        assert lines[["done", "missing", "older"]].to_numpy().tolist() == [[1, 0, 0], [1, 0, 0]]
+        assert Plan(experiment, store).record(plan.units[0]).identity == other
+        assert plan.look(plan.units[0]).identity == other
 
     def test_a_file_that_is_given_must_be_there(self, make, store):
         with pytest.raises(FeatureFileError, match=r"typo\.pkl"):

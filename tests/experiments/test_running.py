@@ -13,7 +13,7 @@ import pytest
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.experiments import Plan, run
 from MMSA_ext.experiments.plan import Claims
-from MMSA_ext.experiments.running import LocalProcesses, Outcome, _Scheduler
+from MMSA_ext.experiments.running import InProcess, LocalProcesses, Outcome, _Scheduler
 from tests.experiments.conftest import CONTENT
 
 
@@ -112,6 +112,33 @@ class TestHere:
         with pytest.raises(ConfigError, match="--dataset"):
             run(two, **options)
 
+    @pytest.mark.parametrize(
+        ("wrong", "said"),
+        [
+            ({"gpu_ids": ["foo"]}, "gpu_ids contains 'foo'"),
+            ({"gpu_ids": ["cpu", "foo"]}, "gpu_ids contains 'foo'"),
+            ({"verbose_level": 7}, "verbose_level is 7"),
+        ],
+    )
+    def test_device_and_verbosity_are_checked_once(self, make, options, tmp_path, wrong, said):
+        with pytest.raises(ConfigError, match=said):
+            run(make(), **options | wrong)
+        assert not (tmp_path / "r").exists()
+
+    @pytest.mark.parametrize("folder", ["res_save_dir", "model_save_dir", "log_dir"])
+    def test_a_folder_that_cannot_be_written_to_is_named(self, make, options, tmp_path, folder):
+        (tmp_path / "in the way").write_text("")
+        option = f"--{folder.replace('_', '-')}"
+        with pytest.raises(ConfigError, match=f"in the way.*cannot be written to.*{option}"):
+            run(make(), **options | {folder: tmp_path / "in the way" / "r"})
+
+    def test_a_missing_feature_file_says_how_to_give_one(self, make, options, tiny):
+        missing = options | {"custom_feature": None}
+        experiment = make(seeds=[1]).narrowed(config=tiny | {"featurePath": "/nowhere.pkl"})
+        outcomes = run(experiment, **missing)
+        assert states(outcomes) == ["refused"] * 2
+        assert all("-f FILE" in outcome.error for outcome in outcomes)
+
     def test_no_jobs(self, make, options):
         with pytest.raises(ConfigError, match="jobs is 0"):
             run(make(), jobs=0, **options)
@@ -176,6 +203,41 @@ class TestScheduling:
         outcomes = self.schedule(plan, engine)
         assert engine.given == []
         assert all(outcome.reused and outcome.record for outcome in outcomes.values())
+
+    def test_a_driver_without_the_data_counts_what_its_workers_made(
+        self, make, options, tiny, store
+    ):
+        """Like Ray's: only the workers have the feature file."""
+        experiment = make().narrowed(config=tiny | {"featurePath": "/nowhere.pkl"}, seeds=[1])
+        blind = {key: value for key, value in options.items() if key != "custom_feature"}
+        given = []
+
+        def engine(store, _):
+            inner = InProcess(options)
+            submit = inner.submit
+            inner.submit = lambda unit: given.append(unit.key) or submit(unit)
+            return inner
+
+        first = run(experiment, engine=engine, **blind)
+        assert states(first) == ["finished"] * 2
+        again = run(experiment, engine=engine, **blind)
+        assert all(outcome.reused for outcome in again)
+        assert len(given) == 2
+
+    def test_a_repeat_counts_what_another_process_made_since(
+        self, make, store, options, tiny, tmp_path
+    ):
+        experiment = make().narrowed(config=tiny, seeds=[1])
+        rows = experiment.rows
+        run(experiment, **options)
+        plan = Plan(experiment, store, options)
+        other = experiment.model_copy(update={"rows": rows[:1]})
+        run(other, reuse=False, **options)
+        engine, outcomes = Fake(), {}
+        _Scheduler(plan, engine, False, lambda progress: None, outcomes).run(plan.units)
+        assert [unit.label for unit in plan.units] == ["slow", "fast"]
+        assert states(outcomes.values()) == ["finished", "refused"]
+        assert len(engine.given) == 1
 
     def test_a_lost_unit_is_tried_once_more(self, plan):
         engine = Fake(losses=1)

@@ -1,5 +1,6 @@
 """Which records make a table, and what stands in it."""
 
+import json
 import math
 
 import numpy as np
@@ -13,7 +14,6 @@ from MMSA_ext.reporting.store import RunStore
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, tiny_encoder):
     """The records of both rows, run once for all tests here."""
-    import json
     import pickle
 
     from MMSA_ext.experiments import load
@@ -92,6 +92,53 @@ def test_text_names_n_rule_environment_data_and_overrides(done, store):
         assert part in text, part
 
 
+def settings(experiment):
+    (comparison,) = table(experiment, RunStore("none"))
+    return {f.rows: json.loads(f.text) for f in comparison.facts if f.name == "settings"}
+
+
+def test_settings_are_true_of_the_rows_they_name(make):
+    rows = [
+        {"label": "a", "model": "text_only"},
+        {"label": "b", "model": "text_only", "config": {"early_stop": 2, "num_epochs": 19}},
+        {"label": "c", "model": "self_mm_infoenh", "config": {"infoenh": {"gates": "random"}}},
+        {"label": "d", "published": "Fast"},
+    ]
+    common, models = {"batch_size": 4, "early_stop": 8}, {"text_only": {"num_epochs": 16}}
+    found = settings(make(rows=rows, config=common, models=models))
+    assert found == {
+        (): {"batch_size": 4},
+        ("a",): {"early_stop": 8, "num_epochs": 16},
+        ("b",): {"early_stop": 2, "num_epochs": 19},
+        ("c",): {"early_stop": 8, "infoenh.gates": "random"},
+    }
+
+
+def test_settings_name_no_folder_of_this_machine(make, tiny_encoder):
+    rows = [{"label": "a", "model": "text_only"}]
+    config = {
+        "pretrained": str(tiny_encoder), "featurePath": "/data/x.pkl",
+        "dataset_root_dir": "/data", "early_stop": 8,
+    }  # fmt: skip
+    found = settings(make(rows=rows, config=config))[()]
+    assert found.keys() == {"pretrained", "early_stop"}
+    assert found["pretrained"].startswith(f"{tiny_encoder.name}@")
+    gone = settings(make(rows=rows, config={"pretrained": "/gone/encoder"}))[()]
+    assert gone == {"pretrained": "encoder"}
+
+
+def test_rows_are_compared_with_what_they_name(make):
+    rows = [
+        {"label": "a", "model": "text_only"},
+        {"label": "b", "model": "text_only", "config": {"num_epochs": 12}},
+        {"label": "c", "model": "text_only", "config": {"num_epochs": 13}, "compared_with": "b"},
+        {"label": "d", "model": "text_only", "config": {"num_epochs": 14}, "compared_with": None},
+    ]
+    found = numbers(make(rows=rows, baseline="a"), RunStore("none"))
+    to = dict(zip(found["row"], found["compared_with"], strict=True))
+    assert to == {"a": "", "b": "a", "c": "b", "d": ""}
+
+
 def test_published_numbers_are_in_our_units(done, store):
     found = numbers(done, store).set_index(["row", "metric"])
     assert found.loc[("fast", "MAE"), "published_value"] == 0.709
@@ -133,27 +180,62 @@ def test_other_configurations_do_not_count(done, store):
     assert numbers(done.narrowed(seeds=[2, 9]), store)["n"].tolist() == [1] * 4
 
 
-def test_the_newest_code_of_a_row_is_shown_and_the_rest_is_said(done, store):
+def test_the_code_with_most_finished_seeds_is_shown_and_the_rest_is_said(done, store):
     before = numbers(done, store)
-    fast = of_rate(store, 0.001)[0]
-    copied(store, fast, 2998, code_version="0.0.0+new")
-    after = numbers(done, store)
-    assert after["n"].tolist() == [2, 2, 1, 1]
-    assert after["code_version"].tolist()[2:] == ["0.0.0+new"] * 2
-    assert after["mean"].tolist()[:2] == before["mean"].tolist()[:2]
+    fast, other = of_rate(store, 0.001)
     version = fast.identity.code_version
+    copied(store, fast, 2998, code_version="0.0.0+new")
+    assert numbers(done, store).drop(columns="remark").equals(before.drop(columns="remark"))
+    new = "1 newer run(s) with fewer finished seeds by MMSA_ext 0.0.0+new, not shown"
+    assert remarks(done, store)[("fast",)] == new
+    copied(store, other, 2998, code_version="0.0.0+new")
+    assert numbers(done, store)["n"].tolist() == [2] * 4
+    assert numbers(done, store)["code_version"].tolist() == [version] * 2 + ["0.0.0+new"] * 2
     said = remarks(done, store)
-    assert said[("fast",)] == f"2 older run(s) by MMSA_ext {version} not shown"
+    assert said[("fast",)] == f"2 older run(s) by MMSA_ext {version}, not shown"
     (comparison,) = table(done, store)
     code = {fact.rows: fact.text for fact in comparison.facts if fact.name == "code"}
     assert code == {("slow",): f"MMSA_ext {version}", ("fast",): "MMSA_ext 0.0.0+new"}
 
 
-def test_a_newer_record_on_other_data_takes_the_whole_data_set(done, store):
-    copied(store, of_rate(store, 0.001)[0], 2999, dataset_fingerprint="0" * 64)
-    assert numbers(done, store)["n"].tolist() == [0, 0, 1, 1]
-    assert all("run(s) on other data" in text for text in remarks(done, store).values())
-    assert {label for rows in remarks(done, store) for label in rows} == {"slow", "fast"}
+def test_diverged_seeds_do_not_make_a_set_complete(done, store):
+    for record in of_rate(store, 0.001):
+        gone = {"status": "diverged", "reason": "it did", "metrics": {}}
+        copied(store, record.model_copy(update=gone), 2998, code_version="0.0.0+new")
+    assert numbers(done, store)["n"].tolist() == [2] * 4
+
+
+def test_the_file_with_most_finished_seeds_takes_the_whole_data_set(done, store):
+    before = numbers(done, store)
+    for record in of_rate(store, 0.001):
+        copied(store, record, 2999, dataset_fingerprint="0" * 64)
+    assert numbers(done, store).drop(columns="remark").equals(before.drop(columns="remark"))
+    said = f"2 newer run(s) on other data, sha256 {'0' * 12}, not shown"
+    assert remarks(done, store) == {("fast",): said}
+    for record in of_rate(store, 0.0005):
+        copied(store, record, 2999, dataset_fingerprint="0" * 64)
+    assert set(numbers(done, store)["fingerprint"]) == {"0" * 64}
+
+
+def test_older_sets_can_be_asked_for(done, store):
+    first = next(iter(store.records())).identity
+    for record in list(store.records()):
+        copied(store, record, 2998, code_version="0.0.0+new")
+        copied(store, record, 2999, dataset_fingerprint="0" * 64)
+    newest, by_code, on_file = (
+        numbers(experiment, store)
+        for experiment in (
+            done,
+            done.narrowed(code="0.0.0"),
+            done.narrowed(fingerprint=first.dataset_fingerprint, code=first.code_version),
+        )
+    )
+    assert set(newest["fingerprint"]) == {"0" * 64}
+    assert set(by_code["code_version"]) == {"0.0.0+new"}
+    assert set(on_file["fingerprint"]) == {first.dataset_fingerprint}
+    assert set(on_file["code_version"]) == {first.code_version}
+    assert numbers(done.narrowed(code="9"), store)["n"].sum() == 0
+    assert numbers(done.narrowed(fingerprint="9" * 64), store)["n"].sum() == 0
 
 
 def test_models_of_aligned_data_have_a_file_of_their_own(make, store):

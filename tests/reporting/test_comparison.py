@@ -6,13 +6,14 @@ from scipy import stats
 
 from MMSA_ext.reporting.comparison import (
     COLUMNS,
+    TABLE_BASELINE,
     Fact,
     PublishedNumber,
     SystemRuns,
     compare,
     text_encoder,
 )
-from MMSA_ext.reporting.statistics import StatisticsError
+from MMSA_ext.reporting.statistics import StatisticsError, holm
 
 SEEDS = (1, 2, 3, 4, 5)
 HOST = {"MAE": (0.80, 0.82, 0.79, 0.81, 0.83), "Corr": (0.70, 0.72, 0.71, 0.69, 0.73)}
@@ -24,7 +25,17 @@ OTHER = {"MAE": (0.81, 0.80, 0.80, 0.83, 0.82), "Corr": (0.71, 0.70, 0.72, 0.71,
 def system(make_record):
     """Make a row; `scores` has a value a seed for each metric."""
 
-    def make(label, scores, *, seeds=SEEDS, published=None, role="system", remarks=(), **changes):
+    def make(
+        label,
+        scores,
+        *,
+        seeds=SEEDS,
+        published=None,
+        role="system",
+        remarks=(),
+        compared_with=TABLE_BASELINE,
+        **changes,
+    ):
         runs = tuple(
             make_record(
                 model=label,
@@ -35,7 +46,9 @@ def system(make_record):
             )
             for i, seed in enumerate(seeds)
         )
-        return SystemRuns(label, label, runs, tuple(seeds), published or {}, role, remarks)
+        return SystemRuns(
+            label, label, runs, tuple(seeds), published or {}, role, remarks, compared_with
+        )
 
     return make
 
@@ -136,6 +149,58 @@ class TestNumbers:
         assert found.split == "valid"
 
 
+class TestOwnReferences:
+    @pytest.fixture
+    def mixed(self, system):
+        return compare(
+            [
+                system("host", HOST),
+                system("better", BETTER, compared_with="host"),
+                system("other", OTHER),
+                system("alone", OTHER, compared_with=None),
+            ],
+            ["MAE"],
+            baseline="better",
+        )
+
+    def test_each_row_is_tested_against_its_own(self, mixed):
+        cells = {row: line(mixed, row, "MAE") for row in mixed.rows}
+        to = {row: cell["compared_with"] for row, cell in cells.items()}
+        assert to == {"host": "better", "better": "host", "other": "better", "alone": ""}
+        assert cells["better"]["difference"] == pytest.approx(-0.022)
+        assert cells["host"]["difference"] == pytest.approx(0.022)
+        assert cells["alone"]["difference_n"] == 0
+        assert math.isnan(cells["alone"]["p_holm"])
+
+    def test_holm_counts_the_tests_that_are_made(self, mixed):
+        cells = [line(mixed, row, "MAE") for row in mixed.rows]
+        made = [cell["p_value"] for cell in cells if not math.isnan(cell["p_value"])]
+        assert [cell["p_holm"] for cell in cells][:3] == pytest.approx(holm(made))
+        assert "over the 3 tests" in texts(mixed, "difference")[0][0]
+
+    def test_no_row_is_the_baseline_and_each_reference_is_said(self, mixed):
+        assert mixed.baseline is None
+        assert set(mixed.numbers["role"]) == {"system"}
+        assert texts(mixed, "difference")[1:] == [
+            ("to better", ("host", "other")),
+            ("to host", ("better",)),
+            ("not tested against another row", ("alone",)),
+        ]
+
+    def test_one_reference_that_serves_all_is_the_baseline(self, system):
+        rows = [system("host", HOST), system("better", BETTER, compared_with="host")]
+        found = compare(rows, ["MAE"])
+        assert found.baseline == "host"
+        assert line(found, "host", "MAE")["role"] == "baseline"
+
+    def test_rows_that_are_none_are_refused(self, system):
+        host = system("host", HOST)
+        with pytest.raises(StatisticsError, match=r"'a': no row 'hots'.*did you mean host"):
+            compare([host, system("a", OTHER, compared_with="hots")], ["MAE"])
+        with pytest.raises(StatisticsError, match="'a' is to be compared with itself"):
+            compare([host, system("a", OTHER, compared_with="a")], ["MAE"])
+
+
 class TestBest:
     def marks(self, found, metric):
         return {row: line(found, row, metric)["best"] for row in found.rows}
@@ -163,11 +228,37 @@ class TestBest:
             "b": "second",
         }
 
+    def test_rows_with_missing_seeds_do_not_compete_against_complete_ones(self, system):
+        lucky = system("lucky", {"MAE": (0.1,)}, seeds=(1,))
+        lucky = SystemRuns("lucky", "lucky", lucky.records, SEEDS, {})
+        found = compare([system("a", HOST), lucky, system("b", OTHER)], ["MAE"])
+        assert self.marks(found, "MAE") == {"a": "best", "lucky": "", "b": "second"}
+        assert [rows for _, rows in texts(found, "best")] == [("lucky",)]
+
+    def test_rows_compete_where_none_is_complete(self, system):
+        rows = [
+            SystemRuns(name, name, system(name, {"MAE": (value,)}, seeds=(1,)).records, SEEDS, {})
+            for name, value in (("a", 0.2), ("b", 0.1))
+        ]
+        found = compare(rows, ["MAE"])
+        assert self.marks(found, "MAE") == {"a": "second", "b": "best"}
+        assert not texts(found, "best")
+
     def test_a_single_row_is_not_the_best_of_anything(self, system):
         assert self.marks(compare([system("a", HOST)], ["MAE"]), "MAE") == {"a": ""}
 
 
 class TestWhatNumbersDependOn:
+    def test_every_line_stands_alone(self, system):
+        configuration = {"pretrained": "minilm", "freeze_text": True}
+        rows = [
+            system("host", HOST),
+            system("a", OTHER, notes=("vision removed",), configuration=configuration),
+        ]
+        cell = line(compare(rows, ["MAE"], baseline="host", confidence=0.9), "a", "MAE")
+        assert (cell["split"], cell["confidence"], cell["compared_with"]) == ("test", 0.9, "host")
+        assert (cell["text"], cell["notes"]) == ("text encoder minilm, frozen", "vision removed")
+
     def test_selection_and_environment_stand_in_every_line(self, found):
         assert set(found.numbers["selection"]) == {"lowest validation Loss, patience 8"}
         assert found.numbers["environment"].str.contains("torch 2.13.0").all()

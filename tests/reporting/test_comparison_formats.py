@@ -88,6 +88,23 @@ def test_numbers_are_x100_with_two_digits(comparison, render):
     assert "+2.67 (" in text or "+1.33 (" in text
 
 
+@pytest.mark.parametrize("render", ALL)
+def test_each_line_names_the_row_it_is_compared_with_where_they_differ(make_record, render):
+    def row(label, compared_with, shift):
+        runs = tuple(
+            make_record(seed=s, metrics={"test": {"MAE": shift + s**2 / 100}}, epochs=1)
+            for s in (1, 2, 3)
+        )
+        return SystemRuns(label, "x", runs, (1, 2, 3), {}, compared_with=compared_with)
+
+    rows = [row("A", None, 0.5), row("B", "A", 0.6), row("C", "B", 0.7)]
+    text = " ".join(render(compare(rows, ["MAE"])).split())
+    for said in ("difference to A (p)", "difference to B (p)", "the row named in the line"):
+        assert said in text
+    assert "(baseline" not in text
+    assert "not tested against another row" in text
+
+
 def test_csv_has_plain_numbers(comparison):
     read = pd.read_csv(StringIO(to_csv(comparison)), keep_default_na=True)
     assert len(read) == len(comparison.numbers) == 12

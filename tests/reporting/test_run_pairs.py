@@ -99,8 +99,14 @@ class TestSelection:
     def test_names_that_fit_nothing(self, store):
         with pytest.raises(StatisticsError, match=r"no runs of 'goood'; did you mean good"):
             select_groups(store.records(), ["goood"])
-        with pytest.raises(StatisticsError, match=r"no runs of 'good' on sims; there are no runs"):
+        with pytest.raises(
+            StatisticsError, match=r"no runs of 'good' on sims; there are runs on mosi\."
+        ):
             select_groups(store.records(), ["good"], "sims")
+        with pytest.raises(StatisticsError, match=r"'goood' on sims; there are runs on mosi\."):
+            select_groups(store.records(), ["goood"], "sims")
+        with pytest.raises(StatisticsError, match="there are no runs here at all"):
+            select_groups([], ["good"], "sims")
         with pytest.raises(StatisticsError, match=r"no runs of 'ffffffff'"):
             select_groups(store.records(), ["ffffffff"])
 
@@ -163,6 +169,39 @@ class TestBootstrap:
         found = bootstrap_groups(store, groups[0], single, ["MAE"], n_resamples=300)
         assert list(found["predictions"]) == ["seed 1"]
 
+    def test_a_constant_leaves_its_line_undefined_and_the_others_as_they_are(
+        self, store, groups, make_record
+    ):
+        for seed in (1, 2):
+            frame = predictions("flat", seed)
+            if seed == 2:
+                frame["prediction"] = 0.1  # its mean over 40 samples is not exactly 0.1
+            store.write(make_record(model="flat", seed=seed, epochs=1), frame)
+        (flat,) = select_groups(store.records(), ["flat"])
+        found = bootstrap_groups(store, groups[0], flat, ["MAE", "Corr"], n_resamples=300)
+        lines = found.set_index(["predictions", "metric"])
+        undefined = lines.loc[("seed 2", "Corr")]
+        assert undefined[["difference", "ci_low", "ci_high", "p_value", "p_holm"]].isna().all()
+        assert undefined["note"] == "flat predicts a constant"
+        alone = lines.loc[("seed 2", "MAE")]
+        assert alone["p_holm"] == alone["p_value"]
+        assert lines.drop(("seed 2", "Corr"))["p_holm"].notna().all()
+        text = " ".join(render_bootstrap(found).split())
+        assert "undefined Corr, seed 2: flat predicts a constant" in text
+        assert "nan" not in text
+
+    def test_non0_metrics_count_the_samples_that_they_score(self, store, groups, make_record):
+        labels = np.where(np.arange(N) < 15, 0.0, LABELS)
+        for model in ("one", "two"):
+            run = make_record(model=model, seed=1, epochs=1, dataset_fingerprint="0" * 64)
+            store.write(run, predictions(model, 1, labels=labels))
+        pair = select_groups(store.records(), ["one", "two"])
+        found = bootstrap_groups(store, *pair, ["Non0_acc_2", "Has0_acc_2"], n_resamples=100)
+        assert found["n"].tolist() == [N - 15, N]
+        assert "Non0 metrics: those whose label is not 0" in " ".join(
+            render_bootstrap(found).split()
+        )
+
     def test_what_does_not_pair_is_refused(self, store, groups, make_record):
         with pytest.raises(
             StatisticsError, match=r"no predictions of the dev split.*there are test"
@@ -216,6 +255,8 @@ class TestPower:
     def test_refusals(self, store, groups):
         with pytest.raises(StatisticsError, match="no run has 'MEA' on test; did you mean MAE"):
             power_of_groups(*groups, ["MEA"])
+        with pytest.raises(StatisticsError, match="a split 'foo'; there are test"):
+            power_of_groups(*groups, ["MAE"], split="foo")
         with pytest.raises(StatisticsError, match="the gain is 0; give a positive"):
             power_of_groups(*groups, ["MAE"], gain=0)
         (single,) = select_groups(store.records(), [groups[1].records[0].identity.short_id])

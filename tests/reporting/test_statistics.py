@@ -11,6 +11,7 @@ from scipy import stats
 from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.reporting.statistics import (
     StatisticsError,
+    UndefinedMetricError,
     align_predictions,
     holm,
     mean_absolute_error,
@@ -216,6 +217,22 @@ class TestBootstrap:
         for metric in (mean_absolute_error, pearson_correlation):
             singly = [float(metric(self.close, self.labels)), float(metric(self.far, self.labels))]
             assert metric(a, y) == pytest.approx(singly)
+
+    def test_a_metric_that_no_resample_has_leaves_neither_interval_nor_p(self):
+        def on_all_only(predictions, labels):
+            value = np.abs(predictions - labels).mean(axis=-1)
+            return value if predictions.ndim == 1 else np.full_like(value, math.nan)
+
+        result = paired_bootstrap(
+            self.close, self.far, self.labels, on_all_only, 50, vectorised=True
+        )
+        assert math.isfinite(result.difference)
+        assert result.n_resamples == 0
+        assert all(math.isnan(x) for x in (result.ci_low, result.ci_high, result.p_value))
+
+    def test_a_constant_that_floats_hardly_hold_has_no_correlation(self):
+        with pytest.raises(UndefinedMetricError, match="constant"):
+            paired_bootstrap([0.1] * 10, np.arange(10.0), np.arange(10.0), "Corr", 50)
 
     @pytest.mark.parametrize(
         ("a", "metric", "message"),
