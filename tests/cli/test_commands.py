@@ -126,7 +126,7 @@ def every_command(group=None, prefix=""):
             yield from every_command(command, f"{prefix}{name} ")
 
 
-@pytest.mark.parametrize("command", every_command())
+@pytest.mark.parametrize("command", list(every_command()))
 def test_every_command_explains_itself(command):
     result = runner.invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0
