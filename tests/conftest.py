@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["MMSA_EXT_CACHE"] = "off"  # tests never write into the user's cache
 
 # A busy machine must not fail a test, and a failure must be there again at the next run.
 settings.register_profile(

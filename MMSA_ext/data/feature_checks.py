@@ -17,6 +17,7 @@ from MMSA_ext.data.feature_report import FeatureReport
 __all__ = [
     "LABEL_RANGES",
     "Scope",
+    "SequenceFindings",
     "check_ids",
     "check_labels",
     "check_lengths",
@@ -24,6 +25,8 @@ __all__ = [
     "check_strings",
     "check_text_bert",
     "derive_lengths",
+    "frame_ends",
+    "survey_sequence",
 ]
 
 LABEL_RANGES = {
@@ -38,6 +41,28 @@ _SHOWN = 5
 _FLOAT16_EXACT = 2048
 
 
+@dataclass(frozen=True)
+class SequenceFindings:
+    """What one look at all values of a feature array finds and mends.
+
+    Attributes:
+        not_numbers: how many NaN were set to 0.
+        silences: how many -inf were set to 0; in audio only.
+        repaired: samples that had any of these.
+        refused: samples with an infinity that no value stands for.
+        blank: whether every value is 0.
+        ends: frames of each sample up to the last that is not zero, at least 1; None where the
+            lengths are stored, so that nobody asks for it.
+    """
+
+    not_numbers: int = 0
+    silences: int = 0
+    repaired: tuple[int, ...] = ()
+    refused: tuple[int, ...] = ()
+    blank: bool = False
+    ends: tuple[int, ...] | None = None
+
+
 @dataclass
 class Scope:
     """Where a finding belongs: one split of one file.
@@ -47,12 +72,14 @@ class Scope:
         split: name of the split.
         ids: sample ids once they are known, to name samples.
         sources: key -> name of the other file it comes from (feature_T, feature_A, feature_V).
+        known: key -> findings about an array that was surveyed, and mended, before.
     """
 
     report: FeatureReport
     split: str
     ids: Sequence[str] = ()
     sources: dict[str, str] = field(default_factory=dict)
+    known: dict[str, SequenceFindings] = field(default_factory=dict)
 
     def problem(self, key: str, text: str) -> None:
         """File something that makes the file unusable."""
@@ -183,10 +210,44 @@ def check_sequence(scope: Scope, key: str, value: Any) -> NDArray[Any] | None:
     if 0 in array.shape:
         scope.problem(key, f"is empty, shape {array.shape}. Every dimension must be at least 1.")
         return None
-    array = _repair(scope, key, array)
-    if not array.any():
-        scope.note(key, "is all zeros, so this modality carries nothing.")
+    found = scope.known.get(key)
+    if found is None:
+        array, found = survey_sequence(key, array)
+    _file_findings(scope, key, found)
     return array
+
+
+def survey_sequence(key: str, array: NDArray[Any]) -> tuple[NDArray[Any], SequenceFindings]:
+    """Look at every value of a feature array once, and mend what `check_sequence` mends.
+
+    Args:
+        key: `text`, `audio` or `vision`.
+        array: numbers (n, L, d), no dimension 0.
+
+    Returns:
+        The same array, mended in place where its memory allows it, and what was found; `ends` is
+        left out.
+    """
+    not_numbers = silences = 0
+    repaired: list[int] = []
+    refused: list[int] = []
+    blank = True
+    for start, block in _blocks(array):
+        if block.dtype.kind == "f" and not np.isfinite(block).all():
+            nan = np.isnan(block)
+            silent = np.isneginf(block) if key == "audio" else np.zeros_like(nan)
+            infinite = np.isinf(block) & ~silent
+            not_numbers += int(nan.sum())
+            silences += int(silent.sum())
+            repaired += (start + np.flatnonzero((nan | silent).any(axis=(1, 2)))).tolist()
+            refused += (start + np.flatnonzero(infinite.any(axis=(1, 2)))).tolist()
+            if not array.flags.writeable:
+                array = array.copy()
+            block = array[start : start + len(block)]
+            block[nan | silent] = 0
+        blank = blank and not block.any()
+    found = SequenceFindings(not_numbers, silences, tuple(repaired), tuple(refused), blank)
+    return array, found
 
 
 def check_lengths(scope: Scope, key: str, value: Any, time: int | None) -> NDArray[np.int64] | None:
@@ -233,12 +294,28 @@ def check_lengths(scope: Scope, key: str, value: Any, time: int | None) -> NDArr
     return lengths
 
 
-def derive_lengths(scope: Scope, key: str, array: NDArray[Any]) -> NDArray[np.int64]:
+def derive_lengths(
+    scope: Scope, key: str, array: NDArray[Any], ends: Sequence[int] | None = None
+) -> NDArray[np.int64]:
     """Take everything up to the last non-zero frame as a sample's length.
 
     Args:
         scope: receives a note.
         key: `audio_lengths` or `vision_lengths`.
+        array: (n, L, d).
+        ends: what `frame_ends` gives for the array, where that is known.
+
+    Returns:
+        int64 of shape (n,), at least 1.
+    """
+    scope.note(key, "is absent; derived from trailing all-zero frames.")
+    return frame_ends(array) if ends is None else np.array(ends, np.int64)
+
+
+def frame_ends(array: NDArray[Any]) -> NDArray[np.int64]:
+    """Count each sample's frames up to the last that is not all zeros.
+
+    Args:
         array: (n, L, d).
 
     Returns:
@@ -249,7 +326,6 @@ def derive_lengths(scope: Scope, key: str, array: NDArray[Any]) -> NDArray[np.in
         used = (block != 0).any(axis=2)
         last = used.shape[1] - used[:, ::-1].argmax(axis=1)
         lengths[start : start + len(block)] = np.where(used.any(axis=1), last, 1)
-    scope.note(key, "is absent; derived from trailing all-zero frames.")
     return lengths
 
 
@@ -377,37 +453,19 @@ def _numeric(scope: Scope, key: str, value: Any) -> NDArray[Any] | None:
     return array
 
 
-def _repair(scope: Scope, key: str, array: NDArray[Any]) -> NDArray[Any]:
-    """Set NaN, and -inf in audio, to 0; refuse other infinities."""
-    if array.dtype.kind != "f":
-        return array
-    not_numbers = silences = 0
-    repaired: list[NDArray[np.intp]] = []
-    refused: list[NDArray[np.intp]] = []
-    for start, block in _blocks(array):
-        if np.isfinite(block).all():
-            continue
-        nan = np.isnan(block)
-        silent = np.isneginf(block) if key == "audio" else np.zeros_like(nan)
-        infinite = np.isinf(block) & ~silent
-        not_numbers += int(nan.sum())
-        silences += int(silent.sum())
-        repaired.append(start + np.flatnonzero((nan | silent).any(axis=(1, 2))))
-        refused.append(start + np.flatnonzero(infinite.any(axis=(1, 2))))
-        if not array.flags.writeable:
-            array = array.copy()
-        array[start : start + len(block)][nan | silent] = 0
-    if not_numbers or silences:
-        what = [f"{not_numbers} NaN"] * bool(not_numbers) + [f"{silences} -inf"] * bool(silences)
-        places = scope.samples(np.concatenate(repaired))
-        scope.warning(key, f"{' and '.join(what)} set to 0 in {places}.")
-    if any(len(part) for part in refused):
+def _file_findings(scope: Scope, key: str, found: SequenceFindings) -> None:
+    if found.not_numbers or found.silences:
+        what = [f"{found.not_numbers} NaN"] * bool(found.not_numbers)
+        what += [f"{found.silences} -inf"] * bool(found.silences)
+        scope.warning(key, f"{' and '.join(what)} set to 0 in {scope.samples(found.repaired)}.")
+    if found.refused:
         scope.problem(
             key,
-            f"is infinite in {scope.samples(np.concatenate(refused))}. Replace it by a finite "
-            "value (only -inf in audio, the logarithm of silence, is read as 0).",
+            f"is infinite in {scope.samples(found.refused)}. Replace it by a finite value (only "
+            "-inf in audio, the logarithm of silence, is read as 0).",
         )
-    return array
+    if found.blank:
+        scope.note(key, "is all zeros, so this modality carries nothing.")
 
 
 def _blocks(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:

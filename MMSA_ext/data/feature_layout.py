@@ -1,24 +1,28 @@
 """Where a feature file keeps things: splits, ids, single samples, files of one modality."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from MMSA_ext.data.feature_checks import Scope, check_ids, check_strings
+from MMSA_ext.data.feature_checks import Scope, SequenceFindings, check_ids, check_strings
 from MMSA_ext.data.feature_report import FeatureReport
 from MMSA_ext.data.safe_pickle import load_pickle
 
 __all__ = [
     "ARRAYS",
     "LABEL_KEYS",
+    "PROVENANCE",
     "SINGLE",
     "SPLITS",
+    "LoadedFile",
     "check_disjoint",
     "find_ids",
     "find_splits",
     "is_single_sample",
+    "load_file",
     "override_modality",
 ]
 
@@ -32,13 +36,42 @@ LABEL_KEYS = {
 }
 SINGLE = "sample"  # the split that a file of one sample becomes
 _LENGTHS = ("audio_lengths", "vision_lengths")
-_PROVENANCE = ("unimodal_labels", "text_encoder")
+PROVENANCE = ("unimodal_labels", "text_encoder")
 # Which keys come from feature_T, feature_A and feature_V.
 _OVERRIDDEN = {
     "T": ("text_bert", "text"),
     "A": ("audio", "audio_lengths"),
     "V": ("vision", "vision_lengths"),
 }
+
+
+@dataclass(frozen=True)
+class LoadedFile:
+    """What is in a feature file, before it is checked.
+
+    Attributes:
+        path: the file.
+        data: the unpickled object; of a file in a cache, as much of it as is read.
+        fingerprint: SHA-256 of all bytes of the file, hexadecimal.
+        size: number of bytes.
+        known: split -> key -> findings about arrays that were surveyed, and mended, already.
+    """
+
+    path: Path
+    data: Any
+    fingerprint: str
+    size: int
+    known: Mapping[str, Mapping[str, SequenceFindings]] = field(default_factory=dict)
+
+
+def load_file(path: Path) -> LoadedFile:
+    """Unpickle a feature file.
+
+    Raises:
+        FeatureFileError: the file is missing, unsafe or damaged.
+    """
+    loaded = load_pickle(path)
+    return LoadedFile(path, loaded.data, loaded.fingerprint, loaded.size)
 
 
 def is_single_sample(data: Mapping[str, Any]) -> bool:
@@ -67,7 +100,7 @@ def find_splits(
             f"{', '.join(SPLITS)}."
         )
         return {}
-    for key in _PROVENANCE:
+    for key in PROVENANCE:
         if isinstance(data.get(key), str):
             report.notes.append(f"{key}: {data[key]}")
     if is_single_sample(data):
@@ -86,7 +119,7 @@ def find_splits(
         elif name in data:
             report.problems.append(f"[{name}] is a {type(data[name]).__name__}; must be a dict.")
     for name, raw in splits.items():
-        for key in _PROVENANCE:
+        for key in PROVENANCE:
             if isinstance(raw.get(key), str):
                 report.notes.append(f"[{name}] {key}: {raw[key]}")
     return splits
@@ -168,25 +201,18 @@ def check_disjoint(report: FeatureReport, ids: Mapping[str, Sequence[str]]) -> N
 
 def override_modality(
     role: str,
-    path: Path,
+    loaded: LoadedFile,
     splits: Mapping[str, dict[str, Any]],
     scopes: Mapping[str, Scope],
-) -> str:
+) -> None:
     """Replace one modality by that of another file, sample by sample.
 
     Args:
         role: `T` (text_bert, text), `A` (audio, audio_lengths) or `V` (vision, vision_lengths).
-        path: the other file, in the same layout.
+        loaded: the other file, in the same layout.
         splits: split -> its raw content; changed in place.
-        scopes: split -> where findings go, with the ids of the base file.
-
-    Returns:
-        Fingerprint of the other file.
-
-    Raises:
-        FeatureFileError: the other file is missing, unsafe or damaged.
+        scopes: split -> where findings go, with the ids of the base file; changed in place.
     """
-    loaded = load_pickle(path)
     data = loaded.data if isinstance(loaded.data, dict) else {}
     if is_single_sample(data):
         data = {SINGLE: _batch_of_one(data)}
@@ -194,16 +220,18 @@ def override_modality(
     for name, raw in splits.items():
         scope = scopes[name]
         id_key = f"id (feature_{role})"
-        scope.sources |= dict.fromkeys((*keys, id_key), str(path))
+        scope.sources |= dict.fromkeys((*keys, id_key), str(loaded.path))
         for key in keys:
             raw.pop(key, None)
+            scope.known.pop(key, None)
         other = data.get(name)
         if not isinstance(other, dict):
             scope.problem(keys[0], f"the file has no split {name!r}. Extract it as well.")
             continue
         raw |= {key: other[key] for key in keys if key in other}
+        found = loaded.known.get(name, {})
+        scope.known |= {key: found[key] for key in keys if key in found}
         _check_same_order(scope, id_key, other.get("id"))
-    return loaded.fingerprint
 
 
 def _check_same_order(scope: Scope, key: str, value: Any) -> None:

@@ -22,7 +22,7 @@ import hashlib
 import os
 import pickle
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from MMSA_ext.data.feature_cache import CachedReading
 from MMSA_ext.data.feature_checks import (
     LABEL_RANGES,
     Scope,
@@ -44,14 +45,16 @@ from MMSA_ext.data.feature_layout import (
     ARRAYS,
     LABEL_KEYS,
     SPLITS,
+    LoadedFile,
     check_disjoint,
     find_ids,
     find_splits,
     is_single_sample,
+    load_file,
     override_modality,
 )
 from MMSA_ext.data.feature_report import FeatureReport, LabelSummary, LengthSummary, SplitSummary
-from MMSA_ext.data.safe_pickle import load_pickle, safe_load
+from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.errors import FeatureFileError
 
 __all__ = [
@@ -74,6 +77,8 @@ PathLike = str | os.PathLike[str]
 @dataclass(frozen=True)
 class FeatureSplit:
     """Checked arrays of one split, in stored dtype, sample by sample in file order.
+
+    Arrays may be read-only maps of a cached file: copy what is to be changed.
 
     Attributes:
         name: `train`, `valid`, `test`, or `sample` for a file of one sample.
@@ -129,8 +134,12 @@ def read_features(
     feature_A: PathLike | None = None,  # noqa: N803
     feature_V: PathLike | None = None,  # noqa: N803
     require_labels: bool = True,
+    cache: bool = True,
 ) -> FeatureSet:
     """Read a feature file once, check all of it, and repair what MMSA repairs.
+
+    A large file is kept as memory-mapped arrays, and the next reading of the same content takes
+    those (see `data.feature_cache`); what is read is the same, bit for bit.
 
     Args:
         path: the file; `~` is expanded.
@@ -142,6 +151,7 @@ def read_features(
             splits, labels optional, or a file of one sample as `MMSA_test` takes it: `audio`
             (L_a, d_a), `vision` (L_v, d_v), `text_bert` (3, L), `text` (L, d_t), which becomes
             the split `sample`.
+        cache: whether to use, and fill, the user's cache.
 
     Returns:
         Splits and report.
@@ -151,9 +161,14 @@ def read_features(
             lists all of them.
     """
     others = {"T": feature_T, "A": feature_A, "V": feature_V}
-    features = _read(path, dataset, others, require_labels)
+    files = CachedReading.of_user() if cache else None
+    load = load_file if files is None else files.load
+    features = _read(path, dataset, others, require_labels, load)
     if not features.report.ok:
         raise FeatureFileError(features.report.error_message())
+    if files is not None and files.keep():
+        # The maps take the place of what was read, whose memory is then free.
+        features = _read(path, dataset, others, require_labels, load)
     return features
 
 
@@ -183,7 +198,7 @@ def check_features(
         FeatureFileError: the file is missing, unsafe or damaged, so that there is no content.
     """
     others = {"T": feature_T, "A": feature_A, "V": feature_V}
-    return _read(path, dataset, others, require_labels).report
+    return _read(path, dataset, others, require_labels, load_file).report
 
 
 def fingerprint(
@@ -247,25 +262,32 @@ def write_features(path: PathLike, data: Mapping[str, Any]) -> Path:
 
 
 def _read(
-    path: PathLike, dataset: str | None, others: dict[str, PathLike | None], require_labels: bool
+    path: PathLike,
+    dataset: str | None,
+    others: dict[str, PathLike | None],
+    require_labels: bool,
+    load: Callable[[Path], LoadedFile],
 ) -> FeatureSet:
     base = Path(path).expanduser()
     report = FeatureReport(base, dataset.lower() if dataset else None)
     if report.dataset is not None and report.dataset not in LABEL_RANGES:
         report.notes.append(f"The label range of data set {dataset!r} is not known: not checked.")
         report.dataset = None
-    loaded = load_pickle(base)
+    loaded = load(base)
     report.fingerprint, report.size = loaded.fingerprint, loaded.size
     raw_splits = find_splits(loaded.data, report, require_labels)
+    scopes = {
+        name: Scope(report, name, known=dict(loaded.known.get(name, {}))) for name in raw_splits
+    }
     del loaded  # so that a replaced modality can leave the memory
-    scopes = {name: Scope(report, name) for name in raw_splits}
     for name, raw in raw_splits.items():
         scopes[name].ids = find_ids(scopes[name], raw, require_labels)
     check_disjoint(report, {name: scope.ids for name, scope in scopes.items()})
     for role, other in others.items():
         if other:  # MMSA's default is an empty string
-            added = override_modality(role, Path(other).expanduser(), raw_splits, scopes)
-            report.fingerprint = _joined_fingerprint(report.fingerprint, role, added)
+            added = load(Path(other).expanduser())
+            override_modality(role, added, raw_splits, scopes)
+            report.fingerprint = _joined_fingerprint(report.fingerprint, role, added.fingerprint)
     _check_text_keys(scopes, raw_splits)
     splits: dict[str, FeatureSplit] = {}
     for name, raw in raw_splits.items():
@@ -338,7 +360,10 @@ def _modality(
     if raw.get(lengths_key) is not None:
         time = None if array is None else array.shape[1]
         return array, check_lengths(scope, lengths_key, raw[lengths_key], time)
-    return array, None if array is None else derive_lengths(scope, lengths_key, array)
+    if array is None:
+        return None, None
+    known = scope.known.get(key)
+    return array, derive_lengths(scope, lengths_key, array, known.ends if known else None)
 
 
 def _raw_text(scope: Scope, raw: dict[str, Any], required: bool) -> list[str] | None:

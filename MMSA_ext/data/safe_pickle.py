@@ -18,6 +18,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -30,6 +31,7 @@ from MMSA_ext.errors import FeatureFileError
 __all__ = ["LoadedPickle", "load_pickle", "safe_load"]
 
 _BUFFER_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 20
 _DTYPE_CODE = re.compile(r"[<>|=]?(?:[biufc?]\d*|[SU]\d+|O8?)")
 _BUILTINS: dict[str, Any] = {
     "builtins.set": set,
@@ -76,11 +78,13 @@ def safe_load(source: str | os.PathLike[str] | IO[bytes]) -> Any:
         FeatureFileError: the file is missing, empty, truncated, no pickle, or names anything
             beyond numpy arrays, scalars and dtypes and builtin containers.
     """
-    return load_pickle(source).data
+    return _opened(source, None).data
 
 
 def load_pickle(source: str | os.PathLike[str] | IO[bytes]) -> LoadedPickle:
     """Like `safe_load`, and returns the SHA-256 of the same single reading.
+
+    A second thread hashes what the first one reads, so that the slower of the two is what it costs.
 
     Args:
         source: path, or a binary file object positioned at the start of the pickle.
@@ -91,12 +95,19 @@ def load_pickle(source: str | os.PathLike[str] | IO[bytes]) -> LoadedPickle:
     Raises:
         FeatureFileError: as `safe_load`.
     """
+    with ThreadPoolExecutor(1, "fingerprint") as hashing:
+        return _opened(source, hashing)
+
+
+def _opened(
+    source: str | os.PathLike[str] | IO[bytes], hashing: ThreadPoolExecutor | None
+) -> LoadedPickle:
     if not isinstance(source, str | os.PathLike):
-        return _load(source, str(getattr(source, "name", "the given file object")))
+        return _load(source, str(getattr(source, "name", "the given file object")), hashing)
     path = Path(source).expanduser()
     try:
         with path.open("rb", buffering=0) as file:
-            return _load(file, str(path))
+            return _load(file, str(path), hashing)
     except FileNotFoundError:
         raise FeatureFileError(
             f"Feature file {path} does not exist. Check the path (featurePath, or the argument)."
@@ -107,8 +118,10 @@ def load_pickle(source: str | os.PathLike[str] | IO[bytes]) -> LoadedPickle:
         raise FeatureFileError(f"Feature file {path} cannot be read: {error}.") from error
 
 
-def _load(file: IO[bytes] | io.RawIOBase, name: str) -> LoadedPickle:
-    raw = _HashingReader(file)
+def _load(
+    file: IO[bytes] | io.RawIOBase, name: str, hashing: ThreadPoolExecutor | None
+) -> LoadedPickle:
+    raw = _HashingReader(file, hashing)
     stream = io.BufferedReader(raw, _BUFFER_BYTES)
     head = bytes(stream.peek(32)[:32])
     if not head:
@@ -130,7 +143,7 @@ def _load(file: IO[bytes] | io.RawIOBase, name: str) -> LoadedPickle:
         ) from None
     except Exception as error:  # damaged bytes can make the unpickler raise anything
         raise FeatureFileError(_damage(name, head, error)) from error
-    while stream.read(_BUFFER_BYTES):
+    while hashing is not None and stream.read(_BUFFER_BYTES):
         pass  # bytes behind the pickle belong to the fingerprint
     return LoadedPickle(data, raw.digest.hexdigest(), raw.size)
 
@@ -157,11 +170,17 @@ class _RefusedError(Exception):
 
 
 class _HashingReader(io.RawIOBase):
-    """Raw stream that hashes what passes through, so that a file is read only once."""
+    """Raw stream that hashes what passes through, so that a file is read only once.
 
-    def __init__(self, file: IO[bytes] | io.RawIOBase) -> None:
+    Without a thread to hash in, it only reads.
+    """
+
+    def __init__(
+        self, file: IO[bytes] | io.RawIOBase, hashing: ThreadPoolExecutor | None = None
+    ) -> None:
         super().__init__()
         self._file: Any = file
+        self._hashing = hashing
         self.digest = hashlib.sha256()
         self.size = 0
 
@@ -169,10 +188,30 @@ class _HashingReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        count = int(self._file.readinto(buffer) or 0)
-        self.digest.update(memoryview(buffer)[:count])
+        view = memoryview(buffer)
+        if self._hashing is not None and len(view) > _PIECE_BYTES:
+            count = self._read_and_hash(view, self._hashing)
+        else:
+            count = int(self._file.readinto(view) or 0)
+            if self._hashing is not None:
+                self.digest.update(view[:count])
         self.size += count
         return count
+
+    def _read_and_hash(self, view: memoryview, hashing: ThreadPoolExecutor) -> int:
+        """Fill a large buffer; while one piece of it is read, the one before is hashed."""
+        filled = 0
+        hashed: Future[None] | None = None
+        try:
+            while count := int(self._file.readinto(view[filled : filled + _PIECE_BYTES]) or 0):
+                if hashed is not None:
+                    hashed.result()
+                hashed = hashing.submit(self.digest.update, view[filled : filled + count])
+                filled += count
+        finally:
+            if hashed is not None:
+                hashed.result()  # from here on the buffer is the caller's again
+        return filled
 
 
 class _RestrictedUnpickler(pickle.Unpickler):

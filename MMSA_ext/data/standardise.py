@@ -45,7 +45,7 @@ def standardise(
         raise ConfigError(f"modalities must name some of audio, vision; got {list(modalities)}.")
     if source.resolve() == target.resolve():
         raise ConfigError(f"{target} is the input; name another output, so that nothing is lost.")
-    splits = read_features(source).splits
+    splits = read_features(source, cache=False).splits  # read once
     if "train" not in splits:
         raise FeatureFileError(f"{source}: has no split 'train', by which to standardise.")
     data = safe_load(source)

@@ -223,6 +223,29 @@ def test_fingerprint_is_the_sha256_of_every_byte(tmp_path: Path) -> None:
     assert result.size == path.stat().st_size
 
 
+class ShortReads(io.BytesIO):
+    """Gives a large read in several parts, as a pipe does."""
+
+    def readinto(self, buffer: Any, /) -> int:
+        return super().readinto(memoryview(buffer)[: 3 << 20])
+
+
+@pytest.mark.parametrize("kind", [io.BytesIO, ShortReads])
+def test_large_arrays_are_hashed_while_they_are_read(kind: type[io.BytesIO]) -> None:
+    array = np.random.default_rng(0).normal(size=1_500_000)
+    stored = pickle.dumps([array, "between", array[::-1].copy()], protocol=4)
+    result = load_pickle(kind(stored))
+    assert result.fingerprint == hashlib.sha256(stored).hexdigest()
+    assert result.size == len(stored)
+    np.testing.assert_array_equal(result.data[0], array)
+
+
+def test_a_large_array_that_ends_too_early_is_truncated() -> None:
+    stored = pickle.dumps(np.zeros(1_500_000), protocol=4)
+    with pytest.raises(FeatureFileError, match="truncated"):
+        load_pickle(io.BytesIO(stored[: 9 << 20]))
+
+
 @pytest.mark.parametrize("protocol", [4, 5])
 def test_memory_is_the_size_of_the_file(tmp_path: Path, protocol: int) -> None:
     path = tmp_path / "large.pkl"

@@ -1,0 +1,37 @@
+"""Command `cache`: the feature files that are kept as memory-mapped arrays."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from MMSA_ext.errors import ConfigError
+
+
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove everything in it.")] = False,
+) -> None:
+    """List what the cache of feature files holds, or clear it."""
+    from MMSA_ext.data import feature_cache
+
+    folder = feature_cache.cache_folder()
+    if folder is None:
+        typer.echo(f"The cache is off ({feature_cache.VARIABLE}).")
+        return
+    if clear:
+        try:
+            freed = feature_cache.clear()
+        except OSError as error:
+            raise ConfigError(
+                f"{folder}: not everything could be removed ({error}); end the runs that use it, "
+                "or remove the folder by hand."
+            ) from error
+        typer.echo(f"{folder}: {freed / 2**20:.0f} MiB removed")
+        return
+    kept = feature_cache.entries()
+    for entry in kept:
+        day = time.strftime("%Y-%m-%d", time.localtime(entry.last_used))
+        sources = ", ".join(entry.sources) or "no file is known to have this content now"
+        typer.echo(f"{entry.size / 2**20:8.0f} MiB  last used {day}  {sources}")
+    total = sum(entry.size for entry in kept)
+    typer.echo(f"{folder}: {len(kept)} files, {total / 2**20:.0f} MiB")

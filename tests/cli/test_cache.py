@@ -1,0 +1,56 @@
+"""`mmsa-ext cache`: what is kept is listed by its file, and goes when asked to."""
+
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from MMSA_ext.cli.cache import cache
+from MMSA_ext.data import feature_cache
+from MMSA_ext.data.features import read_features
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
+    monkeypatch.setenv(feature_cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(feature_cache, "_SMALLEST_BYTES", 1)
+    monkeypatch.setattr(feature_cache, "_SETTLED_NS", 0)
+    app = typer.Typer()
+    app.command("cache")(cache)
+    return app
+
+
+def said(command: typer.Typer, *arguments: str) -> str:
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_list_and_clear(command: typer.Typer, tmp_path: Path, feature_file: Path) -> None:
+    assert said(command) == f"{tmp_path / 'cache'}: 0 files, 0 MiB\n"
+    read_features(feature_file)
+    listed = said(command)
+    assert str(feature_file.resolve()) in listed
+    assert f"{tmp_path / 'cache'}: 1 files" in listed
+    assert "MiB removed" in said(command, "--clear")
+    assert feature_cache.entries() == []
+    assert ": 0 files" in said(command)
+
+
+def test_off(command: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(feature_cache.VARIABLE, "off")
+    assert said(command) == said(command, "--clear") == "The cache is off (MMSA_EXT_CACHE).\n"
+
+
+def test_what_cannot_be_removed_is_said(
+    command: typer.Typer, feature_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_features(feature_file)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(feature_cache.shutil, "rmtree", refuse)
+    result = CliRunner().invoke(command, ["--clear"])
+    assert "not everything could be removed" in str(result.exception)
