@@ -8,23 +8,28 @@ Data flows one way::
 
 Importing this package registers its models in MMSA: both `from MMSA_ext import MMSA_run` and
 `from MMSA import MMSA_run` accept them. `unregister()` restores MMSA exactly.
+
+MMSA and torch take seconds to import, and asking the command line for help needs neither. So a
+public name is imported when it is first used, and the registration waits for MMSA: it is in force
+once `import MMSA`, anyone's, has been carried out, and at once if it was before.
 """
 
-from MMSA_ext import mmsa_bridge, models
-from MMSA_ext.config import extension_config, get_config_regression, get_config_tune
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from MMSA_ext.errors import MMSAExtError
-from MMSA_ext.mmsa_bridge import register, unregister
-from MMSA_ext.models.infoenh import InfoEnh, InfoEnhConfig
-from MMSA_ext.prediction import MMSA_test, predict_file
-from MMSA_ext.registry import get_model, list_models, register_model, unregister_model
-from MMSA_ext.results import MetricSummary, RunResults, SeedResult
-from MMSA_ext.runner import MMSA_run
+from MMSA_ext.on_import import after_import
 from MMSA_ext.version import __version__
 
-mmsa_bridge.introduce(
-    mmsa_bridge.Extension(list_models, get_model, extension_config, MMSA_run, MMSA_test)
-)
-register()
+if TYPE_CHECKING:
+    from MMSA_ext import models
+    from MMSA_ext.config import get_config_regression, get_config_tune
+    from MMSA_ext.mmsa_bridge import register, unregister
+    from MMSA_ext.models.infoenh import InfoEnh, InfoEnhConfig
+    from MMSA_ext.prediction import MMSA_test, predict_file
+    from MMSA_ext.registry import list_models, register_model, unregister_model
+    from MMSA_ext.results import MetricSummary, RunResults, SeedResult
+    from MMSA_ext.runner import MMSA_run
 
 __all__ = [
     "InfoEnh",
@@ -46,3 +51,45 @@ __all__ = [
     "unregister",
     "unregister_model",
 ]
+
+# Modules of the names that are imported when they are first used.
+_HOMES = {
+    "InfoEnh": "MMSA_ext.models.infoenh",
+    "InfoEnhConfig": "MMSA_ext.models.infoenh",
+    "MMSA_run": "MMSA_ext.runner",
+    "MMSA_test": "MMSA_ext.prediction",
+    "MetricSummary": "MMSA_ext.results",
+    "RunResults": "MMSA_ext.results",
+    "SeedResult": "MMSA_ext.results",
+    "get_config_regression": "MMSA_ext.config",
+    "get_config_tune": "MMSA_ext.config",
+    "list_models": "MMSA_ext.registry",
+    "predict_file": "MMSA_ext.prediction",
+    "register": "MMSA_ext.mmsa_bridge",
+    "register_model": "MMSA_ext.registry",
+    "unregister": "MMSA_ext.mmsa_bridge",
+    "unregister_model": "MMSA_ext.registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name that has not been used yet."""
+    if name == "models":
+        return import_module("MMSA_ext.models")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _register() -> None:
+    # Importing the bridge registers. Where it is what imports MMSA, it does so at its end. A
+    # statement, unlike `import_module`, does not fail where another thread does the same.
+    import MMSA_ext.mmsa_bridge  # noqa: F401
+
+
+after_import("MMSA", _register)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import models
 from MMSA_ext.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class ModelEntry:
     host: str | None = None
 
 
-_MODELS: dict[str, ModelEntry] = {}
+# One of the package's own is None until its module is imported, when it is first looked up.
+_MODELS: dict[str, ModelEntry | None] = dict.fromkeys(models.HOMES)
 _REFUSED: dict[str, str] = {}
 
 
@@ -71,13 +72,15 @@ def register_model(
     Raises:
         ConfigError: If the name is taken, by MMSA too, or not lower-case, or MMSA has no such host.
     """
+    from MMSA_ext import mmsa_bridge
+
     if host is not None and not mmsa_bridge.is_mmsa_model(host):
         raise ConfigError(f"model {name!r}: its host {host!r} is no model of MMSA.")
     if name != name.lower():
         raise ConfigError(f"model name {name!r}: use lower case, MMSA lower-cases what users type.")
 
     def decorate(build: Builder) -> Builder:
-        if name in _MODELS or mmsa_bridge.is_mmsa_model(name):
+        if _entry(name) is not None or mmsa_bridge.is_mmsa_model(name):
             raise ConfigError(
                 f"model {name!r} exists already; choose another name, or forget your own first "
                 "with MMSA_ext.unregister_model."
@@ -100,6 +103,7 @@ def refuse_model(name: str, reason: str) -> None:
 
 def refusal(name: str) -> str | None:
     """Why there is no model `name`; None if nothing is known of it."""
+    models.import_all()  # the modules say what they refuse
     return _REFUSED.get(name)
 
 
@@ -125,7 +129,7 @@ def is_registered(name: str) -> bool:
 
 def trains_in_mmsa(name: str) -> bool:
     """Whether `name` trains in MMSA's own loop: MMSA's models, and variants that have a host."""
-    return not is_registered(name) or _MODELS[name].host is not None
+    return not is_registered(name) or get_model(name).host is not None
 
 
 def get_model(name: str) -> ModelEntry:
@@ -134,6 +138,14 @@ def get_model(name: str) -> ModelEntry:
     Raises:
         ConfigError: If no such model is registered; names the closest ones.
     """
-    if name not in _MODELS:
+    entry = _entry(name)
+    if entry is None:
         raise ConfigError(f"unknown model {name!r}; {suggest(name, list_models())}")
-    return _MODELS[name]
+    return entry
+
+
+def _entry(name: str) -> ModelEntry | None:
+    """The entry of a model, its module imported; None if there is none, or not yet."""
+    if name in _MODELS and _MODELS[name] is None:
+        models.import_home(name)
+    return _MODELS.get(name)

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,8 @@ from MMSA_ext.config import identity_config, merge
 from MMSA_ext.data import corruption
 from MMSA_ext.data.features import FeatureSet, read_features
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, suggest
-from MMSA_ext.paths import DATA_ROOT_VARIABLE, expand
+from MMSA_ext.paths import DATA_ROOT_VARIABLE, Places
 from MMSA_ext.registry import get_model, is_registered, trains_in_mmsa
-from MMSA_ext.reporting.figures import curves_overview, training_curves
 from MMSA_ext.reporting.store import (
     Environment,
     RunIdentity,
@@ -53,62 +52,6 @@ from MMSA_ext.training.trainer import MINIMISED, Progress
 from MMSA_ext.version import code_version
 
 logger = logging.getLogger("MMSA")
-
-
-@dataclass(frozen=True)
-class Places:
-    """Folders of a run.
-
-    Attributes:
-        models: Checkpoints.
-        results: Records, tables, pictures.
-        logs: Log files.
-    """
-
-    models: Path
-    results: Path
-    logs: Path
-
-    @classmethod
-    def default(
-        cls,
-        models: str | Path | None = None,
-        results: str | Path | None = None,
-        logs: str | Path | None = None,
-    ) -> Places:
-        """`resolved`, and made where they are missing.
-
-        Raises:
-            ConfigError: If a folder cannot be made or written to.
-        """
-        places = cls.resolved(models, results, logs)
-        options = ("--model-save-dir", "--res-save-dir", "--log-dir")
-        for folder, option in zip(vars(places).values(), options, strict=True):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                reason = "" if os.access(folder, os.W_OK | os.X_OK) else "permission denied"
-            except OSError as error:
-                reason = error.strerror or str(error)
-            if reason:
-                raise ConfigError(
-                    f"{folder}: cannot be written to ({reason}); give another folder with {option}."
-                )
-        return places
-
-    @classmethod
-    def resolved(
-        cls,
-        models: str | Path | None = None,
-        results: str | Path | None = None,
-        logs: str | Path | None = None,
-    ) -> Places:
-        """MMSA's folders under the home directory, for those not given; none is made."""
-        home = Path.home() / "MMSA"
-        return cls(
-            Path(expand(models or home / "saved_models")),
-            Path(expand(results or home / "results")),
-            Path(expand(logs or home / "logs")),
-        )
 
 
 def identifying_configuration(args: EasyDict) -> dict[str, Any]:
@@ -440,6 +383,8 @@ class Run:
         )
 
     def _draw(self, results: Sequence[SeedResult]) -> tuple[Path, ...]:
+        from MMSA_ext.reporting.figures.curves import curves_overview, training_curves
+
         folder = self.places.results / "figures" / self.args.dataset_name / self.args.model_name
         folder.mkdir(parents=True, exist_ok=True)
         drawn: list[Path] = []

@@ -10,9 +10,9 @@ from typing import Any
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.config import resolve
-from MMSA_ext.paths import expand
+from MMSA_ext.paths import Places, expand
 from MMSA_ext.results import RunResults
-from MMSA_ext.run import Places, Run
+from MMSA_ext.run import Run
 
 DEFAULT_SEEDS = (1111, 1112, 1113, 1114, 1115)
 

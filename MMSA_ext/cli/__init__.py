@@ -1,14 +1,24 @@
 """The command line, `mmsa-ext COMMAND`; thin over the functions that each command names.
 
-One module a group of commands. Importing the package registers it in MMSA and so takes torch's time
-to load, here too.
+One module a group of commands. Torch, MMSA and pandas take seconds to import, so a command imports
+what it needs when it is carried out: help and mistakes in the options come at once.
 """
 
 import sys
 
 import typer
 
-from MMSA_ext.cli import checks, data, experiments, explain, models, report, runs, statistics
+from MMSA_ext.cli import (
+    cache,
+    checks,
+    data,
+    experiments,
+    explain,
+    models,
+    report,
+    runs,
+    statistics,
+)
 from MMSA_ext.cli.options import parse_overrides
 from MMSA_ext.errors import MMSAExtError
 
@@ -27,6 +37,7 @@ app.command("predict")(runs.predict)
 app.command("check-data")(data.check_data)
 app.command("encode-text")(data.encode_text)
 app.command("standardise")(data.standardise)
+app.command("cache")(cache.cache)
 app.command("complexity")(models.complexity)
 app.add_typer(experiments.app, name="experiment")
 app.add_typer(explain.app, name="explain")

@@ -183,14 +183,14 @@ def cases(
     """Single samples with their text through several systems, from the stored predictions."""
     from MMSA_ext.analysis.cases import case_study, find_records, to_markdown
     from MMSA_ext.data.features import read_features
-    from MMSA_ext.experiments import results_folder
+    from MMSA_ext.paths import Places
     from MMSA_ext.reporting.figures.cases import case_figure
     from MMSA_ext.reporting.store import RunStore, write_atomically
 
     wanted = dict(parse_row(row) for row in rows)
     if len(wanted) < len(rows):
         raise ConfigError("two --row options have the same label; give each its own.")
-    root = results_folder(res_save_dir or None) / "runs"
+    root = Places.resolved(results=res_save_dir or None).results / "runs"
     if not root.is_dir():
         raise ConfigError(
             f"{root}: no such folder, so there are no runs; give the folder that they were saved "

@@ -126,10 +126,10 @@ def _groups(a: str, b: str, dataset: str, res_save_dir: str) -> tuple[RunStore, 
 
 def _store(res_save_dir: str) -> RunStore:
     from MMSA_ext.errors import ConfigError
-    from MMSA_ext.experiments import results_folder
+    from MMSA_ext.paths import Places
     from MMSA_ext.reporting.store import RunStore
 
-    root = results_folder(res_save_dir or None) / "runs"
+    root = Places.resolved(results=res_save_dir or None).results / "runs"
     if not root.is_dir():
         raise ConfigError(
             f"{root}: no such folder, so there are no runs; give the folder that they were saved "

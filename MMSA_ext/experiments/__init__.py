@@ -22,7 +22,7 @@ from MMSA_ext.experiments.files import (
 from MMSA_ext.experiments.plan import Plan, Unit, render_status, status
 from MMSA_ext.experiments.running import Outcome, Progress, run
 from MMSA_ext.experiments.tables import table, write_tables
-from MMSA_ext.run import Places
+from MMSA_ext.paths import Places
 
 __all__ = [
     "Experiment",

@@ -21,9 +21,8 @@ import pandas as pd
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.experiments.plan import FEATURE_FILES, Unit
 from MMSA_ext.experiments.running import Engine, Outcome, Worker
-from MMSA_ext.paths import expand
+from MMSA_ext.paths import Places, expand
 from MMSA_ext.reporting.store import RunStore, StoreError, write_atomically
-from MMSA_ext.run import Places
 
 # Times that Ray runs a unit again after its worker died.
 RETRIES = 3

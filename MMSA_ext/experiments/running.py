@@ -29,8 +29,9 @@ from MMSA_ext import mmsa_bridge
 from MMSA_ext.errors import ConfigError, MMSAExtError
 from MMSA_ext.experiments.files import Experiment, check
 from MMSA_ext.experiments.plan import FEATURE_FILES, Claims, Plan, TimeLeft, Unit
+from MMSA_ext.paths import Places
 from MMSA_ext.reporting.store import RunRecord, RunStore
-from MMSA_ext.run import Places, Run
+from MMSA_ext.run import Run
 from MMSA_ext.runner import open_run
 
 logger = logging.getLogger("MMSA")
@@ -38,6 +39,11 @@ logger = logging.getLogger("MMSA")
 # How often units that other processes have claimed are looked at again.
 POLL_SECONDS = 1.0
 VERBOSE_LEVELS = (0, 1, 2)
+# Threads of a process, if the user set them; numeric libraries read it when they are loaded.
+THREADS_VARIABLE = "OMP_NUM_THREADS"
+# What a thread does that waits for the others of its process. By default it spins, and so takes the
+# core from the thread that it waits for, where there are more threads than cores.
+WAITING_VARIABLE = "OMP_WAIT_POLICY"
 # A unit whose process died twice (out of memory, for instance) is not tried a third time.
 _ATTEMPTS = 2
 
@@ -130,8 +136,9 @@ def run(
 
     Args:
         experiment: From `load`, `narrowed` where needed.
-        jobs: Local processes, each with its share of this process's threads; with 1 everything is
-            run here. CUDA devices in `gpu_ids` are dealt out to them in turn.
+        jobs: Local processes, each with its share of this process's threads, or as many as the
+            environment variable `OMP_NUM_THREADS` says; with 1 everything is run here. CUDA devices
+            in `gpu_ids` are dealt out to them in turn.
         engine: Another engine, made from the store and `options`, such as `ray_engine.connect`.
         progress: Called after each step.
         options: Further arguments of `MMSA_run`, such as `custom_feature` or `res_save_dir`. With
@@ -406,7 +413,7 @@ class LocalProcesses:
         self.slots = jobs
         loaders = int(options.get("num_workers", 0)) // jobs
         self._options = dict(options) | {"verbose_level": 0, "num_workers": loaders}
-        self._threads = max(1, torch.get_num_threads() // jobs)
+        self._threads = _threads_each(jobs)
         self._children: list[_Child] = []
 
     def submit(self, unit: Unit) -> None:
@@ -440,8 +447,8 @@ class LocalProcesses:
         taken = {child.number for child in self._children}
         number = next(number for number in range(self.slots) if number not in taken)
         options = self._options | self._device(number)
-        process = context.Process(target=_serve, args=(theirs, options, self._threads))
-        with _ignored_interrupts():
+        process = context.Process(target=_serve, args=(theirs, options))
+        with _ignored_interrupts(), _threads_of_new_processes(self._threads):
             process.start()
         theirs.close()  # the child has its own; with ours open, its death would not be seen
         child = _Child(number, process, ours)
@@ -466,6 +473,46 @@ class LocalProcesses:
         return outcome
 
 
+def _threads_each(jobs: int) -> int:
+    """Threads of each of several processes: what the user set, else a share of this one's."""
+    if THREADS_VARIABLE not in os.environ:
+        return max(1, torch.get_num_threads() // jobs)
+    threads, cores = torch.get_num_threads(), _cores()
+    if jobs > 1 and threads > 1 and jobs * threads > cores:
+        logger.warning(
+            "%d processes of %s=%d threads share %d cores and hinder each other; unset it, or set "
+            "it to %d.",
+            jobs,
+            THREADS_VARIABLE,
+            threads,
+            cores,
+            max(1, cores // jobs),
+        )
+    return threads
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def _threads_of_new_processes(threads: int) -> Iterator[None]:
+    """Let processes that are started inside have so many threads, in every numeric library."""
+    waiting = os.environ.get(WAITING_VARIABLE, "PASSIVE")
+    told = {THREADS_VARIABLE: str(threads), WAITING_VARIABLE: waiting}
+    before = {name: os.environ[name] for name in told if name in os.environ}
+    os.environ.update(told)
+    try:
+        yield
+    finally:
+        for name in told:
+            del os.environ[name]
+        os.environ.update(before)
+
+
 @contextmanager
 def _ignored_interrupts() -> Iterator[None]:
     """Start processes that ignore Ctrl-C from their first instruction; it is this one's affair."""
@@ -479,12 +526,11 @@ def _ignored_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _serve(connection: Connection, options: Mapping[str, Any], threads: int) -> None:
+def _serve(connection: Connection, options: Mapping[str, Any]) -> None:
     """Main function of a child: units in, outcomes out, until it is told to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
     signal.signal(signal.SIGTERM, leave)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
     worker = Worker(options)
     try:
         while True:

@@ -1,12 +1,19 @@
 """The one place that knows MMSA's internals (MMSA 2.2.1, the wheel from PyPI).
 
+Importing it registers this package in MMSA, so that nothing can import MMSA through it and find it
+without; `MMSA_ext/__init__.py` imports it as soon as MMSA is there.
+
 - `registration`: MMSA learns this package's models, and forgets them again.
+- `package`: what MMSA learns by default, this package.
 - `configuration`: MMSA's configuration reader, extended.
 - `shims`, `encoder_shims`: what MMSA needs to run on current libraries, with any text encoder.
 - `feature_reading`: safe unpickling inside MMSA's loader, once a file, its gaps mended.
 - `runtime`: logging, progress bars, seeds, device.
 - `recording`, `stock`, `scoring`: MMSA's own models, run exactly as MMSA runs them, and watched.
 """
+
+# First, and by a statement: so it does no harm if another thread, importing MMSA, waits for us.
+import MMSA  # noqa: F401
 
 from MMSA_ext.mmsa_bridge.configuration import (
     UNIMODAL_TASKS,
@@ -21,7 +28,6 @@ from MMSA_ext.mmsa_bridge.extension import Extension, RegisteredModel
 from MMSA_ext.mmsa_bridge.feature_reading import feature_cache, transformed_features
 from MMSA_ext.mmsa_bridge.recording import EpochRecord, SplitPredictions
 from MMSA_ext.mmsa_bridge.registration import (
-    introduce,
     is_registered,
     register,
     registered,
@@ -64,7 +70,6 @@ __all__ = [
     "complete_args",
     "encoder_architecture",
     "feature_cache",
-    "introduce",
     "is_mmsa_model",
     "is_registered",
     "metrics",
@@ -87,3 +92,5 @@ __all__ = [
     "transformed_features",
     "unregister",
 ]
+
+register()

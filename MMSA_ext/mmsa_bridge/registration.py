@@ -17,6 +17,7 @@ from typing import IO, Any
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.mmsa_bridge.extension import Extension
 from MMSA_ext.mmsa_bridge.feature_reading import read_features_safely
+from MMSA_ext.mmsa_bridge.package import THIS_PACKAGE
 from MMSA_ext.mmsa_bridge.patching import ModuleProxy, replace_attribute
 from MMSA_ext.mmsa_bridge.shims import apply_shims
 from MMSA_ext.paths import DATA_ROOT_VARIABLE, expand
@@ -34,16 +35,9 @@ class _Registration:
 
 
 _registration: _Registration | None = None
-_package: Extension | None = None
 
 
-def introduce(extension: Extension) -> None:
-    """Tell the bridge what `register` adds by default; the package does so on import."""
-    global _package
-    _package = extension
-
-
-def register(extension: Extension | None = None) -> None:
+def register(extension: Extension = THIS_PACKAGE) -> None:
     """Let MMSA know this package's models, and run on current libraries.
 
     Afterwards `MMSA_run`, also MMSA's own and also one imported earlier, accepts the added models;
@@ -56,16 +50,10 @@ def register(extension: Extension | None = None) -> None:
     the added models is `mmsa-ext`.
 
     Args:
-        extension: What to add; what was introduced by default.
-
-    Raises:
-        ConfigError: If nothing was given or introduced.
+        extension: What to add.
     """
     global _registration
     if _registration is None:
-        extension = extension or _package
-        if extension is None:
-            raise ConfigError("nothing to register in MMSA yet; import MMSA_ext first.")
         _registration = _patch_mmsa(extension)
     _list_models(_registration)
 

@@ -1,21 +1,40 @@
-"""Models of this package; importing it registers them."""
+"""Models of this package; importing one of their modules registers what it holds."""
 
-from MMSA_ext.models import (
-    almt,
-    confede,
-    dashfusion,
-    dbf,
-    fdmer_reconstructed,
-    infoenh_hosts,
-    text_only,
-)
+from importlib import import_module
 
-__all__ = [
-    "almt",
-    "confede",
-    "dashfusion",
-    "dbf",
-    "fdmer_reconstructed",
-    "infoenh_hosts",
-    "text_only",
-]
+# Each model and its module: names are known, and listed in MMSA, before any module is imported.
+HOMES = {
+    "almt": "almt",
+    "almt_released": "almt",
+    "confede": "confede",
+    "confede_infoenh": "confede",
+    "dashfusion": "dashfusion",
+    "dashfusion_released": "dashfusion",
+    "dbf": "dbf",
+    "ef_lstm_infoenh": "infoenh_hosts.feature_level",
+    "fdmer_reconstructed": "fdmer_reconstructed",
+    "lf_dnn_infoenh": "infoenh_hosts.feature_level",
+    "lmf_infoenh": "infoenh_hosts.feature_level",
+    "mfn_infoenh": "infoenh_hosts.feature_level",
+    "misa_infoenh": "infoenh_hosts.misa",
+    "mmim_infoenh": "infoenh_hosts.mmim",
+    "mult_infoenh": "infoenh_hosts.feature_level",
+    "self_mm_infoenh": "infoenh_hosts.self_mm",
+    "text_only": "text_only",
+    "tfn_infoenh": "infoenh_hosts.feature_level",
+}
+
+
+def import_home(name: str) -> None:
+    """Import the module of model `name`, which registers it; once imported, do nothing.
+
+    Raises:
+        KeyError: If this package has no such model.
+    """
+    import_module(f"{__name__}.{HOMES[name]}")
+
+
+def import_all() -> None:
+    """Import the modules of all models."""
+    for name in HOMES:
+        import_home(name)

@@ -1,6 +1,10 @@
 """The command line, as a user types it."""
 
+import json
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 import typer
@@ -131,3 +135,48 @@ def test_every_command_explains_itself(command):
     result = runner.invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0
     assert "Usage" in result.output
+
+
+# What takes seconds to import. `--help`, and a mistake in the options, need none of it.
+HEAVY = ("torch", "MMSA", "numpy", "pandas", "scipy", "matplotlib", "transformers")
+
+IMPORTED = """
+import json, sys
+from MMSA_ext.cli import main
+found = {}
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["mmsa-ext", *arguments]
+    try:
+        main()
+    except SystemExit as ended:
+        found[" ".join(arguments)] = [ended.code, sorted(set(HEAVY) & sys.modules.keys())]
+print("\\n" + json.dumps(found))
+"""
+
+
+def test_help_and_usage_errors_import_nothing_heavy():
+    helps = [[*command.split(), "--help"] for command in every_command()]
+    mistakes = [["run", "--nope"], ["explain", "cases"], ["experiment", "run"], ["nope"]]
+    script = IMPORTED.replace("HEAVY", repr(HEAVY))
+    command = [sys.executable, "-c", script, json.dumps([["--help"], *helps, *mistakes])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) == 1 + len(helps) + len(mistakes)
+    for arguments, (code, imported) in found.items():
+        assert code == (0 if arguments.endswith("--help") else 2), arguments
+        assert imported == [], arguments
+
+
+@pytest.mark.parametrize("command", ["compare a b", "power a b", "result-stat", "check-data x.pkl"])
+def test_commands_on_records_and_files_need_no_torch(command, tmp_path):
+    script = (
+        "import sys\nfrom MMSA_ext.cli import main\ntry:\n    main()\n"
+        "finally:\n    print({'torch', 'MMSA'} & sys.modules.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command.split()],
+        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert "error:" in done.stderr
+    assert done.stdout.splitlines()[-1] == "set()"

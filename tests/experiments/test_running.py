@@ -13,7 +13,13 @@ import pytest
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.experiments import Plan, run
 from MMSA_ext.experiments.plan import Claims
-from MMSA_ext.experiments.running import InProcess, LocalProcesses, Outcome, _Scheduler
+from MMSA_ext.experiments.running import (
+    InProcess,
+    LocalProcesses,
+    Outcome,
+    _Scheduler,
+    _threads_of_new_processes,
+)
 from tests.experiments.conftest import CONTENT
 
 
@@ -277,6 +283,43 @@ def test_cuda_devices_are_dealt_out():
         {"gpu_ids": ["0"]}, {"gpu_ids": ["1"]}, {"gpu_ids": ["0"]}
     ]  # fmt: skip
     assert LocalProcesses(2, {"gpu_ids": "cpu"})._device(1) == {}
+
+
+@pytest.mark.parametrize(("cores", "jobs", "each"), [(8, 2, 4), (8, 3, 2), (2, 4, 1)])
+def test_processes_share_the_threads(monkeypatch, cores, jobs, each):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("torch.get_num_threads", lambda: cores)
+    assert LocalProcesses(jobs, {})._threads == each
+
+
+def test_threads_that_the_user_set_stand(monkeypatch, caplog):
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    monkeypatch.setattr("torch.get_num_threads", lambda: 4)
+    monkeypatch.setattr("MMSA_ext.experiments.running._cores", lambda: 8)
+    assert LocalProcesses(2, {})._threads == 4
+    assert not caplog.messages
+    assert LocalProcesses(3, {})._threads == 4
+    assert "unset it, or set it to 2" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("before", "told"),
+    [
+        ({}, ["3", "PASSIVE"]),
+        ({"OMP_NUM_THREADS": "7", "OMP_WAIT_POLICY": "ACTIVE"}, ["3", "ACTIVE"]),
+    ],
+)
+def test_a_new_process_is_told_its_threads_and_this_one_keeps_its_own(monkeypatch, before, told):
+    names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in before.items():
+        monkeypatch.setenv(name, value)
+    script = f"import os; print(*[os.environ[name] for name in {names}])"
+    with _threads_of_new_processes(3):
+        shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert shown.stdout.split() == told
+    assert {name: os.environ[name] for name in names if name in os.environ} == before
 
 
 def test_a_process_goes_on_with_the_data_that_it_has_open(make, store, feature_file):
