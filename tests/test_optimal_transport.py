@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from MMSA_ext import optimal_transport
 from MMSA_ext.optimal_transport import (
     barycentric_map,
     cosine_cost,
@@ -157,6 +158,121 @@ def test_gradient_is_the_derivative(steps):
         return sinkhorn(c, 5, row_mass=mass, max_iterations=steps, tolerance=0).plan
 
     assert torch.autograd.gradcheck(plan, cost)
+
+
+WAYS = ["float32", "float64", "logarithms"]
+
+
+def choose(way, monkeypatch):
+    """Make the solver compute in this way, whatever the kernel spans."""
+    limits = {"float32": (1e9, 1e9), "float64": (-1, 1e9), "logarithms": (-1, -1)}[way]
+    monkeypatch.setattr(optimal_transport, "_WIDEST_IN_FLOAT32", limits[0])
+    monkeypatch.setattr(optimal_transport, "_WIDEST_IN_FLOAT64", limits[1])
+
+
+def unrolled(cost, inverse_temperature, a, b, tolerance):
+    """One problem in float64 by automatic differentiation: plan and iterations."""
+    K, v = torch.exp(-inverse_temperature * cost), torch.ones_like(b)
+    iteration, error = 0, 1.0
+    while error > tolerance:
+        u = a / (K @ v)
+        v = b / (K.T @ u)
+        iteration, error = iteration + 1, (u * (K @ v) - a).abs().sum().item()
+    return u[:, None] * K * v, iteration
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_plans_and_gradients_are_those_of_the_unrolled_iteration(way, monkeypatch):
+    """Of every problem, each with its own number of iterations, by the cost and by the masses."""
+    choose(way, monkeypatch)
+    cost = random_cost(9, 5, 4).requires_grad_()
+    a, b = random_mass(9, 5).requires_grad_(), random_mass(4, seed=2).requires_grad_()
+    weight = random_cost(9, 5, 4, seed=5)
+    pieces = [unrolled(c, 12, x, b, 0.01) for c, x in zip(cost, a, strict=True)]
+    plan, iterations = torch.stack([p for p, _ in pieces]), [i for _, i in pieces]
+    want = torch.autograd.grad((plan * weight).sum(), (cost, a, b))
+    leaves = [x.detach().float().requires_grad_() for x in (cost, a, b)]
+    got = sinkhorn(leaves[0], 12, row_mass=leaves[1], column_mass=leaves[2])
+    assert got.iterations.tolist() == iterations
+    assert len(set(iterations)) > 3
+    torch.testing.assert_close(got.plan, plan.float())
+    assert not got.row_error.requires_grad
+    gradients = torch.autograd.grad((got.plan * weight).sum(), leaves)
+    for gradient, wanted in zip(gradients, want, strict=True):
+        torch.testing.assert_close(gradient, wanted.float(), rtol=1e-3, atol=1e-5)
+
+
+def test_gradient_by_the_masses_is_the_derivative():
+    cost = random_cost(2, 4, 3)
+
+    def plan(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        a, b = a.softmax(-1), b.softmax(-1)
+        return sinkhorn(cost, 5, row_mass=a, column_mass=b, max_iterations=4, tolerance=0).plan
+
+    generator = torch.Generator().manual_seed(4)
+    a, b = (torch.randn(2, n, generator=generator).double().requires_grad_() for n in (4, 3))
+    assert torch.autograd.gradcheck(plan, (a, b))
+
+
+def test_a_second_derivative_is_refused():
+    cost = random_cost(3, 3).requires_grad_()
+    plan = sinkhorn(cost, 5).plan
+    with pytest.raises(RuntimeError, match="no derivative of its own; detach the plan"):
+        torch.autograd.grad(plan[0, 0], cost, create_graph=True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_problem_without_mass_is_empty_and_harms_no_other(way, monkeypatch):
+    choose(way, monkeypatch)
+    cost = random_cost(2, 4, 4, dtype=torch.float32).requires_grad_()
+    mass = torch.tensor([[0.25] * 4, [0.0] * 4])
+    got = sinkhorn(cost, 20, row_mass=mass, column_mass=mass)
+    torch.testing.assert_close(got.plan[0], sinkhorn(cost[0], 20).plan)
+    assert got.plan[1].count_nonzero() == 0
+    got.plan.square().sum().backward()
+    assert cost.grad.isfinite().all()
+    assert cost.grad[0].count_nonzero() == 16
+    assert cost.grad[1].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("inverse_temperature", [10, 50, 300, 2000])
+def test_float32_costs_give_finite_plans_and_gradients_at_any_lambda(inverse_temperature):
+    """Float32, float64 and logarithms in turn, beside the same in float64."""
+    cost = random_cost(6, 8, 8, seed=7, dtype=torch.float32).requires_grad_()
+    got = sinkhorn(cost, inverse_temperature)
+    want = sinkhorn(cost.detach().double(), inverse_temperature, max_iterations=100)
+    torch.testing.assert_close(got.plan, want.plan.float(), rtol=1e-2, atol=1e-4)
+    got.plan.square().sum().backward()
+    assert got.plan.isfinite().all()
+    assert cost.grad.isfinite().all()
+
+
+def test_a_neighbour_with_a_wide_kernel_changes_rounding_only():
+    """It makes the whole batch run on logarithms."""
+    narrow, wide = random_cost(8, 8, dtype=torch.float32), 100 * random_cost(8, 8).float()
+    alone, together = sinkhorn(narrow, 20), sinkhorn(torch.stack([narrow, wide]), 20)
+    assert together.iterations[0] == alone.iterations
+    torch.testing.assert_close(together.plan[0], alone.plan, rtol=1e-4, atol=1e-6)
+
+
+def test_a_constant_for_a_row_changes_nothing():
+    cost = random_cost(5, 4)
+    shifted = cost + 1e3 * torch.arange(5)[:, None]
+    torch.testing.assert_close(sinkhorn(shifted, 20).plan, sinkhorn(cost, 20).plan)
+
+
+def test_masses_may_have_a_batch_that_the_cost_has_not():
+    cost, a = random_cost(4, 3), random_mass(2, 4)
+    got = sinkhorn(cost, 20, row_mass=a)
+    assert got.plan.shape == (2, 4, 3)
+    for plan, mass in zip(got.plan, a, strict=True):
+        torch.testing.assert_close(plan, sinkhorn(cost, 20, row_mass=mass).plan)
+
+
+def test_no_problems_have_no_plans():
+    got = sinkhorn(torch.zeros(0, 3, 4), 5)
+    assert got.plan.shape == (0, 3, 4)
+    assert got.iterations.shape == got.row_error.shape == (0,)
 
 
 def test_gradient_of_cost_and_entropy_and_maps():

@@ -7,6 +7,7 @@ The similarity is exact, computed in blocks: O(N^2) time in matrix products, O(N
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,6 +62,10 @@ class ContrastSets:
     negatives: Tensor
     negative_mask: Tensor
 
+    def to(self, device: torch.device) -> ContrastSets:
+        """The same sets on a device."""
+        return ContrastSets(**{name: value.to(device) for name, value in vars(self).items()})
+
 
 class RetrievalIndex:
     """Candidates of every training sample.
@@ -107,73 +112,84 @@ def label_classes(labels: Tensor, rule: ClassRule) -> Tensor:
 
 @torch.no_grad()
 def build_index(
-    features: Tensor, labels: Tensor, config: RetrievalConfig, block_elements: int = 1 << 23
+    features: Tensor, labels: Tensor, config: RetrievalConfig, block_rows: int = 256
 ) -> RetrievalIndex:
     """Rank all training samples by cosine similarity and keep each one's candidates.
+
+    Of equally similar samples any may be kept, the same ones whenever this is repeated.
 
     Args:
         features: `(N, d)` float; the concatenated global features [T; V; A].
         labels: `(N,)` float.
         config: How candidates are found.
-        block_elements: Similarities held at a time; the memory bound.
+        block_rows: Samples compared with all others at a time; memory is O(N x block_rows).
 
     Returns:
         Index on the CPU; K is the smaller of `config.candidates` and N.
     """
     features = F.normalize(features.float(), dim=-1)
     classes = label_classes(labels, config.classes).to(features.device)
-    count = len(features)
-    rows = max(1, block_elements // count)
     find = _nearest if config.mode == "correct" else _rank_positions
-    blocks = []
-    for start in range(0, count, rows):
-        block = torch.arange(start, min(start + rows, count), device=features.device)
-        blocks.append(find(features[block] @ features.T, classes, block, config))
-    same, similar, dissimilar = (torch.cat(parts).cpu() for parts in zip(*blocks, strict=True))
-    return RetrievalIndex(same, similar, dissimilar)
+    return RetrievalIndex(*find(features, classes, config, block_rows).cpu())
 
 
-def _nearest(
-    similarities: Tensor, classes: Tensor, rows: Tensor, config: RetrievalConfig
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Candidates of one block of anchors; the anchor is never its own candidate."""
+def _blocks(count: int, block_rows: int) -> Iterator[slice]:
+    starts = range(0, count, block_rows)
+    return (slice(start, min(start + block_rows, count)) for start in starts)
+
+
+def _nearest(features: Tensor, classes: Tensor, config: RetrievalConfig, block_rows: int) -> Tensor:
+    """Candidates `(3, N, K)`: same class, similar others, dissimilar others; never the sample."""
+    # With equal classes side by side, a block needs masks in a window of neighbouring columns only.
+    order = classes.argsort(stable=True)
+    features, classes = features[order], classes[order]
+    ends = classes.bincount().cumsum(dim=0)
     k = min(config.candidates, len(classes))
-    absent = -float("inf")
-    same_class = classes[rows][:, None] == classes[None]
-    similar = _top(similarities.masked_fill(same_class, absent), k)
-    dissimilar = _top((-similarities).masked_fill_(same_class, absent), k)
-    same = similarities.masked_fill_(~same_class, absent)
-    same[torch.arange(len(rows), device=rows.device), rows] = absent
-    return _top(same, k), similar, dissimilar
+    found = order.new_empty((3, len(classes), k))
+    for rows in _blocks(len(classes), block_rows):
+        similarities = features[rows] @ features.T
+        first, last = classes[rows][0], classes[rows][-1]
+        begin = int(ends[first - 1]) if first > 0 else 0
+        window = similarities[:, begin : int(ends[last])]
+        same_class = classes[rows, None] == classes[begin : int(ends[last])]
+        same = window.masked_fill(~same_class, -torch.inf)
+        same.diagonal(rows.start - begin).fill_(-torch.inf)
+        found[0, rows] = _top(same, k, order[begin:])
+        window.masked_fill_(same_class, -torch.inf)
+        found[1, rows] = _top(similarities, k, order)
+        window.masked_fill_(same_class, torch.inf)
+        found[2, rows] = _top(similarities, k, order, largest=False)
+    return found[:, order.argsort()]
 
 
-def _top(scores: Tensor, k: int) -> Tensor:
-    """Indices of the k best scores of each row, -1 where a score is -inf."""
-    values, indices = scores.topk(k, dim=1)
-    return indices.masked_fill(values == float("-inf"), -1)
+def _top(scores: Tensor, k: int, names: Tensor, *, largest: bool = True) -> Tensor:
+    """Names of the columns with the k best finite scores of each row, -1 where there are fewer."""
+    values, columns = scores.topk(min(k, scores.shape[1]), dim=1, largest=largest)
+    found = names[columns].masked_fill(values.isinf(), -1)
+    return F.pad(found, (0, k - found.shape[1]), value=-1)
 
 
 def _rank_positions(
-    similarities: Tensor, classes: Tensor, rows: Tensor, config: RetrievalConfig
-) -> tuple[Tensor, Tensor, Tensor]:
+    features: Tensor, classes: Tensor, config: RetrievalConfig, block_rows: int
+) -> Tensor:
     """The released code's candidates: positions in the ranking, not the samples at them."""
     count = len(classes)
     k = min(config.candidates, count)
-    ranking = similarities.argsort(dim=1, descending=True)
-    position = torch.arange(count, device=rows.device)
-    same_class = classes[ranking] == classes[rows][:, None]
-    # The released loop skips the position that equals the anchor's index, not the anchor itself.
-    not_skipped = position[None] != rows[:, None]
+    found = classes.new_empty((3, count, k))
+    position = torch.arange(count, device=classes.device)
     top = position < count * config.similar_window
     bottom = position >= count - count * config.dissimilar_window
-    from_top = torch.where(top & not_skipped, (count - position).float(), -float("inf"))
-    from_bottom = torch.where(bottom & not_skipped, position.float(), -float("inf"))
-    absent = -float("inf")
-    return (
-        _top(from_top.masked_fill(~same_class, absent), k),
-        _top(from_top.masked_fill(same_class, absent), k),
-        _top(from_bottom.masked_fill(same_class, absent), k),
-    )
+    for rows in _blocks(count, block_rows):
+        ranking = (features[rows] @ features.T).argsort(dim=1, descending=True)
+        same_class = classes[ranking] == classes[rows, None]
+        # The released loop skips the position that equals the anchor's index, not the anchor.
+        not_skipped = position != position[rows, None]
+        from_top = torch.where(top & not_skipped, (count - position).float(), -torch.inf)
+        from_bottom = torch.where(bottom & not_skipped, position.float(), -torch.inf)
+        found[0, rows] = _top(from_top.masked_fill(~same_class, -torch.inf), k, position)
+        found[1, rows] = _top(from_top.masked_fill(same_class, -torch.inf), k, position)
+        found[2, rows] = _top(from_bottom.masked_fill(same_class, -torch.inf), k, position)
+    return found
 
 
 def _choose(candidates: Tensor, number: int) -> tuple[Tensor, Tensor]:
