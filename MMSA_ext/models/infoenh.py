@@ -393,7 +393,7 @@ class FeatureBottleneck(nn.Module):
 
     def forward(self, sequence: Tensor, mask: Tensor) -> PooledTokens:
         """Pool and gate `(B, L, in_dim)` with mask `(B, L)`, one token valid at least."""
-        e, kept, selected = self._pool(self.project(sequence), mask)
+        e, kept, selected = self._pool(sequence, mask)
         if not self.config.bottleneck:
             return PooledTokens(e, e, kept, selected)
         g = self._gates(e)
@@ -406,17 +406,29 @@ class FeatureBottleneck(nn.Module):
             e, e * m, kept, selected, _mean_over(g, rows), _mean_over(opened, rows).detach()
         )
 
-    def _pool(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _pool(self, sequence: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rows `(B, k, d)`, which of them exist, and the positions they come from."""
-        k = self.config.k
         if self.config.pool == "kmax_per_channel":
-            return _largest_per_channel(tokens, mask, k)
+            return _largest_per_channel(self.project(sequence), mask, self.config.k)
+        with torch.no_grad():
+            selected = _best_positions(self._ranking(sequence, mask), mask, self.config.k)
+        # From here on with a gradient: nothing else reads the tokens that are not kept.
+        kept = selected >= 0
+        index = selected.clamp(min=0).unsqueeze(-1)
+        rows = self.project(sequence.gather(1, index.expand(-1, -1, sequence.shape[-1])))
+        if self.config.pool == "token_score":
+            rows = rows * self.scorer(rows).sigmoid()
+        return rows.masked_fill(~kept.unsqueeze(-1), 0.0), kept, selected
+
+    def _ranking(self, sequence: Tensor, mask: Tensor) -> Tensor:
+        """What ranks the tokens, `(B, L)`; -inf where not valid."""
+        tokens = self.project(sequence)
+        values: Tensor
         if self.config.pool == "token_norm":
-            norms = torch.linalg.vector_norm(at_least_float32(tokens), dim=-1)
-            rows, kept, selected, _ = _best_tokens(tokens, norms, mask, k)
-            return rows, kept, selected
-        rows, kept, selected, score = _best_tokens(tokens, self.scorer(tokens).squeeze(-1), mask, k)
-        return rows * score.sigmoid().unsqueeze(-1), kept, selected
+            values = torch.linalg.vector_norm(at_least_float32(tokens), dim=-1)
+        else:
+            values = self.scorer(tokens).squeeze(-1)
+        return values.masked_fill(~mask, -torch.inf)
 
     def _gates(self, e: Tensor) -> Tensor:
         """The gates g of eq. 1: `(B, k, d)`, or `(B, k, 1)` for a gate per token."""
@@ -426,36 +438,23 @@ class FeatureBottleneck(nn.Module):
         return gates
 
 
-def _best_tokens(
-    tokens: Tensor, ranking: Tensor, mask: Tensor, k: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The k valid tokens of highest rank, in temporal order.
+def _best_positions(ranking: Tensor, mask: Tensor, k: int) -> Tensor:
+    """Positions of the k valid tokens of highest rank, ascending.
 
     Args:
-        tokens: `(B, L, d)`.
-        ranking: `(B, L)`.
+        ranking: `(B, L)`, -inf where not valid.
         mask: `(B, L)`.
-        k: Rows to return.
+        k: Positions to return.
 
     Returns:
-        Rows `(B, k, d)`, zero where absent; which exist `(B, k)`; their positions `(B, k)`, -1
-        where absent; their ranking `(B, k)`, with gradient.
+        `(B, k)` int64, -1 where a sample has no further token.
     """
-    length = tokens.shape[1]
+    length = ranking.shape[1]
     # A stable sort, unlike topk, prefers the earlier of two equal tokens whatever the padding.
-    ranked = ranking.detach().masked_fill(~mask, -torch.inf)
-    best = ranked.argsort(dim=1, descending=True, stable=True)[:, :k]
+    best = ranking.argsort(dim=1, descending=True, stable=True)[:, :k]
     position = best.masked_fill(~mask.gather(1, best), length).sort(dim=1).values
     position = F.pad(position, (0, k - position.shape[1]), value=length)
-    kept = position < length
-    index = position.masked_fill(~kept, 0)
-    rows = tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
-    return (
-        rows.masked_fill(~kept.unsqueeze(-1), 0.0),
-        kept,
-        position.masked_fill(~kept, -1),
-        ranking.gather(1, index),
-    )
+    return position.masked_fill(position == length, -1)
 
 
 def _largest_per_channel(tokens: Tensor, mask: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -92,6 +92,25 @@ def test_bottleneck_is_section_4_1(pool, gate):
             assert output.token_mask[name][i].tolist() == [r < length for r in range(4)]
 
 
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_gradient_is_that_of_projecting_every_token(pool):
+    """The kept tokens are projected apart from the ranking, which has no gradient."""
+    model = build(pool=pool)
+    sequences, masks = batch()
+    sequences = {name: x.requires_grad_() for name, x in sequences.items()}
+    leaves = [*model.bottlenecks.parameters(), *sequences.values()]
+    weight = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+
+    filtered = model(sequences, masks).filtered
+    got = torch.autograd.grad(sum((z * weight).sum() for z in filtered.values()), leaves)
+    looped = sum(
+        (pooled_by_loop(model, name, sequences[name][i], length)[2] * weight).sum()
+        for name, lengths in LENGTHS.items()
+        for i, length in enumerate(lengths)
+    )
+    torch.testing.assert_close(got, torch.autograd.grad(looped, leaves))
+
+
 def test_diagnostics_count_open_gates_of_existing_rows():
     output = run(build(d=5, gate="token"))
     for name in DIMS:
