@@ -225,7 +225,7 @@ def _variant_entry(
     searched = section.get("debugParams", {"d_paras": []})
     added = own.get("debugParams", {"d_paras": []})
     parts = {
-        "commonParams": section["commonParams"] | _defaults(entry) | own.get("commonParams", {}),
+        "commonParams": section["commonParams"] | defaults(entry) | own.get("commonParams", {}),
         "debugParams": searched | added | {"d_paras": [*searched["d_paras"], *added["d_paras"]]},
     }
     if "datasetParams" in section:
@@ -237,7 +237,7 @@ def _variant_entry(
     return parts
 
 
-def _defaults(entry: ModelEntry) -> dict[str, Any]:
+def defaults(entry: ModelEntry) -> dict[str, Any]:
     """Defaults of a model's configuration class, as plain values."""
     values = {
         key: field.get_default(call_default_factory=True)
@@ -249,7 +249,7 @@ def _defaults(entry: ModelEntry) -> dict[str, Any]:
 
 def _default_entry(entry: ModelEntry) -> dict[str, Any]:
     return {
-        "commonParams": _defaults(entry),
+        "commonParams": defaults(entry),
         "datasetParams": {dataset: {} for dataset in DATASETS},
         "debugParams": {"d_paras": []},
     }

@@ -21,6 +21,7 @@ from MMSA_ext.analysis.words import words_of
 from MMSA_ext.errors import CheckpointError
 from MMSA_ext.models.attention import MultiSourceAttention
 from MMSA_ext.models.dashfusion import DashFusion
+from MMSA_ext.models.packing import Packing, Ragged
 
 CLASS_TOKEN = -1
 """Number of the column of the class token, which stands in front of the frames."""
@@ -104,7 +105,7 @@ def attention_maps(trained: TrainedModel) -> pd.DataFrame:
 def _maps_of(
     trained: TrainedModel, model: DashFusion, call: Call, tokenizer: Any
 ) -> list[pd.DataFrame]:
-    caught: list[tuple[dict[str, Tensor], dict[str, Tensor | None]]] = []
+    caught: list[tuple[dict[str, Tensor], dict[str, Tensor | Packing | None]]] = []
     handle = model.temporal_alignment.register_forward_pre_hook(
         lambda module, given: caught.append(given)
     )
@@ -112,7 +113,7 @@ def _maps_of(
         model(*call.inputs)
     finally:
         handle.remove()
-    features, masks = caught[0]
+    features, masks = _padded(*caught[0])
     weights = attention_weights(
         model.temporal_alignment.cross_attention, features["text"], features, masks
     )
@@ -123,6 +124,19 @@ def _maps_of(
         for position, row in enumerate(call.rows)
         for name in stacked
     ]
+
+
+def _padded(
+    features: dict[str, Tensor], masks: dict[str, Tensor | Packing | None]
+) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+    """Features and masks of padded batches, also where frames came packed."""
+    features, seen = dict(features), dict[str, Tensor | None]()
+    for name, mask in masks.items():
+        if isinstance(mask, Packing):
+            features[name], seen[name] = Ragged(features[name], mask).padded()
+        else:
+            seen[name] = mask
+    return features, seen
 
 
 def _table(

@@ -85,6 +85,15 @@ class FeatureDataset:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def by_length(self) -> Tensor:
+        """Indices of all samples `(N,)` int64, from short to long: by frames and tokens together.
+
+        Each modality counts as a share of its longest sample; samples of one length stay in order.
+        """
+        lengths = (self.text_bert[:, 1].sum(axis=-1), self.audio_lengths, self.vision_lengths)
+        share = sum(np.asarray(n, dtype=np.float64) / max(1, n.max(initial=0)) for n in lengths)
+        return torch.from_numpy(np.argsort(share, kind="stable"))
+
     def batch(self, indices: Tensor) -> Batch:
         """The samples at `indices` `(B,)` int64, trimmed to the longest of them.
 
@@ -114,7 +123,7 @@ class FeatureDataset:
         ):
             valid = torch.from_numpy(lengths[rows])
             longest = max(1, int(valid.max()))
-            batch[name] = torch.from_numpy(frames[rows, :longest].astype(np.float32))
+            batch[name] = torch.from_numpy(frames[rows, :longest].astype(np.float32, copy=False))
             batch[f"{name}_lengths"] = valid
             batch[f"{name}_mask"] = torch.arange(longest)[None] < valid[:, None]
         return batch

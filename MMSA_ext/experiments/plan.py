@@ -285,7 +285,11 @@ def record_keys(record: RunRecord) -> tuple[str, str]:
 
 def _cell(record: RunRecord) -> tuple[str, str, str]:
     identity = record.identity
-    return identity.dataset, identity.model, configuration_digest(identity.configuration)
+    return (
+        identity.dataset,
+        identity.model,
+        configuration_digest(identity.model, identity.configuration),
+    )
 
 
 def _stamp(path: str) -> tuple[str, int, int]:

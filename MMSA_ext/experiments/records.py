@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from MMSA_ext.config import resolve
+from MMSA_ext.config import defaults, resolve
 from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.experiments.files import Experiment, Row, Shown
+from MMSA_ext.registry import get_model, is_registered
 from MMSA_ext.reporting.store import RunRecord, RunStore, content_digest
 from MMSA_ext.run import identifying_configuration
 
@@ -18,6 +19,8 @@ logger = logging.getLogger("MMSA")
 
 # What a run takes over from its feature file, whatever the configuration says.
 _SHAPES = ("feature_dims", "seq_lens", "train_samples")
+# What decides the time of a run and no result beyond rounding.
+_PACE = ("length_groups",)
 
 _Score = tuple[int, datetime]
 _NO_SCORE: _Score = (0, datetime.min.replace(tzinfo=UTC))
@@ -63,15 +66,21 @@ def expected_runs(experiment: Experiment, row: Row, dataset: str) -> Expected:
     args = resolve(str(row.model), dataset, overrides=experiment.overrides(row))
     return Expected(
         args.model_name,
-        configuration_digest(identifying_configuration(args)),
+        configuration_digest(args.model_name, identifying_configuration(args)),
         str(args.featurePath),
         bool(args.get("need_data_aligned")),
     )
 
 
-def configuration_digest(configuration: Mapping[str, Any]) -> str:
-    """Digest of a configuration without what a run takes over from its feature file."""
-    return content_digest({k: v for k, v in configuration.items() if k not in _SHAPES})
+def configuration_digest(model: str, configuration: Mapping[str, Any]) -> str:
+    """Digest of what in a configuration sets runs of a model apart.
+
+    That is not what a run takes over from its feature file, nor what decides its time only. A run
+    from before a key was there did what is the key's default now.
+    """
+    known = defaults(get_model(model)) if is_registered(model) else {}
+    complete = {**known, **configuration}
+    return content_digest({k: v for k, v in complete.items() if k not in (*_SHAPES, *_PACE)})
 
 
 def matching(experiment: Experiment, dataset: str, store: RunStore) -> dict[str, RowRecords]:
@@ -95,7 +104,7 @@ def matching(experiment: Experiment, dataset: str, store: RunStore) -> dict[str,
     stored: dict[tuple[str, str], list[RunRecord]] = {}
     for record in store.records(dataset):
         if record.identity.seed in experiment.seeds:
-            digest = configuration_digest(record.identity.configuration)
+            digest = configuration_digest(record.identity.model, record.identity.configuration)
             stored.setdefault((record.identity.model, digest), []).append(record)
     found: dict[str, tuple[bool, list[RunRecord]]] = {}
     for row in (row for row in experiment.rows if row.model is not None):

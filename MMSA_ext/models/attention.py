@@ -1,16 +1,21 @@
 """Attention blocks in the papers' notation: MHCA, Multi-CA, Transformer layer.
 
 Sequences are `(B, L, D)`; masks are boolean `(B, L)`, True where a position is valid. A masked
-source position gets no attention, so a sample's output does not depend on its padding.
+source position gets no attention, so a sample's output does not depend on its padding. A source may
+be packed instead: rows `(R, D)`, and a `Packing` for the mask.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from MMSA_ext.models.dropout import Dropout, dropout, relu_dropout
+from MMSA_ext.models.packing import Packing
 
 Activation = Literal["relu", "gelu"]
 ResidualStyle = Literal["post_norm", "branch_norm"]
@@ -72,16 +77,18 @@ class MultiHeadAttention(nn.Module):
         self.value = nn.Linear(dim, inner, bias=bias)
         self.output = nn.Linear(inner, dim) if output_projection else nn.Identity()
 
-    def forward(self, target: Tensor, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, target: Tensor, source: Tensor, source_mask: Tensor | Packing | None = None
+    ) -> Tensor:
         """Let every target position read the source.
 
         Args:
-            target: `(B, T, D)`, gives the queries.
-            source: `(B, S, D)`, gives keys and values.
-            source_mask: `(B, S)`, True where valid; None if all are.
+            target: `(B, T, D)`, gives the queries; or the rows of a packed source.
+            source: `(B, S, D)`, gives keys and values; or packed rows `(R, D)`.
+            source_mask: `(B, S)`, True where valid; None if all are; or how the rows are packed.
 
         Returns:
-            `(B, T, D)`.
+            As `target`.
         """
         mixed = attend(
             self.query(target),
@@ -100,22 +107,51 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    source_mask: Tensor | None,
+    source_mask: Tensor | Packing | None,
     *,
     heads: int,
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Multi-head attention on projected sequences `(B, T, inner)`, `(B, S, inner)`."""
+    """Multi-head attention on projected sequences `(B, T, inner)`, `(B, S, inner)`.
+
+    A packed source is given as rows `(R, inner)`; the queries then are those of the same rows, or
+    padded as ever. Each sample attends to itself.
+    """
+    if isinstance(source_mask, Packing):
+        packing, packed_query = source_mask, query.dim() == 2
+        queries = packing.split_rows(query) if packed_query else packing.split_samples(query)
+        keys, values = packing.split_rows(key), packing.split_rows(value)
+        mixed = [
+            attend(q, k, v, block.mask, heads=heads, scale=scale, dropout=dropout)
+            for block, q, k, v in zip(packing.blocks, queries, keys, values, strict=True)
+        ]
+        if packed_query:
+            return torch.cat([part.flatten(0, 1) for part in mixed])
+        return packing.join_samples(mixed)
 
     def split(x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
     mask = None if source_mask is None else source_mask[:, None, None, :]
-    mixed = F.scaled_dot_product_attention(
-        split(query), split(key), split(value), attn_mask=mask, dropout_p=dropout, scale=scale
-    )
-    return mixed.transpose(1, 2).flatten(-2)
+    if dropout > 0 and query.device.type == "cpu":
+        read = _attend_with_dropout(split(query), split(key), split(value), mask, scale, dropout)
+    else:
+        read = F.scaled_dot_product_attention(
+            split(query), split(key), split(value), attn_mask=mask, dropout_p=dropout, scale=scale
+        )
+    return read.transpose(1, 2).flatten(-2)
+
+
+def _attend_with_dropout(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, p: float
+) -> Tensor:
+    """What `scaled_dot_product_attention` computes, with the cheaper dropout."""
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    logits = (query * scale) @ key.transpose(-1, -2)
+    if mask is not None:
+        logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+    return dropout(logits.softmax(dim=-1), p) @ value
 
 
 class MultiSourceAttention(nn.Module):
@@ -159,9 +195,15 @@ class MultiSourceAttention(nn.Module):
             )
 
     def forward(
-        self, target: Tensor, sources: dict[str, Tensor], masks: dict[str, Tensor | None]
+        self,
+        target: Tensor,
+        sources: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor | Packing | None],
     ) -> Tensor:
-        """Sum over sources `(B, S_m, D)` of the attention of `target` `(B, T, D)`: `(B, T, D)`."""
+        """Sum over sources `(B, S_m, D)` of the attention of `target` `(B, T, D)`: `(B, T, D)`.
+
+        Sources may be packed, see `MultiHeadAttention`.
+        """
         if not self.shared_query:
             return torch.stack(
                 [self.attention[m](target, sources[m], masks[m]) for m in self.sources]
@@ -188,7 +230,7 @@ class AddNorm(nn.Module):
         super().__init__()
         self.style = style
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, branch: Tensor) -> Tensor:
         """Join a branch `(B, L, D)` to its input `(B, L, D)`."""
@@ -209,9 +251,20 @@ class FeedForward(nn.Sequential):
         super().__init__(
             nn.Linear(dim, hidden),
             activation_module(activation),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(hidden, dim),
         )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map `(..., dim)` to `(..., dim)`."""
+        expand, activation, drop, contract = self
+        hidden = expand(input)
+        if self.training and isinstance(activation, nn.ReLU) and isinstance(drop, Dropout):
+            hidden = relu_dropout(hidden, drop.p)
+        else:
+            hidden = drop(activation(hidden))
+        output: Tensor = contract(hidden)
+        return output
 
 
 class TransformerLayer(nn.Module):
@@ -250,9 +303,12 @@ class TransformerLayer(nn.Module):
         self,
         x: Tensor,
         source: Tensor | None = None,
-        source_mask: Tensor | None = None,
+        source_mask: Tensor | Packing | None = None,
     ) -> Tensor:
-        """Update `x` `(B, L, D)` from `source` `(B, S, D)`, or from itself if that is None."""
+        """Update `x` `(B, L, D)` from `source` `(B, S, D)`, or from itself if that is None.
+
+        Rows `(R, D)` update themselves, with their packing for the mask.
+        """
         source = x if source is None else source
         z = self.attention_norm(x, self.attention(x, source, source_mask))
         updated: Tensor = self.feed_forward_norm(z, self.feed_forward(z))

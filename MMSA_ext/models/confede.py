@@ -140,7 +140,8 @@ class ConFEDEConfig(RunConfig):
         candidates: Retrieved candidates of each kind.
         refresh_epochs: Epochs between two refreshes of the similarity.
         similar_window, dissimilar_window: Shares of the ranking searched by `rank_position`.
-        length_groups: Groups of similar length that are encoded apart; changes no result.
+        length_groups: Groups of similar length in which sequences attend, to save padding; changes
+            no result beyond rounding.
         stage_one: Recipes of stage one; None starts from untrained audio and vision encoders.
         infoenh: InfoEnh between encoders and projectors; None leaves it out.
     """
@@ -175,7 +176,7 @@ class ConFEDEConfig(RunConfig):
     refresh_epochs: int = Field(2, ge=1)
     similar_window: float = Field(1.0, gt=0, le=1)
     dissimilar_window: float = Field(1.0, gt=0, le=1)
-    length_groups: int = Field(3, ge=1)
+    length_groups: int = Field(8, ge=1)
 
     stage_one: StageOneConfig | None = StageOneConfig()
     infoenh: ConFEDEInfoEnhConfig | None = None
@@ -231,6 +232,8 @@ class Decomposition:
 
 class ConFEDE(TwoStageModel):
     """Encode, decompose, contrast, predict."""
+
+    ranked_by = MODALITIES
 
     def __init__(self, config: ConFEDEConfig) -> None:
         super().__init__()
@@ -347,10 +350,10 @@ class ConFEDE(TwoStageModel):
             diagnostics = enhanced.diagnostics
         return StepOutput(outputs["M"][step.anchors], losses, diagnostics)
 
-    def retrieval_features(self, batch: Batch) -> Tensor:
-        """Concatenated vectors of the encoders, before InfoEnh and projection."""
+    def contrast_features(self, batch: Batch) -> dict[str, Tensor]:
+        """The encoders' vectors, before InfoEnh and projection; all of them rank samples."""
         encoded = self.encode(*inputs(batch))
-        return torch.cat([encoded[m].vector for m in MODALITIES], dim=-1)
+        return {m: encoded[m].vector for m in MODALITIES}
 
     def stage_one(self) -> list[EncoderTask]:
         """The three encoders, each with a head of its own; nothing without `stage_one`."""

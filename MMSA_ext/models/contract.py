@@ -17,14 +17,18 @@ class StepBatch:
     """The samples of one training step, each distinct one once.
 
     Attributes:
-        samples: Batch of the anchors and their retrieved samples.
+        samples: Batch of the anchors and, without a bank, their retrieved samples.
         anchors: `(B,)` int64, rows of the anchors in `samples`.
-        contrast: Retrieved samples as rows of `samples`; None for models without retrieval.
+        contrast: Retrieved samples as rows of `samples`, or of the bank if there is one; None for
+            models without retrieval.
+        bank: `contrast_features` of all training samples at the last refresh, each `(N, d)`; None
+            if retrieved samples are encoded anew.
     """
 
     samples: Batch
     anchors: Tensor
     contrast: ContrastSets | None
+    bank: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,15 @@ class MSAModel(nn.Module):
 
     Attributes:
         retrieval: How samples are retrieved for the contrastive loss; None if there is none.
+        ranked_by: The `contrast_features` by whose concatenation samples are retrieved.
+        feature_bank: Whether retrieved samples are read from a bank instead of encoded anew.
+        reads_padding: Whether a sample's prediction depends on how far its batch is padded.
     """
 
     retrieval: RetrievalConfig | None = None
+    ranked_by: tuple[str, ...] = ()
+    feature_bank: bool = False
+    reads_padding: bool = False
 
     def forward(
         self,
@@ -82,8 +92,8 @@ class MSAModel(nn.Module):
         """Predictions and loss terms of one step."""
         raise NotImplementedError
 
-    def retrieval_features(self, batch: Batch) -> Tensor:
-        """Features `(B, D)` by whose cosine similarity samples are retrieved."""
+    def contrast_features(self, batch: Batch) -> dict[str, Tensor]:
+        """What ranks samples for retrieval, and what a bank keeps of them: each `(B, d)`."""
         raise NotImplementedError
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:

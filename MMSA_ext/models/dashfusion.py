@@ -7,6 +7,7 @@ key, documented at `DashFusionConfig`; docs/deviations.md lists them side by sid
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ from MMSA_ext.models.fusion import (
     Sequences,
     build_fusion,
 )
+from MMSA_ext.models.packing import Packing, Ragged
 from MMSA_ext.registry import register_model
 from MMSA_ext.training.trainer import Trainer
 
@@ -92,9 +94,12 @@ class DashFusionConfig(RunConfig):
         retrieval: `correct` or [`rank_position`], see `RetrievalConfig`.
         candidates: Retrieved candidates of each kind.
         refresh_epochs: Epochs between two refreshes of the similarity.
+        retrieved_features: `encoded`: retrieved samples are encoded in every step, with gradients.
+            `bank`: their features are those of the last refresh, without gradients; a step then
+            encodes the anchors only. docs/speed.md says what that gains and costs.
         similar_window, dissimilar_window: Shares of the ranking searched by `rank_position`.
-        length_groups: Groups of similar length that are encoded apart to save padding; changes no
-            result.
+        length_groups: Groups of similar length in which sequences attend, to save padding; changes
+            no result beyond rounding.
     """
 
     dim: int = Field(128, ge=1)
@@ -134,9 +139,10 @@ class DashFusionConfig(RunConfig):
     retrieval: RetrievalMode = "correct"
     candidates: int = Field(10, ge=1)
     refresh_epochs: int = Field(2, ge=1)
+    retrieved_features: Literal["encoded", "bank"] = "encoded"
     similar_window: float = Field(1.0, gt=0, le=1)
     dissimilar_window: float = Field(1.0, gt=0, le=1)
-    length_groups: int = Field(3, ge=1)
+    length_groups: int = Field(8, ge=1)
 
     @property
     def needs_retrieval(self) -> bool:
@@ -187,8 +193,10 @@ class TemporalAlignment(nn.Module):
             ("audio", "vision"), dim, heads, head_dim, shared_query=shared_query
         )
 
-    def forward(self, features: dict[str, Tensor], masks: dict[str, Tensor | None]) -> Tensor:
-        """Align `(B, L_m, d)` features: H `(B, L_t, d)`."""
+    def forward(
+        self, features: dict[str, Tensor], masks: Mapping[str, Tensor | Packing | None]
+    ) -> Tensor:
+        """Align `(B, L_m, d)` features, or packed rows `(R_m, d)` of frames: H `(B, L_t, d)`."""
         aligned: Tensor = features["text"] + self.cross_attention(features["text"], features, masks)
         return aligned
 
@@ -198,7 +206,7 @@ class Representation:
     """Encoded and aligned samples.
 
     Attributes:
-        sequences: H and the unimodal sequences with the masks that alignment and fusion see.
+        sequences: H and the unimodal sequences, with the masks that fusion sees.
         globals: `text`, `audio`, `vision` and, with temporal alignment, `multimodal`: `(B, d)`.
     """
 
@@ -209,10 +217,14 @@ class Representation:
 class DashFusion(MSAModel):
     """The model of Fig. 2: encode, align in time and meaning, fuse by a bottleneck, predict."""
 
+    ranked_by = MODALITIES
+
     def __init__(self, config: DashFusionConfig) -> None:
         super().__init__()
         self.config = config
         self.retrieval = config.retrieval_config()
+        self.feature_bank = config.retrieved_features == "bank"
+        self.reads_padding = config.masking != "full"
         self.text_encoder = TextEncoder(
             config.dim,
             config.pretrained,
@@ -261,32 +273,49 @@ class DashFusion(MSAModel):
         vision: Tensor,
         audio_mask: Tensor | None = None,
         vision_mask: Tensor | None = None,
+        fused: Tensor | None = None,
     ) -> Representation:
-        """Encode the modalities and align them in time; arguments as in `forward`."""
-        audio, audio_mask = self._frames(audio, audio_mask, 1)
-        vision, vision_mask = self._frames(vision, vision_mask, 2)
-        valid: dict[str, Tensor] = {}
-        features: dict[str, Tensor] = {}
-        features["text"], valid["text"] = self.text_encoder(text)
-        features["audio"], valid["audio"] = self.audio_encoder(audio, audio_mask)
-        features["vision"], valid["vision"] = self.vision_encoder(vision, vision_mask)
-        pooled = {m: masked_mean(features[m], valid[m]) for m in MODALITIES}
+        """Encode the modalities and align them in time.
 
-        seen: dict[str, Tensor | None] = {
-            m: valid[m] if self.config.masking == "full" else None for m in MODALITIES
+        Arguments are those of `forward`, and `fused`, `(b,)` int64: the samples whose sequences are
+        wanted; None is all. Global features are always those of all.
+        """
+        words, words_mask = self.text_encoder(text)
+        frames: dict[str, Ragged] = {
+            "audio": self.audio_encoder(*self._frames(audio, audio_mask, 1)),
+            "vision": self.vision_encoder(*self._frames(vision, vision_mask, 2)),
         }
+        pooled = {"text": masked_mean(words, words_mask)} | {m: x.mean() for m, x in frames.items()}
+        full = self.config.masking == "full"
         if self.config.temporal_alignment:
-            H = self.temporal_alignment(features, seen)
+            H = self._align(words, frames, full=full)
             pooled["multimodal"] = (
-                masked_mean(H, valid["text"])
-                if self.config.multimodal_global == "mean"
-                else H[:, 0]
+                masked_mean(H, words_mask) if self.config.multimodal_global == "mean" else H[:, 0]
             )
-            return Representation(Sequences(H, seen["text"], features, seen), pooled)
-        if self.config.without_temporal == "text":
-            return Representation(Sequences(features["text"], seen["text"], features, seen), pooled)
-        tokens = self.learned_bottleneck.expand(len(text), -1, -1)
-        return Representation(Sequences(tokens, None, features, seen), pooled)
+            H_mask = words_mask if full else None
+        elif self.config.without_temporal == "text":
+            H, H_mask = words, words_mask if full else None
+        else:
+            H, H_mask = self.learned_bottleneck.expand(len(text), -1, -1), None
+
+        def take(x: Tensor) -> Tensor:
+            return x if fused is None else x.index_select(0, fused)
+
+        features, masks = {"text": take(words)}, {"text": take(words_mask)}
+        for m, x in frames.items():
+            features[m], masks[m] = x.padded() if fused is None else x.take(fused, trim=full)
+        seen = {m: masks[m] if full else None for m in MODALITIES}
+        H_mask = None if H_mask is None else take(H_mask)
+        return Representation(Sequences(take(H), H_mask, features, seen), pooled)
+
+    def _align(self, words: Tensor, frames: dict[str, Ragged], *, full: bool) -> Tensor:
+        """H `(B, L_t, d)`; padding of frames is not even there, unless alignment sees it."""
+        sources: dict[str, Tensor] = {"text": words}
+        masks: dict[str, Packing | None] = {}
+        for m, x in frames.items():
+            sources[m], masks[m] = (x.rows, x.packing) if full else (x.padded()[0], None)
+        aligned: Tensor = self.temporal_alignment(sources, masks)
+        return aligned
 
     def forward(
         self,
@@ -298,40 +327,44 @@ class DashFusion(MSAModel):
     ) -> dict[str, Tensor]:
         """Predict; see `MSAModel.forward`."""
         represented = self.represent(text, audio, vision, audio_mask, vision_mask)
-        return self._outputs(represented)
+        return self._outputs(represented.sequences, represented.globals)
 
     def training_step(self, step: StepBatch) -> StepOutput:
         """Prediction loss of the anchors and, weighted, the contrastive loss (eq. 10 to 12)."""
-        represented = self.represent(*inputs(step.samples))
-        outputs = self._outputs(_rows(represented, step.anchors))
+        text, audio, vision, audio_mask, vision_mask = inputs(step.samples)
+        represented = self.represent(text, audio, vision, audio_mask, vision_mask, step.anchors)
+        outputs = self._outputs(represented.sequences, represented.globals)
         labels = step.samples["labels"]["M"][step.anchors]
         losses = {"prediction_loss": F.mse_loss(outputs["M"], labels)}  # eq. 10
-        pairs = self._contrastive_pairs(represented.globals, step.anchors, step.contrast)
+        pairs = self._contrastive_pairs(represented.globals, step.anchors, step.contrast, step.bank)
         if pairs:
             contrast = PairLosses.concatenate(pairs).reduce(self.config.contrast_reduction)
             losses["contrastive_loss"] = self.config.contrast_weight * contrast  # eq. 12
         return StepOutput(outputs["M"], losses)
 
-    def retrieval_features(self, batch: Batch) -> Tensor:
-        """Concatenated global features [T; V; A], `(B, 3d)`."""
-        pooled = self.represent(*inputs(batch)).globals
-        return torch.cat([pooled[m] for m in MODALITIES], dim=-1)
+    def contrast_features(self, batch: Batch) -> dict[str, Tensor]:
+        """Global features of T, A, V and H; the unimodal ones rank samples."""
+        return self.represent(*inputs(batch)).globals
 
-    def _outputs(self, represented: Representation) -> dict[str, Tensor]:
-        fused = self.fusion(represented.sequences)
+    def _outputs(self, sequences: Sequences, pooled: dict[str, Tensor]) -> dict[str, Tensor]:
+        fused = self.fusion(sequences)
         return {
             "M": self.head(fused),
-            "Feature_t": represented.globals["text"],
-            "Feature_a": represented.globals["audio"],
-            "Feature_v": represented.globals["vision"],
+            "Feature_t": pooled["text"],
+            "Feature_a": pooled["audio"],
+            "Feature_v": pooled["vision"],
             "Feature_f": fused,
         }
 
     def _contrastive_pairs(
-        self, pooled: dict[str, Tensor], anchors: Tensor, contrast: ContrastSets | None
+        self,
+        pooled: dict[str, Tensor],
+        anchors: Tensor,
+        contrast: ContrastSets | None,
+        bank: dict[str, Tensor] | None = None,
     ) -> list[PairLosses]:
         """Pairs of semantic alignment and supervised contrastive learning (III-C and III-D)."""
-        config = self.config
+        config, retrieved = self.config, bank or pooled
         if config.contrast_weight == 0:
             return []
         pairs: list[PairLosses] = []
@@ -341,7 +374,7 @@ class DashFusion(MSAModel):
             for partner in ("vision", "audio"):
                 other = pooled[partner][anchors]
                 if contrast is not None and config.semantic_negatives == "retrieved_text":
-                    negatives = F.embedding(contrast.negatives, pooled["text"])
+                    negatives = F.embedding(contrast.negatives, retrieved["text"])
                     pairs.append(
                         nt_xent(
                             text,
@@ -358,13 +391,13 @@ class DashFusion(MSAModel):
                 nt_xent(
                     feature[anchors],
                     # Not feature[rows]: its gradient adds repeated rows in a varying order.
-                    F.embedding(contrast.positives, feature),
-                    F.embedding(contrast.negatives, feature),
+                    F.embedding(contrast.positives, retrieved[name]),
+                    F.embedding(contrast.negatives, retrieved[name]),
                     contrast.positive_mask,
                     contrast.negative_mask,
                     **options,
                 )
-                for feature in pooled.values()
+                for name, feature in pooled.items()
             ]
         return pairs
 
@@ -380,24 +413,6 @@ class DashFusion(MSAModel):
         elif mask is None:
             mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
         return frames, mask
-
-
-def _rows(represented: Representation, rows: Tensor) -> Representation:
-    """The given samples of a representation."""
-    sequences = represented.sequences
-
-    def take(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x[rows]
-
-    return Representation(
-        Sequences(
-            sequences.H[rows],
-            take(sequences.H_mask),
-            {m: x[rows] for m, x in sequences.features.items()},
-            {m: take(x) for m, x in sequences.masks.items()},
-        ),
-        {name: x[rows] for name, x in represented.globals.items()},
-    )
 
 
 @register_model("dashfusion", config=DashFusionConfig, trainer=Trainer, paper=PAPER)

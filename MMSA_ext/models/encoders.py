@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from MMSA_ext.errors import FeatureFileError, TextEncoderError
 from MMSA_ext.models.attention import Activation, TransformerLayer, masked_mean
+from MMSA_ext.models.dropout import Dropout, replace_dropout
+from MMSA_ext.models.packed_text import encode_packed, prepare_packing
+from MMSA_ext.models.packing import Packing, Ragged
 from MMSA_ext.text_encoders import build_text_encoder, load_text_encoder
 
 Projector = Literal["linear", "mlp"]
@@ -55,7 +58,8 @@ class PretrainedText(nn.Module):
         pretrained: Hugging Face name, folder, or `minilm`.
         random_init: Random weights in the named architecture.
         architecture: Architecture as a dictionary; if given, no file is read (checkpoints).
-        length_groups: Groups of similar length that are encoded apart, see `in_length_groups`.
+        length_groups: Groups of similar length, see `Packing`; encoders of other families than
+            BERT's encode them apart, see `in_length_groups`.
         pooling_layer: Keep the encoder's pooling layer.
 
     Raises:
@@ -81,6 +85,8 @@ class PretrainedText(nn.Module):
             if architecture is None
             else build_text_encoder(architecture, pooling_layer=pooling_layer)
         )
+        replace_dropout(self.encoder)
+        self._packs = prepare_packing(self.encoder)
 
     @property
     def hidden_size(self) -> int:
@@ -113,9 +119,14 @@ class PretrainedText(nn.Module):
         """What `_encode` says of text `(B, 3, L)`, padded to its full length, and the mask."""
         tokens = text.long().transpose(1, 2)
         mask = tokens[..., 1].bool()
+        if self._packs and self.length_groups > 1:
+            return self._encode_packed(tokens, mask), mask
         hidden = in_length_groups(self._encode, tokens, mask, self.length_groups)
         missing = self._leading_rows + mask.shape[1] - hidden.shape[1]
         return F.pad(hidden, (0, 0, 0, missing)), mask
+
+    def _encode_packed(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        return encode_packed(self.encoder, tokens, mask, self.length_groups)
 
     def _encode(self, tokens: Tensor, mask: Tensor) -> Tensor:
         hidden: Tensor = self._run(tokens, mask).last_hidden_state
@@ -242,10 +253,21 @@ class PooledTextEncoder(PretrainedText):
         output = self._run(tokens, mask)
         hidden: Tensor = output.last_hidden_state
         if self.pooling == "pooler":
-            vector = output.pooler_output
-        else:
-            vector = hidden[:, 0] if self.pooling == "first" else masked_mean(hidden, mask)
-        return torch.cat([vector.unsqueeze(1), hidden], dim=1)
+            return _with_vector(output.pooler_output, hidden)
+        return _with_vector(self._pooled(hidden, mask), hidden)
+
+    def _encode_packed(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        hidden = super()._encode_packed(tokens, mask)
+        if self.pooling == "pooler":
+            return _with_vector(self.encoder.pooler(hidden), hidden)
+        return _with_vector(self._pooled(hidden, mask), hidden)
+
+    def _pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        return hidden[:, 0] if self.pooling == "first" else masked_mean(hidden, mask)
+
+
+def _with_vector(vector: Tensor, hidden: Tensor) -> Tensor:
+    return torch.cat([vector.unsqueeze(1), hidden], dim=1)
 
 
 class FrameEncoder(nn.Module):
@@ -261,7 +283,7 @@ class FrameEncoder(nn.Module):
         dropout: Dropout inside the layers.
         attention_dropout: Dropout on attention weights.
         final_norm: LayerNorm after the last layer (released).
-        length_groups: Groups of similar length that are encoded apart, see `in_length_groups`.
+        length_groups: Groups of similar length, see `Packing`.
     """
 
     def __init__(
@@ -285,7 +307,7 @@ class FrameEncoder(nn.Module):
         self.projection = nn.Linear(feature_dim, dim)
         self.class_token = nn.Parameter(torch.ones(1, 1, dim))
         self.positions = nn.Parameter(torch.zeros(1, max_length + 1, dim))
-        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.embedding_dropout = Dropout(embedding_dropout)
         self.layers = nn.ModuleList(
             TransformerLayer(
                 dim,
@@ -299,7 +321,7 @@ class FrameEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(dim) if final_norm else nn.Identity()
 
-    def forward(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, frames: Tensor, mask: Tensor) -> Ragged:
         """Encode frames.
 
         Args:
@@ -307,7 +329,7 @@ class FrameEncoder(nn.Module):
             mask: `(B, L)`, True where valid; valid frames come first.
 
         Returns:
-            Features `(B, 1 + L, d)` with the class token first, zero at padding, and their mask.
+            Features of B samples of up to 1 + L positions, the class token first, width d.
 
         Raises:
             ValueError: If the sequence is longer than the position table.
@@ -317,16 +339,12 @@ class FrameEncoder(nn.Module):
                 f"{frames.shape[1]} frames, but the model was built for at most "
                 f"{self.positions.shape[1] - 1}; cut the sequences or set seq_lens and retrain."
             )
-        encoded = in_length_groups(self._encode, frames, mask, self.length_groups)
         with_class = F.pad(mask, (1, 0), value=True)
-        encoded = F.pad(encoded, (0, 0, 0, with_class.shape[1] - encoded.shape[1]))
-        return encoded * with_class.unsqueeze(-1), with_class
-
-    def _encode(self, frames: Tensor, mask: Tensor) -> Tensor:
-        with_class = F.pad(mask, (1, 0), value=True)
-        x = torch.cat([self.class_token.expand(len(frames), -1, -1), self.projection(frames)], 1)
-        x = self.embedding_dropout(x + self.positions[:, : x.shape[1]])
+        packing = Packing.of(with_class, self.length_groups)
+        # The class token's place is kept by a frame of zeros.
+        x = self.projection(packing.pack(F.pad(frames, (0, 0, 1, 0))))
+        x = torch.where((packing.within == 0).unsqueeze(-1), self.class_token[0], x)
+        x = self.embedding_dropout(x + F.embedding(packing.within, self.positions[0]))
         for layer in self.layers:
-            x = layer(x, source_mask=with_class)
-        normed: Tensor = self.norm(x)
-        return normed
+            x = layer(x, source_mask=packing)
+        return Ragged(self.norm(x) * packing.pack(with_class.unsqueeze(-1)), packing)

@@ -35,7 +35,7 @@ class TextOnlyConfig(RunConfig):
     dim: int = Field(128, ge=1)
     activation: Activation = "relu"
     text_projector: Projector = "linear"
-    length_groups: int = Field(3, ge=1)
+    length_groups: int = Field(8, ge=1)
 
 
 class TextOnly(MSAModel):

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from MMSA_ext.models.attention import masked_mean
 from MMSA_ext.models.contract import StepBatch, StepOutput, inputs
 from MMSA_ext.models.encoders import FrameEncoder, PooledTextEncoder
 from MMSA_ext.models.two_stage import EncoderModel
@@ -40,8 +39,8 @@ def encode_frames(encoder: FrameEncoder, frames: Tensor, mask: Tensor | None) ->
     """Encode frames `(B, L, feature_dim)`; the vector is the mean over class token and frames."""
     if mask is None:
         mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
-    sequence, mask = encoder(frames, mask)
-    return Encoded(masked_mean(sequence, mask), sequence, mask)
+    encoded = encoder(frames, mask)
+    return Encoded(encoded.mean(), *encoded.padded())
 
 
 class MLP(nn.Sequential):

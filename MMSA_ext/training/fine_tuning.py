@@ -34,7 +34,7 @@ class FineTuneTrainer(Trainer):
             for group in self._decay_groups(model)
             for part in _by_rate(group, pretrained, settings.encoder_learning_rate)
         ]
-        return torch.optim.AdamW(groups, lr=settings.learning_rate)
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
     def _decay_groups(self, model: MSAModel) -> list[dict[str, Any]]:
         settings = self._settings

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
 from MMSA_ext.data.loader import Batch, FeatureDataset, FeatureLoader, as_feature_loader
-from MMSA_ext.data.retrieval import ContrastSets, RetrievalConfig, RetrievalIndex, build_index
+from MMSA_ext.data.retrieval import RetrievalConfig, RetrievalIndex, build_index
 from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.models.contract import MSAModel, StepBatch, core_model
 
@@ -203,7 +203,7 @@ class Trainer:
         groups = parameter_groups(
             model, self.config.weight_decay, decay_norms=self.config.decay_norms
         )
-        return torch.optim.AdamW(groups, lr=self.config.learning_rate)
+        return torch.optim.AdamW(groups, lr=self.config.learning_rate, fused=True)
 
     def make_schedule(
         self, optimizer: torch.optim.Optimizer, steps_per_epoch: int
@@ -331,6 +331,7 @@ class StepSampler:
         self.dataset = dataset
         self.retrieval = retrieval
         self.index: RetrievalIndex | None = None
+        self.bank: dict[str, Tensor] | None = None
 
     def is_stale(self, epoch: int) -> bool:
         """Whether the similarity is refreshed before this epoch: 1, 1 + refresh_epochs, ..."""
@@ -342,30 +343,34 @@ class StepSampler:
         if self.retrieval is None:
             return
         model.eval()
-        features = torch.cat(
-            [
-                model.retrieval_features(to_device(batch, device))
-                for batch in FeatureLoader(self.dataset, batch_size)
-            ]
-        )
+        order = _evaluation_order(model, self.dataset)
+        parts = [
+            model.contrast_features(to_device(self.dataset.batch(indices), device))
+            for indices in torch.split(order, batch_size)
+        ]
+        back = torch.argsort(order).to(device)
+        features = {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
+        ranked = torch.cat([features[name] for name in model.ranked_by], dim=-1)
         labels = torch.from_numpy(self.dataset.labels["M"])
-        self.index = build_index(features, labels, self.retrieval)
+        self.index = build_index(ranked, labels, self.retrieval)
+        self.bank = features if model.feature_bank else None
 
     def step(self, anchors: Tensor, device: torch.device) -> StepBatch:
         """The step for anchors `(B,)`; each distinct sample is in it once."""
-        if self.index is None:
+        drawn = None if self.index is None else self.index.draw(anchors)
+        if drawn is None or self.bank is not None:
             samples = to_device(self.dataset.batch(anchors), device)
-            return StepBatch(samples, torch.arange(len(anchors), device=device), None)
-        drawn = self.index.draw(anchors)
+            rows = torch.arange(len(anchors), device=device)
+            contrast = None if drawn is None else drawn.to(device)
+            return StepBatch(samples, rows, contrast, self.bank)
         wanted = torch.cat([anchors[:, None], drawn.positives, drawn.negatives], dim=1)
         distinct, rows = torch.unique(wanted, return_inverse=True)
         rows = rows.to(device)
         first_negative = 1 + drawn.positives.shape[1]
-        contrast = ContrastSets(
+        contrast = replace(
+            drawn.to(device),
             positives=rows[:, 1:first_negative],
-            positive_mask=drawn.positive_mask.to(device),
             negatives=rows[:, first_negative:],
-            negative_mask=drawn.negative_mask.to(device),
         )
         return StepBatch(to_device(self.dataset.batch(distinct), device), rows[:, 0], contrast)
 
@@ -374,21 +379,24 @@ class StepSampler:
 def predict(
     model: MSAModel, loader: FeatureLoader, device: torch.device, *, features: bool = False
 ) -> Predictions:
-    """Predict a split in file order, in evaluation mode.
+    """Predict a split, in evaluation mode.
+
+    Samples of similar length share a batch, unless the model reads padding; what is returned is in
+    file order.
 
     Args:
         model: The model (not MMSA's wrapper).
-        loader: Loader of the split; its order is kept.
+        loader: Loader of the split.
         device: Where the model is.
         features: Collect MMSA's `Feature_*` outputs too.
     """
     model.eval()
-    ids: list[str] = []
     predicted, labels = [], []
     collected: dict[str, list[Tensor]] = {}
-    for batch in loader:
+    order = _evaluation_order(model, loader.dataset)
+    for indices in torch.split(order, loader.batch_size):
+        batch = loader.dataset.batch(indices)
         outputs = model.predict(to_device(batch, device))
-        ids += batch["id"]
         predicted.append(outputs["M"].reshape(-1).float().cpu())
         truth = batch["labels"].get("M")
         missing = torch.full((len(batch["id"]),), math.nan)
@@ -397,12 +405,18 @@ def predict(
             for name, value in outputs.items():
                 if name.startswith("Feature_"):
                     collected.setdefault(name, []).append(value.cpu())
+    back = torch.argsort(order)
     return Predictions(
-        ids,
-        torch.cat(predicted),
-        torch.cat(labels),
-        {name: torch.cat(parts) for name, parts in collected.items()},
+        list(loader.dataset.ids),
+        torch.cat(predicted)[back],
+        torch.cat(labels)[back],
+        {name: torch.cat(parts)[back] for name, parts in collected.items()},
     )
+
+
+def _evaluation_order(model: MSAModel, dataset: FeatureDataset) -> Tensor:
+    """Samples of similar length together, which saves padding, where that changes nothing."""
+    return torch.arange(len(dataset)) if model.reads_padding else dataset.by_length()
 
 
 def parameter_groups(

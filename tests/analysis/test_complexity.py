@@ -47,8 +47,9 @@ def sims() -> complexity.Complexity:
 
 
 def test_frame_encoders_are_projection_and_layers(sims):
-    assert sims.module("audio_encoder").madds == 400 * 33 * D + 2 * layer(A)
-    assert sims.module("vision_encoder").madds == 55 * 709 * D + 2 * layer(V)
+    # The class token's place is projected too, as a frame of zeros.
+    assert sims.module("audio_encoder").madds == A * 33 * D + 2 * layer(A)
+    assert sims.module("vision_encoder").madds == V * 709 * D + 2 * layer(V)
 
 
 def test_alignment_counts_both_attention_products(sims):

@@ -63,7 +63,7 @@ def test_a_training_step_is_the_same(tiny_encoder, dataset, with_contrast):  # n
         )
 
 
-def test_prediction_and_retrieval_features_are_the_same(tiny_encoder, dataset):  # noqa: F811
+def test_prediction_and_contrast_features_are_the_same(tiny_encoder, dataset):  # noqa: F811
     model, plain = (m.eval() for m in models(tiny_encoder))
     batch = dataset.batch(torch.arange(12))
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_prediction_and_retrieval_features_are_the_same(tiny_encoder, dataset): 
             model(*inputs(batch))["M"], plain(*inputs(batch))["M"], rtol=1e-4, atol=1e-5
         )
         torch.testing.assert_close(
-            model.retrieval_features(batch), plain.retrieval_features(batch), rtol=1e-4, atol=1e-5
+            model.contrast_features(batch), plain.contrast_features(batch), rtol=1e-4, atol=1e-5
         )
 
 

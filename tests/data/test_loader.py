@@ -53,6 +53,17 @@ def test_training_shuffles_by_seed_and_evaluation_keeps_file_order(features, fea
     assert [len(loaders[s]) for s in ("train", "valid", "test")] == [3, 2, 2]
 
 
+def test_samples_by_length_go_from_short_to_long(features):
+    dataset = FeatureDataset.from_split(features.splits["train"])
+    order = dataset.by_length()
+    assert sorted(order.tolist()) == list(range(len(dataset)))
+    tokens = dataset.text_bert[:, 1].sum(axis=1)
+    lengths = (tokens, dataset.audio_lengths, dataset.vision_lengths)
+    share = sum(n / n.max() for n in lengths)[order.numpy()]
+    assert (np.diff(share) >= 0).all()
+    assert share[0] < share[-1]
+
+
 def test_float16_storage_is_kept_and_cast_by_batch(features):
     split = features.splits["train"]
     dataset = FeatureDataset.from_split(split)

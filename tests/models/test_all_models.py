@@ -43,6 +43,7 @@ SILENT = {
 SILENT_EVERYWHERE = ("key.bias",)
 # What a model needs to learn the planted data beside the common values.
 LEARNING = {
+    "dashfusion_released": {"num_epochs": 50},  # dropout 0.5, also on attention weights
     "fdmer_reconstructed": {"num_epochs": 80, "learning_rate": 2e-3},
     "text_only": {"num_epochs": 50},
 }

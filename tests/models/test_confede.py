@@ -363,8 +363,9 @@ def test_optional_terms_of_infoenh_join_the_loss(tiny_encoder, dataset):
 
 def test_retrieval_reads_the_encoders_vectors_before_infoenh(tiny_encoder, dataset):
     batch = dataset.batch(torch.arange(5))
-    features = [build(tiny_encoder, name).retrieval_features(batch) for name in NAMES]
-    assert features[0].shape == (5, 16 + 32 + 32)
+    models = [build(tiny_encoder, name) for name in NAMES]
+    features = [model.contrast_features(batch) for model in models]
+    assert [features[0][m].shape for m in models[0].ranked_by] == [(5, 16), (5, 32), (5, 32)]
     torch.testing.assert_close(features[0], features[1])
 
 

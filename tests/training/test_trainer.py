@@ -1,6 +1,7 @@
 """The training loop: selection, patience, schedule, divergence, groups, MMSA's contract."""
 
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
@@ -13,7 +14,13 @@ from MMSA_ext.data.loader import make_loaders
 from MMSA_ext.data.retrieval import RetrievalConfig
 from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.models.contract import core_model
-from MMSA_ext.training.trainer import Predictions, StepSampler, Trainer, parameter_groups
+from MMSA_ext.training.trainer import (
+    Predictions,
+    StepSampler,
+    Trainer,
+    parameter_groups,
+    predict,
+)
 from tests.conftest import TINY_SHAPES, tiny_config
 
 
@@ -191,6 +198,68 @@ def test_step_holds_each_distinct_sample_once_and_rows_point_at_the_drawn(settin
     mask = drawn.positive_mask
     assert torch.equal(index[step.contrast.positives][mask], drawn.positives[mask])
     assert torch.equal(index[step.contrast.negatives], drawn.negatives)
+
+
+def test_with_a_bank_a_step_encodes_the_anchors_only(setting):
+    """Before the weights have moved, bank and encoding anew give the same loss."""
+    losses, gradients = {}, {}
+    still = {"embedding_dropout": 0.0, "encoder_dropout": 0.0}
+    for retrieved in ("encoded", "bank"):
+        _, model, loaders = setting("dashfusion", retrieved_features=retrieved, **still)
+        core = core_model(model)
+        sampler = StepSampler(loaders["train"].dataset, core.retrieval)
+        sampler.refresh(core, torch.device("cpu"), 4)
+        core.eval()  # the text encoder has dropout of its own
+        torch.manual_seed(3)
+        step = sampler.step(torch.tensor([7, 2, 9]), torch.device("cpu"))
+        output = core.training_step(step)
+        output.losses["contrastive_loss"].backward()
+        losses[retrieved] = torch.stack(list(output.losses.values())).detach()
+        gradients[retrieved] = core.head[0].weight, core.text_encoder.projector[0].weight.grad
+    assert step.samples["index"].tolist() == [7, 2, 9]
+    assert {name: len(x) for name, x in step.bank.items()} == dict.fromkeys(
+        ("text", "audio", "vision", "multimodal"), len(loaders["train"].dataset)
+    )
+    assert not any(x.requires_grad for x in step.bank.values())
+    torch.testing.assert_close(losses["bank"], losses["encoded"])
+    assert not torch.allclose(gradients["bank"][1], gradients["encoded"][1])
+
+
+def test_the_bank_is_renewed_with_the_similarity(setting):
+    args, model, loaders = setting(
+        "dashfusion", retrieved_features="bank", num_epochs=4, refresh_epochs=2, early_stop=None
+    )
+    core = core_model(model)
+    passes, seen = [], []
+    features, training_step = core.contrast_features, core.training_step
+    core.contrast_features = lambda batch: passes.append(len(batch["id"])) or features(batch)
+    core.training_step = lambda step: seen.append(step.bank["text"]) or training_step(step)
+    Trainer(args).do_train(model, loaders)
+    assert sum(passes) == 2 * len(loaders["train"].dataset)
+    steps = len(loaders["train"])
+    epochs = [seen[epoch * steps] for epoch in range(4)]
+    assert epochs[0] is epochs[1]
+    assert epochs[2] is epochs[3]
+    assert not torch.equal(epochs[1], epochs[2])
+
+
+def test_evaluation_goes_by_length_and_answers_in_file_order(setting):
+    _, model, loaders = setting("dashfusion")
+    core, loader = core_model(model), loaders["train"]
+    batches = []
+    forward = core.predict
+    core.predict = lambda batch: batches.append(batch["index"].tolist()) or forward(batch)
+    found = predict(core, loader, torch.device("cpu"), features=True)
+    assert list(chain.from_iterable(batches)) == loader.dataset.by_length().tolist()
+    core.reads_padding = True
+    batches.clear()
+    in_order = predict(core, loader, torch.device("cpu"), features=True)
+    assert list(chain.from_iterable(batches)) == list(range(len(loader.dataset)))
+    assert found.ids == in_order.ids == loader.dataset.ids
+    torch.testing.assert_close(found.prediction, in_order.prediction)
+    torch.testing.assert_close(found.label, in_order.label, rtol=0, atol=0)
+    torch.testing.assert_close(found.features, in_order.features)
+    assert found.prediction.std() > 1e-4
 
 
 def test_similarity_is_refreshed_at_the_stated_epochs(setting):

@@ -1,0 +1,145 @@
+"""Ragged batches with little padding: samples of similar length stand together.
+
+A padded batch `(B, L, D)` becomes rows `(R, D)`: its samples are sorted by length and cut into
+blocks, each padded to its own longest sample only, and the blocks stand below each other. Whatever
+treats every position alike (linear layers, norms, feed-forward networks) runs once over all rows;
+only attention goes block by block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Block:
+    """Samples of similar length.
+
+    Attributes:
+        samples: Their number b.
+        length: Positions l of the longest.
+        mask: `(b, l)`, True where valid; None if all are.
+    """
+
+    samples: int
+    length: int
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the positions of a ragged batch lie.
+
+    Attributes:
+        blocks: From short samples to long ones.
+        order: `(B,)` int64, the samples in the order of the blocks.
+        positions: `(R,)` int64, the position of each row in the flattened padded batch.
+        starts: `(B,)` int64, the first row of each sample.
+        mask: `(B, L)` of the padded batch, True where valid.
+    """
+
+    blocks: tuple[Block, ...]
+    order: Tensor
+    positions: Tensor
+    starts: Tensor
+    mask: Tensor
+
+    @classmethod
+    def of(cls, mask: Tensor, groups: int) -> Packing:
+        """Pack samples in blocks of about equally many.
+
+        Args:
+            mask: `(B, L)`, True where valid. Everything up to a sample's last valid position gets a
+                row, and at least its first position does.
+            groups: Number of blocks, or one for every two samples if that is less. A single block
+                is the batch as it is.
+        """
+        batch, length = mask.shape
+        groups = min(groups, batch // 2)
+        if groups < 2:
+            samples = torch.arange(batch, device=mask.device)
+            positions = torch.arange(batch * length, device=mask.device)
+            return cls((Block(batch, length, mask),), samples, positions, samples * length, mask)
+        ends = (mask * torch.arange(1, length + 1, device=mask.device)).amax(dim=1).clamp(min=1)
+        order = torch.argsort(ends, stable=True)
+        lengths = ends[order].tolist()
+        blocks, rows, starts = [], [], []
+        first = first_row = 0
+        for samples in order.tensor_split(groups):
+            longest = lengths[first + len(samples) - 1]
+            valid = mask[samples, :longest]
+            complete = lengths[first] == longest and bool(valid.all())
+            blocks.append(Block(len(samples), longest, None if complete else valid))
+            rows.append(samples[:, None] * length + torch.arange(longest, device=mask.device))
+            starts.append(first_row + torch.arange(len(samples), device=mask.device) * longest)
+            first += len(samples)
+            first_row += rows[-1].numel()
+        positions = torch.cat([block.flatten() for block in rows])
+        return cls(tuple(blocks), order, positions, torch.cat(starts)[torch.argsort(order)], mask)
+
+    @property
+    def within(self) -> Tensor:
+        """`(R,)` int64, the position of each row in its own sample."""
+        return self.positions % self.mask.shape[1]
+
+    def pack(self, x: Tensor) -> Tensor:
+        """Rows `(R, ...)` of a padded batch `(B, L, ...)`."""
+        return x.flatten(0, 1).index_select(0, self.positions)
+
+    def unpack(self, rows: Tensor) -> Tensor:
+        """The padded batch `(B, L, D)` of rows `(R, D)`; zero where there is no row."""
+        flat = rows.new_zeros(self.mask.numel(), rows.shape[-1])
+        return flat.index_copy_(0, self.positions, rows).view(*self.mask.shape, -1)
+
+    def split_rows(self, rows: Tensor) -> list[Tensor]:
+        """The blocks `(b, l, D)` of rows `(R, D)`."""
+        sizes = [block.samples * block.length for block in self.blocks]
+        return [
+            part.view(block.samples, block.length, -1)
+            for part, block in zip(torch.split(rows, sizes), self.blocks, strict=True)
+        ]
+
+    def split_samples(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The samples of each block, `(b, ...)`, of a batch `(B, ...)`."""
+        return torch.split(x.index_select(0, self.order), [b.samples for b in self.blocks])
+
+    def join_samples(self, parts: list[Tensor]) -> Tensor:
+        """What `split_samples` took apart, `(B, ...)`."""
+        return torch.cat(parts).index_select(0, torch.argsort(self.order))
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Packed sequences.
+
+    Attributes:
+        rows: `(R, D)`, zero where not valid.
+        packing: How they are packed.
+    """
+
+    rows: Tensor
+    packing: Packing
+
+    def padded(self) -> tuple[Tensor, Tensor]:
+        """The padded batch `(B, L, D)`, zero at padding, and its mask `(B, L)`."""
+        return self.packing.unpack(self.rows), self.packing.mask
+
+    def take(self, samples: Tensor, *, trim: bool = True) -> tuple[Tensor, Tensor]:
+        """Some samples `(b, l, D)`, zero at padding, and their mask; `trim`med to their longest."""
+        mask = self.packing.mask.index_select(0, samples)
+        if trim:
+            positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+            mask = mask[:, : max(1, int((mask * positions).max()))]
+        starts = self.packing.starts.index_select(0, samples)
+        rows = starts[:, None] + torch.arange(mask.shape[1], device=samples.device)
+        taken = self.rows.index_select(0, rows.clamp(max=len(self.rows) - 1).flatten())
+        return taken.view(*mask.shape, -1) * mask.unsqueeze(-1), mask
+
+    def mean(self) -> Tensor:
+        """Mean over the valid positions, `(B, D)`; zero for a sample that has none."""
+        sums = [block.sum(dim=1) for block in self.packing.split_rows(self.rows)]
+        count = self.packing.mask.sum(dim=1, keepdim=True).clamp(min=1)
+        return self.packing.join_samples(sums) / count
