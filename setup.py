@@ -75,6 +75,8 @@ setup(
         "chinese": ["noto-cjk-sans-otc"],
         # Experiments on a cluster.
         "ray": ["ray>=2.40"],
+        # What benchmarks/ compares with.
+        "benchmarks": ["faiss-cpu", "geomloss", "POT"],
         "dev": [
             "coverage[toml]",
             "hypothesis",

@@ -50,6 +50,8 @@ def main() -> None:
     parser.add_argument("--out", help="CSV file")
     options = parser.parse_args()
     rows = []
+    if options.folder:
+        Path(options.folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for dataset in options.datasets:
             rows += measure(dataset, options.repeats, Path(folder))

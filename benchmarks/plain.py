@@ -33,7 +33,7 @@ FIXED = (
     *("alignment_head_dim", "shared_query", "fusion_style", "fusion_output_projection"),
     *("fusion_scale", "masking", "frame_mask", "multimodal_global", "similarity"),
     *("semantic_negatives", "contrast_reduction", "temporal_alignment", "semantic_alignment"),
-    *("supervised_contrast", "fusion"),
+    *("supervised_contrast", "fusion", "retrieved_features"),
 )
 
 
@@ -115,6 +115,9 @@ class PlainFusionLayer(nn.Module):
 
 class PlainDashFusion(MSAModel):
     """The default reading of DashFusion, padded, repeated and looped over."""
+
+    ranked_by = MODALITIES
+    reads_padding = True  # so that evaluation leaves the order of samples alone
 
     def __init__(self, config: DashFusionConfig) -> None:
         super().__init__()
@@ -239,9 +242,9 @@ class PlainDashFusion(MSAModel):
         logits = F.cosine_similarity(anchor[None], others, dim=-1) / self.config.temperature
         return -F.log_softmax(logits, dim=0)[0]
 
-    def retrieval_features(self, batch: Batch) -> Tensor:
+    def contrast_features(self, batch: Batch) -> dict[str, Tensor]:
         x, masks = self.encode(batch)
-        return torch.cat([masked_mean(x[m], masks[m]) for m in MODALITIES], dim=-1)
+        return {m: masked_mean(x[m], masks[m]) for m in x}
 
 
 def read(attention: nn.MultiheadAttention, target: Tensor, source: Tensor, mask: Tensor) -> Tensor:
