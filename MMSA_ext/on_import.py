@@ -39,7 +39,11 @@ class _Finder(MetaPathFinder):
         if fullname != self._name:
             return None
         later = sys.meta_path[sys.meta_path.index(self) + 1 :]
-        found = (finder.find_spec(fullname, path, target) for finder in later)
+        found = (
+            finder.find_spec(fullname, path, target)
+            for finder in later
+            if hasattr(finder, "find_spec")
+        )
         spec = next((spec for spec in found if spec is not None), None)
         if spec is not None and spec.loader is not None:
             spec.loader = _Loader(spec.loader, self._imported)

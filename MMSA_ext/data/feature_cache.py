@@ -229,7 +229,7 @@ class CachedReading:
                     for key, (dtype, shape) in split["arrays"].items()
                 }
                 known[name] = {key: _open_findings(found) for key, found in split["known"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
             return None
         with suppress(OSError):
             os.utime(entry / _MANIFEST)

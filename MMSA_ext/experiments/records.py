@@ -19,7 +19,7 @@ logger = logging.getLogger("MMSA")
 
 # What a run takes over from its feature file, whatever the configuration says.
 _SHAPES = ("feature_dims", "seq_lens", "train_samples")
-# What decides the time of a run and no result beyond rounding.
+# What decides the time of a run, and of its numbers the rounding and the draws of dropout.
 _PACE = ("length_groups",)
 
 _Score = tuple[int, datetime]

@@ -149,9 +149,11 @@ def _attend_with_dropout(
     """What `scaled_dot_product_attention` computes, with the cheaper dropout."""
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     logits = (query * scale) @ key.transpose(-1, -2)
-    if mask is not None:
-        logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
-    return dropout(logits.softmax(dim=-1), p) @ value
+    if mask is None:
+        return dropout(logits.softmax(dim=-1), p) @ value
+    weights = logits.masked_fill(~mask, torch.finfo(logits.dtype).min).softmax(dim=-1)
+    # Where nothing is valid nothing is read, as in `scaled_dot_product_attention`.
+    return dropout(weights.masked_fill(~mask, 0.0), p) @ value
 
 
 class MultiSourceAttention(nn.Module):

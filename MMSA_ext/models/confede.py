@@ -141,7 +141,7 @@ class ConFEDEConfig(RunConfig):
         refresh_epochs: Epochs between two refreshes of the similarity.
         similar_window, dissimilar_window: Shares of the ranking searched by `rank_position`.
         length_groups: Groups of similar length in which sequences attend, to save padding; changes
-            no result beyond rounding.
+            no result beyond rounding and the draws of dropout.
         stage_one: Recipes of stage one; None starts from untrained audio and vision encoders.
         infoenh: InfoEnh between encoders and projectors; None leaves it out.
     """

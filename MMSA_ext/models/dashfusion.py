@@ -99,7 +99,7 @@ class DashFusionConfig(RunConfig):
             encodes the anchors only. docs/speed.md says what that gains and costs.
         similar_window, dissimilar_window: Shares of the ranking searched by `rank_position`.
         length_groups: Groups of similar length in which sequences attend, to save padding; changes
-            no result beyond rounding.
+            no result beyond rounding and the draws of dropout.
     """
 
     dim: int = Field(128, ge=1)

@@ -2,7 +2,8 @@
 
 PyTorch draws a CPU mask number by number from one generator, which takes longer than the matrix
 products of a narrow layer. Here a mask takes 16 random bits an element from a fast generator that
-is seeded by torch's, so `torch.manual_seed` decides it as before. Other devices use PyTorch's.
+is seeded by torch's: `torch.manual_seed` decides it, though to other masks than PyTorch's. Other
+devices use PyTorch's.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def replace_dropout(model: nn.Module) -> None:
     for module in model.modules():
         for name, child in module.named_children():
             if type(child) is nn.Dropout:
-                setattr(module, name, Dropout(child.p))
+                setattr(module, name, Dropout(child.p).train(child.training))
 
 
 def _random_bits(x: Tensor) -> Tensor:

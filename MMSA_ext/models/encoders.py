@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from MMSA_ext.errors import FeatureFileError, TextEncoderError
 from MMSA_ext.models.attention import Activation, TransformerLayer, masked_mean
 from MMSA_ext.models.dropout import Dropout, replace_dropout
-from MMSA_ext.models.packed_text import encode_packed, prepare_packing
+from MMSA_ext.models.packed_text import encode_packed, is_packable, prepare_packing
 from MMSA_ext.models.packing import Packing, Ragged
 from MMSA_ext.text_encoders import build_text_encoder, load_text_encoder
 
@@ -86,7 +86,7 @@ class PretrainedText(nn.Module):
             else build_text_encoder(architecture, pooling_layer=pooling_layer)
         )
         replace_dropout(self.encoder)
-        self._packs = prepare_packing(self.encoder)
+        prepare_packing(self.encoder)
 
     @property
     def hidden_size(self) -> int:
@@ -119,7 +119,7 @@ class PretrainedText(nn.Module):
         """What `_encode` says of text `(B, 3, L)`, padded to its full length, and the mask."""
         tokens = text.long().transpose(1, 2)
         mask = tokens[..., 1].bool()
-        if self._packs and self.length_groups > 1:
+        if self.length_groups > 1 and is_packable(self.encoder):
             return self._encode_packed(tokens, mask), mask
         hidden = in_length_groups(self._encode, tokens, mask, self.length_groups)
         missing = self._leading_rows + mask.shape[1] - hidden.shape[1]

@@ -1,4 +1,4 @@
-"""BERT on a packed batch: every layer runs once over all tokens, attention sample by sample.
+"""BERT on a packed batch: every layer runs once over all tokens, attention block by block.
 
 transformers lets an attention function be chosen by name and hands it what the model was called
 with; ours takes the `Packing` from there.
@@ -49,19 +49,22 @@ AttentionInterface.register(_NAME, _attention)
 AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 
-def prepare_packing(encoder: PreTrainedModel) -> bool:
+def prepare_packing(encoder: PreTrainedModel) -> None:
     """Make an encoder ready for `encode_packed`, if it is of a family that can be packed."""
-    if encoder.config.model_type not in _FAMILIES:
-        return False
-    encoder.set_attn_implementation(_NAME)
-    return True
+    if encoder.config.model_type in _FAMILIES and not encoder.config.is_decoder:
+        encoder.set_attn_implementation(_NAME)
+
+
+def is_packable(encoder: PreTrainedModel) -> bool:
+    """Whether an encoder was prepared, and has kept the attention function that this needs."""
+    return bool(encoder.config._attn_implementation == _NAME)
 
 
 def encode_packed(encoder: PreTrainedModel, tokens: Tensor, mask: Tensor, groups: int) -> Tensor:
     """Last hidden states of a ragged batch.
 
     Args:
-        encoder: One for which `prepare_packing` was true.
+        encoder: One that `is_packable`.
         tokens: `(B, L, 3)` int64: token ids, mask, segment ids.
         mask: `(B, L)` bool, True where valid.
         groups: Number of blocks, see `Packing`.

@@ -231,6 +231,10 @@ def _truncate(entry: Path) -> None:
     os.truncate(entry / "train.audio.npy", 300)
 
 
+def _no_bytes(entry: Path) -> None:
+    (entry / "train.audio.npy").write_bytes(b"")
+
+
 def _exchange(entry: Path) -> None:
     shutil.copyfile(entry / "test.audio.npy", entry / "train.audio.npy")
 
@@ -249,7 +253,9 @@ def _empty(entry: Path) -> None:
 
 
 class TestAccidents:
-    @pytest.mark.parametrize("damage", [_remove, _truncate, _exchange, _garble, _age, _empty])
+    @pytest.mark.parametrize(
+        "damage", [_remove, _truncate, _no_bytes, _exchange, _garble, _age, _empty]
+    )
     def test_a_damaged_entry_is_made_anew(
         self, feature_file: Path, unread: Any, damage: Callable[[Path], None]
     ) -> None:

@@ -60,6 +60,9 @@ def test_dropout_modules_are_replaced_at_any_depth():
     replace_dropout(model)
     assert [m.p for m in model.modules() if type(m) is Dropout] == [0.2, 0.3]
     assert not [m for m in model.modules() if type(m) is nn.Dropout]
+    still = nn.Sequential(nn.Dropout(0.2)).eval()
+    replace_dropout(still)
+    assert not still[0].training
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])

@@ -155,3 +155,25 @@ def test_last_layer_is_the_encoders_own(tiny_encoder):
     encoder.encoder.config.num_hidden_layers = 5
     with pytest.raises(TextEncoderError, match=r"stage_one\.text\.finetuning to 'all'"):
         encoder.last_layer()
+
+
+def test_an_encoder_with_another_attention_function_is_encoded_in_groups(tiny_encoder):
+    """transformers offers to change it; the packed form would then mix the samples."""
+    text, _ = ragged_text()
+    encoder = TextEncoder(8, str(tiny_encoder), length_groups=3).eval()
+    want, _ = encoder(text)
+    for other in ("eager", "sdpa"):
+        encoder.encoder.set_attn_implementation(other)
+        torch.testing.assert_close(encoder(text)[0], want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_causal_bert_is_not_packed(tiny_encoder):
+    from MMSA_ext.text_encoders import encoder_config
+
+    torch.manual_seed(0)
+    architecture = encoder_config(TextEncoder(8, str(tiny_encoder)).encoder) | {"is_decoder": True}
+    encoder = TextEncoder(8, "x", architecture=architecture, length_groups=3).eval()
+    text, _ = ragged_text()
+    packed, _ = encoder(text)
+    encoder.length_groups = 1
+    torch.testing.assert_close(packed, encoder(text)[0], rtol=1e-5, atol=1e-5)

@@ -104,3 +104,12 @@ def test_ragged_sequences_are_padded_pooled_and_taken(groups):
         longest = max(1, int(mask[samples].sum(dim=1).max()))
         assert torch.equal(taken, x[samples, :longest])
         assert torch.equal(valid, mask[samples, :longest])
+
+
+def test_a_source_without_valid_positions_is_not_read_in_training_either():
+    """Attention dropout takes another path, which must agree with the fused one."""
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(8, 2, dropout=1e-4)
+    source, mask = torch.randn(2, 5, 8), make_mask([0, 5])
+    evaluated = attention.eval()(source, source, mask)
+    torch.testing.assert_close(attention.train()(source, source, mask)[0], evaluated[0])
