@@ -327,13 +327,13 @@ class DashFusion(MSAModel):
     ) -> dict[str, Tensor]:
         """Predict; see `MSAModel.forward`."""
         represented = self.represent(text, audio, vision, audio_mask, vision_mask)
-        return self._outputs(represented.sequences, represented.globals)
+        return self._outputs(represented)
 
     def training_step(self, step: StepBatch) -> StepOutput:
         """Prediction loss of the anchors and, weighted, the contrastive loss (eq. 10 to 12)."""
         text, audio, vision, audio_mask, vision_mask = inputs(step.samples)
         represented = self.represent(text, audio, vision, audio_mask, vision_mask, step.anchors)
-        outputs = self._outputs(represented.sequences, represented.globals)
+        outputs = self._outputs(represented)
         labels = step.samples["labels"]["M"][step.anchors]
         losses = {"prediction_loss": F.mse_loss(outputs["M"], labels)}  # eq. 10
         pairs = self._contrastive_pairs(represented.globals, step.anchors, step.contrast, step.bank)
@@ -346,13 +346,13 @@ class DashFusion(MSAModel):
         """Global features of T, A, V and H; the unimodal ones rank samples."""
         return self.represent(*inputs(batch)).globals
 
-    def _outputs(self, sequences: Sequences, pooled: dict[str, Tensor]) -> dict[str, Tensor]:
-        fused = self.fusion(sequences)
+    def _outputs(self, represented: Representation) -> dict[str, Tensor]:
+        fused = self.fusion(represented.sequences)
         return {
             "M": self.head(fused),
-            "Feature_t": pooled["text"],
-            "Feature_a": pooled["audio"],
-            "Feature_v": pooled["vision"],
+            "Feature_t": represented.globals["text"],
+            "Feature_a": represented.globals["audio"],
+            "Feature_v": represented.globals["vision"],
             "Feature_f": fused,
         }
 
