@@ -23,6 +23,10 @@ class CheckpointError(MMSAExtError, ValueError):
     """A checkpoint is missing, damaged or does not fit what it is used on."""
 
 
+class WriteError(MMSAExtError, OSError):
+    """A file or folder cannot be written, or is locked; what was there before is unchanged."""
+
+
 class TrainingDivergedError(MMSAExtError, ArithmeticError):
     """Training produced a non-finite loss or never improved on the untrained model."""
 

@@ -26,6 +26,7 @@ from MMSA_ext.config import identity_config, merge
 from MMSA_ext.data import corruption
 from MMSA_ext.data.features import FeatureSet, read_features
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, suggest
+from MMSA_ext.files import exclusive
 from MMSA_ext.paths import DATA_ROOT_VARIABLE, Places
 from MMSA_ext.registry import get_model, is_registered, trains_in_mmsa
 from MMSA_ext.reporting.store import (
@@ -34,7 +35,6 @@ from MMSA_ext.reporting.store import (
     RunRecord,
     RunStore,
     StoreError,
-    exclusive,
     read_record,
 )
 from MMSA_ext.reporting.store import collect_environment as describe_environment

@@ -13,7 +13,7 @@ import pandas as pd
 
 from MMSA_ext.config import get_config_tune, merge
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.reporting.store import write_atomically
+from MMSA_ext.files import write_atomically
 from MMSA_ext.training.trainer import MINIMISED
 
 if TYPE_CHECKING:

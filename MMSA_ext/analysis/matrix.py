@@ -28,8 +28,9 @@ from MMSA_ext.config import DATASETS, resolve
 from MMSA_ext.data import synthetic
 from MMSA_ext.data.features import fingerprint
 from MMSA_ext.errors import ConfigError, MMSAExtError, suggest
+from MMSA_ext.files import write_atomically
 from MMSA_ext.registry import list_models, trains_in_mmsa
-from MMSA_ext.reporting.store import collect_environment, write_atomically
+from MMSA_ext.reporting.store import collect_environment
 from MMSA_ext.text_encoders import identity
 from MMSA_ext.version import code_version
 

@@ -183,9 +183,10 @@ def cases(
     """Single samples with their text through several systems, from the stored predictions."""
     from MMSA_ext.analysis.cases import case_study, find_records, to_markdown
     from MMSA_ext.data.features import read_features
+    from MMSA_ext.files import write_atomically
     from MMSA_ext.paths import Places
     from MMSA_ext.reporting.figures.cases import case_figure
-    from MMSA_ext.reporting.store import RunStore, write_atomically
+    from MMSA_ext.reporting.store import RunStore
 
     wanted = dict(parse_row(row) for row in rows)
     if len(wanted) < len(rows):
@@ -279,7 +280,7 @@ def _stems(samples: pd.DataFrame, prefix: str) -> list[tuple[str, pd.Series]]:
 
 
 def _write(table: pd.DataFrame, path: Path) -> Path:
-    from MMSA_ext.reporting.store import write_atomically
+    from MMSA_ext.files import write_atomically
 
     # With a byte order mark, without which spreadsheets misread Chinese text.
     write_atomically(path, "\ufeff" + table.to_csv(index=False, lineterminator="\n"))

@@ -104,8 +104,8 @@ def result_stat(
     res_save_dir: ResultDir = "",
 ) -> None:
     """All records as a table in the form of MMSA's result-stat.md."""
+    from MMSA_ext.files import write_atomically
     from MMSA_ext.reporting.result_stat import result_stat as render
-    from MMSA_ext.reporting.store import write_atomically
 
     _check_output(output)
     text = render(_store(res_save_dir).records())
@@ -158,7 +158,7 @@ def _check_output(output: str) -> None:
 
 
 def _write(numbers: pd.DataFrame, output: str) -> None:
-    from MMSA_ext.reporting.store import write_atomically
+    from MMSA_ext.files import write_atomically
 
     if output:
         write_atomically(Path(output), numbers.to_csv(index=False, lineterminator="\n"))

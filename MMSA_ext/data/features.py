@@ -21,7 +21,6 @@ Any real dtype is accepted and kept, float16 too; batches are cast one by one.
 import hashlib
 import os
 import pickle
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +55,7 @@ from MMSA_ext.data.feature_layout import (
 from MMSA_ext.data.feature_report import FeatureReport, LabelSummary, LengthSummary, SplitSummary
 from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.errors import FeatureFileError
+from MMSA_ext.files import replaced
 
 __all__ = [
     "SPLITS",
@@ -248,16 +248,13 @@ def write_features(path: PathLike, data: Mapping[str, Any]) -> Path:
 
     Returns:
         The path written.
+
+    Raises:
+        WriteError: the disk refuses.
     """
     target = Path(path).expanduser()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            pickle.dump(dict(data), file, protocol=4)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replaced(target) as staged, staged.open("wb") as file:
+        pickle.dump(dict(data), file, protocol=4)
     return target
 
 

@@ -8,7 +8,6 @@ and no two modalities suffice. `achievable` computes what the best possible pred
 ``docs/synthetic.md`` has the equations.
 """
 
-import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from MMSA_ext.data.synthetic_structure import (
 )
 from MMSA_ext.data.synthetic_text import SPLITS, read_transcripts, vocabulary, write_tiny_encoder
 from MMSA_ext.errors import ConfigError
+from MMSA_ext.files import replaced
 
 __all__ = [
     "DATASETS",
@@ -377,12 +377,6 @@ def write(path: Path | str, dataset: str = "mosi", **options: Any) -> Path:
     """
     path = Path(path).expanduser()
     data = make(dataset, **options)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            pickle.dump(data, file, protocol=4)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replaced(path) as staged, staged.open("wb") as file:
+        pickle.dump(data, file, protocol=4)
     return path

@@ -21,8 +21,9 @@ import pandas as pd
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.experiments.plan import FEATURE_FILES, Unit
 from MMSA_ext.experiments.running import Engine, Outcome, Worker
+from MMSA_ext.files import write_atomically
 from MMSA_ext.paths import Places, expand
-from MMSA_ext.reporting.store import RunStore, StoreError, write_atomically
+from MMSA_ext.reporting.store import RunStore, StoreError
 
 # Times that Ray runs a unit again after its worker died.
 RETRIES = 3

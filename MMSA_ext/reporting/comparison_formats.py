@@ -16,9 +16,9 @@ from typing import Any, Final, Literal
 
 import jinja2
 
+from MMSA_ext.files import write_atomically
 from MMSA_ext.reporting.comparison import Comparison, lower_is_better
 from MMSA_ext.reporting.statistics import StatisticsError, p_text
-from MMSA_ext.reporting.store import write_atomically
 from MMSA_ext.reporting.tables import TABLE_WIDTH, text_blocks, text_notes
 
 Detail = Literal["interval", "difference", "printed"]

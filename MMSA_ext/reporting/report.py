@@ -20,6 +20,7 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from MMSA_ext.files import write_atomically
 from MMSA_ext.reporting.figures import curves_overview
 from MMSA_ext.reporting.figures.comparison import comparison_figure
 from MMSA_ext.reporting.report_contents import (
@@ -34,7 +35,6 @@ from MMSA_ext.reporting.store import (
     RunStore,
     StoreError,
     StoreWarning,
-    write_atomically,
 )
 
 # More rows or lines than this cannot be told apart in one picture; the caption says what is shown.

@@ -22,7 +22,6 @@ import re
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -30,7 +29,6 @@ from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 from pydantic import (
     AwareDatetime,
     BaseModel,
@@ -44,11 +42,11 @@ from pydantic import (
 )
 
 from MMSA_ext.errors import MMSAExtError
+from MMSA_ext.files import exclusive
 
 SCHEMA_VERSION: Final = 1
 PREDICTION_COLUMNS = ("split", "id", "label", "prediction")
 REPORTED_PACKAGES = ("torch", "MMSA", "transformers", "numpy", "pandas", "scikit-learn", "scipy")
-LOCK_TIMEOUT_SECONDS = 120.0
 
 
 class StoreError(MMSAExtError, ValueError):
@@ -347,25 +345,6 @@ def _cpu_name() -> str:
     return found.group(1).strip() if found else platform.processor()
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a whole file or nothing, so that no reader ever sees half of it.
-
-    Args:
-        path: Target; its folder is made where it is missing.
-        content: Text (UTF-8) or bytes.
-
-    Raises:
-        OSError: The disk refuses; `path` is then as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = _stage(path, content)
-    try:
-        staged.replace(path)
-    except OSError:
-        staged.unlink(missing_ok=True)
-        raise
-
-
 def _stage(path: Path, content: str | bytes) -> Path:
     """Write `content` to disk beside `path`, under a name that no other writer has."""
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -416,8 +395,8 @@ class RunStore:
             Path of the record's JSON file.
 
         Raises:
-            StoreError: The predictions lack a column or have another one, or another process held
-                the store for two minutes.
+            StoreError: The predictions lack a column or have another one.
+            WriteError: The disk refuses, or another process held the store for two minutes.
         """
         path, predictions_path = self.path(record.identity), self.predictions_path(record.identity)
         table = None if predictions is None else _predictions_csv(predictions)
@@ -537,33 +516,6 @@ class RunStore:
                 "Copy the file again from the machine that made the run."
             )
         return _read_predictions_csv(content)
-
-
-@contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold a lock file against other processes and threads.
-
-    Args:
-        path: The lock file; its folder exists. It is empty and may be deleted when nothing runs.
-
-    Yields:
-        Nothing; the lock is held inside the `with` block.
-
-    Raises:
-        StoreError: Another process holds it for longer than two minutes.
-    """
-    lock = FileLock(path, timeout=LOCK_TIMEOUT_SECONDS)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise StoreError(
-            f"{path}: another process has held this lock for {LOCK_TIMEOUT_SECONDS:.0f} seconds. "
-            "Wait for it or end it, then run again."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def read_record(path: Path) -> RunRecord:

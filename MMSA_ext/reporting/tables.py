@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from MMSA_ext.files import exclusive, write_atomically
 from MMSA_ext.reporting.statistics import Summary, summarise
-from MMSA_ext.reporting.store import RunRecord, StoreError, exclusive, write_atomically
+from MMSA_ext.reporting.store import RunRecord, StoreError
 
 # The order in which MMSA's trainers return their metrics, over its three data sets.
 MMSA_METRICS = (

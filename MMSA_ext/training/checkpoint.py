@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from MMSA_ext.errors import CheckpointError
+from MMSA_ext.files import replaced
 
 FORMAT = 1
 
@@ -40,12 +40,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 def save_atomically(path: Path, content: dict[str, Any]) -> None:
     """`torch.save` to a file that is either complete or what it was before."""
-    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    try:
-        torch.save(content, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replaced(path) as staged:
+        torch.save(content, staged)
 
 
 def load_checkpoint(path: str | Path, config: dict[str, Any] | None = None) -> Checkpoint:

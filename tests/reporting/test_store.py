@@ -28,8 +28,6 @@ from MMSA_ext.reporting.store import (
     StoreWarning,
     collect_environment,
     content_digest,
-    exclusive,
-    write_atomically,
 )
 
 FINGERPRINT = "a3" * 32
@@ -414,17 +412,6 @@ class TestStore:
             writer = float(record.notes[0])
             assert (store.predictions(record)["prediction"] == writer).all()
 
-    def test_a_lock_held_elsewhere_is_reported(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("MMSA_ext.reporting.store.LOCK_TIMEOUT_SECONDS", 0.05)
-        with (
-            exclusive(tmp_path / ".lock"),
-            pytest.raises(StoreError, match=r"\.lock"),
-            exclusive(tmp_path / ".lock"),
-        ):
-            pass
-        with exclusive(tmp_path / ".lock"):
-            pass
-
 
 def _finished(seed=1111, notes=()):
     return RunRecord(
@@ -442,11 +429,3 @@ def _write_many(root, writer, start):
     start.wait(60)
     for seed in range(10):
         RunStore(root).write(_finished(seed, [str(writer)]), frame)
-
-
-def test_atomic_write_replaces_whole_files(tmp_path):
-    target = tmp_path / "folder" / "file.txt"
-    write_atomically(target, "long text\n")
-    write_atomically(target, b"short")
-    assert target.read_bytes() == b"short"
-    assert [path.name for path in target.parent.iterdir()] == ["file.txt"]
