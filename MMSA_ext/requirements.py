@@ -6,6 +6,7 @@ error of torch that names neither the model nor the file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,8 @@ _NEED_TWO_SAMPLES = {
     "mmim": "it splits a batch into positive and negative samples",
 }
 _KERNELS = {"text": "l", "audio": "a", "vision": "v"}
+# Models whose trainer adds up the gradients of `update_epochs` batches before it makes a step.
+_ACCUMULATE = ("mult", "misa", "self_mm")
 
 
 def check(
@@ -36,8 +39,7 @@ def check(
 
     Args:
         args: Configuration of the run.
-        features: The data before `corruption`; without splits, what needs the arrays themselves is
-            not checked again.
+        features: The data before `corruption`.
         corruption: What will be taken from them, from `corruption.bind`; None is nothing.
 
     Raises:
@@ -45,6 +47,7 @@ def check(
     """
     model = str(args["model_name"])
     problems = [] if corruption is None else _conflicts(corruption, args, _host(model))
+    problems += _cannot_be_selected(args, features)
     if trains_in_mmsa(model):
         problems += _needs_of_mmsa(args, features, _host(model))
     if problems:
@@ -62,6 +65,7 @@ def _needs_of_mmsa(args: Mapping[str, Any], features: FeatureSet, host: str) -> 
     problems = _encoder_unfit(args, features, host)
     if "train" in summary:
         problems += _last_batch_of_one(args, summary["train"].samples, host)
+        problems += _never_a_step(args, summary["train"].samples, host)
         problems += _lengths_unfit(args, features, summary["train"], host)
     if host == "misa" and args.get("frame_lengths", "text") == "text":
         problems += _too_short_for_misa(features)
@@ -142,6 +146,36 @@ def _last_batch_of_one(args: Mapping[str, Any], samples: int, host: str) -> list
     return [
         f"batch_size: {samples} training samples in batches of {size} leave a batch of one, on "
         f"which it cannot be trained, because {_NEED_TWO_SAMPLES[host]}; {mend}."
+    ]
+
+
+def _never_a_step(args: Mapping[str, Any], samples: int, host: str) -> list[str]:
+    """MMSA drops the gradients of batches that are too few for a step, in every epoch."""
+    size, together = args.get("batch_size"), args.get("update_epochs")
+    if host not in _ACCUMULATE or not size or together is None:
+        return []
+    batches = math.ceil(samples / size)
+    if 1 <= together <= batches:
+        return []
+    return [
+        f"update_epochs: the optimizer makes a step after each {together} batches of an epoch, and "
+        f"{samples} training samples in batches of {size} are {batches}, so that no weight would "
+        f"ever change; set config={{'update_epochs': {min(batches, max(1, together))}}}, or a "
+        "smaller batch_size."
+    ]
+
+
+def _cannot_be_selected(args: Mapping[str, Any], features: FeatureSet) -> list[str]:
+    """A metric that is not defined on the validation labels chooses no epoch."""
+    key, valid = args.get("KeyEval", "Loss"), features.report.summary.get("valid")
+    labels = None if valid is None else valid.labels.get("M")
+    if labels is None or labels.minimum < labels.maximum:
+        return []
+    if key != "Corr" and (not key.startswith("Non0") or labels.minimum != 0):
+        return []
+    return [
+        f"KeyEval: {key} is not defined on the validation split, whose labels are all "
+        f"{labels.minimum:g}, so that it can choose no epoch; set config={{'KeyEval': 'Loss'}}."
     ]
 
 

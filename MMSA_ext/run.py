@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from MMSA_ext import mmsa_bridge, requirements
 from MMSA_ext import text_encoders as encoders
 from MMSA_ext.config import identity_config, merge
 from MMSA_ext.data import corruption
-from MMSA_ext.data.features import FeatureSet, read_features
+from MMSA_ext.data.features import FeatureSet, base_file, read_features
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, suggest
 from MMSA_ext.files import exclusive
 from MMSA_ext.paths import DATA_ROOT_VARIABLE, Places
@@ -52,6 +51,8 @@ from MMSA_ext.training.trainer import MINIMISED, Progress
 from MMSA_ext.version import code_version
 
 logger = logging.getLogger("MMSA")
+
+_MODALITIES = ("feature_T", "feature_A", "feature_V")
 
 
 def identifying_configuration(args: EasyDict) -> dict[str, Any]:
@@ -116,11 +117,7 @@ class Run:
         self._check_metric()
         self.corruption = corruption.bind(args)
         requirements.check(args, self.features, self.corruption)
-        if self.features.splits:
-            self._adopt_shapes()
-        if trains_in_mmsa(args.model_name):
-            # MMSA's loader reads the file itself; what is needed here are the checks' results.
-            self.features = replace(self.features, splits={})
+        self._adopt_shapes()
 
     def with_overrides(
         self,
@@ -189,14 +186,21 @@ class Run:
         )
 
     def _read_features(self) -> FeatureSet:
-        path = Path(self.custom_feature or self.args.featurePath)
-        if not path.is_file():
+        others = [self.other_features.get(name) for name in _MODALITIES]
+        path = base_file(self.custom_feature, self.args.featurePath, others)
+        if path is not None and not Path(path).is_file():
             raise FeatureFileError(
                 f"{path}: no such feature file. Set the environment variable {DATA_ROOT_VARIABLE} "
                 "to the folder with MMSA's data (it holds MOSI/, MOSEI/, SIMS/), or give the file: "
-                "-f FILE, in Python custom_feature=FILE; `mmsa-ext run --synthetic` needs no data."
+                "-f FILE, in Python custom_feature=FILE; -Ft, -Fa and -Fv together need no other; "
+                "`mmsa-ext run --synthetic` needs no data."
             )
-        features = read_features(path, self.args.dataset_name, **self.other_features)
+        features = read_features(
+            path,
+            self.args.dataset_name,
+            front_padding=self.args.get("front_padding"),
+            **self.other_features,
+        )
         for warning in features.report.warnings:
             logger.warning("%s", warning)
         return features
@@ -266,8 +270,7 @@ class Run:
             **self.other_features,
         )
         try:
-            transform = corruption.content_transform(self.corruption)
-            with mmsa_bridge.transformed_features(transform):
+            with mmsa_bridge.provided_features(self._seen_features):
                 known = self._trained_on_clean_data(identity)
                 if known is not None:
                     return self._score_corrupted(args, *known)
@@ -310,7 +313,7 @@ class Run:
 
     @cached_property
     def _seen_features(self) -> FeatureSet:
-        """What a model of this package is given."""
+        """What the model is given, whoever's loader hands it over."""
         return corruption.corrupt(self.features, self.corruption)
 
     def _record(

@@ -136,7 +136,6 @@ def open_run(
         mmsa_bridge.registered(),
         mmsa_bridge.run_logging(log_file, verbose_level),
         mmsa_bridge.progress_bars(verbose_level > 0),
-        mmsa_bridge.feature_cache(),
     ):
         yield Run(
             args,

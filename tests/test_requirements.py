@@ -224,6 +224,47 @@ def test_unimodal_tasks_on_sims_alone(features, model):
     check(args | {"dataset_name": "sims"}, features)
 
 
+class TestSteps:
+    """12 samples in batches of 4 are 3 batches."""
+
+    @pytest.mark.parametrize("model", ["mult", "misa", "self_mm", "mult_infoenh", "misa_infoenh"])
+    @pytest.mark.parametrize("together", [0, 4])
+    def test_fewer_batches_than_a_step_needs(self, features, model, together):
+        args = configuration(model, batch_size=4, update_epochs=together, frame_lengths="own")
+        said = refusal(args, features)
+        assert "12 training samples in batches of 4 are 3, so that no weight" in said
+        fitting = {0: 1, 4: 3}[together]
+        assert f"config={{'update_epochs': {fitting}}}" in said
+        check(args | {"update_epochs": fitting}, features)
+        check(args | {"batch_size": 3, "update_epochs": 4}, features)
+
+    @pytest.mark.parametrize("model", ["tfr_net", "lf_dnn"])
+    def test_others_make_a_step_a_batch(self, features, model):
+        check(configuration(model, batch_size=4, update_epochs=4), features)
+
+
+class TestSelection:
+    @pytest.fixture
+    def constant(self, feature_data, tmp_path):
+        def read(label: float) -> FeatureSet:
+            feature_data["valid"]["regression_labels"][:] = label
+            path = tmp_path / "constant.pkl"
+            path.write_bytes(pickle.dumps(feature_data))
+            return read_features(path, "mosi")
+
+        return read
+
+    @pytest.mark.parametrize("model", ["text_only", "lf_dnn"])
+    def test_by_what_the_validation_labels_do_not_define(self, constant, features, model):
+        args = configuration(model, need_data_aligned=False)
+        said = refusal(args | {"KeyEval": "Corr"}, constant(1))
+        assert "Corr is not defined on the validation split, whose labels are all 1" in said
+        assert "Non0_acc_2 is not defined" in refusal(args | {"KeyEval": "Non0_acc_2"}, constant(0))
+        check(args | {"KeyEval": "Non0_acc_2"}, constant(1))
+        check(args | {"KeyEval": "MAE"}, constant(0))
+        check(args | {"KeyEval": "Corr"}, features)
+
+
 def test_a_run_is_refused_before_anything_is_trained(tmp_path, feature_file):
     folders = ("model_save_dir", "res_save_dir", "log_dir")
     with pytest.raises(ConfigError, match="mmim cannot"):

@@ -15,22 +15,19 @@ modality that is removed loses all of its positions; its lengths can still be se
 
 Random numbers are drawn by (seed, split, modality) and position, so that they depend neither on the
 order of batches nor on the other modalities or splits; what is lost at one rate is lost at every
-higher one. The same functions serve our `FeatureSet` and the content of a file as MMSA's loader
-reads it.
+higher one. MMSA's models are handed the same `FeatureSet` as this package's.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from MMSA_ext.data.feature_checks import Scope, derive_lengths
-from MMSA_ext.data.feature_report import FeatureReport
+from MMSA_ext.data.feature_checks import frame_ends
 from MMSA_ext.data.features import SPLITS, FeatureSet, FeatureSplit
 from MMSA_ext.errors import ConfigError, TextEncoderError
 from MMSA_ext.text_encoders import load_tokenizer
@@ -40,7 +37,6 @@ __all__ = [
     "MODALITIES",
     "CorruptionConfig",
     "bind",
-    "content_transform",
     "corrupt",
     "normalise",
     "notes",
@@ -169,36 +165,21 @@ def corrupt(features: FeatureSet, config: CorruptionConfig | None) -> FeatureSet
     """
     if config is None:
         return features
-    views = {name: _view_split(split) for name, split in features.splits.items()}
+    views = {name: _view(split) for name, split in features.splits.items()}
     changed = _corrupt_views(views, config)
     return replace(
         features,
         splits={
-            name: replace(split, **changed[name]) if name in changed else split
+            name: _replaced(split, changed[name]) if name in changed else split
             for name, split in features.splits.items()
         },
     )
 
 
-def content_transform(config: CorruptionConfig | None) -> Callable[[Any], Any] | None:
-    """The same corruption for the content of a feature file, as MMSA's loader unpickles it.
-
-    Args:
-        config: From `bind`.
-
-    Returns:
-        A function from a file's content to corrupted content that shares what is unchanged; None
-        for None. A file of one modality (`feature_T` and its like) is taken for itself.
-    """
-    if config is None:
-        return None
-
-    def transform(content: Any) -> Any:
-        views = {name: _view_raw(name, content[name]) for name in SPLITS if name in content}
-        changed = _corrupt_views(views, config)
-        return {**content, **{name: {**content[name], **new} for name, new in changed.items()}}
-
-    return transform
+def _replaced(split: FeatureSplit, arrays: Mapping[str, Any]) -> FeatureSplit:
+    # Of a frame that was lost or is noisy it no longer counts that it was not a number.
+    gaps = {key: value for key, value in split.gaps.items() if key not in arrays}
+    return replace(split, **arrays, gaps=gaps)
 
 
 def notes(config: CorruptionConfig | None) -> tuple[str, ...]:
@@ -218,44 +199,26 @@ def notes(config: CorruptionConfig | None) -> tuple[str, ...]:
 
 
 class _View(NamedTuple):
-    """What can be corrupted of one split, whoever holds it."""
+    """What can be corrupted of one split."""
 
     tokens: NDArray[Any] | None  # (n, 3, L)
     frames: dict[str, NDArray[Any]]  # each (n, L, d)
     valid: dict[str, NDArray[np.bool_]]  # by the keys of `frames`, and `tokens`: (n, L)
 
 
-def _view_split(split: FeatureSplit) -> _View:
+def _view(split: FeatureSplit) -> _View:
+    tokens = split.text_bert
     lengths = {"audio": split.audio_lengths, "vision": split.vision_lengths}
-    arrays = {key: getattr(split, key) for key in ("text", "audio", "vision")}
-    return _view(split.name, split.text_bert, arrays, lengths)
-
-
-def _view_raw(name: str, raw: Mapping[str, Any]) -> _View:
-    tokens = raw.get("text_bert")
-    lengths = {key: raw.get(f"{key}_lengths") for key in ("audio", "vision")}
-    arrays = {key: raw.get(key) for key in ("text", "audio", "vision")}
-    return _view(name, tokens, arrays, lengths)
-
-
-def _view(
-    name: str, tokens: Any | None, arrays: Mapping[str, Any], lengths: Mapping[str, Any]
-) -> _View:
-    frames = {key: np.asarray(value) for key, value in arrays.items() if value is not None}
-    valid = {}
-    if tokens is not None:
-        tokens = np.asarray(tokens)
-        valid["tokens"] = tokens[:, 1] != 0
+    frames: dict[str, NDArray[Any]] = {
+        key: array for key in MODALITIES if (array := getattr(split, key)) is not None
+    }
+    valid = {} if tokens is None else {"tokens": tokens[:, 1] != 0}
     for key, values in frames.items():
-        known = lengths.get(key)
         if key == "text" and tokens is not None and tokens.shape[2] == values.shape[1]:
             valid[key] = valid["tokens"]
             continue
-        if known is None:
-            known = derive_lengths(Scope(FeatureReport(Path(), None), name), key, values)
-        # A length of 0 is read as 1, as everywhere.
-        ends = np.maximum(np.asarray(known).reshape(-1, 1), 1)
-        valid[key] = np.arange(values.shape[1]) < ends
+        ends = frame_ends(values) if key == "text" else lengths[key]
+        valid[key] = np.arange(values.shape[1]) < ends[:, None]
     return _View(tokens, frames, valid)
 
 
@@ -333,7 +296,7 @@ def _with_noise(
     changed = values.astype(kept)  # always a copy
     scale = deviation.astype(np.float32)
     for rows in _blocks(changed):
-        block = _finite(changed[rows])
+        block = changed[rows]
         drawn = stream.standard_normal(block.shape, dtype=np.float32)
         changed[rows] = block + scale * drawn * valid[rows, :, None]
     return changed
@@ -343,17 +306,12 @@ def _deviation(values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.flo
     """Standard deviation (d,) of each feature of (n, L, d) over the valid frames."""
     count, total, squares = 0, np.zeros(values.shape[2]), np.zeros(values.shape[2])
     for rows in _blocks(values):
-        frames = _finite(values[rows])[valid[rows]].astype(np.float64)
+        frames = values[rows][valid[rows]].astype(np.float64)
         count += len(frames)
         total += frames.sum(axis=0)
         squares += (frames**2).sum(axis=0)
     variance = squares / count - (total / count) ** 2
     return np.sqrt(np.maximum(variance, 0))
-
-
-def _finite(values: NDArray[Any]) -> NDArray[Any]:
-    """What the feature reader and MMSA's loader do with NaN and -inf."""
-    return np.where(np.isfinite(values), values, 0)
 
 
 def _stream(

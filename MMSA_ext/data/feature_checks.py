@@ -4,6 +4,7 @@ Every function takes a `Scope`, files what it finds there, and returns the usabl
 where there is none. Arrays are visited in blocks, so that no temporary of an array's size exists.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +19,12 @@ __all__ = [
     "LABEL_RANGES",
     "Scope",
     "SequenceFindings",
+    "as_numbers",
+    "blocks",
     "check_ids",
     "check_labels",
     "check_lengths",
+    "check_scales",
     "check_sequence",
     "check_strings",
     "check_text_bert",
@@ -39,6 +43,9 @@ _RANGE_TOLERANCE = 1e-4  # labels such as 1/3 are stored rounded
 _BLOCK_VALUES = 1 << 20
 _SHOWN = 5
 _FLOAT16_EXACT = 2048
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_SCALE_SAMPLES = 256  # at least so many of a split, evenly spread, show the scale of its features
+_SCALE_RATIO = 100
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,13 @@ class SequenceFindings:
         blank: whether every value is 0.
         ends: frames of each sample up to the last that is not zero, at least 1; None where the
             lengths are stored, so that nobody asks for it.
+        gaps: features of samples in which a NaN was set to 0, each as sample * d + feature.
+        excessive: likewise, features of samples that are too large to compute with in float32.
+        largest: the largest of these, without its sign.
+        late: samples that begin with two zero frames or more and do not end in one.
+        early: samples that end in a zero frame and do not begin with two.
+        full: samples that do neither.
+        mean_squares: of each feature over frames, a zero frame counted as any; (d,).
     """
 
     not_numbers: int = 0
@@ -61,6 +75,13 @@ class SequenceFindings:
     refused: tuple[int, ...] = ()
     blank: bool = False
     ends: tuple[int, ...] | None = None
+    gaps: tuple[int, ...] = ()
+    excessive: tuple[int, ...] = ()
+    largest: float = 0.0
+    late: int = 0
+    early: int = 0
+    full: int = 0
+    mean_squares: tuple[float, ...] = ()
 
 
 @dataclass
@@ -162,16 +183,9 @@ def check_strings(scope: Scope, key: str, value: Any, *, convert: bool = False) 
         what = f"shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
         scope.problem(key, f"must be a list or 1-D array of one text a sample, is {what}.")
         return None
-    texts: list[str] = []
-    wrong: list[int] = []
-    for index, item in enumerate(items):
-        if isinstance(item, bytes):
-            texts.append(item.decode("utf-8", errors="replace"))
-        elif isinstance(item, str) or (convert and isinstance(item, int | float | np.number)):
-            texts.append(str(item))
-        else:
-            texts.append("")
-            wrong.append(index)
+    found = [_as_text(item, convert) for item in items]
+    texts = [text or "" for text in found]
+    wrong = [index for index, text in enumerate(found) if text is None]
     if wrong:
         scope.problem(
             key,
@@ -179,7 +193,35 @@ def check_strings(scope: Scope, key: str, value: Any, *, convert: bool = False) 
             "Write a text (it may be empty).",
         )
         return None
+    if halves := _not_encodable(texts):
+        scope.problem(
+            key,
+            "holds half of a surrogate pair, which is no character and cannot be written, in "
+            f"{scope.samples(halves)}. Write the whole character, or leave it out.",
+        )
+        return None
     return texts
+
+
+def _as_text(item: Any, convert: bool) -> str | None:
+    if isinstance(item, bytes):
+        return item.decode("utf-8", errors="replace")
+    if isinstance(item, str) or (convert and isinstance(item, int | float | np.number)):
+        try:
+            return str(item)
+        except ValueError:  # a number of thousands of digits
+            return None
+    return None
+
+
+def _not_encodable(texts: list[str]) -> list[int]:
+    """Which texts UTF-8 cannot hold."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        whole = [text.encode(errors="replace").decode() for text in texts]
+        return [i for i, text in enumerate(texts) if whole[i] != text]
+    return []
 
 
 def check_sequence(scope: Scope, key: str, value: Any) -> NDArray[Any] | None:
@@ -187,17 +229,19 @@ def check_sequence(scope: Scope, key: str, value: Any) -> NDArray[Any] | None:
 
     NaN becomes 0 (MMSA does so where it normalises). In audio -inf becomes 0, as in MMSA's
     loader: it is the logarithm of silence. Any other infinity is refused, because MMSA would pass
-    it on to the model, and no value stands for it.
+    it on to the model, and no value stands for it. So are numbers whose squares, summed over a
+    sample, float32 cannot hold.
 
     Args:
-        scope: where findings go.
+        scope: where findings go; `scope.known` learns of the array.
         key: `text`, `audio` or `vision`.
-        value: array (n, L, d) of any real dtype, or nested lists.
+        value: array (n, L, d) of any real dtype or of booleans, arrays in a list or in an array of
+            objects, or nested lists.
 
     Returns:
         The same array in its stored dtype, repaired in place where the memory allows it.
     """
-    array = _numeric(scope, key, value)
+    array = _numeric(scope, key, value, "biuf")
     if array is None:
         return None
     if array.ndim != 3:
@@ -210,10 +254,9 @@ def check_sequence(scope: Scope, key: str, value: Any) -> NDArray[Any] | None:
     if 0 in array.shape:
         scope.problem(key, f"is empty, shape {array.shape}. Every dimension must be at least 1.")
         return None
-    found = scope.known.get(key)
-    if found is None:
-        array, found = survey_sequence(key, array)
-    _file_findings(scope, key, found)
+    if key not in scope.known:
+        array, scope.known[key] = survey_sequence(key, array)
+    _file_findings(scope, key, scope.known[key], array.shape)
     return array
 
 
@@ -228,12 +271,18 @@ def survey_sequence(key: str, array: NDArray[Any]) -> tuple[NDArray[Any], Sequen
         The same array, mended in place where its memory allows it, and what was found; `ends` is
         left out.
     """
+    limit = _largest_usable(array.shape)
+    if array.dtype == np.float16:
+        limit = min(limit, float(np.finfo(np.float16).max))
     not_numbers = silences = 0
     repaired: list[int] = []
     refused: list[int] = []
+    gaps: list[int] = []
+    excessive: list[int] = []
+    largest = 0.0
     blank = True
-    for start, block in _blocks(array):
-        if block.dtype.kind == "f" and not np.isfinite(block).all():
+    for start, block in blocks(array):
+        if not _is_usual(block, limit):
             nan = np.isnan(block)
             silent = np.isneginf(block) if key == "audio" else np.zeros_like(nan)
             infinite = np.isinf(block) & ~silent
@@ -241,13 +290,102 @@ def survey_sequence(key: str, array: NDArray[Any]) -> tuple[NDArray[Any], Sequen
             silences += int(silent.sum())
             repaired += (start + np.flatnonzero((nan | silent).any(axis=(1, 2)))).tolist()
             refused += (start + np.flatnonzero(infinite.any(axis=(1, 2)))).tolist()
-            if not array.flags.writeable:
-                array = array.copy()
-            block = array[start : start + len(block)]
-            block[nan | silent] = 0
+            gaps += _places(nan, start)
+            if (nan | silent).any():
+                if not array.flags.writeable:
+                    array = array.copy()
+                block = array[start : start + len(block)]
+                block[nan | silent] = 0
+            huge = ((block > limit) | (block < -limit)) & ~infinite
+            excessive += _places(huge, start)
+            largest = max(largest, float(np.abs(block[huge].astype(np.float64)).max(initial=0)))
         blank = blank and not block.any()
-    found = SequenceFindings(not_numbers, silences, tuple(repaired), tuple(refused), blank)
+    begin, end = array[:, :2].any(axis=(1, 2)), array[:, -1].any(axis=1)
+    found = SequenceFindings(
+        *(not_numbers, silences, tuple(repaired), tuple(refused), blank),
+        gaps=tuple(gaps),
+        excessive=tuple(excessive),
+        largest=largest,
+        late=int((~begin & end).sum()),
+        early=int((begin & ~end).sum()),
+        full=int((begin & end).sum()),
+        mean_squares=tuple(_mean_squares(array).tolist()),
+    )
     return array, found
+
+
+def _largest_usable(shape: tuple[int, ...]) -> float:
+    """Of which as many squares as a sample (L, d) has values add up to what float32 holds."""
+    return math.sqrt(_FLOAT32_MAX / (shape[1] * shape[2]))
+
+
+def _is_usual(block: NDArray[Any], limit: float) -> bool:
+    """Whether all values are finite and in the limit, without a temporary for most dtypes."""
+    if block.dtype == np.float16:  # its numbers are small, and its minimum takes long to find
+        return bool(np.isfinite(block).all())
+    return bool(block.min() >= -limit and block.max() <= limit)  # False of NaN
+
+
+def _places(selected: NDArray[np.bool_], start: int) -> list[int]:
+    """Features of samples with a selected frame, of (b, L, d), as sample * d + feature."""
+    found: list[int] = (start * selected.shape[2] + np.flatnonzero(selected.any(axis=1))).tolist()
+    return found
+
+
+def _mean_squares(array: NDArray[Any]) -> NDArray[np.float64]:
+    """Mean square (d,) of each feature over all frames of some samples of (n, L, d)."""
+    rows = array[:: max(1, len(array) // _SCALE_SAMPLES)]
+    total = np.zeros(array.shape[2])
+    with np.errstate(over="ignore"):
+        for _, block in blocks(rows):
+            total += np.einsum("nld,nld->d", block, block, dtype=np.float64, casting="unsafe")
+    total /= len(rows) * array.shape[1]
+    return total
+
+
+def check_scales(scope: Scope, key: str) -> None:
+    """Warn of features that are much larger or smaller than the others.
+
+    The scale of a feature is its root mean square over frames. Padding is zeros in every feature,
+    so that it changes no ratio of two scales.
+
+    Args:
+        scope: where findings go, and what is known of the array.
+        key: `audio` or `vision`.
+    """
+    scales = np.sqrt(scope.known[key].mean_squares) if key in scope.known else np.zeros(0)
+    used = scales > 0
+    if used.sum() < 3 or not np.isfinite(scales).all():
+        return
+    ratios = np.divide(scales, np.median(scales[used]), where=used, out=np.ones_like(scales))
+    parts = [
+        _compared_features(ratios, ratios > _SCALE_RATIO, "up to ", "{:.0f} times"),
+        _compared_features(1 / ratios, ratios < 1 / _SCALE_RATIO, "down to ", "1/{:.0f} of"),
+    ]
+    if any(parts):
+        scope.warning(
+            key,
+            f"is not of one scale: {' and '.join(filter(None, parts))} the features' median (root "
+            "mean square over frames). Large features outweigh the others; `mmsa-ext standardise` "
+            "gives each the same scale.",
+        )
+
+
+def _compared_features(
+    ratios: NDArray[Any], selected: NDArray[np.bool_], several: str, form: str
+) -> str:
+    """For example "features 3, 9 are up to 120 times", "feature 3 is 120 times"; or nothing."""
+    indices = np.flatnonzero(selected)
+    if not len(indices):
+        return ""
+    verb = f"are {several}" if len(indices) > 1 else "is "
+    return f"{_features(indices)} {verb}{form.format(ratios[indices].max())}"
+
+
+def _features(indices: NDArray[np.int64]) -> str:
+    shown = ", ".join(map(str, indices[:_SHOWN]))
+    more = f" and {len(indices) - _SHOWN} more" if len(indices) > _SHOWN else ""
+    return f"feature{'s' if len(indices) > 1 else ''} {shown}{more}"
 
 
 def check_lengths(scope: Scope, key: str, value: Any, time: int | None) -> NDArray[np.int64] | None:
@@ -259,25 +397,21 @@ def check_lengths(scope: Scope, key: str, value: Any, time: int | None) -> NDArr
     Args:
         scope: where findings go.
         key: `audio_lengths` or `vision_lengths`.
-        value: n integers.
+        value: n integers, as (n,) or (n, 1).
         time: time dimension of the feature array; None if that array is unusable.
 
     Returns:
         int64 of shape (n,).
     """
-    array = _numeric(scope, key, value)
+    array = _one_number_a_sample(scope, key, _numeric(scope, key, value))
     if array is None:
-        return None
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        scope.problem(key, f"must have shape (samples,), has {array.shape}.")
         return None
     whole = np.isfinite(array) & (array == np.floor(array))
     if not whole.all():
         scope.problem(key, f"is no whole number in {scope.samples(~whole)}.")
         return None
-    lengths = array.astype(np.int64)
+    with np.errstate(invalid="ignore"):
+        lengths = array.astype(np.int64)
     outside = (lengths < 0) | (lengths > (time if time is not None else lengths.max(initial=0)))
     if outside.any():
         first = int(lengths[outside][0])
@@ -322,7 +456,7 @@ def frame_ends(array: NDArray[Any]) -> NDArray[np.int64]:
         int64 of shape (n,), at least 1.
     """
     lengths = np.empty(len(array), np.int64)
-    for start, block in _blocks(array):
+    for start, block in blocks(array):
         used = (block != 0).any(axis=2)
         last = used.shape[1] - used[:, ::-1].argmax(axis=1)
         lengths[start : start + len(block)] = np.where(used.any(axis=1), last, 1)
@@ -392,40 +526,45 @@ def check_labels(
 ) -> NDArray[np.float32] | None:
     """Check regression labels.
 
+    None and an empty text stand for no label.
+
     Args:
         scope: where findings go.
         key: key of the labels.
-        value: (n,) or (n, 1).
+        value: one number a sample, as (n,), (n, 1) or (n, 1, 1).
         dataset: decides the range, see `LABEL_RANGES`.
-        required: False: labels that are not numbers are dropped with a warning.
+        required: False: where a sample has no label, the split is read as unlabelled.
 
     Returns:
-        float32 of shape (n,).
+        float32 of shape (n,); None where there are no labels to be had.
     """
-    array = _numeric(scope, key, value)
+    array = _numeric(scope, key, _with_gaps(value))
+    if array is not None and not required and np.isnan(array).all():
+        scope.note(key, "holds no label; the split is read as unlabelled.")
+        return None
+    array = _one_number_a_sample(scope, key, array)
     if array is None:
         return None
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        scope.problem(key, f"must have shape (samples,), has {array.shape}.")
-        return None
-    labels = array.astype(np.float32)
+    with np.errstate(over="ignore"):
+        labels = array.astype(np.float32)
     unusable = ~np.isfinite(labels)
     if unusable.any() and not required:
         scope.warning(
             key,
-            f"is NaN or infinite in {scope.samples(unusable)}; the split is read as unlabelled.",
+            f"is absent, NaN or infinite in {scope.samples(unusable)}; the split is read as "
+            "unlabelled.",
         )
         return None
     if unusable.any():
         scope.problem(
             key,
-            f"is NaN or infinite in {scope.samples(unusable)}. Label these samples or remove them.",
+            f"is absent, NaN or infinite in {scope.samples(unusable)}. Label these samples or "
+            "remove them.",
         )
     if dataset in LABEL_RANGES:
         low, high = LABEL_RANGES[dataset]
         outside = (labels < low - _RANGE_TOLERANCE) | (labels > high + _RANGE_TOLERANCE)
+        outside &= ~unusable
         if outside.any():
             scope.problem(
                 key,
@@ -436,24 +575,63 @@ def check_labels(
     return labels
 
 
-def _numeric(scope: Scope, key: str, value: Any) -> NDArray[Any] | None:
+def _with_gaps(value: Any) -> Any:
+    """Labels with NaN in the place of None and of empty texts."""
     try:
         array = np.asarray(value)
-    except ValueError:
-        scope.problem(key, "has samples of different shapes. Pad them to one length with zeros.")
+        if array.dtype.kind not in "OUS":
+            return array
+        items = [math.nan if _is_blank(item) else item for item in array.ravel().tolist()]
+        return np.array(items).reshape(array.shape)
+    except ValueError:  # of different shapes: said where they are read as numbers
+        return value
+
+
+def _is_blank(item: Any) -> bool:
+    return item is None or (isinstance(item, str | bytes) and not item)
+
+
+def _one_number_a_sample(scope: Scope, key: str, array: NDArray[Any] | None) -> NDArray[Any] | None:
+    """Numbers (n,), whose further dimensions had one element each."""
+    if array is None or array.ndim == 1:
+        return array
+    if array.ndim == 0 or array.size != len(array):
+        scope.problem(key, f"must have shape (samples,), has {array.shape}.")
         return None
-    if array.dtype.kind not in "fiu":
-        hint = (
-            " Samples of different lengths must be padded to one array."
-            if array.dtype == object
-            else ""
+    return array.reshape(-1)
+
+
+def as_numbers(value: Any) -> NDArray[Any]:
+    """The array that a value holds; of an array of objects, the array of what these are.
+
+    Args:
+        value: array, or nested lists of numbers and arrays.
+
+    Raises:
+        ValueError: its parts are of different shapes.
+    """
+    array = np.asarray(value)
+    return np.asarray(array.tolist()) if array.dtype == object else array
+
+
+def _numeric(scope: Scope, key: str, value: Any, kinds: str = "iuf") -> NDArray[Any] | None:
+    """An array of one of the `kinds` of dtype (numpy's letters)."""
+    try:
+        array = as_numbers(value)
+    except (ValueError, TypeError, OverflowError):
+        scope.problem(
+            key,
+            "has samples of different shapes, or without values. Pad them to one length with "
+            "zeros.",
         )
-        scope.problem(key, f"has dtype {array.dtype}, which is not numeric.{hint}")
+        return None
+    if array.dtype.kind not in kinds:
+        scope.problem(key, f"has dtype {array.dtype}, which is not numeric. Store numbers.")
         return None
     return array
 
 
-def _file_findings(scope: Scope, key: str, found: SequenceFindings) -> None:
+def _file_findings(scope: Scope, key: str, found: SequenceFindings, shape: tuple[int, ...]) -> None:
     if found.not_numbers or found.silences:
         what = [f"{found.not_numbers} NaN"] * bool(found.not_numbers)
         what += [f"{found.silences} -inf"] * bool(found.silences)
@@ -464,11 +642,21 @@ def _file_findings(scope: Scope, key: str, found: SequenceFindings) -> None:
             f"is infinite in {scope.samples(found.refused)}. Replace it by a finite value (only "
             "-inf in audio, the logarithm of silence, is read as 0).",
         )
+    if found.excessive:
+        samples, features = np.divmod(np.array(found.excessive), shape[2])
+        scope.problem(
+            key,
+            f"is as large as {found.largest:.3g} in {_features(np.unique(features))} of "
+            f"{scope.samples(np.unique(samples))}: models compute in float32, which cannot add up "
+            f"the squares of values beyond {_largest_usable(shape):.0e}. Correct these values, or "
+            "scale the feature.",
+        )
     if found.blank:
         scope.note(key, "is all zeros, so this modality carries nothing.")
 
 
-def _blocks(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+def blocks(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Samples of (n, ...) in groups with the index of their first; no group is large."""
     step = max(1, _BLOCK_VALUES // max(1, array[0].size))
     for start in range(0, len(array), step):
         yield start, array[start : start + step]

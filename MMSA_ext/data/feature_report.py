@@ -123,7 +123,7 @@ class FeatureReport:
     def error_message(self) -> str:
         """All problems as one message."""
         count = _count(len(self.problems), "problem")
-        return f"Feature file {self.path} has {count}:\n" + _numbered(self.problems)
+        return _printable(f"Feature file {self.path} has {count}:\n" + _numbered(self.problems))
 
     def render(self) -> str:
         """The whole report as plain text."""
@@ -152,7 +152,7 @@ class FeatureReport:
         ):
             if items:
                 sections.append(f"{title}\n{_numbered(items)}")
-        return "\n\n".join(sections) + "\n"
+        return _printable("\n\n".join(sections) + "\n")
 
     def _shape_table(self) -> str:
         keys = sorted({key for split in self.summary.values() for key in split.arrays})
@@ -204,6 +204,11 @@ def _array_text(entry: tuple[tuple[int, ...], str] | None) -> str:
         return "absent"
     shape, dtype = entry
     return f"{'x'.join(map(str, shape))} {dtype}"
+
+
+def _printable(text: str) -> str:
+    """Text with an escape for half a surrogate pair, which no terminal and no file takes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _count(number: int, noun: str) -> str:

@@ -15,14 +15,17 @@ key                         shape                  content
 ``regression_labels_T|A|V``  n                     unimodal sentiment, optional
 ==========================  =====================  ===============================================
 
-Any real dtype is accepted and kept, float16 too; batches are cast one by one.
+Any real dtype is accepted and kept, float16 too; batches are cast one by one. Nested lists, arrays
+of objects and labels of shape (n, 1) or (n, 1, 1) are read as the arrays that they stand for. This
+is the one reading: MMSA's loader is handed what it gives (`mmsa_bridge.feature_reading`).
 """
 
 import hashlib
+import math
 import os
 import pickle
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ from MMSA_ext.data.feature_checks import (
     Scope,
     check_labels,
     check_lengths,
+    check_scales,
     check_sequence,
     check_strings,
     check_text_bert,
@@ -53,6 +57,13 @@ from MMSA_ext.data.feature_layout import (
     override_modality,
 )
 from MMSA_ext.data.feature_report import FeatureReport, LabelSummary, LengthSummary, SplitSummary
+from MMSA_ext.data.front_padding import (
+    FrontPadding,
+    check_choice,
+    check_front_padding,
+    turned,
+    turned_tokens,
+)
 from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.files import replaced
@@ -62,6 +73,7 @@ __all__ = [
     "FeatureReport",
     "FeatureSet",
     "FeatureSplit",
+    "base_file",
     "check_features",
     "fingerprint",
     "is_single_sample",
@@ -71,6 +83,8 @@ __all__ = [
 ]
 
 _TEXT_KEYS = ("text_bert", "text")
+_FRAMES = ("audio", "vision")
+_FEWEST_LABELS = 20  # fewer may lie in a part of their range by chance
 PathLike = str | os.PathLike[str]
 
 
@@ -91,6 +105,8 @@ class FeatureSplit:
         audio_lengths: (n,) int64, 1..L_a frames.
         vision_lengths: (n,) int64, 1..L_v frames.
         labels: `M`, and `T`, `A`, `V` where present -> (n,) float32.
+        gaps: `audio`, `vision`, where a NaN was set to 0 -> (k,) int64, features of samples with
+            such a frame, each as sample * d + feature.
     """
 
     name: str
@@ -103,6 +119,7 @@ class FeatureSplit:
     audio_lengths: NDArray[np.int64]
     vision_lengths: NDArray[np.int64]
     labels: dict[str, NDArray[np.float32]]
+    gaps: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -113,9 +130,10 @@ class FeatureSet:
     """A checked feature file.
 
     Attributes:
-        path: the base file.
+        path: the base file; without one, `feature_T`.
         fingerprint: SHA-256 of the file's bytes; with `feature_T`, `feature_A` or `feature_V`
-            SHA-256 over the roles and fingerprints of all files.
+            SHA-256 over the roles and fingerprints of all files, in this order of roles. Without a
+            base file it is that of `feature_T` as the base, with the other two.
         splits: name -> split, in the order train, valid, test.
         report: what was found.
     """
@@ -127,13 +145,14 @@ class FeatureSet:
 
 
 def read_features(
-    path: PathLike,
+    path: PathLike | None,
     dataset: str | None = None,
     *,
     feature_T: PathLike | None = None,  # noqa: N803 - MMSA's names
     feature_A: PathLike | None = None,  # noqa: N803
     feature_V: PathLike | None = None,  # noqa: N803
     require_labels: bool = True,
+    front_padding: FrontPadding | None = None,
     cache: bool = True,
 ) -> FeatureSet:
     """Read a feature file once, check all of it, and repair what MMSA repairs.
@@ -142,7 +161,8 @@ def read_features(
     those (see `data.feature_cache`); what is read is the same, bit for bit.
 
     Args:
-        path: the file; `~` is expanded.
+        path: the file; `~` is expanded. None where the other three are given: ids, texts and
+            labels are then those of `feature_T`.
         dataset: `mosi`, `mosei` or `sims` decides the label range; None checks no range.
         feature_T: file that replaces text, as in MMSA.
         feature_A: file that replaces audio.
@@ -151,6 +171,9 @@ def read_features(
             splits, labels optional, or a file of one sample as `MMSA_test` takes it: `audio`
             (L_a, d_a), `vision` (L_v, d_v), `text_bert` (3, L), `text` (L, d_t), which becomes
             the split `sample`.
+        front_padding: what to do where zeros are in front of the frames instead of behind them
+            (see `front_padding.check_front_padding`): None refuses the file, `turn` moves them
+            behind the frames, `keep` reads the frames as they are.
         cache: whether to use, and fill, the user's cache.
 
     Returns:
@@ -159,27 +182,29 @@ def read_features(
     Raises:
         FeatureFileError: the file is missing, unsafe or damaged, or has problems; the message
             lists all of them.
+        ConfigError: `front_padding` is none of these.
     """
-    others = {"T": feature_T, "A": feature_A, "V": feature_V}
+    sources = _sources(path, feature_T, feature_A, feature_V)
     files = CachedReading.of_user() if cache else None
     load = load_file if files is None else files.load
-    features = _read(path, dataset, others, require_labels, load)
+    features = _read(sources, dataset, require_labels, front_padding, load)
     if not features.report.ok:
         raise FeatureFileError(features.report.error_message())
     if files is not None and files.keep():
         # The maps take the place of what was read, whose memory is then free.
-        features = _read(path, dataset, others, require_labels, load)
+        features = _read(sources, dataset, require_labels, front_padding, load)
     return features
 
 
 def check_features(
-    path: PathLike,
+    path: PathLike | None,
     dataset: str | None = None,
     *,
     feature_T: PathLike | None = None,  # noqa: N803
     feature_A: PathLike | None = None,  # noqa: N803
     feature_V: PathLike | None = None,  # noqa: N803
     require_labels: bool = True,
+    front_padding: FrontPadding | None = None,
 ) -> FeatureReport:
     """Check a feature file and report; problems of content do not raise.
 
@@ -190,19 +215,21 @@ def check_features(
         feature_A: as for `read_features`.
         feature_V: as for `read_features`.
         require_labels: as for `read_features`.
+        front_padding: as for `read_features`.
 
     Returns:
         The report; print `report.render()`.
 
     Raises:
         FeatureFileError: the file is missing, unsafe or damaged, so that there is no content.
+        ConfigError: `front_padding` is not known.
     """
-    others = {"T": feature_T, "A": feature_A, "V": feature_V}
-    return _read(path, dataset, others, require_labels, load_file).report
+    sources = _sources(path, feature_T, feature_A, feature_V)
+    return _read(sources, dataset, require_labels, front_padding, load_file).report
 
 
 def fingerprint(
-    path: PathLike,
+    path: PathLike | None,
     *,
     feature_T: PathLike | None = None,  # noqa: N803
     feature_A: PathLike | None = None,  # noqa: N803
@@ -219,16 +246,58 @@ def fingerprint(
     Raises:
         FeatureFileError: a file cannot be read.
     """
-    found = _file_digest(path)
-    for role, other in {"T": feature_T, "A": feature_A, "V": feature_V}.items():
-        if other:
-            found = _joined_fingerprint(found, role, _file_digest(other))
+    sources = _sources(path, feature_T, feature_A, feature_V)
+    found = _file_digest(sources.base)
+    for role, other in sources.others.items():
+        found = _joined_fingerprint(found, role, _file_digest(other))
     return found
 
 
-def _file_digest(path: PathLike) -> str:
+def base_file(
+    given: PathLike | None, configured: PathLike, modalities: Iterable[PathLike | None]
+) -> PathLike | None:
+    """Which base file a run reads: the one it was given, or else the configured one.
+
+    Args:
+        given: file in place of the configured one, or None.
+        configured: path that the configuration states; the file need not be there.
+        modalities: `feature_T`, `feature_A` and `feature_V`, or None.
+
+    Returns:
+        For `read_features`: None where the configured file is not there and none is needed.
+    """
+    needed = given or not all(modalities) or Path(configured).expanduser().is_file()
+    return (given or configured) if needed else None
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """The files of one reading: the base, and by role (`T`, `A`, `V`) those of a modality."""
+
+    base: Path
+    others: dict[str, Path]
+    without_base: bool = False
+
+
+def _sources(
+    path: PathLike | None, text: PathLike | None, audio: PathLike | None, vision: PathLike | None
+) -> _Sources:
+    given = {"T": text, "A": audio, "V": vision}
+    # MMSA's default is an empty string.
+    others = {role: Path(other).expanduser() for role, other in given.items() if other}
+    base = Path(path).expanduser() if path else None
+    if base is None and len(others) == len(given):
+        return _Sources(others.pop("T"), others, without_base=True)
+    if base is None:
+        raise FeatureFileError(
+            "No feature file is given. Give one, or all of feature_T, feature_A and feature_V."
+        )
+    return _Sources(base, others)
+
+
+def _file_digest(path: Path) -> str:
     try:
-        with Path(path).expanduser().open("rb") as file:
+        with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise FeatureFileError(f"Feature file {path} cannot be read: {error}.") from error
@@ -259,17 +328,20 @@ def write_features(path: PathLike, data: Mapping[str, Any]) -> Path:
 
 
 def _read(
-    path: PathLike,
+    sources: _Sources,
     dataset: str | None,
-    others: dict[str, PathLike | None],
     require_labels: bool,
+    front_padding: FrontPadding | None,
     load: Callable[[Path], LoadedFile],
 ) -> FeatureSet:
-    base = Path(path).expanduser()
+    check_choice(front_padding)
+    base = sources.base
     report = FeatureReport(base, dataset.lower() if dataset else None)
     if report.dataset is not None and report.dataset not in LABEL_RANGES:
         report.notes.append(f"The label range of data set {dataset!r} is not known: not checked.")
         report.dataset = None
+    if sources.without_base:
+        report.notes.append("Without a base file, ids, texts and labels are those of feature_T.")
     loaded = load(base)
     report.fingerprint, report.size = loaded.fingerprint, loaded.size
     raw_splits = find_splits(loaded.data, report, require_labels)
@@ -280,51 +352,61 @@ def _read(
     for name, raw in raw_splits.items():
         scopes[name].ids = find_ids(scopes[name], raw, require_labels)
     check_disjoint(report, {name: scope.ids for name, scope in scopes.items()})
-    for role, other in others.items():
-        if other:  # MMSA's default is an empty string
-            added = load(Path(other).expanduser())
-            override_modality(role, added, raw_splits, scopes)
-            report.fingerprint = _joined_fingerprint(report.fingerprint, role, added.fingerprint)
+    for role, other in sources.others.items():
+        added = load(other)
+        override_modality(role, added, raw_splits, scopes)
+        report.fingerprint = _joined_fingerprint(report.fingerprint, role, added.fingerprint)
     _check_text_keys(scopes, raw_splits)
     splits: dict[str, FeatureSplit] = {}
     for name, raw in raw_splits.items():
-        split = _split(scopes[name], raw, require_labels)
+        split = _split(scopes[name], raw, require_labels, turn=front_padding == "turn")
         if split is not None:
             splits[name] = split
             report.summary[name] = _summary(split)
     _check_agreement(report, splits)
+    if front_padding is None:
+        check_front_padding(report, {name: scope.known for name, scope in scopes.items()})
+    for key in _FRAMES if "train" in scopes else ():
+        check_scales(scopes["train"], key)
+    if require_labels:
+        _check_variation(scopes, splits)
+        _check_label_scale(report, splits)
     return FeatureSet(base, report.fingerprint, splits, report)
 
 
-def _split(scope: Scope, raw: dict[str, Any], require_labels: bool) -> FeatureSplit | None:
-    text_bert = text = None
-    if raw.get("text_bert") is not None:
-        text_bert = check_text_bert(scope, raw["text_bert"])
-    if raw.get("text") is not None:
-        text = check_sequence(scope, "text", raw["text"])
-    if raw.get("text_bert") is None and raw.get("text") is None:
+def _split(
+    scope: Scope, raw: dict[str, Any], require_labels: bool, *, turn: bool
+) -> FeatureSplit | None:
+    text_bert = raw.get("text_bert")
+    if text_bert is None and raw.get("text") is None:
         scope.problem(
             "text_bert", "is missing, and so is 'text'. Run `mmsa-ext encode-text` on the file."
         )
-    audio, audio_lengths = _modality(scope, raw, "audio")
-    vision, vision_lengths = _modality(scope, raw, "vision")
+    if text_bert is not None:
+        text_bert = check_text_bert(scope, turned_tokens(text_bert) if turn else text_bert)
+    sequences = {key: _sequence(scope, raw, key) for key in ("text", *_FRAMES)}
+    lengths = {key: _stored_lengths(scope, raw, key, sequences[key]) for key in _FRAMES}
     raw_text = _raw_text(scope, raw, require_labels)
     labels = _labels(scope, raw, require_labels)
     values = {
         "id": scope.ids or None,
         "raw_text": raw_text,
         "text_bert": text_bert,
-        "text": text,
-        "audio": audio,
-        "vision": vision,
-        "audio_lengths": audio_lengths,
-        "vision_lengths": vision_lengths,
-    } | {LABEL_KEYS[kind]: value for kind, value in labels.items()}
+        **sequences,
+        **{f"{key}_lengths": known for key, known in lengths.items()},
+        **{LABEL_KEYS[kind]: value for kind, value in labels.items()},
+    }
     counts = {key: len(value) for key, value in values.items() if value is not None}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{key} {count}" for key, count in counts.items())
         scope.problem("samples", f"the keys differ in their number of samples: {listed}.")
         return None
+    moved = _turn(scope, sequences, lengths) if turn else set()
+    for key in _FRAMES:
+        if raw.get(key) is not None and raw.get(f"{key}_lengths") is None:
+            lengths[key] = _derived_lengths(scope, key, sequences[key], anew=key in moved)
+    audio, vision = sequences["audio"], sequences["vision"]
+    audio_lengths, vision_lengths = lengths["audio"], lengths["vision"]
     if audio is None or vision is None or audio_lengths is None or vision_lengths is None:
         return None
     if not scope.ids:
@@ -334,33 +416,61 @@ def _split(scope: Scope, raw: dict[str, Any], require_labels: bool) -> FeatureSp
         list(scope.ids),
         raw_text or [""] * len(scope.ids),
         text_bert,
-        text,
+        sequences["text"],
         audio,
         vision,
         audio_lengths,
         vision_lengths,
         labels,
+        {key: np.array(gaps, np.int64) for key in _FRAMES if (gaps := scope.known[key].gaps)},
     )
 
 
-def _modality(
-    scope: Scope, raw: dict[str, Any], key: str
-) -> tuple[NDArray[Any] | None, NDArray[np.int64] | None]:
-    if raw.get(key) is None:
+def _sequence(scope: Scope, raw: dict[str, Any], key: str) -> NDArray[Any] | None:
+    if raw.get(key) is not None:
+        return check_sequence(scope, key, raw[key])
+    if key in _FRAMES:
         scope.problem(
             key,
             "is missing. Without this modality store zeros of shape (samples, 1, features).",
         )
-        return None, None
-    array = check_sequence(scope, key, raw[key])
-    lengths_key = f"{key}_lengths"
-    if raw.get(lengths_key) is not None:
-        time = None if array is None else array.shape[1]
-        return array, check_lengths(scope, lengths_key, raw[lengths_key], time)
+    return None
+
+
+def _stored_lengths(
+    scope: Scope, raw: dict[str, Any], key: str, array: NDArray[Any] | None
+) -> NDArray[np.int64] | None:
+    stored = raw.get(f"{key}_lengths")
+    if stored is None or raw.get(key) is None:
+        return None
+    time = None if array is None else array.shape[1]
+    return check_lengths(scope, f"{key}_lengths", stored, time)
+
+
+def _derived_lengths(
+    scope: Scope, key: str, array: NDArray[Any] | None, *, anew: bool
+) -> NDArray[np.int64] | None:
     if array is None:
-        return None, None
-    known = scope.known.get(key)
-    return array, derive_lengths(scope, lengths_key, array, known.ends if known else None)
+        return None
+    ends = None if anew else scope.known[key].ends
+    return derive_lengths(scope, f"{key}_lengths", array, ends)
+
+
+def _turn(
+    scope: Scope,
+    sequences: dict[str, NDArray[Any] | None],
+    lengths: dict[str, NDArray[np.int64] | None],
+) -> set[str]:
+    """Turn padding in front round, in place of the arrays of `sequences`; which were changed."""
+    found = {key: array for key, array in sequences.items() if array is not None}
+    known = {key: n for key, n in lengths.items() if n is not None and key in found}
+    moved = set()
+    for key, (array, count) in turned(found, known).items():
+        sequences[key] = array
+        if count:
+            moved.add(key)
+            scope.note(key, f"zero frames in front of {count} samples were moved behind them.")
+    return moved
 
 
 def _raw_text(scope: Scope, raw: dict[str, Any], required: bool) -> list[str] | None:
@@ -388,6 +498,41 @@ def _labels(scope: Scope, raw: dict[str, Any], required: bool) -> dict[str, NDAr
     if unimodal and required and (scope.report.dataset or "").startswith("sims"):
         scope.note(", ".join(unimodal), "absent. MMSA's own models need them on SIMS; ours do not.")
     return labels
+
+
+def _check_variation(scopes: dict[str, Scope], splits: dict[str, FeatureSplit]) -> None:
+    """Nothing is learned from labels that are all the same, and of them not all can be scored."""
+    for name, split in splits.items():
+        labels = split.labels.get("M")
+        if labels is None or not np.isfinite(labels).all() or labels.min() < labels.max():
+            continue
+        where = f"all {len(labels)} samples" if len(labels) > 1 else "its only sample"
+        what = f"is {labels[0]:g} in {where}"
+        if name == "train":
+            scopes[name].problem(
+                LABEL_KEYS["M"], f"{what}; a model learns nothing from that. Add other samples."
+            )
+        else:
+            unscored = "Corr" if labels[0] else "Corr and what leaves out labels of 0 (Non0_*)"
+            scopes[name].warning(LABEL_KEYS["M"], f"{what}; {unscored} of this split is undefined.")
+
+
+def _check_label_scale(report: FeatureReport, splits: dict[str, FeatureSplit]) -> None:
+    """Warn where all labels lie in the range of a data set with a smaller one."""
+    if report.dataset is None:
+        return
+    labels = [split.labels["M"] for split in splits.values() if "M" in split.labels]
+    largest = max((float(np.abs(part).max()) for part in labels), default=math.inf)
+    low, high = LABEL_RANGES[report.dataset]
+    other_low, other_high = LABEL_RANGES["sims"]
+    if sum(map(len, labels)) < _FEWEST_LABELS or other_high >= high or largest > other_high:
+        return
+    report.warnings.append(
+        f"[{', '.join(splits)}] {LABEL_KEYS['M']}: all are within [{other_low:g}, {other_high:g}], "
+        f"the range of sims, and the file is read as {report.dataset}, whose range is [{low:g}, "
+        f"{high:g}]: its classes, as in Acc-7, would mean nothing. Name the data set whose scale "
+        "the labels have, or rescale them."
+    )
 
 
 def _check_text_keys(scopes: dict[str, Scope], raw_splits: dict[str, dict[str, Any]]) -> None:

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 
+from MMSA_ext.data.feature_layout import ARRAYS
 from MMSA_ext.data.features import FeatureSplit, read_features, write_features
+from MMSA_ext.data.front_padding import FrontPadding
 from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.errors import ConfigError, FeatureFileError
 
@@ -19,6 +21,8 @@ def standardise(
     path: str | os.PathLike[str],
     output: str | os.PathLike[str],
     modalities: Sequence[str] = MODALITIES,
+    *,
+    front_padding: FrontPadding | None = None,
 ) -> Path:
     """Write a copy of a feature file with mean 0 and deviation 1 in each feature.
 
@@ -32,6 +36,8 @@ def standardise(
         path: Feature file with a training split.
         output: File to write; written atomically, must differ from `path`.
         modalities: Which of `audio` and `vision` to change.
+        front_padding: As for `features.read_features`; the copy of a file whose padding is turned
+            is padded behind the frames, and its text too.
 
     Returns:
         The path written.
@@ -45,10 +51,17 @@ def standardise(
         raise ConfigError(f"modalities must name some of audio, vision; got {list(modalities)}.")
     if source.resolve() == target.resolve():
         raise ConfigError(f"{target} is the input; name another output, so that nothing is lost.")
-    splits = read_features(source, cache=False).splits  # read once
+    splits = read_features(
+        source, require_labels=False, front_padding=front_padding, cache=False
+    ).splits
     if "train" not in splits:
         raise FeatureFileError(f"{source}: has no split 'train', by which to standardise.")
     data = safe_load(source)
+    if front_padding == "turn":
+        for name, split in splits.items():
+            data[name] |= {
+                key: array for key in ARRAYS if (array := getattr(split, key)) is not None
+            }
     for modality in modalities:
         scaler = StandardScaler().fit(_frames(splits["train"], modality))
         for name, split in splits.items():

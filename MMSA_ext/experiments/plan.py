@@ -253,12 +253,11 @@ class Plan:
 
     def _fingerprint(self, configured: str) -> str:
         """Of the feature files; empty where the configured one is not on this machine."""
-        given = any(self._files.values())
-        base = expand(self._files["custom_feature"] or configured)
-        if not (given or Path(base).is_file()):
+        given, *others = (file and expand(file) for file in self._files.values())
+        base = features.base_file(given, expand(configured), others)
+        if not any(self._files.values()) and not Path(expand(configured)).is_file():
             return ""
-        others = (self._files[name] for name in FEATURE_FILES[1:])
-        return _hashed(_stamp(base), *(_stamp(expand(o)) if o else None for o in others))
+        return _hashed(*(_stamp(str(file)) if file else None for file in (base, *others)))
 
 
 def unit_key(dataset: str, model: str, digest: str, file: str, seed: int, code: str) -> str:
@@ -302,9 +301,10 @@ def _stamp(path: str) -> tuple[str, int, int]:
 
 
 @cache
-def _hashed(base: tuple[str, int, int], *others: tuple[str, int, int] | None) -> str:
-    t, a, v = (other and other[0] for other in others)
-    return features.fingerprint(base[0], feature_T=t, feature_A=a, feature_V=v)
+def _hashed(*files: tuple[str, int, int] | None) -> str:
+    """Fingerprint of the base file, text, audio and vision; None for those that are not given."""
+    base, t, a, v = (file and file[0] for file in files)
+    return features.fingerprint(base, feature_T=t, feature_A=a, feature_V=v)
 
 
 def status(experiment: Experiment, store: RunStore, **files: Any) -> pd.DataFrame:

@@ -7,7 +7,7 @@ without; `MMSA_ext/__init__.py` imports it as soon as MMSA is there.
 - `package`: what MMSA learns by default, this package.
 - `configuration`: MMSA's configuration reader, extended.
 - `shims`, `encoder_shims`: what MMSA needs to run on current libraries, with any text encoder.
-- `feature_reading`: safe unpickling inside MMSA's loader, once a file, its gaps mended.
+- `feature_reading`: MMSA's loader is handed what this package read, once a file.
 - `runtime`: logging, progress bars, seeds, device.
 - `recording`, `stock`, `scoring`: MMSA's own models, run exactly as MMSA runs them, and watched.
 """
@@ -25,7 +25,7 @@ from MMSA_ext.mmsa_bridge.configuration import (
 )
 from MMSA_ext.mmsa_bridge.encoder_shims import encoder_architecture
 from MMSA_ext.mmsa_bridge.extension import Extension, RegisteredModel
-from MMSA_ext.mmsa_bridge.feature_reading import feature_cache, transformed_features
+from MMSA_ext.mmsa_bridge.feature_reading import feature_cache, provided_features
 from MMSA_ext.mmsa_bridge.recording import EpochRecord, SplitPredictions
 from MMSA_ext.mmsa_bridge.registration import (
     is_registered,
@@ -78,6 +78,7 @@ __all__ = [
     "predict_stock",
     "preserved_random_state",
     "progress_bars",
+    "provided_features",
     "read_config",
     "register",
     "registered",
@@ -89,7 +90,6 @@ __all__ = [
     "supported_datasets",
     "train_and_test",
     "trainer_class",
-    "transformed_features",
     "unregister",
 ]
 

@@ -1,54 +1,47 @@
-"""Feature files reach MMSA's own loader unpickled safely, mended, and once instead of thrice."""
+"""MMSA's loader is handed what this package read: checked and mended arrays, once a file.
+
+MMSA opens each feature file once a split and asks `pickle` for what is in it. In the place of that
+it finds a `FeatureSet` in the layout of its own files, so that a file means the same to every
+model. MMSA copies what it takes (`astype`), so that all may share one reading.
+"""
 
 from __future__ import annotations
 
-import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
+from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.mmsa_bridge.patching import ModuleProxy, replace_attribute
 
-Transform = Callable[[Any], Any]
+if TYPE_CHECKING:
+    from MMSA_ext.data.features import FeatureSet, FeatureSplit
 
-_FileKey = tuple[Path, int, int]
+# What the open `provided_features` hand over, and what the open `feature_cache` has read so far.
+_provided: list[FeatureSet] = []
+_caches: list[dict[Any, FeatureSet]] = []
+# What MMSA's data set, while it is made, finds in every file that it opens.
+_contents: list[dict[str, dict[str, Any]]] = []
 
-
-@dataclass
-class _Cache:
-    """What was read of each file, and what was mended of it (by whether NaN stays)."""
-
-    read: dict[_FileKey, Any] = field(default_factory=dict)
-    mended: dict[tuple[_FileKey, bool], Any] = field(default_factory=dict)
-
-
-# The files read inside the open `feature_cache`; empty outside of any.
-_caches: list[_Cache] = []
-# What the open `transformed_features` does to a file, and what it has made of each so far.
-_transforms: list[tuple[Transform, dict[tuple[_FileKey, bool | None], Any]]] = []
-# While MMSA's data set reads, and `mend_gaps` holds: whether NaN stays.
-_nan_stays: list[bool] = []
+_MODALITIES = ("feature_T", "feature_A", "feature_V")
 
 
 @contextmanager
 def feature_cache() -> Iterator[None]:
-    """Inside, MMSA's loader unpickles each feature file once, however often it opens it.
+    """Inside, MMSA's loader reads a feature file once, however often it opens it.
 
-    MMSA opens the file once for each split. It copies what it takes (`astype`), so that the splits
-    may share one reading. The contents are dropped at the end; an inner cache joins the outer one.
+    What was read is dropped at the end; an inner cache joins the outer one.
     """
     if _caches:
         yield
         return
-    _caches.append(_Cache())
+    _caches.append({})
     try:
         yield
     finally:
@@ -56,130 +49,101 @@ def feature_cache() -> Iterator[None]:
 
 
 @contextmanager
-def provided_features(path: Path, content: Any) -> Iterator[None]:
-    """Inside, MMSA's loader finds `content` where it opens the file at `path`."""
-    with path.open("rb") as file:
-        _caches.append(_Cache({_file_key(file): content}))
-        try:
-            yield
-        finally:
-            _caches.pop()
-
-
-@contextmanager
-def transformed_features(transform: Transform | None) -> Iterator[None]:
-    """Inside, MMSA's loader gets `transform(content)` of every feature file that it opens.
-
-    Args:
-        transform: Makes new content of a file's and leaves that one, which others share, as it is;
-            called once a file. None changes nothing. Of nested ones the innermost alone counts.
-    """
-    if transform is None:
-        yield
-        return
-    _transforms.append((transform, {}))
+def provided_features(features: FeatureSet) -> Iterator[None]:
+    """Inside, MMSA's loader finds `features` in whatever files it opens."""
+    _provided.append(features)
     try:
         yield
     finally:
-        _transforms.pop()
-
-
-def _load(file: BinaryIO) -> Any:
-    """Stand-in for `pickle.load` in MMSA's modules: numpy arrays and builtin containers only."""
-    if not _transforms:
-        return _read(file)
-    transform, made = _transforms[-1]
-    key = _file_key(file), _nan_stays[-1] if _nan_stays else None
-    if key not in made:
-        made[key] = transform(_read(file))
-    return made[key]
-
-
-def _read(file: BinaryIO) -> Any:
-    cache, key = _caches[-1] if _caches else _Cache(), _file_key(file)
-    if key not in cache.read:
-        from MMSA_ext.data.safe_pickle import safe_load
-
-        cache.read[key] = safe_load(file)
-    if not _nan_stays:
-        return cache.read[key]
-    mended = key, _nan_stays[-1]
-    if mended not in cache.mended:
-        cache.mended[mended] = _mended(cache.read[key], nan_stays=_nan_stays[-1])
-    return cache.mended[mended]
-
-
-def _file_key(file: BinaryIO) -> _FileKey:
-    status = os.fstat(file.fileno())
-    return Path(file.name).resolve(), status.st_size, status.st_mtime_ns
+        _provided.pop()
 
 
 def read_features_safely(undo: ExitStack) -> None:
-    """Make MMSA's loader and `MMSA_test` unpickle feature files through `safe_load`."""
+    """Let nothing that MMSA unpickles run code: its loader's files, and those of `MMSA_test`."""
     for name in ("MMSA.data_loader", "MMSA.run"):
         replace_attribute(undo, import_module(name), "pickle", ModuleProxy(pickle, load=_load))
 
 
-def mend_gaps(undo: ExitStack) -> None:
-    """Let MMSA's data set read lengths and features as `data.features.read_features` repairs them.
+def _load(file: BinaryIO) -> Any:
+    """Stand-in for `pickle.load` in MMSA's modules."""
+    if _contents:
+        return _contents[-1]
+    from MMSA_ext.data.safe_pickle import safe_load
 
-    Absent lengths are derived, a length of 0 is 1, and NaN is 0; but where a model's configuration
-    has `need_normalized`, MMSA averages over time, makes 0 of what is then NaN, and so gets a
-    number already, which stays.
+    return safe_load(file)
+
+
+def hand_over(undo: ExitStack) -> None:
+    """Let MMSA's data set find in its files what `data.features.read_features` gives.
+
+    Of a NaN, which is 0 there, MMSA makes a number of its own where it averages over time: there
+    the average of that feature is 0, and stays so.
     """
     dataset = import_module("MMSA.data_loader").MMDataset
     read = dataset.__init__
 
     @wraps(read)
-    def read_mended(self: Any, args: Any, *rest: Any, **options: Any) -> None:
-        _nan_stays.append(bool(args.get("need_normalized")))
+    def read_checked(self: Any, args: Any, mode: str = "train") -> None:
+        features = _provided[-1] if _provided else _read(args)
+        split = features.splits[mode]
+        configured = args["custom_feature"]
+        # MMSA opens the base file, which need not be there.
+        args["custom_feature"] = str(features.path)
+        _contents.append({mode: _in_mmsas_layout(split, args, features.path)})
         try:
-            read(self, args, *rest, **options)
+            read(self, args, mode)
         finally:
-            _nan_stays.pop()
+            _contents.pop()
+            args["custom_feature"] = configured
+        if args.get("need_normalized"):
+            for key, gaps in split.gaps.items():
+                averages = getattr(self, key)  # (n, 1, d)
+                averages[:, 0][np.divmod(gaps, averages.shape[2])] = 0
 
-    replace_attribute(undo, dataset, "__init__", read_mended)
+    replace_attribute(undo, dataset, "__init__", read_checked)
 
 
-def _mended(content: Mapping[str, Any], *, nan_stays: bool) -> dict[str, Any]:
+def _read(args: Any) -> FeatureSet:
+    from MMSA_ext.data.features import base_file, read_features
+
+    others = {name: args[name] for name in _MODALITIES}
+    base = base_file(args["custom_feature"], args["featurePath"], others.values())
+    dataset, padding = args["dataset_name"], args.get("front_padding")
+    cache = _caches[-1] if _caches else {}
+    key = tuple(map(_state, (base, *others.values()))), dataset, padding
+    if key not in cache:
+        cache[key] = read_features(base, dataset, front_padding=padding, **others)
+    return cache[key]
+
+
+def _state(file: str | Path | None) -> tuple[Path, int, int] | None:
+    """What changes with the content of a file; None if there is none."""
+    try:
+        path = Path(file or "").expanduser().resolve(strict=True)
+        status = path.stat()
+    except OSError:
+        return None
+    return path, status.st_size, status.st_mtime_ns
+
+
+def _in_mmsas_layout(split: FeatureSplit, args: Any, path: Path) -> dict[str, Any]:
+    """What MMSA's loader takes of a split."""
+    from MMSA_ext.data.feature_layout import LABEL_KEYS
+
+    key = "text_bert" if args.get("use_bert") else "text"
+    text = getattr(split, key)
+    if text is None:
+        raise FeatureFileError(
+            f"{path}: split {split.name!r} has no {key!r}, which {args.get('model_name')} reads; "
+            "fill it with `mmsa-ext encode-text`."
+        )
     return {
-        name: _mended_split(split, nan_stays=nan_stays) if isinstance(split, Mapping) else split
-        for name, split in content.items()
+        "raw_text": split.raw_text,
+        "id": split.ids,
+        key: text,
+        "audio": split.audio,
+        "vision": split.vision,
+        "audio_lengths": split.audio_lengths.tolist(),
+        "vision_lengths": split.vision_lengths.tolist(),
+        **{LABEL_KEYS[kind]: labels for kind, labels in split.labels.items()},
     }
-
-
-def _mended_split(split: Mapping[str, Any], *, nan_stays: bool) -> dict[str, Any]:
-    """A copy that shares the arrays in which nothing was mended."""
-    mended = dict(split)
-    for key in ("text", "audio", "vision"):
-        if key not in split:
-            continue
-        numbers = _numbers(np.asarray(split[key]))
-        if not nan_stays:
-            mended[key] = numbers
-        if key != "text":
-            known = split.get(f"{key}_lengths")
-            mended[f"{key}_lengths"] = _lengths(numbers) if known is None else _positive(known)
-    return mended
-
-
-def _numbers(array: NDArray[Any]) -> NDArray[Any]:
-    """The array itself, or a copy with 0 for NaN."""
-    # A minimum is NaN where any value is, and takes no temporary of the array's size.
-    if array.dtype.kind != "f" or not np.isnan(array.min()):
-        return array
-    mended: NDArray[Any] = np.nan_to_num(array, nan=0.0, posinf=np.inf, neginf=-np.inf)
-    return mended
-
-
-def _lengths(array: NDArray[Any]) -> list[int]:
-    from MMSA_ext.data.feature_checks import Scope, derive_lengths
-    from MMSA_ext.data.feature_report import FeatureReport
-
-    frames = np.where(np.isneginf(array), 0, array)  # in audio, the logarithm of silence
-    lengths = derive_lengths(Scope(FeatureReport(Path()), ""), "lengths", frames)
-    return [int(length) for length in lengths]
-
-
-def _positive(lengths: Any) -> list[int]:
-    return [max(1, int(length)) for length in np.asarray(lengths).reshape(-1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -46,12 +47,11 @@ def predict_stock(
             than in training.
         TrainingDivergedError: If a prediction is not a finite number.
     """
-    content = {name: _mmsa_split(split, args) for name, split in features.splits.items()}
-    args = EasyDict({**args, "custom_feature": str(features.path)})
-    args.update(feature_T=None, feature_A=None, feature_V=None)
-    with registered(), provided_features(features.path, content):
+    splits = {name: _as_in_training(split, args) for name, split in features.splits.items()}
+    args = EasyDict({**args, "feature_T": None, "feature_A": None, "feature_V": None})
+    with registered(), provided_features(replace(features, splits=splits)):
         read_split = import_module("MMSA.data_loader").MMDataset
-        datasets = {name: read_split(args, mode=name) for name in content}
+        datasets = {name: read_split(args, mode=name) for name in splits}
         args.seq_lens = next(iter(datasets.values())).get_seq_len()  # as MMDataLoader does
         model = _load_model(args, state_dict)
         trainer = build_trainer(args)
@@ -90,31 +90,18 @@ def _table(split: str, samples: SplitPredictions) -> pd.DataFrame:
     )
 
 
-def _mmsa_split(split: FeatureSplit, args: EasyDict) -> dict[str, Any]:
-    """A split in the layout of MMSA's files, padded to the lengths of the training data."""
-    key = "text_bert" if args.get("use_bert") else "text"
-    text = getattr(split, key)
-    if text is None:
-        raise FeatureFileError(
-            f"split {split.name!r} has no {key!r}, which {args.model_name} reads; fill it with "
-            "`mmsa-ext encode-text`."
-        )
+def _as_in_training(split: FeatureSplit, args: EasyDict) -> FeatureSplit:
+    """A split with every label MMSA asks for, padded to the lengths of the training data."""
     lengths = dict(zip(("text", "audio", "vision"), map(int, args.seq_lens), strict=True))
-    unknown = np.full(len(split.ids), np.nan, np.float32)
-    content: dict[str, Any] = {
-        "raw_text": split.raw_text,
-        "id": split.ids,
-        key: _padded(text, 2 if key == "text_bert" else 1, lengths["text"], split, key),
-        "regression_labels": split.labels.get("M", unknown),
-        "audio_lengths": split.audio_lengths.tolist(),
-        "vision_lengths": split.vision_lengths.tolist(),
+    text_key, text_axis = ("text_bert", 2) if args.get("use_bert") else ("text", 1)
+    axes = {text_key: ("text", text_axis), "audio": ("audio", 1), "vision": ("vision", 1)}
+    padded: dict[str, Any] = {
+        key: _padded(values, axis, lengths[modality], split, key)
+        for key, (modality, axis) in axes.items()
+        if (values := getattr(split, key)) is not None
     }
-    for modality in ("audio", "vision"):
-        frames = getattr(split, modality)
-        content[modality] = _padded(frames, 1, lengths[modality], split, modality)
-    for modality in "TAV":
-        content[f"regression_labels_{modality}"] = split.labels.get(modality, unknown)
-    return content
+    unknown = np.full(len(split.ids), np.nan, np.float32)
+    return replace(split, **padded, labels=dict.fromkeys("MTAV", unknown) | split.labels)
 
 
 def _padded(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ from functools import wraps
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from MMSA_ext.mmsa_bridge import encoder_shims
-from MMSA_ext.mmsa_bridge.feature_reading import mend_gaps
+from MMSA_ext.mmsa_bridge.feature_reading import hand_over
 from MMSA_ext.mmsa_bridge.patching import ModuleProxy, replace_attribute
 
 logger = logging.getLogger("MMSA")
@@ -246,6 +249,37 @@ def _fill_in_networks(graph: nn.Module, weights: dict[str, Tensor], prefix: str,
         weights.update(missing)
 
 
+def _undefined_metrics(undo: ExitStack) -> None:
+    """Give NaN for what is not defined on the labels: classes of no samples, and correlations.
+
+    MMSA's code asks for the positions of labels that are not 0, for accuracy and F1 on these, and
+    for the correlation, of which numpy warns at a single sample and where all labels are the same.
+    """
+    module = import_module("MMSA.utils.metricsTop")
+
+    def positions(values: list[int]) -> NDArray[Any]:
+        return np.array(values, dtype=None if values else np.intp)
+
+    def correlation(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
+        if len(first) < 2:
+            return np.full((2, 2), np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            matrix: NDArray[np.float64] = np.corrcoef(first, second)
+        return matrix
+
+    def of_some(score: Callable[..., float]) -> Callable[..., float]:
+        @wraps(score)
+        def scored(first: NDArray[Any], second: NDArray[Any], **options: Any) -> float:
+            return score(first, second, **options) if len(first) else math.nan
+
+        return scored
+
+    numpy = ModuleProxy(np, array=positions, corrcoef=correlation)
+    replace_attribute(undo, module, "np", numpy)
+    for name in ("accuracy_score", "f1_score"):
+        replace_attribute(undo, module, name, of_some(getattr(module, name)))
+
+
 SHIMS: tuple[Shim, ...] = (
     Shim(
         "run_on_cpu",
@@ -328,8 +362,13 @@ SHIMS: tuple[Shim, ...] = (
     ),
     Shim(
         "file_gaps",
-        "MMSA's loader fails where a file has no lengths, its models where a length is 0 or a "
-        "feature is NaN.",
-        mend_gaps,
+        "MMSA's loader fails where a file has no lengths or holds lists for arrays, its models "
+        "where a length is 0 or a feature is NaN.",
+        hand_over,
+    ),
+    Shim(
+        "undefined_metrics",
+        "MMSA's metrics raise IndexError where every label is 0.",
+        _undefined_metrics,
     ),
 )

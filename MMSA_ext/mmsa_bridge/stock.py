@@ -7,7 +7,8 @@ stream, so that a baseline through it gives bit for bit what MMSA gives.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from easydict import EasyDict
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
 
 from MMSA_ext.errors import ConfigError, TrainingDivergedError, suggest
@@ -202,8 +204,8 @@ def train_and_test(
         Metrics, predictions, history and the model.
 
     Raises:
-        TrainingDivergedError: If predictions became non-finite, or no epoch was better than
-            MMSA's starting value, so that there are no weights to test.
+        TrainingDivergedError: If predictions became non-finite, no optimizer made a step, or no
+            epoch was better than MMSA's starting value, so that there are no weights to test.
     """
     checkpoint = Path(args.model_save_path)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -285,12 +287,18 @@ def _train(
     watched = {split: WatchedLoader(loader, recorder) for split, loader in loaders.items()}
     trainer.do_test = evaluations
     try:
-        trainer.do_train(model, watched, return_epoch_results=False)
+        with _stepping_optimizers() as optimizers:
+            trainer.do_train(model, watched, return_epoch_results=False)
     except ValueError:
         evaluations.check_finite()  # scikit-learn refuses NaN on SIMS: say what that means
         raise
     finally:
         del trainer.do_test
+    if not optimizers:
+        raise TrainingDivergedError(
+            "no optimizer made a step, so the model is as untrained as at the start; lower "
+            "update_epochs, the batches of a step, or batch_size."
+        )
     if not Path(args.model_save_path).is_file():
         raise TrainingDivergedError(
             f"no epoch of {len(evaluations.history)} reached a usable validation {args.KeyEval}, "
@@ -298,6 +306,17 @@ def _train(
             "KeyEval='Loss'."
         )
     return evaluations
+
+
+@contextmanager
+def _stepping_optimizers() -> Iterator[set[int]]:
+    """Inside, optimizers that make a step are put, by their `id`, into the set."""
+    seen: set[int] = set()
+    hook = register_optimizer_step_post_hook(lambda optimizer, *_: seen.add(id(optimizer)))
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 def _load_best(model: nn.Module, args: EasyDict) -> None:

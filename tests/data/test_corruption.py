@@ -13,7 +13,6 @@ from MMSA_ext.data import corruption
 from MMSA_ext.data.corruption import CorruptionConfig, bind, corrupt, normalise
 from MMSA_ext.data.features import SPLITS, FeatureSet, read_features
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.mmsa_bridge.feature_reading import transformed_features
 from tests.conftest import make_feature_data, tiny_config
 
 ARRAYS = ("text_bert", "text", "audio", "vision")
@@ -200,7 +199,6 @@ class TestDeterminism:
 
     def test_none_changes_nothing(self, features):
         assert corrupt(features, None) is features
-        assert corruption.content_transform(None) is None
 
 
 CONFIGS = [
@@ -373,7 +371,9 @@ def mmsa_loaders(path, config, **more):
         feature_dims=[0, 0, 0],
     )  # fmt: skip
     args.update({key: str(v) if key.startswith("feature_") else v for key, v in more.items()})
-    with mmsa_bridge.registered(), transformed_features(corruption.content_transform(config)):
+    others = {key: more[key] for key in ("feature_T", "feature_A", "feature_V") if key in more}
+    features = corrupt(read_features(path, "mosi", **others), config)
+    with mmsa_bridge.registered(), mmsa_bridge.provided_features(features):
         return mmsa_bridge.stock_loaders(args)
 
 
@@ -392,6 +392,6 @@ def lf_dnn_loss(path, folder, config):
     args = mmsa_bridge.complete_args(
         args, device=torch.device("cpu"), model_save_path=folder / "w.pth"
     )
-    with transformed_features(corruption.content_transform(config)):
+    with mmsa_bridge.provided_features(corrupt(read_features(path, "mosi"), config)):
         run = mmsa_bridge.train_and_test(args, seed=1)
     return {name: metrics["Loss"] for name, metrics in run.metrics.items()}

@@ -226,7 +226,7 @@ BAD = {
     "text dtype": (_set("train", "audio", np.full((6, 5, 3), "x")), r"\[train\] audio: .*dtype <U"),
     "object dtype": (
         _set("train", "audio", np.array([np.ones((2, 3)), None] * 3, dtype=object)),
-        r"\[train\] audio: has dtype object.*padded",
+        r"\[train\] audio: has samples of different shapes, or without values",
     ),
     "ragged lists": (
         _set("train", "audio", [[[1.0]], [[1.0], [2.0]]] * 3),
@@ -256,7 +256,7 @@ BAD = {
     "text is none": (_set("train", "raw_text", ["a"] * 5 + [None]), r"NoneType instead of .*: 5"),
     "NaN label": (
         _edit("valid", "regression_labels", 1, np.nan),
-        r"\[valid\] regression_labels: is NaN or infinite in 1 sample: 1 \(id 'valid_1'\)",
+        r"\[valid\] regression_labels: is absent, NaN or infinite in 1 sample: 1 \(id 'valid_1'\)",
     ),
     "label range": (
         _edit("valid", "regression_labels", 1, 3.5),
@@ -466,11 +466,31 @@ class TestPrediction:
         assert split.raw_text == [""] * 4
         assert split.labels == {}
 
-    def test_placeholder_labels_are_dropped(self, data: Data, read: Any) -> None:
-        data["test"]["regression_labels"][:] = np.nan
+    @pytest.mark.parametrize(
+        "labels",
+        [[None] * 4, [""] * 4, "", np.array([None] * 4), np.array([""] * 4), [np.nan] * 4, []],
+    )
+    def test_no_label_is_no_label(self, data: Data, read: Any, labels: Any) -> None:
+        data["test"]["regression_labels"] = labels
         features = read({"test": data["test"]}, require_labels=False)
         assert features.splits["test"].labels == {}
-        assert "read as unlabelled" in features.report.warnings[0]
+        assert features.report.warnings == []
+        assert "[test] regression_labels: holds no label" in "\n".join(features.report.notes)
+
+    @pytest.mark.parametrize("gap", [None, "", np.nan, np.inf])
+    def test_some_labels_are_none(self, data: Data, read: Any, problems: Any, gap: Any) -> None:
+        data["test"]["regression_labels"] = np.array([0.5, gap, 1.5, -1], dtype=object)
+        features = read({"test": data["test"]}, require_labels=False)
+        assert features.splits["test"].labels == {}
+        assert "absent, NaN or infinite in 1 sample: 1 (id 'test_1')" in features.report.warnings[0]
+        (problem,) = problems(data)
+        assert "absent, NaN or infinite in 1 sample: 1 (id 'test_1')" in problem
+
+    def test_labels_as_objects(self, data: Data, read: Any) -> None:
+        data["test"]["regression_labels"] = np.array([0.5, -1, np.float32(1.5), 0], dtype=object)
+        for required in (True, False):
+            labels = read(data, require_labels=required).splits["test"].labels["M"]
+            np.testing.assert_array_equal(labels, np.array([0.5, -1, 1.5, 0], np.float32))
 
 
 class TestReport:
@@ -497,7 +517,7 @@ class TestReport:
         assert str(path) in text
         assert "NOT usable: 1 problem, 1 warning, 0 notes" in text
         assert "6x5x3 float32" in text
-        assert "  1. [test] regression_labels: is NaN" in text
+        assert "  1. [test] regression_labels: is absent, NaN" in text
         assert all(ord(character) < 128 for character in text), "plain ASCII on any terminal"
 
     def test_render_of_a_file_with_nothing_usable(self, tmp_path: Path) -> None:
@@ -516,16 +536,20 @@ class TestWriting:
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes", "dtype"),
+    ("name", "sizes", "dtype", "warnings"),
     [
-        ("mosi_valid229_av.pkl", [137, 45, 47], np.float32),
-        ("mosi_text_audio.pkl", [1284, 229, 686], np.float16),
+        ("mosi_valid229_av.pkl", [137, 45, 47], np.float32, []),
+        ("mosi_text_audio.pkl", [1284, 229, 686], np.float16, ["audio: is not of one scale"]),
+        ("mmmo_av.pkl", [220, 40, 80], np.float32, ["audio: is not of one scale"]),
+        ("mmmo_tri120.pkl", [60, 20, 40], np.float32, ["audio: is not of one scale"]),
     ],
 )
 def test_real_files_have_no_problem(
-    real_data: Path, name: str, sizes: list[int], dtype: type
+    real_data: Path, name: str, sizes: list[int], dtype: type, warnings: list[str]
 ) -> None:
     features = read_features(real_data / name, "mosi")
-    assert features.report.problems == features.report.warnings == []
+    assert features.report.problems == []
+    assert [line.split("] ")[1][: len("audio: is not of one scale")] for line in
+            features.report.warnings] == warnings  # fmt: skip
     assert [len(split) for split in features.splits.values()] == sizes
     assert features.splits["train"].audio.dtype == dtype

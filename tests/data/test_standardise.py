@@ -29,7 +29,7 @@ def source(tmp_path: Path) -> Path:
             "vision": generator.normal(size=(count, 2, 2)).astype(np.float32),
             "audio_lengths": lengths,
             "vision_lengths": [2] * count,
-            "regression_labels": np.zeros(count, np.float32),
+            "regression_labels": np.linspace(-1, 1, count, dtype=np.float32),
         }
     return write_features(tmp_path / "source.pkl", data)
 

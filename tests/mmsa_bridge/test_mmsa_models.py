@@ -32,7 +32,7 @@ CASES = [(model, d) for model in mmsa_bridge.mmsa_models() for d in ("mosi", "si
 
 
 def run(model: str, dataset: str, path: Path, encoder: Path, folder: Path, **config: Any) -> Any:
-    small = {"early_stop": 0, "batch_size": 4, "pretrained": str(encoder)}
+    small = {"early_stop": 0, "batch_size": 4, "pretrained": str(encoder), "update_epochs": 2}
     folders: dict[str, Any] = dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), folder)
     return MMSA_run(
         model,

@@ -1,8 +1,7 @@
 import copy
-import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,29 +10,18 @@ import torch
 from mmsa_toys import write_features
 
 from MMSA_ext import mmsa_bridge
+from MMSA_ext.data.features import FeatureSet, read_features
 from MMSA_ext.errors import CheckpointError, FeatureFileError
 
 pytestmark = pytest.mark.usefixtures("patched_mmsa")
 CONFIG = {"batch_size": 4, "early_stop": 1, "update_epochs": 2, "train_samples": 16}
 
 
-def feature_set(path: Path, **changes: Any) -> Any:
-    """What `read_features` gives for a generated file."""
-    content = pickle.loads(path.read_bytes())
-    splits = {}
-    for name, split in content.items():
-        labels = {"M": split["regression_labels"]}
-        labels |= {m: split[f"regression_labels_{m}"] for m in "TAV" if path.stem == "sims"}
-        values = {
-            **{key: split[key] for key in ("raw_text", "text_bert", "text", "audio", "vision")},
-            "name": name,
-            "ids": split["id"],
-            "audio_lengths": np.asarray(split["audio_lengths"]),
-            "vision_lengths": np.asarray(split["vision_lengths"]),
-            "labels": labels,
-        }
-        splits[name] = SimpleNamespace(**{**values, **changes})
-    return SimpleNamespace(path=path, splits=splits)
+def feature_set(path: Path, **changes: Any) -> FeatureSet:
+    """A generated file, read and changed."""
+    features = read_features(path, path.stem)
+    splits = {name: replace(split, **changes) for name, split in features.splits.items()}
+    return replace(features, splits=splits)
 
 
 @pytest.fixture
@@ -74,12 +62,11 @@ def test_labels_may_be_unknown_and_sequences_shorter(train: Callable[..., Any]) 
     features = feature_set(Path(args.featurePath), labels={})
     split = features.splits["test"]
     for modality in ("audio", "vision"):
-        frames = getattr(split, modality).copy()
-        frames[:, 5:] = 0
-        setattr(split, modality, frames)
-    features.splits = {"test": split}
+        getattr(split, modality)[:, 5:] = 0
+    features = replace(features, splits={"test": split})
     padded = mmsa_bridge.predict_stock(args, run.model.state_dict(), features)
-    split.audio, split.vision = split.audio[:, :5], split.vision[:, :5]
+    split = replace(split, audio=split.audio[:, :5], vision=split.vision[:, :5])
+    features = replace(features, splits={"test": split})
     short = mmsa_bridge.predict_stock(args, run.model.state_dict(), features)
     assert short.label.isna().all()
     np.testing.assert_array_equal(short.prediction, padded.prediction)

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 def test_every_shim_is_named_and_explained() -> None:
     names = [shim.name for shim in mmsa_bridge.SHIMS]
-    assert len(set(names)) == len(names) == 15
+    assert len(set(names)) == len(names) == 16
     assert all(shim.reason.endswith(".") for shim in mmsa_bridge.SHIMS)
 
 
@@ -422,3 +422,61 @@ class TestFileGaps:
         assert as_it_is.vision[1, 0, 0] == 0
         assert averaged.vision[1, 0, 0] == 0  # of a mean that is NaN
         assert averaged.vision[1, 0, 1] != 0
+
+
+class TestUndefinedMetrics:
+    LABELS = {  # noqa: RUF012
+        "all 0": [0.0] * 4,
+        "all 1": [1.0] * 4,
+        "one sample": [0.5],
+        "sound": [-1.0, 0.0, 0.5, 2.0],
+    }
+
+    @staticmethod
+    def scored(dataset: str, labels: list[float]) -> dict[str, float]:
+        from MMSA.utils import MetricsTop
+
+        predictions = torch.linspace(-0.5, 0.7, len(labels))
+        found = MetricsTop("regression").getMetics(dataset)(predictions, torch.tensor(labels))
+        return {key: float(value) for key, value in found.items()}
+
+    def test_needed(self, stock_mmsa: None) -> None:
+        with pytest.raises(IndexError):
+            self.scored("mosi", self.LABELS["all 0"])
+
+    @pytest.mark.parametrize("kind", LABELS)
+    @pytest.mark.parametrize("dataset", ["mosi", "sims"])
+    @pytest.mark.filterwarnings("error::RuntimeWarning")
+    def test_what_is_not_defined_is_nan(self, dataset: str, kind: str) -> None:
+        with shim("undefined_metrics"):
+            found = self.scored(dataset, self.LABELS[kind])
+        undefined = {key for key, value in found.items() if np.isnan(value)}
+        expected = set() if kind == "sound" else {"Corr"}
+        if (dataset, kind) == ("mosi", "all 0"):
+            expected |= {"Non0_acc_2", "Non0_F1_score"}
+        assert undefined == expected
+
+    @pytest.mark.filterwarnings("ignore::RuntimeWarning")
+    @pytest.mark.parametrize("dataset", ["mosi", "sims"])
+    def test_changes_no_number(self, dataset: str, stock_mmsa: None) -> None:
+        for kind in ("all 1", "one sample", "sound"):
+            alone = self.scored(dataset, self.LABELS[kind])
+            with shim("undefined_metrics"):
+                np.testing.assert_equal(self.scored(dataset, self.LABELS[kind]), alone)
+
+    @pytest.mark.parametrize("model", ["lf_dnn", "self_mm"])
+    def test_a_trained_run_ends_with_its_numbers(
+        self,
+        model: str,
+        train: Callable[..., mmsa_bridge.StockRun],
+        narrow_encoder: Path,
+        tmp_path: Path,
+    ) -> None:
+        path = write_features(tmp_path / "zero.pkl", "mosi")
+        content = np.load(path, allow_pickle=True)
+        content["test"]["regression_labels"][:] = 0
+        path.write_bytes(pickle.dumps(content))
+        options = {"featurePath": str(path), "pretrained": str(narrow_encoder)}
+        metrics = train(model, "mosi", **options).metrics["test"]
+        assert np.isnan([metrics["Corr"], metrics["Non0_acc_2"]]).all()
+        assert metrics["MAE"] == metrics["Loss"] > 0

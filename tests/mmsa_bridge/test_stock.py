@@ -1,6 +1,5 @@
 import json
 import logging
-import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmsa_toys import SIZES, run_python, write_features
+from mmsa_toys import SIZES, run_python
 from torch import nn
 
 from MMSA_ext import MMSA_run, mmsa_bridge
+from MMSA_ext.data.features import read_features
 from MMSA_ext.errors import ConfigError, FeatureFileError, TrainingDivergedError
 from MMSA_ext.training.checkpoint import load_checkpoint
 
@@ -196,6 +196,15 @@ def test_no_hook_and_no_wrapper_stays_behind(
     assert not run_lf_dnn().model._forward_hooks
 
 
+def untrained(trainer: Any, model: nn.Module, loaders: Any, **options: Any) -> None:
+    """What MMSA's trainers of accumulated gradients do with too few batches."""
+    torch.optim.Adam(model.parameters()).zero_grad()
+    for batch in loaders["train"]:
+        model(batch["text"], batch["audio"], batch["vision"])
+    trainer.do_test(model, loaders["valid"])
+    torch.save(model.state_dict(), trainer.args.model_save_path)
+
+
 class TestDivergence:
     @pytest.mark.parametrize("dataset", ["mosi", "sims"])
     def test_non_finite_predictions(
@@ -208,15 +217,16 @@ class TestDivergence:
         assert not stale.exists()
 
     def test_non_finite_predictions_on_the_test_split(
-        self, run_lf_dnn: Callable[..., Any], tmp_path: Path
+        self, run_lf_dnn: Callable[..., Any], features: Callable[[str], Path]
     ) -> None:
         for dataset in ("mosi", "sims"):
-            path = write_features(tmp_path / f"{dataset}.pkl", dataset)
-            content = np.load(path, allow_pickle=True)
-            content["test"]["text"][0] = np.inf
-            path.write_bytes(pickle.dumps(content))
-            with pytest.raises(TrainingDivergedError, match="non-finite on the test split"):
-                run_lf_dnn(dataset=dataset, config={"featurePath": str(path)})
+            read = read_features(features(dataset), dataset)
+            read.splits["test"].text[0] = np.inf  # of a file, the reading refuses it
+            with (
+                mmsa_bridge.provided_features(read),
+                pytest.raises(TrainingDivergedError, match="non-finite on the test split"),
+            ):
+                run_lf_dnn(dataset=dataset)
 
     def test_never_better_than_the_start(
         self, run_lf_dnn: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -229,6 +239,15 @@ class TestDivergence:
         with pytest.raises(TrainingDivergedError, match=r"no epoch of 2 reached .* Corr"):
             run_lf_dnn(config={"KeyEval": "Corr"})
 
+    def test_no_optimizer_made_a_step(
+        self, run_lf_dnn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from MMSA.trains.singleTask import LF_DNN
+
+        monkeypatch.setattr(LF_DNN, "do_train", untrained)
+        with pytest.raises(TrainingDivergedError, match=r"no optimizer made a step.*untrained"):
+            run_lf_dnn()
+
     def test_other_errors_are_passed_on(self, run_lf_dnn: Callable[..., Any]) -> None:
         def fail(record: mmsa_bridge.EpochRecord, model: nn.Module) -> None:
             raise ValueError("from the callback")
@@ -239,50 +258,27 @@ class TestDivergence:
 
 @pytest.mark.usefixtures("patched_mmsa")
 class TestLoaders:
-    def test_one_file_is_unpickled_once(
-        self,
-        features: Callable[[str], Path],
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
+    def test_they_have_the_files_samples_and_shapes(
+        self, features: Callable[[str], Path], tmp_path: Path
     ) -> None:
-        from MMSA_ext.data import safe_pickle
-
-        reads: list[Any] = []
-        load = safe_pickle.safe_load
-        monkeypatch.setattr(safe_pickle, "safe_load", lambda f: reads.append(f) or load(f))
         config = {"featurePath": str(features("mosi"))}
         args = arguments("lf_dnn", "mosi", tmp_path, config)
         loaders = mmsa_bridge.stock_loaders(args)
-        assert len(reads) == 1
         assert {name: len(loader.dataset) for name, loader in loaders.items()} == SIZES
         assert args.feature_dims == [10, 5, 4]
-        with mmsa_bridge.feature_cache():
-            mmsa_bridge.stock_loaders(args)
-            mmsa_bridge.stock_loaders(args)
-            assert len(reads) == 2
-            write_features(features("mosi"), "mosi", remark="rewritten, so it is read again")
-            mmsa_bridge.stock_loaders(args)
-            assert len(reads) == 3
 
     def test_mmsas_data_set_never_changes_what_was_read(
         self, features: Callable[[str], Path], tmp_path: Path
     ) -> None:
-        from MMSA_ext.mmsa_bridge import feature_reading
-
-        path = write_features(tmp_path / "inf.pkl", "sims")
-        content = np.load(path, allow_pickle=True)
-        content["valid"]["audio"][0, 0] = -np.inf
-        content["valid"]["vision"][0, 0] = np.nan
-        content["valid"]["labels_as_list"] = [1.0]
-        path.write_bytes(pickle.dumps(content))
+        path = features("sims")
         args = arguments("lf_dnn", "sims", tmp_path, {"featurePath": str(path)})
         args.update(data_missing=True, missing_rate=[0.5] * 3, missing_seed=[1] * 3, use_bert=True)
-        with mmsa_bridge.feature_cache():
+        shared, untouched = read_features(path, "sims"), read_features(path, "sims")
+        with mmsa_bridge.provided_features(shared):
             mmsa_bridge.stock_loaders(args)
-            (shared,) = feature_reading._caches[-1].read.values()
-            for split, values in content.items():
-                for key, value in values.items():
-                    np.testing.assert_array_equal(shared[split][key], value, err_msg=key)
+        for name, split in untouched.splits.items():
+            for key, value in vars(split).items():
+                np.testing.assert_equal(getattr(shared.splits[name], key), value, err_msg=key)
 
     def test_hostile_feature_file_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "hostile.pkl"
