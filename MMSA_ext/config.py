@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.data.corruption import CorruptionConfig, normalise
+from MMSA_ext.data.front_padding import FrontPadding, check_choice
 from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.paths import expand
 from MMSA_ext.registry import (
@@ -45,7 +46,12 @@ ARGUMENTS = PLACES - {"featurePath", "cur_seed", "train_mode"}
 
 
 class MMSAKeys(BaseModel):
-    """Keys that MMSA's configuration files and its `MMSA_run` put into every configuration."""
+    """Keys that MMSA's configuration files and its `MMSA_run` put into every configuration.
+
+    Attributes:
+        front_padding: What to do with zeros in front of the frames, see `data.front_padding`; None
+            refuses a file that is padded so. MMSA does not know this key; its models accept it too.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
@@ -65,6 +71,7 @@ class MMSAKeys(BaseModel):
     need_model_aligned: Literal[False] = False
     need_normalized: Literal[False] = False
     use_bert: Literal[True] = True
+    front_padding: FrontPadding | None = None
 
 
 class RunConfig(MMSAKeys):
@@ -357,6 +364,7 @@ def resolve(
     corruption = normalise(args.pop("corruption", None))
     if corruption is not None:
         args.corruption = corruption
+    check_choice(args.get("front_padding"))
     if is_registered(args.model_name):
         bound = get_model(args.model_name).config.from_args(args)
         args.update(bound.keys())
@@ -417,8 +425,9 @@ def _relative_feature_path(args: EasyDict) -> str:
 def identity_config(args: Any) -> dict[str, Any]:
     """The part of a configuration that decides the numbers: plain JSON, without places."""
     plain = {key: value for key, value in dict(args).items() if key not in PLACES}
-    if plain.get("corruption") is None:
-        plain.pop("corruption", None)  # not every model's configuration has the key
+    for key in ("corruption", "front_padding"):
+        if plain.get(key) is None:
+            plain.pop(key, None)  # not every model's configuration has the key
     return dict(json.loads(json.dumps(plain, default=str)))
 
 

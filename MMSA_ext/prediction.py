@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from MMSA_ext.paths import expand
 from MMSA_ext.registry import trains_in_mmsa
 from MMSA_ext.training.checkpoint import Checkpoint, load_checkpoint
 from MMSA_ext.training.trainer import predict
+
+logger = logging.getLogger("MMSA")
 
 
 def MMSA_test(  # noqa: N802 (MMSA's name)
@@ -71,7 +74,8 @@ def predict_file(
         feature_path: Feature file; labels are not needed, any of the splits may be missing.
         gpu_ids: As in `MMSA_run`.
         overrides: Configuration values to replace, such as `pretrained` of an MMSA model whose text
-            encoder lies elsewhere on this machine.
+            encoder lies elsewhere on this machine, or `front_padding` where this file is padded
+            otherwise than the training data.
 
     Returns:
         Columns `split`, `id`, `label` (NaN where unknown) and `prediction`, in file order.
@@ -89,7 +93,14 @@ def predict_file(
             "complete configuration that trained it as config."
         )
     device = mmsa_bridge.assign_device(gpu_ids)
-    features = read_features(expand(feature_path), args.dataset_name, require_labels=False)
+    features = read_features(
+        expand(feature_path),
+        args.dataset_name,
+        require_labels=False,
+        front_padding=args.get("front_padding"),
+    )
+    for warning in features.report.warnings:
+        logger.warning("%s", warning)
     check_fit(args, features, checkpoint_path)
     args = mmsa_bridge.complete_args(args, device=device, model_save_path=Path(checkpoint_path))
     with mmsa_bridge.registered():

@@ -150,7 +150,12 @@ def load_trained(
             "checkpoint written by MMSA_run."
         )
     device = mmsa_bridge.assign_device(gpu_ids)
-    features = read_features(expand(feature_path), args.dataset_name, require_labels=False)
+    features = read_features(
+        expand(feature_path),
+        args.dataset_name,
+        require_labels=False,
+        front_padding=args.get("front_padding"),
+    )
     check_fit(args, features, checkpoint_path)
     chosen = select_samples(features, ids, split, limit, seed)
     args = mmsa_bridge.complete_args(args, device=device, model_save_path=Path(checkpoint_path))

@@ -5,22 +5,37 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from MMSA_ext.cli.options import Gpus
+from MMSA_ext.cli.options import Audio, FrontPadding, Gpus, Text, Vision
 
 if TYPE_CHECKING:
-    from MMSA_ext.data.encode_text import Padding
+    from MMSA_ext.data import front_padding as padding_in_front
+    from MMSA_ext.data.encode_text import Padding, TextCoverage
 
 
 def check_data(
-    file: Annotated[Path, typer.Argument(help="Feature file in MMSA's layout.")],
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="Feature file in MMSA's layout; needless beside -Ft, -Fa and -Fv."),
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option("-d", "--dataset", help="Check the labels' range for this one.")
     ] = None,
+    feature_t: Text = "",
+    feature_a: Audio = "",
+    feature_v: Vision = "",
+    front_padding: FrontPadding = "",
 ) -> None:
     """Check a feature file and summarise what is in it; exit code 1 if it has problems."""
     from MMSA_ext.data.features import check_features
 
-    report = check_features(file, dataset)
+    report = check_features(
+        file,
+        dataset,
+        feature_T=feature_t or None,
+        feature_A=feature_a or None,
+        feature_V=feature_v or None,
+        front_padding=cast("padding_in_front.FrontPadding", front_padding or None),
+    )
     typer.echo(report.render())
     if report.problems:
         raise typer.Exit(1)
@@ -56,8 +71,15 @@ def encode_text(
         batch_size=batch_size,
         padding=cast("Padding", padding),
         device=device,
+        report=_show_coverage,
     )
     typer.echo(f"written: {output}")
+
+
+def _show_coverage(coverage: "TextCoverage") -> None:
+    typer.echo(str(coverage))
+    for warning in coverage.warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def standardise(
@@ -66,9 +88,16 @@ def standardise(
     modalities: Annotated[
         list[str] | None, typer.Option("-m", "--modality", help="audio or vision. Default: both.")
     ] = None,
+    front_padding: FrontPadding = "",
 ) -> None:
     """Give each audio and vision feature mean 0 and deviation 1, by the training split."""
     from MMSA_ext.data.standardise import MODALITIES
     from MMSA_ext.data.standardise import standardise as scale
 
-    typer.echo(f"written: {scale(file, output, modalities or MODALITIES)}")
+    written = scale(
+        file,
+        output,
+        modalities or MODALITIES,
+        front_padding=cast("padding_in_front.FrontPadding", front_padding or None),
+    )
+    typer.echo(f"written: {written}")

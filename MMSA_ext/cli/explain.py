@@ -198,7 +198,10 @@ def cases(
             "to with --res-save-dir."
         )
     runs = RunStore(root)
-    file = read_features(features.expanduser(), dataset or None, require_labels=False)
+    # Only ids and texts are shown, whatever the frames.
+    file = read_features(
+        features.expanduser(), dataset or None, require_labels=False, front_padding="keep"
+    )
     systems = {
         label: find_records(runs, model, file.fingerprint, settings)
         for label, (model, settings) in wanted.items()

@@ -35,6 +35,14 @@ Vision = Annotated[str, typer.Option("-Fv", "--feature-V", help="Feature file fo
 Features = Annotated[
     str, typer.Option("-f", "--features", help="Feature file with all three modalities.")
 ]
+FrontPadding = Annotated[
+    str,
+    typer.Option(
+        "--front-padding",
+        help="Where zeros are in front of the frames: turn moves them behind, keep reads the "
+        "frames as they are. Default: such a file is refused.",
+    ),
+]
 Repeat = Annotated[bool, typer.Option("--repeat", help="Run again what is in the store already.")]
 
 

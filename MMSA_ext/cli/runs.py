@@ -10,6 +10,7 @@ from MMSA_ext.cli.options import (
     ConfigFile,
     Dataset,
     Features,
+    FrontPadding,
     Gpus,
     LogDir,
     Model,
@@ -50,6 +51,7 @@ def run(
     feature_t: Text = "",
     feature_a: Audio = "",
     feature_v: Vision = "",
+    front_padding: FrontPadding = "",
     gpu_ids: Gpus = None,
     num_workers: Workers = 4,
     verbose: Verbose = 1,
@@ -62,6 +64,8 @@ def run(
     from MMSA_ext import MMSA_run
 
     values = parse_overrides(overrides or [])
+    if front_padding:
+        values["front_padding"] = front_padding
     if synthetic:
         from MMSA_ext.data.demo import demo_features
 
@@ -129,15 +133,17 @@ def predict(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint written by `run`.")],
     features: Annotated[Path, typer.Argument(help="Feature file, or features of one sample.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="CSV file.")] = None,
+    front_padding: FrontPadding = "",
     gpu_ids: Gpus = None,
     overrides: Overrides = None,
 ) -> None:
     """Score samples with a trained checkpoint; writes CSV to the output or the terminal."""
     from MMSA_ext import predict_file
 
-    table = predict_file(
-        checkpoint, features, gpu_ids=gpu_ids or [], overrides=parse_overrides(overrides or [])
-    )
+    values = parse_overrides(overrides or [])
+    if front_padding:
+        values["front_padding"] = front_padding
+    table = predict_file(checkpoint, features, gpu_ids=gpu_ids or [], overrides=values)
     if output is None:
         typer.echo(table.to_csv(index=False), nl=False)
     else:

@@ -1,7 +1,10 @@
 """Fill the text keys of a feature file from its transcripts."""
 
+import itertools
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,11 +21,70 @@ from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.errors import ConfigError, FeatureFileError
 from MMSA_ext.text_encoders import identity, load_text_encoder, load_tokenizer
 
-__all__ = ["encode_text", "encode_tokens", "tokenize"]
+__all__ = ["TextCoverage", "coverage", "encode_text", "encode_tokens", "tokenize"]
+
+logger = logging.getLogger("MMSA")
 
 _FIELDS = ("text_bert", "text")
+_WARNED_SHARE = 0.05
 
 Padding = Literal["zero", "encoder"]
+
+
+@dataclass(frozen=True)
+class TextCoverage:
+    """How much of the transcripts reaches the encoder.
+
+    A word is what the tokenizer takes for one before it looks into its vocabulary: of English a
+    word or a punctuation mark, of Chinese a character.
+
+    Attributes:
+        encoder: name of the encoder.
+        max_length: tokens a sample, as asked for.
+        needed: tokens of the longest text, first and last special token included.
+        samples: number of transcripts.
+        cut: samples that are longer than `max_length`.
+        words: of all transcripts.
+        lost: words that are cut off, or cut in two.
+        unknown: words with a part that the vocabulary does not have, lost ones included.
+    """
+
+    encoder: str
+    max_length: int
+    needed: int
+    samples: int
+    cut: int
+    words: int
+    lost: int
+    unknown: int
+
+    def __str__(self) -> str:
+        """One line."""
+        lost, unknown = self._share(self.lost), self._share(self.unknown)
+        return (
+            f"{self.cut} of {self.samples} samples cut at {self.max_length} tokens; of "
+            f"{self.words} words {self.lost} lost by that ({lost:.1%}), {self.unknown} unknown to "
+            f"{self.encoder} ({unknown:.1%})"
+        )
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know: more than 5 % of the words do not reach the encoder."""
+        said = []
+        if (share := self._share(self.lost)) > _WARNED_SHARE:
+            said.append(
+                f"{share:.1%} of the words are cut off; --max-length {self.needed} (max_length) "
+                "keeps all of them."
+            )
+        if (share := self._share(self.unknown)) > _WARNED_SHARE:
+            said.append(
+                f"{share:.1%} of the words are unknown to {self.encoder}, which reads them all "
+                "alike; choose an encoder for the language of these texts."
+            )
+        return tuple(said)
+
+    def _share(self, words: int) -> float:
+        return words / max(1, self.words)
 
 
 def encode_text(
@@ -36,6 +98,7 @@ def encode_text(
     fields: Sequence[str] = _FIELDS,
     padding: Padding = "zero",
     progress: bool = True,
+    report: Callable[[TextCoverage], None] | None = None,
 ) -> Path:
     """Write a copy of a feature file whose text keys are computed from `raw_text`.
 
@@ -57,6 +120,8 @@ def encode_text(
             that read `text` with an LSTM (lf_dnn, lmf, tfn) take its state at the last position
             and learn nothing where that is behind many zeros.
         progress: show a progress bar.
+        report: called with how many samples are cut and how many words are unknown; by default
+            that is logged, more than 5 % of the words as a warning.
 
     Returns:
         The path written.
@@ -71,6 +136,8 @@ def encode_text(
     data = safe_load(source)
     texts = _texts(data, source)
     tokenizer = load_tokenizer(pretrained)
+    all_texts = [text for split_texts in texts.values() for text in split_texts]
+    (report or _log)(coverage(tokenizer, all_texts, max_length, pretrained))
     encoder = load_text_encoder(pretrained) if "text" in fields else None
     if encoder is not None:
         _check_length(encoder.config, max_length, pretrained)
@@ -87,6 +154,58 @@ def encode_text(
                 holder[field] = filled[field][0] if name is None else filled[field]
     data["text_encoder"] = identity(pretrained)
     return write_features(target, data)
+
+
+def coverage(
+    tokenizer: Any, texts: Sequence[str], max_length: int, encoder: str = "the encoder"
+) -> TextCoverage:
+    """Count what is cut off, and what the vocabulary does not have.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer; one that does not tell words has its tokens counted.
+        texts: transcripts, at least one.
+        max_length: tokens a sample, special ones included.
+        encoder: its name, to be shown.
+    """
+    kept = max_length - tokenizer.num_special_tokens_to_add()
+    encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)
+    lengths = np.array([len(ids) for ids in encoded["input_ids"]], np.int64)
+    # Every token of all texts in a row: its place in its text, and the number of its word.
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    places = np.arange(len(starts)) - starts
+    words = _words(encoded, lengths)
+    tokens = np.fromiter(_joined(encoded["input_ids"]), np.int64, len(starts))
+    return TextCoverage(
+        encoder,
+        max_length,
+        int(lengths.max(initial=0)) + max_length - kept,
+        len(texts),
+        int((lengths > kept).sum()),
+        len(np.unique(words)),
+        len(np.unique(words[places >= kept])),
+        len(np.unique(words[tokens == tokenizer.unk_token_id])),
+    )
+
+
+def _words(encoded: Any, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each token of all texts in a row the number of its word, no two texts sharing one."""
+    if not encoded.is_fast:
+        return np.arange(lengths.sum())
+    of_text = np.fromiter(
+        _joined(encoded.word_ids(i) for i in range(len(lengths))), np.int64, lengths.sum()
+    )
+    longest = int(of_text.max(initial=0)) + 1
+    return np.repeat(np.arange(len(lengths)), lengths) * longest + of_text
+
+
+def _joined(rows: Iterable[Iterable[int]]) -> Iterator[int]:
+    return itertools.chain.from_iterable(rows)
+
+
+def _log(found: TextCoverage) -> None:
+    logger.info("%s", found)
+    for warning in found.warnings:
+        logger.warning("%s", warning)
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> NDArray[np.float32]:
@@ -178,8 +297,12 @@ def _texts(data: Any, path: Path) -> dict[str | None, list[str]]:
         if raw is None:
             scope.problem("raw_text", "is missing; the text is computed from it.")
             continue
-        found = check_strings(scope, "raw_text", [raw] if isinstance(raw, str) else raw) or []
-        if name is None and len(found) != 1:
+        found = check_strings(scope, "raw_text", [raw] if isinstance(raw, str) else raw)
+        if found is None:
+            continue
+        if not found:
+            scope.problem("raw_text", "is empty. A split needs at least one sample.")
+        if name is None and len(found) > 1:
             scope.problem("raw_text", f"has {len(found)} texts without a split; name the split.")
         texts[name] = found
     if not report.ok:

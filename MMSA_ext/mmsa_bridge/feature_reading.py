@@ -107,7 +107,7 @@ def _read(args: Any) -> FeatureSet:
     from MMSA_ext.data.features import base_file, read_features
 
     others = {name: args[name] for name in _MODALITIES}
-    base = base_file(args["custom_feature"], args["featurePath"], others.values())
+    base = base_file(args["custom_feature"], args.get("featurePath", ""), others.values())
     dataset, padding = args["dataset_name"], args.get("front_padding")
     cache = _caches[-1] if _caches else {}
     key = tuple(map(_state, (base, *others.values()))), dataset, padding

@@ -1,5 +1,6 @@
 """Filling text keys from transcripts."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from easydict import EasyDict
 
-from MMSA_ext.data.encode_text import encode_text
+from MMSA_ext.data.encode_text import TextCoverage, coverage, encode_text
 from MMSA_ext.data.features import read_features, safe_load, write_features
 from MMSA_ext.errors import ConfigError, FeatureFileError, TextEncoderError
 from MMSA_ext.text_encoders import identity, load_text_encoder, load_tokenizer
@@ -186,3 +187,72 @@ def test_unknown_encoder_writes_nothing(source: Path, tmp_path: Path) -> None:
     with pytest.raises(TextEncoderError):
         encoded(source, tmp_path / "no" / "encoder")
     assert not source.with_name("out.pkl").exists()
+
+
+class TestCoverage:
+    TEXTS = ("word1 word2", "word3 nobody knows", " ".join(["word4"] * 9), "")
+
+    def test_counts(self, tiny_encoder: Path) -> None:
+        found = coverage(load_tokenizer(str(tiny_encoder)), self.TEXTS, 6, "tiny")
+        assert (found.samples, found.cut, found.needed) == (4, 1, 11)
+        assert (found.words, found.lost, found.unknown) == (14, 5, 2)
+        assert str(found) == (
+            "1 of 4 samples cut at 6 tokens; of 14 words 5 lost by that (35.7%), 2 unknown to tiny "
+            "(14.3%)"
+        )
+        cut, unknown = found.warnings
+        assert "35.7% of the words are cut off; --max-length 11" in cut
+        assert "14.3% of the words are unknown to tiny" in unknown
+
+    def test_a_word_of_several_tokens_counts_once(self) -> None:
+        tokenizer = load_tokenizer("minilm")
+        text = "unbelievably"
+        tokens = len(tokenizer(text)["input_ids"])
+        assert tokens > 3
+        assert coverage(tokenizer, [text], tokens).lost == 0
+        assert coverage(tokenizer, [text], tokens - 1).lost == 1
+        assert coverage(tokenizer, [text], 3).words == 1
+
+    def test_chinese_through_an_english_encoder(self) -> None:
+        texts = ["今天天气很好", "我不知道"]
+        found = coverage(load_tokenizer("minilm"), texts, 20)
+        assert found.words == 10
+        assert found.unknown > 2
+        assert "unknown" in found.warnings[0]
+
+    def test_up_to_5_percent_is_no_warning(self, tiny_encoder: Path) -> None:
+        tokenizer = load_tokenizer(str(tiny_encoder))
+        texts = [" ".join(["word1"] * 19) + " nobody"]
+        assert coverage(tokenizer, texts, 30).warnings == ()
+        assert coverage(tokenizer, texts, 21).warnings == ()
+        assert len(coverage(tokenizer, texts, 20).warnings) == 1
+
+    def test_encoding_says_it(
+        self, source: Path, tiny_encoder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.INFO, logger="MMSA"):
+            encoded(source, tiny_encoder)
+        said = [record for record in caplog.records if "samples cut at 8 tokens" in record.message]
+        assert len(said) == 1
+        assert "3 of 15 samples" in said[0].message
+        warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert any("--max-length 32" in message for message in warned)
+        found: list[TextCoverage] = []
+        caplog.clear()
+        encoded(source, tiny_encoder, report=found.append)
+        assert (found[0].cut, found[0].samples) == (3, 15)
+        assert not caplog.records
+
+    def test_a_split_without_samples(self, source: Path, tiny_encoder: Path) -> None:
+        data = safe_load(source)
+        data["valid"]["raw_text"] = []
+        write_features(source, data)
+        with pytest.raises(FeatureFileError, match=r"\[valid\] raw_text: is empty"):
+            encoded(source, tiny_encoder)
+
+    def test_half_a_surrogate_pair_is_named(self, source: Path, tiny_encoder: Path) -> None:
+        data = safe_load(source)
+        data["valid"]["raw_text"] = [*TEXTS[:4], "caf\ud83d"]
+        write_features(source, data)
+        with pytest.raises(FeatureFileError, match=r"\[valid\] raw_text: holds half .*1 sample: 4"):
+            encoded(source, tiny_encoder)
