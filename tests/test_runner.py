@@ -459,3 +459,111 @@ class TestCorruption:
             run("lf_dnn", config={"corruption": {"remov": ["audio"]}})
         with pytest.raises(ConfigError, match="entropy"):
             run("mmim", config={"corruption": {"remove": ["audio"], "at": "all"}})
+
+
+@pytest.fixture
+def rewritten(feature_file, feature_data):
+    """Write the changed data in the place of the tiny file."""
+    import pickle
+
+    return lambda: feature_file.write_bytes(pickle.dumps(feature_data))
+
+
+SMALL = {
+    "mult": {"dst_feature_dim_nheads": [8, 2], "nlevels": 1}
+    | {f"conv1d_kernel_size_{modality}": 1 for modality in "lav"}
+}
+
+
+class TestData:
+    """What is found in a file reaches the record, or stops the run before it is trained."""
+
+    @pytest.fixture(autouse=True)
+    def without_pictures(self, monkeypatch):
+        """They take longer than the runs."""
+        monkeypatch.setattr("MMSA_ext.runner.Run._draw", lambda self, results: ())
+
+    @pytest.mark.parametrize("model", ["text_only", "lf_dnn"])
+    def test_three_files_need_no_base(self, run, tmp_path, feature_data, model):
+        import pickle
+
+        whole = run(model, config={"early_stop": 1}, folder="whole").seeds[0]
+        files = {}
+        keys = {"T": ("text", "text_bert", "raw_text", "regression_labels"),
+                "A": ("audio", "audio_lengths"), "V": ("vision", "vision_lengths")}  # fmt: skip
+        for role, own in keys.items():
+            files[f"feature_{role}"] = path = tmp_path / f"{role}.pkl"
+            splits = {n: {k: s[k] for k in ("id", *own)} for n, s in feature_data.items()}
+            path.write_bytes(pickle.dumps(splits))
+        nowhere = {"featurePath": str(tmp_path / "nowhere.pkl"), "early_stop": 1}
+        found = run(model, config=nowhere, **files).seeds[0]
+        assert found.metrics == whole.metrics
+        assert run(model, config=nowhere, **files).seeds[0].reused
+        with pytest.raises(FeatureFileError, match=r"typo\.pkl"):
+            run(model, custom_feature=tmp_path / "typo.pkl", **files)
+        del files["feature_V"]
+        with pytest.raises(FeatureFileError, match=r"nowhere\.pkl.*together need no other"):
+            run(model, config=nowhere, **files)
+
+    @pytest.mark.parametrize("model", ["text_only", "lf_dnn", "self_mm"])
+    def test_labels_of_a_split_that_are_all_zero(
+        self, run, feature_data, rewritten, tiny_encoder, model
+    ):
+        feature_data["test"]["regression_labels"][:] = 0
+        rewritten()
+        small = {"update_epochs": 1, "text_out": 16, "pretrained": str(tiny_encoder)}
+        config = {"early_stop": 1} | (small if model == "self_mm" else {})
+        seed = run(model, config=config).seeds[0]
+        assert not seed.diverged
+        assert seed.metrics["Corr"] is seed.metrics["Non0_acc_2"] is None
+        assert seed.metrics["MAE"] > 0
+        assert any("test] regression_labels: is 0 in all" in note for note in seed.record.notes)
+        feature_data["train"]["regression_labels"][:] = 0
+        rewritten()
+        with pytest.raises(FeatureFileError, match="learns nothing"):
+            run(model, config=config)
+
+    def test_labels_that_do_not_fit_the_name_stay_in_the_record(self, run, feature_data, rewritten):
+        for split in feature_data.values():
+            split["regression_labels"] = split["regression_labels"] / 3
+        rewritten()
+        record = run().seeds[0].record
+        assert any("the range of sims" in n and "read as mosi" in n for n in record.notes)
+
+    @pytest.mark.parametrize("model", ["text_only", "lf_dnn"])
+    def test_padding_in_front(self, run, feature_data, rewritten, feature_file, model):
+        once = {"early_stop": 1}
+        plain = run(model, config=once, folder="plain").seeds[0]
+        for split in feature_data.values():
+            for key in ("audio", "vision"):
+                split[key] = split[key][:, ::-1]
+                split[f"{key}_lengths"] = None
+        rewritten()
+        with pytest.raises(FeatureFileError, match="--front-padding turn"):
+            run(model)
+        turned = run(model, config=once | {"front_padding": "turn"}).seeds[0]
+        kept = run(model, config=once | {"front_padding": "keep"}).seeds[0]
+        assert turned.record.identity.configuration["front_padding"] == "turn"
+        assert "front_padding" not in plain.record.identity.configuration
+        assert len({seed.record.identity.short_id for seed in (plain, turned, kept)}) == 3
+        # The checkpoint remembers it.
+        table = MMSA_ext.predict_file(turned.checkpoint, feature_file, gpu_ids="cpu")
+        stored = pd.read_csv(turned.record_path.with_suffix(".predictions.csv"))
+        np.testing.assert_allclose(table["prediction"], stored["prediction"], atol=1e-5)
+        with pytest.raises(ConfigError, match="front_padding is 'flip'"):
+            run(model, config={"front_padding": "flip"})
+
+    def test_a_model_of_mmsa_that_never_makes_a_step_is_refused(self, run):
+        with pytest.raises(ConfigError, match="update_epochs: the optimizer makes a step after"):
+            run("mult", config=SMALL["mult"] | {"batch_size": 4, "update_epochs": 4})
+        once = SMALL["mult"] | {"batch_size": 4, "update_epochs": 3, "early_stop": 0}
+        assert not run("mult", config=once).seeds[0].diverged
+
+    def test_a_run_without_a_step_is_not_finished(self, run, monkeypatch):
+        """Where nobody foresaw it, it is seen."""
+        monkeypatch.setattr("MMSA_ext.requirements._never_a_step", lambda *arguments: [])
+        config = SMALL["mult"] | {"batch_size": 4, "update_epochs": 4, "early_stop": 1}
+        seed = run("mult", config=config).seeds[0]
+        assert seed.diverged
+        assert "no optimizer made a step" in seed.record.reason
+        assert not seed.metrics

@@ -517,7 +517,8 @@ def _check_mask(scope: Scope, key: str, mask: NDArray[Any]) -> None:
         scope.problem(
             key,
             f"mask (row 1) is not ones followed by zeros in {scope.samples(rises)}. Pad at the "
-            "end.",
+            "end; where the padding is in front, --front-padding turn (front_padding='turn') has "
+            "it turned round.",
         )
 
 

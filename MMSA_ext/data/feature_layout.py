@@ -34,6 +34,13 @@ LABEL_KEYS = {
     "A": "regression_labels_A",
     "V": "regression_labels_V",
 }
+# What others call the splits.
+_OTHER_NAMES = {
+    **dict.fromkeys(("dev", "val", "validation", "development"), "valid"),
+    **{name: name for name in SPLITS},
+    "training": "train",
+    "testing": "test",
+}
 SINGLE = "sample"  # the split that a file of one sample becomes
 _LENGTHS = ("audio_lengths", "vision_lengths")
 PROVENANCE = ("unimodal_labels", "text_encoder")
@@ -108,9 +115,14 @@ def find_splits(
     missing = [name for name in SPLITS if name not in data]
     if missing and (require_labels or len(missing) == len(SPLITS)):
         others = ", ".join(sorted(str(key) for key in data if key not in SPLITS)[:10])
+        meant = [
+            f" Rename {key!r} to {_OTHER_NAMES[key.lower()]!r}."
+            for key in data
+            if isinstance(key, str) and _OTHER_NAMES.get(key.lower()) in missing
+        ]
         report.problems.append(
             f"Splits missing: {', '.join(missing)}. The file's other keys: {others or 'none'}. "
-            f"The splits must be named {', '.join(SPLITS)}."
+            f"The splits must be named {', '.join(SPLITS)}.{''.join(meant)}"
         )
     splits: dict[str, dict[str, Any]] = {}
     for name in SPLITS:

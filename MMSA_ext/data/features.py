@@ -493,7 +493,10 @@ def _labels(scope: Scope, raw: dict[str, Any], required: bool) -> dict[str, NDAr
         if checked is not None:
             labels[kind] = checked
     if "M" in absent and required:
-        scope.problem(LABEL_KEYS["M"], "is missing. Training and testing need a label a sample.")
+        meant = " Rename 'labels' to this, if they are it." if "labels" in raw else ""
+        scope.problem(
+            LABEL_KEYS["M"], f"is missing. Training and testing need a label a sample.{meant}"
+        )
     unimodal = [LABEL_KEYS[kind] for kind in absent if kind != "M"]
     if unimodal and required and (scope.report.dataset or "").startswith("sims"):
         scope.note(", ".join(unimodal), "absent. MMSA's own models need them on SIMS; ours do not.")

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from MMSA_ext.data.features import check_features, read_features, safe_load, write_features
+from MMSA_ext.data.feature_checks import Scope, check_ids
+from MMSA_ext.data.feature_report import FeatureReport
+from MMSA_ext.data.features import (
+    check_features,
+    fingerprint,
+    read_features,
+    safe_load,
+    write_features,
+)
 from MMSA_ext.errors import FeatureFileError
 
 Data = dict[str, Any]
@@ -214,6 +222,13 @@ def _drop(split: str, *keys: str) -> Callable[[Data], None]:
 
 BAD = {
     "no split": (lambda d: d.pop("valid"), r"Splits missing: valid\. .*other keys: none"),
+    "split called dev": (
+        lambda d: d.update(Dev=d.pop("valid")), r"Splits missing: valid\..* Rename 'Dev' to 'valid'"
+    ),
+    "labels under another key": (
+        lambda d: d["test"].update(labels=d["test"].pop("regression_labels")),
+        r"\[test\] regression_labels: is missing\..* Rename 'labels'",
+    ),
     "split is a list": (lambda d: d.update(test=[]), r"\[test\] is a list; must be a dict"),
     "no audio": (_drop("train", "audio"), r"\[train\] audio: is missing.*zeros"),
     "no text": (_drop("train", "text", "text_bert"), r"\[train\] text_bert: is missing.*encode-te"),
@@ -279,6 +294,142 @@ BAD = {
         r"\[train\] text_bert: is float16, which rounds token ids above 2048",
     ),
 }  # fmt: skip
+
+
+class TestValues:
+    """Sound for a reader, not for training."""
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    @pytest.mark.parametrize("value", [3e38, -1e30])
+    def test_too_large_to_compute_with(
+        self, data: Data, problems: Any, dtype: type, value: float
+    ) -> None:
+        data["train"]["vision"] = data["train"]["vision"].astype(dtype)
+        data["train"]["vision"][3, 1, 1] = data["train"]["vision"][5, :, 1] = value
+        (problem,) = problems(data)
+        assert problem.startswith(
+            f"[train] vision: is as large as {abs(value):.3g} in feature 1 of"
+        )
+        assert "2 samples: 3 (id 'train_3'), 5 (id 'train_5'): models compute in float32" in problem
+
+    def test_beyond_float32(self, data: Data, problems: Any) -> None:
+        data["test"]["audio"] = data["test"]["audio"].astype(np.float64)
+        data["test"]["audio"][1, 2, 0] = 1e300
+        (problem,) = problems(data)
+        assert "is as large as 1e+300 in feature 0 of 1 sample: 1 (id 'test_1')" in problem
+
+    def test_beside_nan_and_infinity(self, data: Data, problems: Any) -> None:
+        audio = data["train"]["audio"]
+        audio[0, 0, 0], audio[1, 0, 1], audio[2, 0, 2] = np.nan, np.inf, 1e25
+        infinite, large = problems(data)
+        assert "is infinite in 1 sample: 1 (id 'train_1')" in infinite
+        assert "in feature 2 of 1 sample: 2 (id 'train_2')" in large
+
+    def test_sums_of_squares_of_what_is_taken_are_finite(self, data: Data, read: Any) -> None:
+        limit = np.sqrt(np.finfo(np.float32).max / (5 * 3))
+        data["train"]["audio"][:] = limit * 0.999
+        taken = read(data).splits["train"].audio
+        assert np.isfinite((taken**2).sum(axis=(1, 2), dtype=np.float32)).all()
+        data["train"]["audio"][:] = limit * 1.001
+        with pytest.raises(FeatureFileError, match="is as large as"):
+            read(data)
+
+    def test_features_of_another_scale(self, data: Data, read: Any) -> None:
+        data["train"]["audio"] = np.random.default_rng(0).normal(size=(6, 5, 8))
+        for name in ("valid", "test"):
+            data[name]["audio"] = np.ones((SIZES[name], 5, 8))
+        assert read(data).report.warnings == []
+        data["train"]["audio"][..., [2, 5]] *= 1000
+        data["train"]["audio"][..., 7] /= 1000
+        data["train"]["audio"][..., 1] = 0
+        (warning,) = read(data).report.warnings
+        assert warning.startswith("[train] audio: is not of one scale: features 2, 5 are up to")
+        assert "and feature 7 is 1/" in warning
+        assert "mmsa-ext standardise" in warning
+
+    def test_padding_has_no_part_in_the_scale(self, data: Data, read: Any) -> None:
+        data["train"]["audio"][:, 1:] = 0
+        data["train"]["audio_lengths"] = [1] * 6
+        assert read(data).report.warnings == []
+
+    @pytest.mark.parametrize("key", ["raw_text", "id"])
+    def test_half_a_surrogate_pair(self, data: Data, problems: Any, key: str) -> None:
+        texts = list(data["valid"][key])
+        texts[2] = f"caf\ud83d {texts[2]}"
+        data["valid"][key] = texts
+        (problem,) = problems(data)
+        assert problem.startswith(f"[valid] {key}: holds half of a surrogate pair")
+        assert "in 1 sample: 2" in problem
+        problem.encode()
+
+    def test_half_a_surrogate_pair_elsewhere_can_be_shown(self, data: Data, tmp_path: Path) -> None:
+        data["text_encoder"] = data["train"]["unimodal_labels"] = "half \udc00"
+        data["\ud83d"] = data.pop("valid")
+        path = tmp_path / "data.pkl"
+        path.write_bytes(pickle.dumps(data))
+        report = check_features(path, "mosi")
+        assert "half \\udc00" in report.render()
+        (report.render() + report.error_message()).encode()
+
+    def test_an_id_of_thousands_of_digits(self) -> None:
+        report = FeatureReport(Path())
+        assert check_ids(Scope(report, "valid"), [1, 10**5000, 3]) is None
+        (problem,) = report.problems
+        assert "[valid] id: is int instead of text in 1 sample: 1" in problem
+
+
+class TestLabels:
+    @pytest.fixture
+    def many(self, data: Data) -> Data:
+        """30 samples a split, labels in [-3, 3]."""
+        return {
+            name: make_split(name, 30, seed)
+            | {"regression_labels": np.linspace(-3, 3, 30, dtype=np.float32)}
+            for seed, name in enumerate(SIZES)
+        }
+
+    @pytest.mark.parametrize("dataset", ["mosi", "mosei"])
+    def test_of_another_scale(self, many: Data, read: Any, dataset: str) -> None:
+        assert read(many, dataset).report.warnings == []
+        for split in many.values():
+            split["regression_labels"] /= 3
+        (warning,) = read(many, dataset).report.warnings
+        assert f"all are within [-1, 1], the range of sims, and the file is read as {dataset}" in (
+            warning
+        )
+        assert read(many, "sims").report.warnings == []
+        assert read(many, None).report.warnings == []
+        assert read(many, dataset, require_labels=False).report.warnings == []
+
+    def test_a_few_may_all_be_small(self, data: Data, read: Any) -> None:
+        assert read(data).report.warnings == []
+
+    @pytest.mark.parametrize(("value", "undefined"), [(0, "Corr and what leaves out"), (1, "Corr")])
+    def test_one_value_in_a_split(
+        self, data: Data, read: Any, value: float, undefined: str
+    ) -> None:
+        data["test"]["regression_labels"][:] = value
+        (warning,) = read(data).report.warnings
+        assert warning.startswith(
+            f"[test] regression_labels: is {value} in all 4 samples; {undefined}"
+        )
+        assert read(data, require_labels=False).report.warnings == []
+
+    def test_a_split_of_one_sample(self, data: Data, read: Any) -> None:
+        data["test"] = make_split("test", 1, 2)
+        (warning,) = read(data).report.warnings
+        assert "in its only sample; Corr of this split is undefined" in warning
+
+    @pytest.mark.parametrize("value", [0, 0.5])
+    def test_nothing_is_learned_from_one_value(
+        self, data: Data, problems: Any, value: float
+    ) -> None:
+        data["train"]["regression_labels"][:] = value
+        (problem,) = problems(data)
+        assert problem.startswith(
+            f"[train] regression_labels: is {value} in all 6 samples; a model"
+        )
+        assert problems(data, require_labels=False) == []
 
 
 class TestBadFiles:
@@ -418,6 +569,53 @@ class TestOtherFiles:
         write_features(other, stripped)
         report = read(data, feature_A=other).report
         assert "id (feature_A)" in report.warnings[0]
+
+
+class TestThreeFiles:
+    @pytest.fixture
+    def parts(self, data: Data, tmp_path: Path) -> dict[str, Path]:
+        """The text's file has ids, texts and labels; the others their modality and ids."""
+        text = ("id", "raw_text", "regression_labels", "text", "text_bert")
+        keys = {"T": text, "A": ("id", "audio", "audio_lengths"), "V": ("id", "vision")}
+        return {
+            f"feature_{role}": write_features(
+                tmp_path / f"{role}.pkl",
+                {name: {key: split[key] for key in own} for name, split in data.items()},
+            )
+            for role, own in keys.items()
+        }
+
+    def test_need_no_base(self, data: Data, parts: dict[str, Path]) -> None:
+        features = read_features(None, "mosi", **parts)
+        assert features.path == parts["feature_T"]
+        for name, split in features.splits.items():
+            assert split.ids == data[name]["id"]
+            for key in ("text_bert", "text", "audio", "vision"):
+                np.testing.assert_array_equal(getattr(split, key), data[name][key])
+            np.testing.assert_array_equal(split.labels["M"], data[name]["regression_labels"])
+        assert "those of feature_T" in features.report.notes[0]
+        assert check_features(None, "mosi", **parts).render() == features.report.render()
+
+    def test_fingerprint_is_that_of_the_text_as_the_base(self, parts: dict[str, Path]) -> None:
+        found = read_features(None, "mosi", **parts).fingerprint
+        assert found == fingerprint(None, **parts)
+        text = parts.pop("feature_T")
+        assert found == fingerprint(text, **parts)
+        swapped = {"feature_A": parts["feature_V"], "feature_V": parts["feature_A"]}
+        assert found != fingerprint(text, **swapped)
+
+    def test_samples_in_another_order_are_refused(self, parts: dict[str, Path]) -> None:
+        content = safe_load(parts["feature_A"])
+        content["train"]["id"] = content["train"]["id"][::-1]
+        write_features(parts["feature_A"], content)
+        with pytest.raises(FeatureFileError, match=r"id \(feature_A\) of .*differs from the base"):
+            read_features(None, "mosi", **parts)
+
+    def test_two_need_one(self, parts: dict[str, Path]) -> None:
+        parts.pop("feature_V")
+        for function in (read_features, check_features, fingerprint):
+            with pytest.raises(FeatureFileError, match="all of feature_T, feature_A and feature_V"):
+                function(None, **parts)
 
 
 class TestPrediction:
