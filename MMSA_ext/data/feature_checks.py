@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from MMSA_ext.data.feature_report import FeatureReport
+from MMSA_ext.data.pickles.errors import shown
 
 __all__ = [
     "LABEL_RANGES",
@@ -109,7 +110,7 @@ class Scope:
         return f"{len(indices)} sample{'' if len(indices) == 1 else 's'}: {shown}{more}"
 
     def _sample(self, index: int) -> str:
-        return f"{index} (id {self.ids[index]!r})" if index < len(self.ids) else str(index)
+        return f"{index} (id {shown(self.ids[index])})" if index < len(self.ids) else str(index)
 
     def _place(self, key: str) -> str:
         source = f" of {self.sources[key]}" if key in self.sources else ""
@@ -135,7 +136,7 @@ def check_ids(scope: Scope, value: Any) -> list[str] | None:
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:
         where = "; ".join(
-            f"{name!r} at {[i for i, other in enumerate(ids) if other == name][:_SHOWN]}"
+            f"{shown(name)} at {[i for i, other in enumerate(ids) if other == name][:_SHOWN]}"
             for name in repeated[:_SHOWN]
         )
         scope.problem(
@@ -437,6 +438,10 @@ def check_labels(
 
 
 def _numeric(scope: Scope, key: str, value: Any) -> NDArray[Any] | None:
+    if isinstance(value, list | tuple) and _holds_text(value):
+        # numpy would give every item of the array the room of the longest text.
+        scope.problem(key, "holds text, which is not numeric.")
+        return None
     try:
         array = np.asarray(value)
     except ValueError:
@@ -451,6 +456,18 @@ def _numeric(scope: Scope, key: str, value: Any) -> NDArray[Any] | None:
         scope.problem(key, f"has dtype {array.dtype}, which is not numeric.{hint}")
         return None
     return array
+
+
+def _holds_text(value: Any) -> bool:
+    """Whether a value is text, or has some in lists or arrays at any depth."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "US"
+    if not isinstance(value, list | tuple):
+        return isinstance(value, str | bytes)
+    kinds = set(map(type, value))
+    if any(issubclass(kind, list | tuple | np.ndarray) for kind in kinds):
+        return any(map(_holds_text, value))
+    return any(issubclass(kind, str | bytes) for kind in kinds)
 
 
 def _file_findings(scope: Scope, key: str, found: SequenceFindings) -> None:
