@@ -30,7 +30,7 @@ class LoadedPickle:
     """What one reading of a file gives.
 
     Attributes:
-        data: the unpickled object.
+        data: what the pickle holds.
         fingerprint: SHA-256 of all bytes of the file, hexadecimal.
         size: number of bytes.
     """
@@ -41,17 +41,17 @@ class LoadedPickle:
 
 
 def safe_load(source: str | os.PathLike[str] | IO[bytes]) -> Any:
-    """Unpickle a file that holds only numpy arrays and builtin containers.
+    """Read a pickle that holds only numpy arrays, numbers, text and builtin containers.
 
     Args:
         source: path, or a binary file object positioned at the start of the pickle.
 
     Returns:
-        The stored object. Large arrays share the memory the file was read into.
+        What `pickle.load` would return; text of Python 2 as Latin-1.
 
     Raises:
-        FeatureFileError: the file is missing, empty, truncated, no pickle, or names anything
-            beyond numpy arrays, scalars and dtypes and builtin containers.
+        FeatureFileError: the file is missing, empty, truncated, damaged, no pickle, or holds
+            anything else; the message names it and the mend.
     """
     return _opened(source, None).data
 
