@@ -1,5 +1,6 @@
 """What a file that is no sound pickle seems to be, with the mend."""
 
+import os
 import re
 from typing import Any
 
@@ -9,9 +10,8 @@ HEAD_BYTES = 512
 
 _UNPACK = "Unpack it first."
 _WRITE = "Write what it holds with MMSA_ext.data.features.write_features."
-_CHECKPOINT = (
-    "a PyTorch checkpoint. Turn every tensor into a numpy array and save them with "
-    "MMSA_ext.data.features.write_features."
+_TENSORS = (
+    "Turn every tensor into a numpy array and save them with MMSA_ext.data.features.write_features."
 )
 _MAGIC = {
     b"\x1f\x8b": f"a gzip archive. {_UNPACK}",
@@ -28,13 +28,14 @@ _MAGIC = {
         "a Git LFS pointer, which only stands for the file. Fetch that with `git lfs pull`."
     ),
     # Before PyTorch's files were zip archives.
-    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.": _CHECKPOINT,
+    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.": f"a PyTorch checkpoint. {_TENSORS}",
 }
 _PAGE = "a web page. Open it in a browser and download the file that it offers, or sign in first."
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PICKLE = re.compile(rb"\x80[\x00-\x7f]|[(\]}]|c[A-Za-z_][\w.]*\r?\n[A-Za-z_]")
 
 _PIECE = 1 << 20
+_ENOUGH = 64 << 20
 _FEWEST_LINES = 4
 _FEWEST_EXPECTED = 16
 _NEIGHBOURS = (b"\x0b", b"\x0c", b"\x0e")
@@ -56,7 +57,7 @@ def _zip(head: bytes) -> str:
     if member.endswith(b".npy"):
         return f"a zip archive of numpy arrays (.npz). Read it with numpy.load. {_WRITE}"
     if member.partition(b"/")[2] in (b"data.pkl", b".format_version", b"version"):
-        return f"{_CHECKPOINT[:20]} (a zip archive){_CHECKPOINT[20:]}"
+        return f"a PyTorch checkpoint (a zip archive). {_TENSORS}"
     return f"a zip archive. {_UNPACK}"
 
 
@@ -89,13 +90,13 @@ def text_mode_damage(file: Any, start: int, truncated: bool) -> str | None:
     file.seek(start)
     returns = newlines = pairs = neighbours = size = 0
     tail = b""
-    while piece := file.read(_PIECE):
+    while size < _ENOUGH and (piece := file.read(_PIECE)):
         returns += piece.count(b"\r")
         newlines += piece.count(b"\n")
-        pairs += (tail[-1:] + piece).count(b"\r\n")
+        pairs += (tail + piece).count(b"\r\n")
         neighbours += sum(map(piece.count, _NEIGHBOURS))
         size += len(piece)
-        tail = (tail + piece)[-2:]
+        tail = piece[-1:]
     if newlines >= _FEWEST_LINES and pairs == newlines:
         return "has a carriage return before every line feed"
     # In binary content the bytes 11, 12, 14 come as often as 13, and 13 before 10 by chance.
@@ -103,6 +104,8 @@ def text_mode_damage(file: Any, start: int, truncated: bool) -> str | None:
         return "has lost every carriage return"
     if not pairs and returns * newlines >= _FEWEST_EXPECTED * size:
         return "has lost every carriage return before a line feed"
-    if truncated and tail in _ENDS:
-        return "has its end, and lost bytes before it"
+    if truncated and size > len(_ENDS[0]):
+        file.seek(-len(_ENDS[0]), os.SEEK_END)
+        if file.read() in _ENDS:
+            return "has its end, and lost bytes before it"
     return None

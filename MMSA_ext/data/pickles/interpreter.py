@@ -55,6 +55,7 @@ _MOST_MARKS = 64  # that are open at once: three for each container in another a
 
 _DIRECT_BYTES = 4096  # few bytes may be the content of several arrays: Python has one b"" for all
 
+_SAVE_AGAIN = "Save it again with pickle.dump(..., protocol=4)."
 _KEY_BITS = 60
 _KEY_TYPES = {str, int, np.str_}
 _INTEGER = re.compile(rb"[+-]?\d{1,40}L?")
@@ -196,7 +197,7 @@ class _Machine:
 
     def protocol(self) -> None:
         if (number := self.source.take(1)[0]) > pickle.HIGHEST_PROTOCOL:
-            raise DamagedError(f"protocol {number}")
+            raise RefusedError(f"is of protocol {number}, which nobody knows", _SAVE_AGAIN)
 
     def content_follows(self) -> bool:
         """Whether the next value will be the content of an array."""
@@ -409,12 +410,13 @@ _NAMES: dict[tuple[str, str], Callable[[_Machine, tuple[Any, ...]], Any]] = {
     ("collections", "OrderedDict"): _ordered_dict,
 }
 
+_BUFFERS = _refused("keeps the content of its arrays outside itself", _SAVE_AGAIN)
 _OUTSIDE = _refused(
     "refers to objects outside itself, as PyTorch files do",
     "Convert tensors to numpy arrays before saving.",
 )
 _CLASS = _refused("holds an object of a class", RefusedError.CONVERT)
-_RECURSIVE = _refused("holds lists or tuples that hold themselves")
+_RECURSIVE = _refused("has an operation that only lists and tuples in themselves need")
 _SET = _refused("holds a set")
 
 _Operation = Callable[[_Machine], Any]
@@ -517,8 +519,8 @@ _OPERATIONS: dict[bytes, _Operation] = {
     pickle.DUP: _RECURSIVE,
     pickle.PERSID: _OUTSIDE,
     pickle.BINPERSID: _OUTSIDE,
-    pickle.NEXT_BUFFER: _OUTSIDE,
-    pickle.READONLY_BUFFER: _OUTSIDE,
+    pickle.NEXT_BUFFER: _BUFFERS,
+    pickle.READONLY_BUFFER: _BUFFERS,
     pickle.INST: lambda m: _refuse_name(*m.name_lines()),
     pickle.OBJ: _CLASS,
     pickle.NEWOBJ: _CLASS,

@@ -293,6 +293,9 @@ def test_a_few_bytes_take_neither_time_nor_memory() -> None:
         (pickle.dumps(2**200, 4), "holds an integer of 208 bits"),
         (pickle.dumps(np.zeros(2, "c8"), 4), "holds an array of dtype 'c8'"),
         (pickle.dumps(np.dtype("f4"), 4), "holds a"),
+        (b"\x80\x06N.", "is of protocol 6"),
+        (PROTOCOL + b"N\x98.", "keeps the content of its arrays outside itself"),
+        (PROTOCOL + b"N0.", "has an operation that only lists and tuples in themselves need"),
         (pickle.dumps(len, 4), "names 'builtins.len'"),
         (HUGE["list in itself"], "has containers in one another"),
         (HUGE["5 levels of 1000"], "stands for far more content"),
@@ -327,7 +330,6 @@ def test_what_is_refused_is_named(stored: bytes, what: str) -> None:
         (PROTOCOL + b"T\xff\xff\xff\xff.", "negative"),
         (PROTOCOL + b"\x8c\x01\xff.", "utf-8"),
         (b"Ix\n.", "no integer"),
-        (b"\x80\x06N.", "protocol 6"),
     ],
 )
 def test_what_is_damaged_is_named(stored: bytes, what: str) -> None:
