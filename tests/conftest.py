@@ -28,6 +28,15 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_cases() -> Path:
+    """Folder with inputs that once failed, which is not part of the project."""
+    folder = Path(__file__).parents[2] / "shared" / "cases"
+    if not folder.is_dir():
+        pytest.skip(f"no inputs that once failed at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a randomly initialised 2-layer BERT (hidden 16) and a 64-word tokenizer."""
     import torch

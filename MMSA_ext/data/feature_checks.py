@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from MMSA_ext.data.feature_report import FeatureReport
+from MMSA_ext.data.pickles.errors import shown
 
 __all__ = [
     "LABEL_RANGES",
@@ -130,7 +131,7 @@ class Scope:
         return f"{len(indices)} sample{'' if len(indices) == 1 else 's'}: {shown}{more}"
 
     def _sample(self, index: int) -> str:
-        return f"{index} (id {self.ids[index]!r})" if index < len(self.ids) else str(index)
+        return f"{index} (id {shown(self.ids[index])})" if index < len(self.ids) else str(index)
 
     def _place(self, key: str) -> str:
         source = f" of {self.sources[key]}" if key in self.sources else ""
@@ -156,7 +157,7 @@ def check_ids(scope: Scope, value: Any) -> list[str] | None:
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:
         where = "; ".join(
-            f"{name!r} at {[i for i, other in enumerate(ids) if other == name][:_SHOWN]}"
+            f"{shown(name)} at {[i for i, other in enumerate(ids) if other == name][:_SHOWN]}"
             for name in repeated[:_SHOWN]
         )
         scope.problem(
@@ -579,11 +580,11 @@ def check_labels(
 def _with_gaps(value: Any) -> Any:
     """Labels with NaN in the place of None and of empty texts."""
     try:
-        array = np.asarray(value)
+        array = np.asarray(value, object if _holds_text(value) else None)
         if array.dtype.kind not in "OUS":
             return array
         items = [math.nan if _is_blank(item) else item for item in array.ravel().tolist()]
-        return np.array(items).reshape(array.shape)
+        return value if _holds_text(items) else np.array(items).reshape(array.shape)
     except ValueError:  # of different shapes: said where they are read as numbers
         return value
 
@@ -617,6 +618,11 @@ def as_numbers(value: Any) -> NDArray[Any]:
 
 def _numeric(scope: Scope, key: str, value: Any, kinds: str = "iuf") -> NDArray[Any] | None:
     """An array of one of the `kinds` of dtype (numpy's letters)."""
+    listed = value.tolist() if isinstance(value, np.ndarray) and value.dtype == object else value
+    if isinstance(listed, list | tuple) and _holds_text(listed):
+        # numpy would give every item of the array the room of the longest text.
+        scope.problem(key, "holds text, which is not numeric. Store numbers.")
+        return None
     try:
         array = as_numbers(value)
     except (ValueError, TypeError, OverflowError):
@@ -630,6 +636,18 @@ def _numeric(scope: Scope, key: str, value: Any, kinds: str = "iuf") -> NDArray[
         scope.problem(key, f"has dtype {array.dtype}, which is not numeric. Store numbers.")
         return None
     return array
+
+
+def _holds_text(value: Any) -> bool:
+    """Whether a value is text, or has some in lists or arrays at any depth."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "US"
+    if not isinstance(value, list | tuple):
+        return isinstance(value, str | bytes)
+    kinds = set(map(type, value))
+    if any(issubclass(kind, list | tuple | np.ndarray) for kind in kinds):
+        return any(map(_holds_text, value))
+    return any(issubclass(kind, str | bytes) for kind in kinds)
 
 
 def _file_findings(scope: Scope, key: str, found: SequenceFindings, shape: tuple[int, ...]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from MMSA_ext.data.feature_checks import Scope, SequenceFindings, check_ids, check_strings
 from MMSA_ext.data.feature_report import FeatureReport
+from MMSA_ext.data.pickles.errors import shown
 from MMSA_ext.data.safe_pickle import load_pickle
 
 __all__ = [
@@ -114,7 +115,7 @@ def find_splits(
         return _single_split(data, report, require_labels)
     missing = [name for name in SPLITS if name not in data]
     if missing and (require_labels or len(missing) == len(SPLITS)):
-        others = ", ".join(sorted(str(key) for key in data if key not in SPLITS)[:10])
+        others = ", ".join(sorted(str(key)[:80] for key in data if key not in SPLITS)[:10])
         meant = [
             f" Rename {key!r} to {_OTHER_NAMES[key.lower()]!r}."
             for key in data
@@ -202,11 +203,11 @@ def check_disjoint(report: FeatureReport, ids: Mapping[str, Sequence[str]]) -> N
             places = {name: index for index, name in enumerate(ids[first])}
             shared = [(n, places[n], i) for i, n in enumerate(ids[second]) if n in places]
             if shared:
-                shown = ", ".join(
-                    f"{name!r} ({first} {a}, {second} {b})" for name, a, b in shared[:5]
+                listed = ", ".join(
+                    f"{shown(name)} ({first} {a}, {second} {b})" for name, a, b in shared[:5]
                 )
                 report.problems.append(
-                    f"[{first}, {second}] id: {len(shared)} samples are in both splits: {shown}. "
+                    f"[{first}, {second}] id: {len(shared)} samples are in both splits: {listed}. "
                     "Remove them from one, or results on it mean nothing."
                 )
 
@@ -258,6 +259,6 @@ def _check_same_order(scope: Scope, key: str, value: Any) -> None:
     detail = (
         f"{len(ids)} ids against {len(scope.ids)}"
         if first is None
-        else f"{ids[first]!r} against {scope.ids[first]!r} at sample {first}"
+        else f"{shown(ids[first])} against {shown(scope.ids[first])} at sample {first}"
     )
     scope.problem(key, f"differs from the base file: {detail}. Bring the samples into one order.")

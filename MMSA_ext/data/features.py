@@ -313,7 +313,7 @@ def write_features(path: PathLike, data: Mapping[str, Any]) -> Path:
 
     Args:
         path: the file; missing folders are made, an existing file is replaced.
-        data: content in MMSA's layout; numpy arrays and builtin containers only.
+        data: content in MMSA's layout; numpy arrays, numbers, text, lists, tuples and dicts only.
 
     Returns:
         The path written.
