@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from MMSA_ext.data.feature_cache import CachedReading
+from MMSA_ext.data.feature_cache import load_cached
 from MMSA_ext.data.feature_checks import (
     LABEL_RANGES,
     Scope,
@@ -161,14 +161,10 @@ def read_features(
             lists all of them.
     """
     others = {"T": feature_T, "A": feature_A, "V": feature_V}
-    files = CachedReading.of_user() if cache else None
-    load = load_file if files is None else files.load
+    load = load_cached if cache else load_file
     features = _read(path, dataset, others, require_labels, load)
     if not features.report.ok:
         raise FeatureFileError(features.report.error_message())
-    if files is not None and files.keep():
-        # The maps take the place of what was read, whose memory is then free.
-        features = _read(path, dataset, others, require_labels, load)
     return features
 
 
