@@ -18,20 +18,21 @@ def cache(
     if folder is None:
         typer.echo(f"The cache is off ({feature_cache.VARIABLE}).")
         return
+    try:
+        freed = feature_cache.clear() if clear else 0
+        kept = feature_cache.entries()
+    except OSError as error:
+        done = "removed" if clear else "read"
+        raise ConfigError(
+            f"{folder}: not everything could be {done} ({error}); end the runs that use it, or "
+            "remove the folder by hand."
+        ) from error
     if clear:
-        try:
-            freed = feature_cache.clear()
-        except OSError as error:
-            raise ConfigError(
-                f"{folder}: not everything could be removed ({error}); end the runs that use it, "
-                "or remove the folder by hand."
-            ) from error
         typer.echo(f"{folder}: {freed / 2**20:.0f} MiB removed")
         return
-    kept = feature_cache.entries()
     for entry in kept:
         day = time.strftime("%Y-%m-%d", time.localtime(entry.last_used))
-        sources = ", ".join(entry.sources) or "no file is known to have this content now"
-        typer.echo(f"{entry.size / 2**20:8.0f} MiB  last used {day}  {sources}")
+        source = repr(entry.source) if entry.source else "damaged: made anew with its file"
+        typer.echo(f"{entry.size / 2**20:8.0f} MiB  last used {day}  {source}")
     total = sum(entry.size for entry in kept)
     typer.echo(f"{folder}: {len(kept)} files, {total / 2**20:.0f} MiB")

@@ -1,68 +1,74 @@
 """Large feature files, kept as memory-mapped arrays from their first reading on.
 
-A pickle has to be read in full, hashed and looked through. Its arrays, mended and saved one by one,
-are only mapped, and so cost neither time nor memory until a batch touches them; processes that
-train at the same time share them. What is read is the same with and without, bit for bit: small
-values are kept as the reader takes them and checked anew each time, and of the large arrays the
-findings of their one survey are kept.
+A pickle has to be read in full, hashed and looked through. Its arrays, mended, are only mapped, and
+so cost neither time nor memory until a batch touches them; processes that train at the same time
+share them. What is read is the same with and without, bit for bit: small values are kept as the
+reader takes them and checked anew each time, and of the large arrays the findings of their one
+survey are kept.
 
-    <folder>/features/<size>-<sha256>/manifest.json    one entry for each content of a file
-                                     /train.audio.npy  numpy's own format; nothing is pickled
-    <folder>/sources/<name>.json                       which content a file had when last read
+    <folder>/feature_maps/<name>.arrays   of one file: raw arrays, manifest, the manifest's SHA-256
+                         /<name>.checked  the stat that the former had when it was last hashed
 
-An entry is written aside and renamed, so it is complete or absent. A file whose size, times and
-inode are those of its note is taken to have the noted content; any other is hashed. Nothing here
-may fail a reading: what goes wrong costs only the cache.
+The name is that of the source's path, so that a changed source takes the place of what was kept of
+it. An entry is written aside and renamed, never changed: it is complete or absent, and who has
+mapped the old one keeps it. The manifest (JSON) has a SHA-256 of each array. It is hashed at every
+opening, and so are small arrays. Those that are only mapped are hashed when the entry's stat is not
+the noted one, which any change through the file system brings about, and once a day, for damage
+that no stat shows. Nothing here may fail a reading: what goes wrong costs only the cache.
 """
 
 import hashlib
 import json
 import logging
+import math
 import os
+import re
 import shutil
+import struct
 import time
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, Literal, Self
+from typing import IO, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from MMSA_ext.data import feature_checks
+from MMSA_ext.data import feature_checks, feature_layout, safe_pickle
 from MMSA_ext.data.feature_checks import SequenceFindings, frame_ends, survey_sequence
 from MMSA_ext.data.feature_layout import (
     ARRAYS,
-    LABEL_KEYS,
     PROVENANCE,
+    READ_KEYS,
     SPLITS,
     LoadedFile,
     load_file,
 )
+from MMSA_ext.files import remove_leftovers, replaced, write_atomically
 from MMSA_ext.paths import expand
 
-__all__ = ["VARIABLE", "CacheEntry", "CachedReading", "cache_folder", "clear", "entries"]
+__all__ = ["VARIABLE", "CacheEntry", "cache_folder", "clear", "entries", "load_cached"]
 
 logger = logging.getLogger("MMSA")
 
 VARIABLE = "MMSA_EXT_CACHE"
 _OFF = ("off", "no", "false", "0")
-_MANIFEST = "manifest.json"
-_SMALLEST_BYTES = 32 << 20  # below, reading the file is about as fast
-_RESERVE_BYTES = 2 << 30  # what the disk must have left
-_UNUSED_SECONDS = 30 * 24 * 3600.0
-# A file may change twice within one tick of its file system's clock and keep its time.
-_SETTLED_NS = 2_000_000_000
+_ENTRY, _NOTE, _LOCK = ".arrays", ".checked", ".lock"
+_SMALLEST_BYTES = 32 << 20  # of a file; below, reading it is about as fast
+_SMALL_BYTES = 1 << 16  # of an array; below, it is not worth a map
+_PIECE_BYTES = 1 << 20
+_CHECK_NS = 24 * 3600 * 10**9
+_UNUSED_SECONDS = 30 * 24 * 3600  # what nobody read for so long costs one reading to make anew
+# A file may change twice within one tick of its file system's clock and keep its times.
+_TICK_NS = 2 * 10**9
 
-_SEQUENCES = ("text", "audio", "vision")
-_TEXTS = ("id", "raw_text")
-_NUMBERS = ("text_bert", "audio_lengths", "vision_lengths", *LABEL_KEYS.values())
+_END = struct.Struct("<Q32s")  # size and SHA-256 of the manifest, which comes before it
+_DTYPE = re.compile(r"[<>|][biufSU]\d+")
 
-_Status = list[int]
+_Status = tuple[int, ...]
 
 
 def cache_folder() -> Path | None:
@@ -72,54 +78,45 @@ def cache_folder() -> Path | None:
         The folder, which need not exist; None where `MMSA_EXT_CACHE` is `off`, or nobody is home.
     """
     chosen = os.environ.get(VARIABLE, "").strip()
+    of_user = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if chosen.lower() in _OFF:
         return None
-    if chosen:
-        return Path(expand(chosen)).absolute()
-    of_user = os.environ.get("XDG_CACHE_HOME", "")
     try:
-        folder = Path(of_user) if Path(of_user).is_absolute() else Path.home() / ".cache"
-    except RuntimeError:
+        if chosen:
+            return Path(expand(chosen)).absolute()
+        return (of_user if of_user.is_absolute() else Path.home() / ".cache") / "MMSA_ext"
+    except (OSError, RuntimeError):
         return None
-    return folder / "MMSA_ext"
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One content of a feature file in the cache.
+    """What the cache holds of a feature file.
 
     Attributes:
-        path: folder of the entry.
-        sources: files that had this content when they were last read.
+        path: the arrays.
+        source: the feature file; empty if the entry is damaged.
         size: bytes on disk.
-        last_used: seconds since 1970.
+        last_used: seconds since 1970, to a day.
     """
 
     path: Path
-    sources: tuple[str, ...]
+    source: str
     size: int
     last_used: float
 
 
 def entries() -> list[CacheEntry]:
     """What the user's cache holds, the last used first."""
-    folder = cache_folder()
-    if folder is None:
-        return []
-    sources: dict[str, list[str]] = {}
-    for file in (folder / "sources").glob("*.json"):
-        note = _json(file)
-        sources.setdefault(str(note.get("fingerprint")), []).append(str(note.get("source")))
-    found = [
-        CacheEntry(
-            path,
-            tuple(sorted(sources.get(path.name.partition("-")[2], ()))),
-            _bytes_in(path),
-            _last_used(path),
-        )
-        for path in (folder / "features").glob("*")
-        if (path / _MANIFEST).is_file()
-    ]
+    folder, found = cache_folder(), []
+    for path in [] if folder is None else (folder / "feature_maps").glob(f"*{_ENTRY}"):
+        own, note = _status(path), _status(path.with_suffix(_NOTE))
+        source = ""
+        with suppress(Exception), _open_file(path) as file:
+            source = str(_manifest(file)[0]["source"][0])
+        # What is used is hashed every day, and then the note is new.
+        last_used = max(own[1:2] + note[1:2], default=0) / 1e9
+        found.append(CacheEntry(path, source, sum(own[:1]), last_used))
     return sorted(found, key=lambda entry: -entry.last_used)
 
 
@@ -127,208 +124,108 @@ def clear() -> int:
     """Empty the user's cache, leftovers included; runs that use it go on with what they mapped.
 
     Returns:
-        Bytes that were freed.
+        Bytes of the entries that were removed.
 
     Raises:
         OSError: something cannot be removed.
     """
-    folder = cache_folder()
-    if folder is None:
-        return 0
-    freed = 0
-    for part in (folder / "features", folder / "sources"):
-        freed += _bytes_in(part)
-        if part.exists():
-            shutil.rmtree(part)
-    return freed
+    folder, removed = cache_folder(), entries()
+    for entry in removed:
+        _remove(entry.path)
+    if folder is not None:
+        remove_leftovers(folder / "feature_maps")
+    return sum(entry.size for entry in removed)
 
 
-@dataclass
-class CachedReading:
-    """The files of one reading: from the cache where it has them, else into it.
+def load_cached(path: Path) -> LoadedFile:
+    """Take a feature file from the user's cache, or read it and keep it there.
 
-    Attributes:
-        folder: of the cache.
+    Raises:
+        FeatureFileError: as for `feature_layout.load_file`.
     """
-
-    folder: Path
-    _read: dict[Path, LoadedFile] = field(default_factory=dict)
-    _fresh: dict[Path, _Status] = field(default_factory=dict)
-
-    @classmethod
-    def of_user(cls) -> Self | None:
-        """The user's cache; None where it is turned off."""
-        folder = cache_folder()
-        return None if folder is None else cls(folder)
-
-    def load(self, path: Path) -> LoadedFile:
-        """Take a file from the cache, or read it.
-
-        Raises:
-            FeatureFileError: as for `feature_layout.load_file`.
-        """
-        if path in self._read:
-            return self._read[path]
-        status = _status(path)
-        if status is None or status[0] < _SMALLEST_BYTES:
-            return load_file(path)
-        known = self._find(path, status)
-        if known is not None:
-            return known
-        loaded = _surveyed(load_file(path))
-        if loaded.known:
-            self._read[path], self._fresh[path] = loaded, status
-        return loaded
-
-    def keep(self) -> bool:
-        """Put into the cache what was read from files, once it is known to be of use.
-
-        Returns:
-            Whether `load` now has maps for what it read before.
-        """
-        kept = False
-        while self._fresh:
-            path, status = self._fresh.popitem()
-            mapped = self._store(self._read[path])
-            if mapped is not None:
-                self._read[path], kept = mapped, True
-                self._note(path, status, mapped.fingerprint)
-        return kept
-
-    def _find(self, path: Path, status: _Status) -> LoadedFile | None:
-        note = _json(self._note_file(path))
-        if note.get("status") == status:
-            return self._open(path, status[0], str(note.get("fingerprint")))
-        if not any((self.folder / "features").glob(f"{status[0]}-*")):
-            return None
-        try:
-            with path.open("rb") as file:
-                fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:
-            return None
-        found = self._open(path, status[0], fingerprint)
-        if found is not None:
-            self._note(path, status, fingerprint)
-        return found
-
-    def _entry(self, size: int, fingerprint: str) -> Path:
-        return self.folder / "features" / f"{size}-{fingerprint}"
-
-    def _open(self, path: Path, size: int, fingerprint: str) -> LoadedFile | None:
-        """Map an entry; None if it is absent, damaged or of another version of this package."""
-        entry = self._entry(size, fingerprint)
-        try:
-            manifest = json.loads((entry / _MANIFEST).read_text(encoding="utf-8"))
-            if manifest["format"] != _format():
-                return None
-            data: dict[str, Any] = dict(manifest["values"])
-            known = {}
-            for name, split in manifest["splits"].items():
-                data[name] = split["values"] | {
-                    key: _open_array(entry, name, key, dtype, shape)
-                    for key, (dtype, shape) in split["arrays"].items()
-                }
-                known[name] = {key: _open_findings(found) for key, found in split["known"].items()}
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
-            return None
-        with suppress(OSError):
-            os.utime(entry / _MANIFEST)
-        return LoadedFile(path, data, fingerprint, size, known)
-
-    def _store(self, loaded: LoadedFile) -> LoadedFile | None:
-        """Write an entry, unless another process does, and map it."""
-        entry = self._entry(loaded.size, loaded.fingerprint)
-        try:
-            entry.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(entry.with_name(f".{entry.name}.lock"), timeout=0):
-                mapped = self._open(loaded.path, loaded.size, loaded.fingerprint)
-                if mapped is not None:  # another process was faster
-                    return mapped
-                _tidy(entry.parent)
-                _write(entry, loaded)
-        except Timeout:
-            return None
-        except (OSError, NotImplementedError) as error:
-            logger.info(
-                "%s is not kept in the cache %s, and read in full each time: %s",
-                *(loaded.path, self.folder, error),
-            )
-            return None
-        logger.info(
-            "%s is kept as memory-mapped arrays in %s (%.0f MiB), where the next runs find it. "
-            "`mmsa-ext cache --clear` removes them; %s=off turns the cache off.",
-            *(loaded.path, entry, _nbytes(loaded) / 2**20, VARIABLE),
-        )
-        return self._open(loaded.path, loaded.size, loaded.fingerprint)
-
-    def _note_file(self, path: Path) -> Path:
-        name = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()
-        return self.folder / "sources" / f"{name[:32]}.json"
-
-    def _note(self, path: Path, status: _Status, fingerprint: str) -> None:
-        """Remember a file's content, if the file has not changed since just before its reading."""
-        _, mtime, ctime, *_ = status
-        if _status(path) != status or max(mtime, ctime) + _SETTLED_NS > time.time_ns():
-            return
-        note = {"source": str(path.resolve()), "status": status, "fingerprint": fingerprint}
-        file = self._note_file(path)
-        temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-        with suppress(OSError):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                temporary.write_text(json.dumps(note), encoding="utf-8")
-                temporary.replace(file)
-            finally:
-                temporary.unlink(missing_ok=True)
-
-
-def _status(path: Path) -> _Status | None:
-    """Size, times of change (of content, of anything), inode and device."""
+    folder, status = cache_folder(), _status(path)
+    if folder is None or not status or status[0] < _SMALLEST_BYTES:
+        return load_file(path)
+    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+    entry, useless = folder / "feature_maps" / f"{name}{_ENTRY}", ""
     try:
-        found = path.stat()
+        return _open(entry, path, status)
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # whatever lies there
+        useless = f"{entry} cannot be used ({error}). "
+    settled = _settled(status)
+    loaded = _surveyed(load_file(path))
+    if not (loaded.known and settled and _status(path) == status):
+        return loaded
+    try:
+        loaded = _keep(entry, loaded, status)
+        outcome = (
+            f"is kept as memory-mapped arrays in {entry} ({status[0] / 2**20:.0f} MiB), where the "
+            f"next runs find it. `mmsa-ext cache --clear` removes them; {VARIABLE}=off turns the "
+            "cache off."
+        )
+    except Timeout:
+        outcome = f"is read in full: another process is filling the cache {folder}."
+    except Exception as error:  # whatever the disk, the folder and the content are like
+        reason = str(error) or repr(error)
+        outcome = f"is not kept in the cache {folder}, and read in full: {reason}"
+    logger.info("%s%s %s", useless, path, outcome)
+    return loaded
+
+
+def _status(file: Path | int) -> _Status:
+    """Size, times of change (of content, of anything) and inode; empty where there is nothing."""
+    try:
+        found = os.stat(file)  # noqa: PTH116 - of an open file, too
     except OSError:
-        return None
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev]
+        return ()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def _settled(status: _Status) -> bool:
+    """Whether any change from now on makes another status."""
+    return all(abs(time.time_ns() - changed) > _TICK_NS for changed in status[1:3])
+
+
+def _identity(path: Path, status: _Status) -> dict[str, Any]:
+    """What an entry must have to be of use for a file, as JSON gives it back."""
+    return {"version": _version(), "source": [str(path.resolve()), *status]}
 
 
 @cache
-def _format() -> str:
-    """Version of what is stored; mended arrays are those of the checks that mended them."""
-    checks = Path(feature_checks.__file__).read_bytes().replace(b"\r\n", b"\n")
-    return f"1-{hashlib.sha256(checks).hexdigest()[:12]}"
-
-
-def _json(file: Path) -> dict[str, Any]:
-    """A JSON object; empty if there is none."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+def _version() -> str:
+    """Digest of the code that reads, mends and keeps: what other code kept is of no use."""
+    files = (safe_pickle.__file__, feature_layout.__file__, feature_checks.__file__, __file__)
+    sources = (Path(file).read_bytes().replace(b"\r\n", b"\n") for file in files)
+    return hashlib.sha256(b"".join(sources)).hexdigest()[:12]
 
 
 def _surveyed(loaded: LoadedFile) -> LoadedFile:
-    """The values that are read of a file, its sequences surveyed and mended.
+    """What is read of a file, its sequences surveyed and mended in place.
 
-    A file that has not the usual form comes back as it was, and is read as it always was.
+    A file without the three splits comes back as it was.
     """
-    data = loaded.data
-    if not isinstance(data, dict):
+    raw = loaded.data if isinstance(loaded.data, dict) else {}
+    if not all(isinstance(raw.get(name), dict) for name in SPLITS):
         return loaded
-    splits = {name: split for name in SPLITS if (split := _plain_split(data.get(name)))}
-    if len(splits) < len(SPLITS):
-        return loaded
-    known = {name: _survey(split) for name, split in splits.items()}
-    return replace(loaded, data=_provenance(data) | splits, known=known)
+    data, known = _provenance(raw), {}
+    for name in SPLITS:
+        data[name] = {key: value for key in READ_KEYS if (value := raw[name].get(key)) is not None}
+        known[name] = _survey(data[name])
+        data[name] |= _provenance(raw[name])
+    return replace(loaded, data=data, known=known)
 
 
 def _survey(split: dict[str, Any]) -> dict[str, SequenceFindings]:
-    """Look through the sequences of a split, which are mended in place."""
     known = {}
-    for key in _SEQUENCES:
-        if key not in split:
+    for key in ("text", "audio", "vision"):
+        value = split.get(key)
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
             continue
-        split[key], found = survey_sequence(key, split[key])
+        if value.ndim != 3 or not value.size:
+            continue
+        split[key], found = survey_sequence(key, value)
         if key != "text" and f"{key}_lengths" not in split:
             found = replace(found, ends=tuple(frame_ends(split[key]).tolist()))
         known[key] = found
@@ -339,134 +236,155 @@ def _provenance(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {key: raw[key] for key in PROVENANCE if isinstance(raw.get(key), str)}
 
 
-def _plain_split(raw: Any) -> dict[str, Any] | None:
-    """What the reader takes of a split, in arrays, texts and numbers that mean the same to it.
+def _keep(entry: Path, loaded: LoadedFile, status: _Status) -> LoadedFile:
+    """Write an entry, unless another process has just done so, and map it.
 
-    None if something is not of that kind.
+    Raises:
+        Timeout: another process is writing.
+        Exception: of any kind, if it cannot be kept.
     """
-    if not isinstance(raw, dict):
-        return None
-    plain = _provenance(raw)
-    for keys, convert in ((_SEQUENCES, _sequence), (_NUMBERS, _numbers), (_TEXTS, _texts)):
-        for key in keys:
-            if raw.get(key) is None:
-                continue
-            plain[key] = convert(raw[key])
-            if plain[key] is None:
-                return None
-    return plain
+    folder = entry.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(entry.with_suffix(_LOCK), timeout=0):
+        with suppress(Exception):
+            return _open(entry, loaded.path, status)
+        remove_leftovers(folder)
+        for old in entries():
+            if time.time() - old.last_used > _UNUSED_SECONDS:
+                with suppress(OSError):
+                    _remove(old.path)
+        missing = status[0] - shutil.disk_usage(folder).free
+        if missing > 0:
+            raise OSError(f"the disk has {missing / 2**20:.0f} MiB too little free space")
+        with replaced(entry) as staged, staged.open("wb") as file:
+            _write(file, loaded, _identity(loaded.path, status))
+    return _open(entry, loaded.path, status, checked=True)
 
 
-def _sequence(value: Any) -> NDArray[Any] | None:
-    usual = isinstance(value, np.ndarray) and value.ndim == 3 and value.flags.forc
-    return _numbers(value) if usual else None
+def _write(file: IO[bytes], loaded: LoadedFile, identity: dict[str, Any]) -> None:
+    """Write an entry.
+
+    Raises:
+        TypeError: something would not come back as it is.
+    """
+    data, arrays = dict(loaded.data), []
+    for name in SPLITS:
+        data[name] = {}
+        for key, value in loaded.data[name].items():
+            if isinstance(value, np.ndarray):
+                arrays.append((name, key, value))
+            elif key in ARRAYS:
+                raise TypeError(f"[{name}] {key} is not an array.")
+            else:
+                data[name][key] = value
+    known = {
+        name: {key: asdict(found) for key, found in split.items()}
+        for name, split in loaded.known.items()
+    }
+    values = identity | {"fingerprint": loaded.fingerprint, "data": data, "known": known}
+    text = json.dumps(values, default=np.generic.item)  # a TypeError, unless a number of numpy
+    stored = [(name, key, *_write_array(file, array)) for name, key, array in arrays]
+    content = f"[{text}, {json.dumps(stored)}]".encode()
+    file.write(content + _END.pack(len(content), hashlib.sha256(content).digest()))
 
 
-def _numbers(value: Any) -> NDArray[Any] | None:
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        return None
-    return array if array.dtype.kind in "biuf" and array.size else None
+def _write_array(file: IO[bytes], array: NDArray[Any]) -> list[Any]:
+    if array.dtype.kind == "O" and all(type(item) is str for item in array):
+        return ["O", array.tolist()]
+    if not _DTYPE.fullmatch(array.dtype.str) or not array.flags.c_contiguous:
+        raise TypeError("an array is in an unusual memory order, or holds other than numbers.")
+    content = array.reshape(-1).view(np.uint8).data
+    file.write(bytes(-file.tell() % 64))  # as numpy aligns its own
+    start, digest = file.tell(), hashlib.sha256(content).hexdigest()
+    file.write(content)
+    return [array.dtype.str, array.shape, start, digest]
 
 
-def _texts(value: Any) -> list[str | int | float] | None:
-    items = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else value
-    if not isinstance(items, list | tuple):
-        return None
-    texts = [item.decode(errors="replace") if isinstance(item, bytes) else item for item in items]
-    return texts if all(type(item) in (str, np.str_, int, float) for item in texts) else None
+def _open(entry: Path, path: Path, status: _Status, *, checked: bool = False) -> LoadedFile:
+    """Map an entry, and hash what was not `checked` lately.
+
+    Raises:
+        Exception: of any kind, if the entry is absent, damaged or of no use.
+    """
+    with _open_file(entry) as file:
+        own, note = _status(file.fileno()), entry.with_suffix(_NOTE)
+        values, stored = _manifest(file)
+        identity = _identity(path, status)
+        if {key: values[key] for key in identity} != identity:
+            raise ValueError("it is of another version of the file or of MMSA_ext")
+        settled, checked = _settled(own), checked or _is_checked(note, own)
+        mapped = np.asarray(np.memmap(file, np.uint8, "r"))
+        for name, key, *form in stored:
+            values["data"][name][key] = _array(file, mapped, checked, *form)
+        if settled and not checked and _status(file.fileno()) == own:
+            with suppress(OSError):
+                write_atomically(note, str(own))
+    known = {
+        name: {
+            key: SequenceFindings(**{field: _tuples(value) for field, value in found.items()})
+            for key, found in split.items()
+        }
+        for name, split in values["known"].items()
+    }
+    return LoadedFile(path, values["data"], values["fingerprint"], status[0], known)
 
 
-def _write(entry: Path, loaded: LoadedFile) -> None:
-    """Make an entry, in place of a damaged one; all of it or nothing."""
-    temporary = entry.with_name(f".{entry.name}.writing")
-    for old in (entry, temporary):
-        if old.exists():
-            shutil.rmtree(old)
-    missing = _nbytes(loaded) + _RESERVE_BYTES - shutil.disk_usage(entry.parent).free
-    if missing > 0:
-        raise OSError(f"the disk has {missing / 2**20:.0f} MiB too little free space")
-    temporary.mkdir()
-    try:
-        splits = {name: _write_split(temporary, name, loaded) for name in SPLITS}
-        manifest = {"format": _format(), "values": _provenance(loaded.data), "splits": splits}
-        with (temporary / _MANIFEST).open("w", encoding="utf-8") as file:
-            json.dump(manifest, file)
-            _settle(file)
-        temporary.rename(entry)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def _open_file(path: Path) -> IO[bytes]:
+    if path.exists() and not path.is_file():  # a pipe would wait for its other end
+        raise ValueError("it is not a file")
+    return path.open("rb")
 
 
-def _write_split(folder: Path, name: str, loaded: LoadedFile) -> dict[str, Any]:
-    """Save the arrays of a split; the rest is returned for the manifest."""
-    values, arrays = {}, {}
-    for key, value in loaded.data[name].items():
-        if not isinstance(value, np.ndarray):
-            values[key] = value
-            continue
-        with _array_file(folder, name, key).open("wb") as file:
-            np.save(file, value, allow_pickle=False)
-            _settle(file)
-        arrays[key] = (value.dtype.str, value.shape)
-    known = {key: asdict(found) for key, found in loaded.known[name].items()}
-    return {"values": values, "arrays": arrays, "known": known}
+def _manifest(file: IO[bytes]) -> tuple[dict[str, Any], list[Any]]:
+    file.seek(-_END.size, os.SEEK_END)
+    size, digest = _END.unpack(file.read(_END.size))
+    file.seek(-_END.size - size, os.SEEK_END)
+    content = file.read(size)
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError("its manifest is not what was written")
+    values, stored = json.loads(content)
+    return values, stored
 
 
-def _settle(file: IO[Any]) -> None:
-    """Bring a file to the disk before its folder gets the name that counts."""
-    file.flush()
-    os.fsync(file.fileno())
+def _is_checked(note: Path, own: _Status) -> bool:
+    """Whether an entry was hashed within a day, with the status it has."""
+    size, changed, *_ = _status(note) or (0, 0)
+    if size != len(str(own)) or not 0 <= time.time_ns() - changed < _CHECK_NS:
+        return False
+    with suppress(OSError):
+        return note.read_bytes() == str(own).encode()
+    return False
 
 
-def _array_file(folder: Path, split: str, key: str) -> Path:
-    return folder / f"{split}.{key}.npy"
-
-
-def _open_array(
-    folder: Path, split: str, key: str, dtype: str, shape: Sequence[int]
+def _array(
+    file: IO[bytes], mapped: NDArray[np.uint8], checked: bool, dtype: str, *form: Any
 ) -> NDArray[Any]:
-    # What a batch is cut from is mapped; a small array is not worth an open file.
-    mode: Literal["r"] | None = "r" if key in ARRAYS else None
-    array = np.asarray(np.load(_array_file(folder, split, key), mmap_mode=mode))
-    if (array.dtype.str, array.shape) != (dtype, tuple(shape)):
-        raise ValueError(f"{split}.{key} is not the array of the manifest")
-    return array
+    if dtype == "O":
+        return np.array(form[0], object)
+    if not _DTYPE.fullmatch(dtype):
+        raise ValueError(f"{dtype} is not a type of numbers or texts")
+    shape, start, digest = form
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    content, small = mapped[start : start + size], size < _SMALL_BYTES
+    if content.size != size or ((small or not checked) and _digest(file, start, size) != digest):
+        raise ValueError("an array is not what was written")
+    array: NDArray[Any] = content.view(dtype).reshape(shape)
+    return array.copy() if small else array
 
 
-def _open_findings(stored: dict[str, Any]) -> SequenceFindings:
-    lists = {key: tuple(value) for key, value in stored.items() if isinstance(value, list)}
-    return SequenceFindings(**(stored | lists))
+def _digest(file: IO[bytes], start: int, size: int) -> str:
+    """SHA-256 of a part. It is read: where the disk fails, its map would end the process."""
+    digest = hashlib.sha256()
+    file.seek(start)
+    for left in range(size, 0, -_PIECE_BYTES):
+        digest.update(file.read(min(left, _PIECE_BYTES)))
+    return digest.hexdigest()
 
 
-def _nbytes(loaded: LoadedFile) -> int:
-    return sum(
-        value.nbytes
-        for name in SPLITS
-        for value in loaded.data[name].values()
-        if isinstance(value, np.ndarray)
-    )
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _bytes_in(folder: Path) -> int:
-    total = 0
-    for file in folder.rglob("*"):
-        with suppress(OSError):  # another process may be removing it
-            total += file.stat().st_size if file.is_file() else 0
-    return total
-
-
-def _tidy(folder: Path) -> None:
-    """Remove what was not used for a long time, and what a killed process left."""
-    for path in folder.iterdir():
-        if path.is_dir() and time.time() - _last_used(path) > _UNUSED_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _last_used(entry: Path) -> float:
-    manifest = entry / _MANIFEST
-    try:
-        return (manifest if manifest.exists() else entry).stat().st_mtime
-    except OSError:  # another process is removing it
-        return time.time()
+def _remove(entry: Path) -> None:
+    for suffix in (_ENTRY, _NOTE, _LOCK):
+        entry.with_suffix(suffix).unlink(missing_ok=True)

@@ -16,6 +16,7 @@ __all__ = [
     "ARRAYS",
     "LABEL_KEYS",
     "PROVENANCE",
+    "READ_KEYS",
     "SINGLE",
     "SPLITS",
     "LoadedFile",
@@ -44,6 +45,7 @@ _OTHER_NAMES = {
 }
 SINGLE = "sample"  # the split that a file of one sample becomes
 _LENGTHS = ("audio_lengths", "vision_lengths")
+READ_KEYS = ("id", "raw_text", *ARRAYS, *_LENGTHS, *LABEL_KEYS.values())
 PROVENANCE = ("unimodal_labels", "text_encoder")
 # Which keys come from feature_T, feature_A and feature_V.
 _OVERRIDDEN = {
@@ -158,10 +160,7 @@ def _single_split(
 
 def _batch_of_one(data: dict[str, Any]) -> dict[str, Any]:
     raw: dict[str, Any] = {"id": SINGLE}
-    for key, value in data.items():
-        is_known = key in (*ARRAYS, *LABEL_KEYS.values(), "id", "raw_text", *_LENGTHS)
-        if is_known and value is not None:
-            raw[key] = value
+    raw |= {key: value for key in READ_KEYS if (value := data.get(key)) is not None}
     return {
         key: value if key not in ARRAYS and isinstance(value, list | np.ndarray) else [value]
         for key, value in raw.items()

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from MMSA_ext.data.feature_cache import CachedReading
+from MMSA_ext.data.feature_cache import load_cached
 from MMSA_ext.data.feature_checks import (
     LABEL_RANGES,
     Scope,
@@ -184,15 +184,11 @@ def read_features(
             lists all of them.
         ConfigError: `front_padding` is none of these.
     """
+    load = load_cached if cache else load_file
     sources = _sources(path, feature_T, feature_A, feature_V)
-    files = CachedReading.of_user() if cache else None
-    load = load_file if files is None else files.load
     features = _read(sources, dataset, require_labels, front_padding, load)
     if not features.report.ok:
         raise FeatureFileError(features.report.error_message())
-    if files is not None and files.keep():
-        # The maps take the place of what was read, whose memory is then free.
-        features = _read(sources, dataset, require_labels, front_padding, load)
     return features
 
 

@@ -15,7 +15,7 @@ from MMSA_ext.data.features import read_features
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
     monkeypatch.setenv(feature_cache.VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(feature_cache, "_SMALLEST_BYTES", 1)
-    monkeypatch.setattr(feature_cache, "_SETTLED_NS", 0)
+    monkeypatch.setattr(feature_cache, "_TICK_NS", 0)
     app = typer.Typer()
     app.command("cache")(cache)
     return app
@@ -31,7 +31,7 @@ def test_list_and_clear(command: typer.Typer, tmp_path: Path, feature_file: Path
     assert said(command) == f"{tmp_path / 'cache'}: 0 files, 0 MiB\n"
     read_features(feature_file)
     listed = said(command)
-    assert str(feature_file.resolve()) in listed
+    assert repr(str(feature_file.resolve())) in listed
     assert f"{tmp_path / 'cache'}: 1 files" in listed
     assert "MiB removed" in said(command, "--clear")
     assert feature_cache.entries() == []
@@ -48,9 +48,15 @@ def test_what_cannot_be_removed_is_said(
 ) -> None:
     read_features(feature_file)
 
-    def refuse(path: Path) -> None:
+    def refuse(path: Path, **_: bool) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(feature_cache.shutil, "rmtree", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
     result = CliRunner().invoke(command, ["--clear"])
     assert "not everything could be removed" in str(result.exception)
+
+
+def test_a_damaged_entry_is_listed(command: typer.Typer, feature_file: Path) -> None:
+    read_features(feature_file)
+    feature_cache.entries()[0].path.write_bytes(b"nonsense")
+    assert "damaged: made anew with its file" in said(command)

@@ -2,17 +2,18 @@
 
 import copy
 import errno
-import json
 import logging
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,20 +22,21 @@ from filelock import FileLock
 from MMSA_ext import MMSA_run
 from MMSA_ext.data import feature_cache
 from MMSA_ext.data.feature_cache import VARIABLE, cache_folder, clear, entries
-from MMSA_ext.data.features import FeatureSet, check_features, read_features, write_features
+from MMSA_ext.data.features import check_features, read_features, write_features
 from MMSA_ext.errors import FeatureFileError
 from tests.conftest import make_feature_data, tiny_config
+from tests.data.same_features import assert_same, is_mapped
 
 Data = dict[str, Any]
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of one's own, which takes small files and knows a file as soon as it is written."""
+    """A cache of one's own, which maps what is small and knows a file as soon as it is written."""
     monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(feature_cache, "_SMALLEST_BYTES", 1)
-    monkeypatch.setattr(feature_cache, "_RESERVE_BYTES", 1)
-    monkeypatch.setattr(feature_cache, "_SETTLED_NS", 0)
+    monkeypatch.setattr(feature_cache, "_SMALL_BYTES", 512)
+    monkeypatch.setattr(feature_cache, "_TICK_NS", 0)
     return tmp_path / "cache"
 
 
@@ -46,30 +48,6 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         raise AssertionError(f"{path} was unpickled")
 
     return lambda: monkeypatch.setattr(feature_cache, "load_file", refuse)
-
-
-def assert_same(found: FeatureSet, expected: FeatureSet) -> None:
-    """Equal to the last bit: values, dtypes, report, fingerprint."""
-    assert found.report == expected.report
-    assert found.report.render() == expected.report.render()
-    assert (found.fingerprint, found.path) == (expected.fingerprint, expected.path)
-    assert list(found.splits) == list(expected.splits)
-    for name, split in found.splits.items():
-        for field in fields(split):
-            _same(getattr(split, field.name), getattr(expected.splits[name], field.name))
-
-
-def _same(found: Any, expected: Any) -> None:
-    assert type(found) is type(expected)
-    if isinstance(found, np.ndarray):
-        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
-        assert found.tobytes() == expected.tobytes()
-    elif isinstance(found, dict):
-        assert list(found) == list(expected)
-        for key, value in found.items():
-            _same(value, expected[key])
-    else:
-        assert found == expected
 
 
 def _gaps(data: Data) -> None:
@@ -87,11 +65,11 @@ def _without_lengths(data: Data) -> None:
 def _other_forms(data: Data) -> None:
     train, valid, test = data.values()
     train["id"], valid["id"] = np.array(train["id"]), list(range(6))
-    test["id"] = [name.encode() for name in test["id"]]
+    test["id"] = np.array([name.encode() for name in test["id"]])
     train["raw_text"] = train["raw_text"].astype(object)
     valid["raw_text"] = tuple(valid["raw_text"].tolist())
     train["audio"] = train["audio"].astype(np.float16)
-    test["audio"] = np.asfortranarray(test["audio"].astype(">f8"))
+    test["audio"] = test["audio"].astype(">f8")
     train["vision"] = (train["vision"] * 9).astype(np.int16)
     train["regression_labels"] = train["regression_labels"].tolist()
     valid["regression_labels"] = valid["regression_labels"][:, None]
@@ -99,6 +77,7 @@ def _other_forms(data: Data) -> None:
     test["vision_lengths"] = [np.int64(length) for length in test["vision_lengths"]]
     test["vision_lengths"][2] = 0
     data["text_encoder"] = train["unimodal_labels"] = "noted"
+    data["about"] = train["planted"] = {"nobody": [np.ones(3)], 1: b"reads this"}
 
 
 CONTENTS: dict[str, Callable[[Data], Any]] = {
@@ -125,12 +104,11 @@ def test_what_is_read_is_the_same(
     found = read_features(path, dataset)
     assert_same(found, expected)
     assert not found.splits["train"].audio.flags.writeable
-    assert isinstance(found.splits["train"].audio.base, np.memmap)
+    assert is_mapped(found.splits["train"].audio)
 
 
 def test_the_first_use_hands_over_maps(feature_file: Path) -> None:
-    split = read_features(feature_file).splits["train"]
-    assert isinstance(split.vision.base, np.memmap)
+    assert is_mapped(read_features(feature_file).splits["train"].vision)
 
 
 def test_checks_are_made_anew_on_what_is_kept(feature_file: Path, unread: Any) -> None:
@@ -173,105 +151,193 @@ def test_a_modality_that_was_replaced_is_looked_at_when_it_is_used(
             read_features(path, "mosi")
 
 
+def test_findings_of_any_plain_kind_come_back(
+    feature_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"text": None, "pairs": ((1, 2.5), ("a", True))}
+    made = mock.Mock(side_effect=lambda **fields: fields)
+    monkeypatch.setattr(feature_cache, "SequenceFindings", made)
+    monkeypatch.setattr(feature_cache, "asdict", lambda _: found)
+    known = feature_cache.load_cached(feature_file).known
+    assert known["valid"]["audio"] == found
+    assert type(known["valid"]["audio"]["pairs"][0]) is tuple
+
+
 class TestSources:
-    def test_a_noted_file_is_not_read(
-        self, feature_file: Path, monkeypatch: pytest.MonkeyPatch, unread: Any
-    ) -> None:
-        read_features(feature_file)
-        unread()
-        monkeypatch.setattr(feature_cache.hashlib, "file_digest", None)
-        read_features(feature_file)
-
-    @pytest.mark.parametrize("how", ["copied", "touched", "linked"])
-    def test_the_same_content_is_found_elsewhere(
-        self, tmp_path: Path, feature_file: Path, unread: Any, how: str
-    ) -> None:
-        expected = read_features(feature_file)
-        other = tmp_path / "same.pkl"
-        if how == "copied":
-            shutil.copyfile(feature_file, other)
-        elif how == "linked":
-            other.symlink_to(feature_file)
-        else:
-            other = feature_file
-            os.utime(other, (1, 1))
-        unread()
-        found = read_features(other)
-        assert found.path == other
-        assert found.fingerprint == expected.fingerprint
-
+    @pytest.mark.parametrize("how", ["in place", "renamed into place"])
     def test_a_changed_file_of_the_same_size_and_time_is_read(
-        self, tmp_path: Path, feature_data: Data, feature_file: Path
+        self, feature_data: Data, feature_file: Path, how: str
     ) -> None:
         read_features(feature_file)
         times = feature_file.stat()
         feature_data["train"]["audio"][0, 0, 0] += 1
         content = pickle.dumps(feature_data, protocol=4)
         time.sleep(0.05)  # a tick of the file system's clock
-        feature_file.write_bytes(content)
-        os.utime(feature_file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        target = feature_file if how == "in place" else feature_file.with_name("new.pkl")
+        target.write_bytes(content)
+        os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
+        target.replace(feature_file)
         assert feature_file.stat().st_size == times.st_size
         assert_same(read_features(feature_file), read_features(feature_file, cache=False))
+        assert len(entries()) == 1  # in the place of the old one
 
-    def test_a_file_that_has_just_changed_is_not_noted(
-        self, cache: Path, feature_file: Path, monkeypatch: pytest.MonkeyPatch
+    def test_a_link_leads_to_what_is_kept(
+        self, tmp_path: Path, feature_file: Path, unread: Any
     ) -> None:
-        monkeypatch.setattr(feature_cache, "_SETTLED_NS", 3600 * 10**9)
         read_features(feature_file)
+        link = tmp_path / "link.pkl"
+        link.symlink_to(feature_file)
+        unread()
+        assert read_features(link).path == link
+
+    @pytest.mark.parametrize("seconds", [0, 1.5])
+    def test_a_file_that_has_just_changed_is_not_kept(
+        self, feature_file: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+    ) -> None:
+        """It may change once more within one tick of its clock, and nobody would see it."""
+        monkeypatch.setattr(feature_cache, "_TICK_NS", 2 * 10**9)
+        changed = time.time_ns()
+        monkeypatch.setattr(time, "time_ns", lambda: changed + int(seconds * 1e9))
         read_features(feature_file)
-        assert not (cache / "sources").exists()
+        assert entries() == []
+        monkeypatch.setattr(time, "time_ns", lambda: changed + 3 * 10**9)
+        read_features(feature_file)
         assert len(entries()) == 1
 
-
-def _remove(entry: Path) -> None:
-    (entry / "train.audio.npy").unlink()
-
-
-def _truncate(entry: Path) -> None:
-    os.truncate(entry / "train.audio.npy", 300)
-
-
-def _no_bytes(entry: Path) -> None:
-    (entry / "train.audio.npy").write_bytes(b"")
+    def test_a_file_that_changes_while_it_is_read_is_not_kept(
+        self, feature_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        load = feature_cache.load_file
+        monkeypatch.setattr(
+            feature_cache, "load_file", lambda path: (load(path), os.utime(path, (1, 1)))[0]
+        )
+        read_features(feature_file)
+        assert entries() == []
 
 
-def _exchange(entry: Path) -> None:
-    shutil.copyfile(entry / "test.audio.npy", entry / "train.audio.npy")
+class TestHashing:
+    """What is only mapped is hashed once for each stat, and once a day."""
 
+    @pytest.fixture
+    def hashed(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """Sizes of the mapped arrays that were hashed since the list was cleared."""
+        sizes: list[int] = []
+        digest = feature_cache._digest
 
-def _garble(entry: Path) -> None:
-    (entry / "manifest.json").write_text("{")
+        def spied(file: Any, start: int, size: int) -> str:
+            sizes.extend([size] if size >= 512 else [])
+            return digest(file, start, size)
 
+        monkeypatch.setattr(feature_cache, "_digest", spied)
+        return sizes
 
-def _age(entry: Path) -> None:
-    manifest = json.loads((entry / "manifest.json").read_text())
-    (entry / "manifest.json").write_text(json.dumps(manifest | {"format": "0"}))
+    def test_once(self, feature_file: Path, hashed: list[int]) -> None:
+        read_features(feature_file)
+        assert not hashed  # it was just written
+        read_features(feature_file)
+        assert len(hashed) >= 12
+        hashed.clear()
+        for _ in range(3):
+            read_features(feature_file)
+        assert not hashed
 
+    @pytest.mark.parametrize("change", ["mtime", "mode", "copied"])
+    def test_again_when_the_stat_changes(
+        self, feature_file: Path, hashed: list[int], change: str
+    ) -> None:
+        for _ in range(2):
+            read_features(feature_file)
+        (entry,) = entries()
+        time.sleep(0.05)
+        if change == "mtime":
+            os.utime(entry.path, (1, 1))
+        elif change == "mode":
+            entry.path.chmod(0o600)
+        else:
+            shutil.copy2(entry.path, entry.path.with_name("copy")).replace(entry.path)
+        hashed.clear()
+        read_features(feature_file)
+        assert hashed
+        hashed.clear()
+        read_features(feature_file)
+        assert not hashed
 
-def _empty(entry: Path) -> None:
-    (entry / "manifest.json").write_text("{}")
+    def test_again_after_a_day(
+        self, feature_file: Path, hashed: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for _ in range(2):
+            read_features(feature_file)
+        note = entries()[0].path.with_suffix(".checked")
+        for hours, again in ((23, False), (25, True), (-1, True)):
+            then = time.time() - hours * 3600
+            os.utime(note, (then, then))
+            hashed.clear()
+            read_features(feature_file)
+            assert bool(hashed) == again
+
+    def test_what_was_just_written_is_hashed_but_not_noted(
+        self, feature_file: Path, hashed: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It may change once more within one tick of its clock, and nobody would see it."""
+        read_features(feature_file)
+        monkeypatch.setattr(feature_cache, "_TICK_NS", 3600 * 10**9)
+        for _ in range(2):
+            hashed.clear()
+            read_features(feature_file)
+            assert hashed
+
+    def test_small_arrays_are_hashed_each_time(
+        self, feature_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(feature_cache, "_SMALL_BYTES", 1 << 20)
+        for _ in range(2):
+            read_features(feature_file)
+        digest = mock.Mock(wraps=feature_cache._digest)
+        monkeypatch.setattr(feature_cache, "_digest", digest)
+        split = read_features(feature_file).splits["train"]
+        assert digest.call_count >= 15
+        assert not is_mapped(split.audio)
 
 
 class TestAccidents:
-    @pytest.mark.parametrize(
-        "damage", [_remove, _truncate, _no_bytes, _exchange, _garble, _age, _empty]
-    )
-    def test_a_damaged_entry_is_made_anew(
-        self, feature_file: Path, unread: Any, damage: Callable[[Path], None]
+    """`tests/attack/feature_cache.py` has some 140 more; here is what is said of them."""
+
+    def test_a_damaged_entry_is_made_anew_with_one_line(
+        self, feature_file: Path, unread: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         expected = read_features(feature_file, cache=False)
         read_features(feature_file)
-        damage(entries()[0].path)
-        assert_same(read_features(feature_file), expected)
+        entry = entries()[0].path
+        content = bytearray(entry.read_bytes())
+        content[100] ^= 1
+        entry.write_bytes(content)
+        with caplog.at_level(logging.INFO, "MMSA"):
+            assert_same(read_features(feature_file), expected)
+        (message,) = caplog.messages
+        assert f"{entry} cannot be used (an array is not what was written)" in message
+        assert f"{feature_file} is kept as memory-mapped arrays" in message
         unread()
         assert_same(read_features(feature_file), expected)
 
-    def test_a_damaged_note_is_ignored(self, cache: Path, feature_file: Path, unread: Any) -> None:
+    def test_what_was_mapped_of_a_replaced_entry_stays(
+        self, feature_file: Path, feature_data: Data
+    ) -> None:
+        split = read_features(feature_file).splits["train"]
+        before = split.audio.copy()
+        feature_data["train"]["audio"] += 1
+        write_features(feature_file, feature_data)
         read_features(feature_file)
-        (note,) = (cache / "sources").iterdir()
-        note.write_text("[]")
-        unread()
+        np.testing.assert_array_equal(split.audio, before)
+
+    def test_other_code_makes_another_version(
+        self, feature_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    ) -> None:
         read_features(feature_file)
+        monkeypatch.setattr(feature_cache, "_version", lambda: "another")
+        with caplog.at_level(logging.INFO, "MMSA"):
+            read_features(feature_file)
+        assert "another version of the file or of MMSA_ext" in caplog.text
+        assert len(entries()) == 1
 
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
     def test_a_failing_disk_costs_only_the_cache(
@@ -282,28 +348,21 @@ class TestAccidents:
         caplog: pytest.LogCaptureFixture,
         number: int,
     ) -> None:
-        save, calls = np.save, []
-
-        def fail_later(*args: Any, **options: Any) -> None:
-            calls.append(args)
-            if len(calls) > 3:
-                raise OSError(number, os.strerror(number))
-            save(*args, **options)
-
-        monkeypatch.setattr(np, "save", fail_later)
+        monkeypatch.setattr(os, "fsync", mock.Mock(side_effect=OSError(number, "refused")))
         expected = read_features(feature_file, cache=False)
         with caplog.at_level(logging.INFO, "MMSA"):
             assert_same(read_features(feature_file), expected)
         (message,) = caplog.messages
-        assert str(cache) in message
-        assert os.strerror(number) in message
+        assert f"is not kept in the cache {cache}" in message
+        assert "full" in message if number != errno.EROFS else "refused" in message
         assert entries() == []
-        assert [path for path in (cache / "features").iterdir() if path.is_dir()] == []
+        assert not list((cache / "feature_maps").glob(".unfinished*"))
 
-    def test_a_full_disk_is_left_alone(
-        self, feature_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    def test_a_disk_with_less_room_than_the_file_is_left_alone(
+        self, cache: Path, feature_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
     ) -> None:
-        monkeypatch.setattr(feature_cache, "_RESERVE_BYTES", 1 << 60)
+        free = mock.Mock(free=feature_file.stat().st_size - 1)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
         with caplog.at_level(logging.INFO, "MMSA"):
             read_features(feature_file)
         assert "MiB too little free space" in caplog.text
@@ -313,38 +372,59 @@ class TestAccidents:
         cache.write_text("")
         for _ in range(2):
             read_features(feature_file)
+        assert entries() == []
+        assert clear() == 0
 
     def test_interrupted_writing_leaves_nothing(
         self, cache: Path, feature_file: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def interrupt(*_: Any, **__: Any) -> None:
-            raise KeyboardInterrupt
-
         with monkeypatch.context() as patch:
-            patch.setattr(np, "save", interrupt)
+            patch.setattr(feature_cache, "_write", mock.Mock(side_effect=KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 read_features(feature_file)
         assert entries() == []
+        assert not list((cache / "feature_maps").glob(".unfinished*"))
         read_features(feature_file)
         assert len(entries()) == 1
 
-    def test_what_a_killed_process_left_is_replaced(self, cache: Path, feature_file: Path) -> None:
-        read_features(feature_file)
-        entry = entries()[0].path
-        entry.rename(entry.with_name(f".{entry.name}.writing"))
-        read_features(feature_file)
-        assert [path.name for path in entry.parent.iterdir() if path.is_dir()] == [entry.name]
+    @pytest.mark.parametrize("remove", [clear, None], ids=["cleared", "filled"])
+    def test_what_a_killed_process_left_goes(
+        self, cache: Path, feature_file: Path, remove: Callable[[], int] | None
+    ) -> None:
+        killed = "import os, sys; from pathlib import Path; from MMSA_ext.files import replaced\n"
+        killed += "with replaced(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+        folder = cache / "feature_maps"
+        subprocess.run([sys.executable, "-c", killed, folder / "a.arrays"], check=False)
+        assert len(list(folder.iterdir())) == 1
+        (remove or (lambda: read_features(feature_file)))()
+        assert not list(folder.glob(".unfinished*"))
 
     def test_while_another_process_writes_the_file_is_read(
-        self, cache: Path, feature_file: Path
+        self, feature_file: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         expected = read_features(feature_file, cache=False)
-        folder = cache / "features"
-        folder.mkdir(parents=True)
-        name = f".{feature_file.stat().st_size}-{expected.fingerprint}.lock"
-        with FileLock(folder / name):
+        read_features(feature_file)
+        entry = entries()[0].path
+        entry.unlink()
+        with FileLock(entry.with_suffix(".lock")), caplog.at_level(logging.INFO, "MMSA"):
             assert_same(read_features(feature_file), expected)
+        assert "another process" in caplog.text
         assert entries() == []
+
+    def test_what_another_process_has_just_written_is_not_written_again(
+        self, feature_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        load, write = feature_cache.load_file, mock.Mock(wraps=feature_cache._write)
+
+        def overtaken(path: Path) -> Any:
+            monkeypatch.setattr(feature_cache, "load_file", load)
+            read_features(path)
+            return load(path)
+
+        monkeypatch.setattr(feature_cache, "load_file", overtaken)
+        monkeypatch.setattr(feature_cache, "_write", write)
+        assert is_mapped(read_features(feature_file).splits["train"].audio)
+        assert write.call_count == 1
 
     def test_many_at_once(self, feature_file: Path) -> None:
         expected = read_features(feature_file, cache=False)
@@ -365,13 +445,16 @@ class TestWhatIsNotKept:
         read_features(feature_file)
         assert entries() == []
 
-    def test_files_with_problems(self, tmp_path: Path, feature_data: Data) -> None:
+    def test_the_problems_of_a_file_stay_the_same(self, tmp_path: Path, feature_data: Data) -> None:
         feature_data["valid"]["audio_lengths"][0] = 99
+        feature_data["test"]["vision"][1, 0, 0] = np.inf
         path = write_features(tmp_path / "bad.pkl", feature_data)
+        with pytest.raises(FeatureFileError) as expected:
+            read_features(path, cache=False)
         for _ in range(2):
-            with pytest.raises(FeatureFileError, match="outside 1"):
+            with pytest.raises(FeatureFileError) as found:
                 read_features(path)
-        assert entries() == []
+            assert str(found.value) == str(expected.value)
 
     def test_checking_reads_the_file(self, feature_file: Path) -> None:
         check_features(feature_file)
@@ -383,8 +466,10 @@ class TestWhatIsNotKept:
             lambda data: data.pop("train"),
             lambda data: data["train"].update(audio=data["train"]["audio"].tolist()),
             lambda data: data["train"].update(audio=_time_first(data["train"]["audio"])),
+            lambda data: data["test"].update(audio=np.asfortranarray(data["test"]["audio"])),
+            lambda data: data["train"].update(id=[name.encode() for name in data["train"]["id"]]),
         ],
-        ids=["a split is missing", "nested lists", "another memory order"],
+        ids=["a split is missing", "nested lists", "time first", "Fortran order", "bytes"],
     )
     def test_unusual_files(self, tmp_path: Path, feature_data: Data, change: Any) -> None:
         change(feature_data)
@@ -445,24 +530,43 @@ class TestFolder:
         monkeypatch.setenv(VARIABLE, "~/features")
         assert cache_folder() == Path.home() / "features"
 
+    def test_nobody_is_home(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv(VARIABLE)
+        monkeypatch.setattr(Path, "home", mock.Mock(side_effect=RuntimeError))
+        assert cache_folder() is None
+
     def test_list_and_clear(self, cache: Path, feature_file: Path) -> None:
         kept = read_features(feature_file)
         (entry,) = entries()
-        assert entry.sources == (str(feature_file.resolve()),)
-        assert entry.size == sum(file.stat().st_size for file in entry.path.iterdir())
+        assert entry.source == str(feature_file.resolve())
+        assert entry.size == entry.path.stat().st_size
         assert abs(entry.last_used - time.time()) < 60
+        (cache / "feature_maps" / "mine.txt").write_text("stays")
         before = kept.splits["train"].audio.copy()
-        assert clear() >= entry.size
+        assert clear() == entry.size
         assert entries() == []
+        assert [path.name for path in (cache / "feature_maps").iterdir()] == ["mine.txt"]
         np.testing.assert_array_equal(kept.splits["train"].audio, before)
+
+    def test_a_damaged_entry_is_listed_without_its_source(self, feature_file: Path) -> None:
+        read_features(feature_file)
+        entries()[0].path.write_bytes(b"nonsense")
+        assert [(entry.source, entry.size) for entry in entries()] == [("", 8)]
 
     def test_entries_not_used_for_long_make_room(
         self, tmp_path: Path, feature_file: Path, feature_data: Data
     ) -> None:
-        read_features(feature_file)
+        for _ in range(2):
+            read_features(feature_file)
         old = entries()[0].path
-        os.utime(old / "manifest.json", (1, 1))
+        month = time.time() - 31 * 24 * 3600
         feature_data["train"]["audio"][0] += 1
-        read_features(write_features(tmp_path / "new.pkl", feature_data))
-        (entry,) = entries()
-        assert entry.path != old
+        for name, paths, left in (
+            ("two.pkl", [old], 2),  # it was hashed today
+            ("three.pkl", [old, old.with_suffix(".checked")], 2),
+        ):
+            for path in paths:
+                os.utime(path, (month, month))
+            read_features(write_features(tmp_path / name, feature_data))
+            assert len(entries()) == left
+        assert not old.with_suffix(".checked").exists()

@@ -1,0 +1,924 @@
+"""Damage to the cache of feature files: no reading may fail, or give anything else.
+
+    python -m tests.attack.feature_cache           # every damage below, kills, eight processes
+    python -m tests.attack.feature_cache 500       # and 500 random ones
+
+Of each try there are three readings: the one that fills the cache, the one that hashes it and notes
+so, and, after the damage, the one that counts. It must be the same, to the last bit, as without a
+cache. `DAMAGES` has their names. Where a damage is forged, the manifest's digest is made to fit, so
+that what is behind it meets nonsense; nonsense only, because whoever forges sound values in the
+user's own folder decides what is read.
+"""
+
+import hashlib
+import io
+import json
+import mmap
+import multiprocessing
+import os
+import pickle
+import random
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from filelock import FileLock
+
+from MMSA_ext.data import feature_cache
+from MMSA_ext.data.features import FeatureSet, read_features, write_features
+from tests.attack.tally import Tally
+from tests.conftest import make_feature_data
+from tests.data.same_features import assert_same, is_mapped
+
+ALLOWED = ("made anew", "read in full", "read from the cache, which is sound")
+ALLOWED_KILLS = ("the entry is complete", "there is no entry")
+ALLOWED_CROWD = (
+    *("the same, mapped", "the same, read in full"),
+    *("listed", "cleared", "source replaced"),
+)
+_NOBODY = 65534
+_RAN = Path(tempfile.gettempdir()) / "the-cache-ran-this"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is damaged.
+
+    Attributes:
+        source: feature file.
+        entry: what the cache holds of it.
+        note: when and with which stat the entry was hashed.
+        lock: held while the entry is written.
+        old: entry of the same file from before it changed.
+        random: source of what is random.
+    """
+
+    source: Path
+    entry: Path
+    note: Path
+    lock: Path
+    old: Path
+    random: random.Random
+
+    @property
+    def folder(self) -> Path:
+        return self.entry.parent
+
+    @cached_property
+    def other(self) -> Path:
+        """The entry of another feature file of the same size, which is hashed and noted as well."""
+        for _ in range(2):
+            read_features(self.source.with_name("other.pkl"))
+        (other,) = set(self.folder.glob("*.arrays")) - {self.entry}
+        return other
+
+
+Damage = Callable[[Target], Any]
+DAMAGES: dict[str, Damage] = {}
+
+
+def damage(name: str) -> Callable[[Damage], Damage]:
+    """Give a damage its name."""
+
+    def add(function: Damage) -> Damage:
+        DAMAGES[name] = function
+        return function
+
+    return add
+
+
+# --- What is written to a file in place ---------------------------------------------------------
+
+
+def overwrite(path: Path, place: int, content: bytes) -> None:
+    with path.open("rb+") as file:
+        file.seek(place)
+        file.write(content)
+
+
+def flip(path: Path, place: int, bit: int = 3) -> None:
+    """Change one bit; the place counts from the end if negative."""
+    place %= path.stat().st_size
+    overwrite(path, place, bytes([path.read_bytes()[place] ^ 1 << bit]))
+
+
+@contextmanager
+def times_kept(path: Path) -> Iterator[None]:
+    """Afterwards a file has the times of content and access that it had before."""
+    found = path.stat()
+    yield
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def manifest(path: Path) -> tuple[dict[str, Any], list[list[Any]], int]:
+    """Values, arrays and where the manifest begins."""
+    content = path.read_bytes()
+    size, _ = feature_cache._END.unpack(content[-feature_cache._END.size :])
+    start = len(content) - feature_cache._END.size - size
+    values, arrays = json.loads(content[start : start + size])
+    return values, arrays, start
+
+
+def array(path: Path, split: str, key: str) -> tuple[int, np.ndarray]:
+    """Where an array of an entry begins, and a copy of it."""
+    (form,) = [form for name, found, *form in manifest(path)[1] if (name, found) == (split, key)]
+    dtype, shape, start, _ = form
+    content = path.read_bytes()[start:]
+    count = int(np.prod(shape))
+    return start, np.frombuffer(content, dtype, count).reshape(shape).copy()
+
+
+def change_array(path: Path, split: str, key: str, change: Callable[[np.ndarray], Any]) -> None:
+    start, values = array(path, split, key)
+    change(values)
+    overwrite(path, start, values.tobytes())
+
+
+def forge(path: Path, text: str | Callable[[Any], Any]) -> None:
+    """Write another manifest, with a digest that fits."""
+    values, arrays, start = manifest(path)
+    if not isinstance(text, str):
+        parts = [values, arrays]
+        text = json.dumps(text(parts) or parts)
+    content = text.encode()
+    end = feature_cache._END.pack(len(content), hashlib.sha256(content).digest())
+    path.write_bytes(path.read_bytes()[:start] + content + end)
+
+
+def in_manifest(path: Path, old: bytes, new: bytes) -> None:
+    """Exchange text of the same length in a manifest, whose digest stays."""
+    content = path.read_bytes()
+    place = content.index(old, manifest(path)[2])
+    overwrite(path, place, new)
+
+
+damage("a bit of a mapped array")(lambda t: flip(t.entry, 1000))
+damage("a bit of the first byte")(lambda t: flip(t.entry, 0))
+damage("a bit of a small array")(
+    lambda t: flip(t.entry, array(t.entry, "train", "regression_labels")[0])
+)
+damage("a bit of the manifest")(lambda t: flip(t.entry, -300))
+damage("a bit of the manifest's size")(lambda t: flip(t.entry, -40, 0))
+damage("the highest bit of the manifest's size")(lambda t: flip(t.entry, -33, 7))
+damage("a bit of the manifest's digest")(lambda t: flip(t.entry, -1))
+damage("a bit of the note")(lambda t: flip(t.note, 5))
+damage("a page of zeros")(lambda t: overwrite(t.entry, 4096, bytes(4096)))
+damage("all zeros")(lambda t: overwrite(t.entry, 0, bytes(t.entry.stat().st_size)))
+damage("all ones")(lambda t: overwrite(t.entry, 0, b"\xff" * t.entry.stat().st_size))
+damage("the end is zeros")(lambda t: overwrite(t.entry, t.entry.stat().st_size - 4096, bytes(4096)))
+damage("a byte is missing")(lambda t: os.truncate(t.entry, t.entry.stat().st_size - 1))
+damage("half is missing")(lambda t: os.truncate(t.entry, t.entry.stat().st_size // 2))
+damage("20 bytes are left")(lambda t: os.truncate(t.entry, 20))
+damage("nothing is left")(lambda t: os.truncate(t.entry, 0))
+damage("a byte more")(lambda t: t.entry.write_bytes(t.entry.read_bytes() + b"\0"))
+damage("a page more")(lambda t: t.entry.write_bytes(t.entry.read_bytes() + bytes(4096)))
+damage("the end twice")(lambda t: t.entry.write_bytes(t.entry.read_bytes() * 2))
+damage("a byte in front")(lambda t: t.entry.write_bytes(b"\0" + t.entry.read_bytes()))
+damage("the first byte is missing")(lambda t: t.entry.write_bytes(t.entry.read_bytes()[1:]))
+damage("a terabyte, of which nothing is on the disk")(lambda t: os.truncate(t.entry, 1 << 40))
+
+
+@damage("line ends as after a text-mode copy")
+def _(t: Target) -> None:
+    t.entry.write_bytes(t.entry.read_bytes().replace(b"\n", b"\r\n"))
+
+
+@damage("NaN in a mapped array")
+def _(t: Target) -> None:
+    change_array(t.entry, "train", "audio", lambda values: values.__setitem__((2, 0), np.nan))
+
+
+@damage("a mapped array negated")
+def _(t: Target) -> None:
+    change_array(t.entry, "valid", "vision", lambda values: np.negative(values, out=values))
+
+
+@damage("labels negated")
+def _(t: Target) -> None:
+    change_array(
+        t.entry, "train", "regression_labels", lambda values: np.negative(values, out=values)
+    )
+
+
+@damage("two samples exchanged")
+def _(t: Target) -> None:
+    change_array(
+        t.entry, "train", "audio", lambda values: values.__setitem__([0, 1], values[[1, 0]])
+    )
+
+
+@damage("two splits' arrays exchanged")
+def _(t: Target) -> None:
+    start, valid = array(t.entry, "valid", "audio")
+    other, test = array(t.entry, "test", "audio")
+    overwrite(t.entry, start, test.tobytes())
+    overwrite(t.entry, other, valid.tobytes())
+
+
+damage("two splits' ids exchanged in the manifest")(
+    lambda t: in_manifest(t.entry, b"valid$_$0", b"tests$_$0")
+)
+damage("another length in the manifest")(
+    lambda t: in_manifest(t.entry, b'"audio_lengths": [12', b'"audio_lengths": [11')
+)
+damage("another text")(
+    lambda t: change_array(t.entry, "test", "raw_text", lambda texts: texts.__setitem__(1, "no"))
+)
+damage("another finding in the manifest")(
+    lambda t: in_manifest(t.entry, b'"not_numbers": 1', b'"not_numbers": 0')
+)
+
+
+# --- The same, with the times restored, or by a way around a plain write ------------------------
+
+
+@damage("a bit of a mapped array, mtime restored")
+def _(t: Target) -> None:
+    with times_kept(t.entry):
+        flip(t.entry, 1000)
+
+
+@damage("a page of zeros, mtime restored")
+def _(t: Target) -> None:
+    with times_kept(t.entry):
+        overwrite(t.entry, 4096, bytes(4096))
+
+
+@damage("a bit through a shared map, mtime restored")
+def _(t: Target) -> None:
+    with times_kept(t.entry), t.entry.open("rb+") as file, mmap.mmap(file.fileno(), 0) as shared:
+        shared[1000] ^= 8
+        shared.flush()
+
+
+@damage("a bit through another name of the file, mtime restored")
+def _(t: Target) -> None:
+    name = t.entry.with_name("second-name")
+    name.hardlink_to(t.entry)
+    with times_kept(t.entry):
+        flip(name, 1000)
+    name.unlink()
+
+
+@damage("a damaged copy renamed into place, times as the original's")
+def _(t: Target) -> None:
+    copy = Path(shutil.copy2(t.entry, t.entry.with_name("copy")))
+    with times_kept(copy):
+        flip(copy, 1000)
+    copy.replace(t.entry)
+
+
+@damage("noise of the same size, mtime restored")
+def _(t: Target) -> None:
+    with times_kept(t.entry):
+        t.entry.write_bytes(t.random.randbytes(t.entry.stat().st_size))
+
+
+@damage("truncated and filled up again with zeros, mtime restored")
+def _(t: Target) -> None:
+    size = t.entry.stat().st_size
+    with times_kept(t.entry):
+        os.truncate(t.entry, 8192)
+        os.truncate(t.entry, size)
+
+
+# --- Nonsense behind a digest that fits ---------------------------------------------------------
+
+
+def _array_form(place: int, value: Any) -> Damage:
+    """Another dtype (2), shape (3), start (4) or digest (5) of the first array."""
+    return lambda t: forge(t.entry, lambda parts: parts[1][0].__setitem__(place, value))
+
+
+def _value(key: str, value: Any) -> Damage:
+    return lambda t: forge(t.entry, lambda parts: parts[0].__setitem__(key, value))
+
+
+damage("forged: no JSON")(lambda t: forge(t.entry, "{"))
+damage("forged: an empty manifest")(lambda t: forge(t.entry, ""))
+damage("forged: a manifest nested 200,000 deep")(
+    lambda t: forge(t.entry, "[" * 200_000 + "]" * 200_000)
+)
+damage("forged: a number of 10,000 digits")(lambda t: forge(t.entry, "9" * 10_000))
+damage("forged: the manifest is null")(lambda t: forge(t.entry, "null"))
+damage("forged: the manifest is a list of lists")(lambda t: forge(t.entry, "[[], []]"))
+damage("forged: two empty objects")(lambda t: forge(t.entry, "[{}, {}]"))
+damage("forged: no data")(lambda t: forge(t.entry, lambda parts: parts[0].pop("data") and None))
+damage("forged: data is a list")(_value("data", []))
+damage("forged: splits are numbers")(_value("data", {"train": 1, "valid": 2, "test": 3}))
+damage("forged: findings are a text")(_value("known", "none"))
+damage("forged: a finding that is not known")(
+    _value("known", {"train": {"audio": {"no_such_field": 1}}})
+)
+damage("forged: another version")(_value("version", "0"))
+damage("forged: another source")(_value("source", ["/elsewhere.pkl", 1, 2, 3, 4]))
+damage("forged: arrays are a number")(lambda t: forge(t.entry, lambda parts: [parts[0], 7]))
+damage("forged: dtype object")(_array_form(2, "|O8"))
+damage("forged: dtype void")(_array_form(2, "|V8"))
+damage("forged: dtype with fields")(_array_form(2, "i4,(1000000,)i8"))
+damage("forged: dtype of a gigabyte")(_array_form(2, "<U268435456"))
+damage("forged: dtype is a number")(_array_form(2, 5))
+damage("forged: a negative shape")(_array_form(3, [-12, -12, 5]))
+damage("forged: a shape of 2^80")(_array_form(3, [1 << 40, 1 << 40]))
+damage("forged: a shape of texts")(_array_form(3, ["12", "12", "5"]))
+damage("forged: a shape of fractions")(_array_form(3, [1.5, 2.0]))
+damage("forged: no shape")(_array_form(3, None))
+damage("forged: a start behind the end")(_array_form(4, 1 << 50))
+damage("forged: a negative start")(_array_form(4, -64))
+damage("forged: a start off by one")(_array_form(4, 1))
+damage("forged: no digest")(_array_form(5, None))
+
+
+# --- Other things in the place of a file --------------------------------------------------------
+
+
+def _instead(path: Path, make: Callable[[Path], Any]) -> None:
+    path.unlink()
+    make(path)
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as opened, _inside(path.parent):
+        opened.bind(path.name)
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """The name of a socket must be short."""
+    before = Path.cwd()
+    os.chdir(folder)
+    yield
+    os.chdir(before)
+
+
+def _sparse(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 1 << 34)
+
+
+class Hostile:
+    """Its pickle makes a folder."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(_RAN),)
+
+
+def _npy(value: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, value, allow_pickle=True)
+    return file.getvalue()
+
+
+for what, attribute in (("entry", "entry"), ("note", "note")):
+    for name, make in {
+        "absent": lambda path: None,
+        "a folder": Path.mkdir,
+        "a folder with files": lambda path: (path.mkdir(), (path / "file").touch()),
+        "a pipe": os.mkfifo,
+        "a socket": _socket,
+        "a link to nothing": lambda path: path.symlink_to("nowhere"),
+        "a link to itself": lambda path: path.symlink_to(path.name),
+        "a link to /dev/null": lambda path: path.symlink_to("/dev/null"),
+        "a link to /dev/zero": lambda path: path.symlink_to("/dev/zero"),
+        "a link to a folder": lambda path: path.symlink_to("/"),
+        "16 GiB of nothing": _sparse,
+        "a text": lambda path: path.write_text("(1, 2, 3, 4)\n"),
+        "a pickle that runs code": lambda path: path.write_bytes(pickle.dumps(Hostile())),
+        "an .npy file with a pickle that runs code": lambda path: path.write_bytes(
+            _npy(np.array([Hostile()], object))
+        ),
+        "an .npy file with a huge header": lambda path: path.write_bytes(
+            b"\x93NUMPY\x02\x00" + (1 << 24).to_bytes(4, "little") + b"(" * (1 << 24)
+        ),
+    }.items():
+        damage(f"the {what} is {name}")(
+            lambda t, attribute=attribute, make=make: _instead(getattr(t, attribute), make)
+        )
+
+damage("the entry is another file's")(lambda t: shutil.copyfile(t.other, t.entry))
+damage("the entry is another file's, with its note")(
+    lambda t: [
+        shutil.copy2(t.other.with_suffix(suffix), t.entry.with_suffix(suffix))
+        for suffix in (t.entry.suffix, t.note.suffix)
+    ]
+)
+damage("the entry is a link to another file's")(
+    lambda t: _instead(t.entry, lambda path: path.symlink_to(t.other))
+)
+damage("the entry is from before the file changed")(lambda t: shutil.copy2(t.old, t.entry))
+damage("the note is another file's")(
+    lambda t: shutil.copyfile(t.other.with_suffix(t.note.suffix), t.note)
+)
+damage("the note is from tomorrow")(
+    lambda t: os.utime(t.note, (time.time() + 86_400, time.time() + 86_400))
+)
+damage("the note is from 1970, and a bit of a mapped array")(
+    lambda t: (os.utime(t.note, (1, 1)), flip(t.entry, 1000))
+)
+
+
+@damage("two entries exchanged")
+def _(t: Target) -> None:
+    t.entry.rename(t.entry.with_name("third"))
+    t.other.rename(t.entry)
+    t.entry.with_name("third").rename(t.other)
+
+
+damage("the folder is removed")(lambda t: shutil.rmtree(t.folder))
+damage("the folder is a file")(lambda t: (shutil.rmtree(t.folder), t.folder.touch()))
+damage("the folder is a link to itself")(
+    lambda t: (shutil.rmtree(t.folder), t.folder.symlink_to(t.folder.name))
+)
+for name, make in {
+    "a folder": Path.mkdir,
+    "a pipe": os.mkfifo,
+    "a link to nothing": lambda path: path.symlink_to("nowhere/at/all"),
+}.items():
+    damage(f"the lock is {name}, the entry is damaged")(
+        lambda t, make=make: (flip(t.entry, 1000), _instead(t.lock, make))
+    )
+damage("leftovers of all kinds, the entry is damaged")(
+    lambda t: (
+        flip(t.entry, 1000),
+        (t.folder / ".unfinished-file").touch(),
+        os.mkfifo(t.folder / ".unfinished-pipe"),
+        (t.folder / ".unfinished-folder").mkdir(),
+    )
+)
+
+
+# --- What goes on while the entry is read -------------------------------------------------------
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Without root's right to read and write everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(_NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@contextmanager
+def modes(wanted: dict[Path, int]) -> Iterator[None]:
+    """As nobody, with files that have other modes."""
+    before = {path: path.stat().st_mode for path in wanted}
+    for path, mode in wanted.items():
+        path.chmod(mode)
+    try:
+        with nobody():
+            yield
+    finally:
+        for path, mode in before.items():
+            if path.exists():
+                path.chmod(mode)
+
+
+@contextmanager
+def before(module: Any, name: str, act: Callable[[], Any]) -> Iterator[None]:
+    """Act once, just before a function is called for the first time."""
+    original, todo = getattr(module, name), [act]
+
+    def called(*args: Any, **options: Any) -> Any:
+        if todo:
+            todo.pop()()
+        return original(*args, **options)
+
+    with mock.patch.object(module, name, called):
+        yield
+
+
+@contextmanager
+def below_the_file_system(t: Target, place: int, seconds: float) -> Iterator[None]:
+    """A bit that changes no stat, some seconds after the entry was hashed."""
+    status, original = feature_cache._status(t.entry), feature_cache._status
+    flip(t.entry, place)
+    then = time.time() - seconds
+    os.utime(t.note, (then, then))
+
+    def unchanged(file: Path | int) -> tuple[int, ...]:
+        found = original(file)
+        return status if found[3:] == status[3:] else found
+
+    with mock.patch.object(feature_cache, "_status", unchanged):
+        yield
+
+
+def failing(module: Any, name: str, error: BaseException) -> Any:
+    return mock.patch.object(module, name, side_effect=error)
+
+
+def circumstance(name: str, *, damaged: bool = False, unnoted: bool = False) -> Any:
+    """Give a circumstance its name; a bit may be damaged, or the note be absent."""
+
+    def add(make: Callable[[Target], Any]) -> None:
+        def made(t: Target) -> Any:
+            if damaged:
+                flip(t.entry, 1000)
+            if unnoted:
+                t.note.unlink()
+            return make(t)
+
+        CIRCUMSTANCES[name] = made
+
+    return add
+
+
+CIRCUMSTANCES: dict[str, Callable[[Target], Any]] = {}
+circumstance("the entry may not be read")(
+    lambda t: modes({t.entry: 0, t.lock: 0o666, t.folder: 0o777})
+)
+circumstance("the note may not be read")(lambda t: modes({t.note: 0, t.folder: 0o777}))
+circumstance("nothing may be read or written")(
+    lambda t: modes({t.entry: 0, t.note: 0, t.folder: 0o555})
+)
+circumstance("the folder may not be entered")(lambda t: modes({t.folder: 0}))
+circumstance("the folder may not be written to, a bit", damaged=True)(
+    lambda t: modes({t.folder: 0o555})
+)
+circumstance("the folder may not be written to, no note", unnoted=True)(
+    lambda t: modes({t.folder: 0o555})
+)
+circumstance("another user's lock, a bit", damaged=True)(
+    lambda t: modes({t.lock: 0o600, t.folder: 0o777})
+)
+circumstance("another process writes, a bit", damaged=True)(lambda t: FileLock(t.lock))
+circumstance("the entry vanishes before it is opened")(
+    lambda t: before(feature_cache, "_open_file", t.entry.unlink)
+)
+circumstance("the folder vanishes before the entry is opened")(
+    lambda t: before(feature_cache, "_open_file", lambda: shutil.rmtree(t.folder))
+)
+circumstance("the entry vanishes once it is open")(
+    lambda t: before(feature_cache, "_manifest", t.entry.unlink)
+)
+circumstance("another entry takes its place once it is open")(
+    lambda t: before(feature_cache, "_manifest", partial(t.other.replace, t.entry))
+)
+circumstance("truncated before it is mapped")(
+    lambda t: before(np, "memmap", lambda: os.truncate(t.entry, 100))
+)
+circumstance("emptied before it is mapped")(
+    lambda t: before(np, "memmap", lambda: os.truncate(t.entry, 0))
+)
+circumstance("truncated while it is hashed", unnoted=True)(
+    lambda t: before(feature_cache, "_digest", lambda: os.truncate(t.entry, 100))
+)
+circumstance("the disk cannot read it", unnoted=True)(
+    lambda t: failing(feature_cache, "_digest", OSError(5, "Input/output error"))
+)
+circumstance("files cannot be mapped")(
+    lambda t: failing(np, "memmap", OSError(19, "No such device"))
+)
+circumstance("no memory for the manifest")(lambda t: failing(json, "loads", MemoryError()))
+circumstance("the disk is full, a bit", damaged=True)(
+    lambda t: failing(os, "fsync", OSError(28, "No space left on device"))
+)
+circumstance("the disk has less room than the file, a bit", damaged=True)(
+    lambda t: mock.patch.object(shutil, "disk_usage", return_value=mock.Mock(free=100))
+)
+circumstance("a bit of the manifest, below the file system")(
+    lambda t: below_the_file_system(t, -300, 60)
+)
+circumstance("a bit of the labels, below the file system")(
+    lambda t: below_the_file_system(t, array(t.entry, "train", "regression_labels")[0], 60)
+)
+circumstance("a bit of a mapped array, below the file system, a day later")(
+    lambda t: below_the_file_system(t, 1000, 86_401)
+)
+
+
+# --- The source: what was read of it before must not be taken for what it is now ----------------
+
+
+@damage("the source is changed in place, mtime restored")
+def _(t: Target) -> None:
+    _, texts = array(t.entry, "train", "text")
+    with times_kept(t.source):
+        flip(t.source, t.source.read_bytes().index(texts[3].tobytes()), 0)
+
+
+@damage("the source is replaced by another file with its times")
+def _(t: Target) -> None:
+    copy = Path(shutil.copy(t.source.with_name("other.pkl"), t.source.with_name("first.pkl")))
+    shutil.copystat(t.source, copy)
+    copy.replace(t.source)
+
+
+@damage("the source is a link to another file")
+def _(t: Target) -> None:
+    t.source.unlink()
+    t.source.symlink_to("other.pkl")
+
+
+damage("the source's time is changed, its content is not")(lambda t: os.utime(t.source, (1, 1)))
+
+
+# --- Running them -------------------------------------------------------------------------------
+
+
+class HangError(BaseException):
+    """A reading takes too long; not an `Exception`, which the cache may catch."""
+
+
+def _hangs(*_: Any) -> None:
+    raise HangError
+
+
+@contextmanager
+def workshop(counts: tuple[int, int, int] = (12, 6, 6)) -> Iterator[Path]:
+    """A folder with a cache that takes small files and hashes them without waiting."""
+    folder = Path(tempfile.mkdtemp(prefix="attack-"))
+    folder.chmod(0o755)
+    alarm = signal.signal(signal.SIGALRM, _hangs)
+    try:
+        features(folder / "copy.pkl", 0)
+        with (
+            mock.patch.dict(os.environ, {feature_cache.VARIABLE: str(folder / "cache")}),
+            mock.patch.object(feature_cache, "_SMALLEST_BYTES", 1),
+            mock.patch.object(feature_cache, "_SMALL_BYTES", 512),
+            mock.patch.object(feature_cache, "_TICK_NS", 0),
+            mock.patch.object(os, "fsync"),  # no machine stops here
+        ):
+            yield folder
+        assert not _RAN.exists(), "a pickle in the cache was run"
+    finally:
+        signal.signal(signal.SIGALRM, alarm)
+        shutil.rmtree(folder)
+        if _RAN.exists():
+            _RAN.rmdir()
+
+
+def features(path: Path, seed: int, counts: tuple[int, int, int] = (12, 6, 6)) -> Path:
+    """A feature file with something to mend, and lengths to derive."""
+    data = make_feature_data(counts, seed=seed)
+    data["train"]["audio"][4, 2, 1] = np.nan
+    for split in data.values():
+        del split["vision_lengths"]
+    return write_features(path, data)
+
+
+def prepared(folder: Path, seed: int = 0) -> Target:
+    """A file that is kept, and whose entry is hashed."""
+    source, old, maps = folder / "base.pkl", folder / "old.arrays", folder / "cache/feature_maps"
+    if not old.exists():
+        features(folder / "other.pkl", 1)
+        read_features(features(source, 2))
+        next(maps.glob("*.arrays")).rename(old)
+    shutil.rmtree(folder / "cache", ignore_errors=True)
+    if source.is_symlink() or source.read_bytes() != (folder / "copy.pkl").read_bytes():
+        source.unlink()
+        shutil.copy(folder / "copy.pkl", source)
+    for _ in range(2):
+        read_features(source)
+    (entry,) = maps.glob("*.arrays")
+    note = entry.with_suffix(".checked")
+    assert note.exists()
+    return Target(source, entry, note, entry.with_suffix(".lock"), old, random.Random(seed))
+
+
+def outcome(target: Target, circumstances: Any = None) -> str:
+    """How a reading ends."""
+    expected = read_features(target.source, cache=False)
+    spied = mock.patch.object(feature_cache, "load_file", wraps=feature_cache.load_file)
+    signal.alarm(30)
+    try:
+        with circumstances or nullcontext(), spied as spy:
+            assert_same(read_features(target.source), expected)
+            if not spy.called:
+                return "read from the cache, which is sound"
+            spy.reset_mock()
+            assert_same(read_features(target.source), expected)
+            return "read in full" if spy.called else "made anew"
+    except AssertionError:
+        return "silent difference"
+    except HangError:
+        return "hang"
+    except Exception as error:
+        return f"exception {type(error).__name__}"
+    finally:
+        signal.alarm(0)
+
+
+def named() -> Tally:
+    """Every damage and circumstance that has a name."""
+    tally = Tally("named damage to the cache of feature files")
+    with workshop() as folder:
+        for name, act in (DAMAGES | CIRCUMSTANCES).items():
+            target = prepared(folder, 0)
+            found = act(target)
+            tally.add(outcome(target, found if name in CIRCUMSTANCES else None), name)
+    return tally
+
+
+def _random_damage(path: Path, rng: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    start = rng.randrange(len(content))
+    size = rng.choice((1, 8, 512, 4096))
+    kind = rng.choice(("bits", "noise", "zeros", "cut", "insert", "remove", "move", "repeat"))
+    if kind == "bits":
+        for _ in range(rng.randint(1, 8)):
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    elif kind == "cut":
+        del content[start:]
+    elif kind == "insert":
+        content[start:start] = rng.randbytes(size)
+    elif kind == "remove":
+        del content[start : start + size]
+    elif kind == "repeat":
+        content[start:start] = content[start : start + size]
+    else:
+        to = rng.randrange(len(content))
+        part = {
+            "noise": rng.randbytes(size),
+            "zeros": bytes(size),
+            "move": bytes(content[to : to + size]),
+        }[kind]
+        content[start : start + size] = part[: len(content) - start]
+    with path.open("rb+") as file:
+        file.write(content)
+        file.truncate()
+
+
+def randomly(tries: int, seed: int = 0) -> Tally:
+    """Random damage to the entry or its note, times restored or not."""
+    tally = Tally("random damage to the cache of feature files")
+    rng = random.Random(seed)
+    with workshop() as folder:
+        target = prepared(folder, seed)
+        for number in range(tries):
+            for path in rng.choice(((target.entry,), (target.note,), (target.entry, target.note))):
+                with times_kept(path) if rng.random() < 0.5 else nullcontext():
+                    _random_damage(path, rng)
+            tally.add(outcome(target), f"try {number}")
+            read_features(target.source)  # hashed and noted again
+    return tally
+
+
+# --- Killed writers, and many processes ---------------------------------------------------------
+
+
+_FILE_EVENTS = ("open", "os.", "shutil.", "fcntl.", "mmap.", "tempfile.")
+
+
+def _filling(source: Path, kill_at: int | None) -> int:
+    """Read a file in a process of its own, which dies at one of its file operations.
+
+    Returns:
+        Its process id.
+    """
+    child = os.fork()
+    if child:
+        return child
+    count = 0
+
+    def count_down(event: str, _: Any) -> None:
+        nonlocal count
+        if event.startswith(_FILE_EVENTS):
+            count += 1
+            if count == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    if kill_at is not None:
+        sys.addaudithook(count_down)
+    try:
+        read_features(source)
+    finally:
+        os._exit(0)
+
+
+def _after_a_kill(source: Path, expected: FeatureSet, folder: Path) -> str:
+    """What a killed writer left, and whether the next one tidies."""
+    kept = list(folder.glob("*.arrays"))
+    try:
+        assert_same(read_features(source), expected)
+        for path in kept:
+            path.unlink()
+        assert_same(read_features(source), expected)
+    except AssertionError:
+        return "silent difference"
+    except Exception as error:
+        return f"exception {type(error).__name__}"
+    if not {path.suffix for path in folder.iterdir()} <= {".arrays", ".checked", ".lock"}:
+        return "leftovers stay"
+    return "the entry is complete" if kept else "there is no entry"
+
+
+def kills(tries: int, seed: int = 0) -> Tally:
+    """Writers that are killed: first at each of their file operations, then at random moments."""
+    tally = Tally("killed while the cache is filled")
+    counts, rng = (2000, 500, 500), random.Random(seed)
+    with workshop() as folder:
+        source, maps = features(folder / "base.pkl", 0, counts), folder / "cache" / "feature_maps"
+        expected = read_features(source, cache=False)
+        number, ended = 0, False
+        while not ended:
+            shutil.rmtree(maps, ignore_errors=True)
+            number += 1
+            _, status = os.waitpid(_filling(source, number), 0)
+            ended = not os.WIFSIGNALED(status)
+            tally.add(_after_a_kill(source, expected, maps), f"file operation {number}")
+        began = time.perf_counter()
+        shutil.rmtree(maps)
+        os.waitpid(_filling(source, None), 0)
+        seconds = time.perf_counter() - began
+        for number in range(tries):
+            shutil.rmtree(maps, ignore_errors=True)
+            child = _filling(source, None)
+            time.sleep(rng.uniform(0, 1.1) * seconds)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            tally.add(_after_a_kill(source, expected, maps), f"random kill {number}")
+    return tally
+
+
+def _busy(folder: Path, worker: int, steps: int, results: Any) -> None:
+    rng = random.Random(worker)
+    sources = [folder / name for name in ("base.pkl", "other.pkl", "changing.pkl")]
+    expected = {
+        found.fingerprint: found
+        for path in folder.glob("version*.pkl")
+        for found in [read_features(path, cache=False)]
+    }
+    for _ in range(steps):
+        act = rng.random()
+        try:
+            if act < 0.1:
+                feature_cache.clear()
+                found = "cleared"
+            elif act < 0.2:
+                feature_cache.entries()
+                found = "listed"
+            elif act < 0.3 and worker == 0:
+                copy = folder / "next.pkl"
+                shutil.copy(folder / f"version{rng.randrange(3)}.pkl", copy)
+                copy.replace(sources[2])
+                found = "source replaced"
+            else:
+                read = read_features(rng.choice(sources))
+                _same_content(read, expected[read.fingerprint])
+                mapped = is_mapped(read.splits["train"].audio)
+                found = f"the same, {'mapped' if mapped else 'read in full'}"
+        except AssertionError:
+            found = "silent difference"
+        except Exception as error:
+            found = f"exception {error!r}"
+        results.put(found)
+
+
+def _same_content(found: FeatureSet, expected: FeatureSet) -> None:
+    found.report.path = expected.report.path
+    assert_same(replace(found, path=expected.path), expected)
+
+
+def crowd(processes: int = 8, steps: int = 60) -> Tally:
+    """Processes that read three files, one of which changes, list the cache and clear it."""
+    tally = Tally(f"{processes} processes at once")
+    context = multiprocessing.get_context("fork")
+    with workshop() as folder:
+        for number in range(3):
+            features(folder / f"version{number}.pkl", number, (200, 50, 50))
+        for name, number in (("base.pkl", 0), ("other.pkl", 1), ("changing.pkl", 2)):
+            shutil.copy(folder / f"version{number}.pkl", folder / name)
+        results = context.SimpleQueue()
+        workers = [
+            context.Process(target=_busy, args=(folder, worker, steps, results))
+            for worker in range(processes)
+        ]
+        for worker in workers:
+            worker.start()
+        for _ in range(processes * steps):
+            found = results.get()
+            tally.add(found, found)
+        for worker in workers:
+            worker.join()
+    return tally
+
+
+def main() -> None:
+    """Run everything, and print the tables."""
+    tries = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    for tally in (named(), randomly(tries), kills(50), crowd()):
+        print(tally.render())
+        for name, examples in tally.examples.items():
+            if name.startswith(("silent", "exception", "hang", "leftovers")):
+                print(f"  {name}: {examples}")
+
+
+if __name__ == "__main__":
+    main()
