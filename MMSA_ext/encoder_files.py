@@ -88,6 +88,8 @@ def downloaded_folder(name: str, part: Part) -> Path:
     if constants.HF_HUB_OFFLINE:
         raise UnavailableError("HF_HUB_OFFLINE is set")
     wanted = files_of(part, _listed(name))
+    if "config.json" not in wanted:
+        raise UnavailableError(f"what {constants.ENDPOINT} has of this name has no config.json")
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # of the network, the hub, the disk

@@ -110,9 +110,8 @@ def trained(
         TextEncoderError: The text encoder of a model of MMSA is a folder that is not there.
     """
     checkpoint = load_checkpoint(checkpoint_path, overrides)
-    config = {**checkpoint.config, **(overrides or {})}
     try:
-        check_configuration(config)
+        config = _completed({**checkpoint.config, **(overrides or {})})
     except ConfigError as error:
         raise CheckpointError(
             f"{checkpoint_path}: its configuration cannot be used: {error} Pass the complete "
@@ -126,8 +125,8 @@ def trained(
     return args, checkpoint.state_dict
 
 
-def check_configuration(config: Mapping[str, Any]) -> None:
-    """Refuse what is no complete configuration of a model.
+def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration, checked, with the defaults of this package's models for what it lacks.
 
     Raises:
         ConfigError: With the first problem; with all of the typed keys of this package's models.
@@ -149,8 +148,9 @@ def check_configuration(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"{key} is not three positive numbers (text, audio, vision).")
     if not isinstance(config.get("pretrained", ""), str):
         raise ConfigError("pretrained is no name or folder of a text encoder.")
-    if is_registered(config["model_name"]):
-        get_model(config["model_name"]).config.from_args(config)
+    if not is_registered(config["model_name"]):
+        return dict(config)
+    return {**config, **get_model(config["model_name"]).config.from_args(config).keys()}
 
 
 def _keys(config: Mapping[str, Any]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,26 +113,27 @@ def _mmsa_split(split: FeatureSplit, args: EasyDict) -> dict[str, Any]:
             f"split {split.name!r} has no {key!r}, which {args.model_name} reads; fill it with "
             "`mmsa-ext encode-text`."
         )
+    source = args.model_save_path
     lengths = dict(zip(("text", "audio", "vision"), map(int, args.seq_lens), strict=True))
     unknown = np.full(len(split.ids), np.nan, np.float32)
     content: dict[str, Any] = {
         "raw_text": split.raw_text,
         "id": split.ids,
-        key: _padded(text, 2 if key == "text_bert" else 1, lengths["text"], split, key),
+        key: _padded(text, 2 if key == "text_bert" else 1, lengths["text"], split, key, source),
         "regression_labels": split.labels.get("M", unknown),
         "audio_lengths": split.audio_lengths.tolist(),
         "vision_lengths": split.vision_lengths.tolist(),
     }
     for modality in ("audio", "vision"):
         frames = getattr(split, modality)
-        content[modality] = _padded(frames, 1, lengths[modality], split, modality)
+        content[modality] = _padded(frames, 1, lengths[modality], split, modality, source)
     for modality in "TAV":
         content[f"regression_labels_{modality}"] = split.labels.get(modality, unknown)
     return content
 
 
 def _padded(
-    values: NDArray[Any], axis: int, length: int, split: FeatureSplit, key: str
+    values: NDArray[Any], axis: int, length: int, split: FeatureSplit, key: str, source: Path
 ) -> NDArray[Any]:
     missing = length - values.shape[axis]
     if missing < 0:
@@ -142,9 +144,9 @@ def _padded(
     size = values.nbytes // max(1, values.shape[axis]) * length
     if size > max(_LARGEST_PADDED, _MOST_PADDING * values.nbytes):
         raise CheckpointError(
-            f"split {split.name!r}, key {key!r}: the checkpoint says that it was trained on "
-            f"{length} steps, which here would take {size / 2**30:.0f} GiB; pass the true seq_lens "
-            "as config, or use another checkpoint."
+            f"{source}: says that it was trained on {length} steps of {key!r}, with which split "
+            f"{split.name!r} takes {size / 2**30:.0f} GiB; pass the true seq_lens as config, or "
+            "use another checkpoint."
         )
     widths = [(0, missing if dimension == axis else 0) for dimension in range(values.ndim)]
     return np.pad(values, widths)

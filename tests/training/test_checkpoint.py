@@ -239,7 +239,7 @@ class TestWriting:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(step, refuse)
-        with pytest.raises(WriteError, match="disk of .* is full"):
+        with pytest.raises(WriteError, match=r"disk of .* is full"):
             save_checkpoint(path, Checkpoint({}, 1, {"w": torch.zeros(1)}, {}))
         monkeypatch.undo()
         assert same(load_checkpoint(path))

@@ -45,7 +45,8 @@ def tensor(
     return (
         b"\x80\x02}X\x01\0\0\0wctorch._utils\n" + rebuild.encode() + b"\n((X\7\0\0\0storage"
         b"ctorch\n" + storage.encode() + b"\nX\1\0\0\x000X\3\0\0\0cpu" + number(count) + b"tQ"
-        + number(offset) + numbers(size) + numbers(stride) + b"\x89ccollections\nOrderedDict\n)RtRs."
+        + number(offset) + numbers(size) + numbers(stride)
+        + b"\x89ccollections\nOrderedDict\n)RtRs."
     )  # fmt: skip
 
 
@@ -117,10 +118,10 @@ MALFORMED = {
     "compressed": lambda path: archive(
         path, tensor([4]), {"0": b"\0" * 10**7}, zipfile.ZIP_DEFLATED
     ),
-    "asks for torch.serialization _get_layout": lambda path: saved(path, {"w": torch.eye(3).to_sparse()}),
-    "no storage of weights": lambda path: archive(
-        path, tensor([4], storage="QInt8Storage"), ZEROS
+    "asks for torch.serialization _get_layout": lambda path: saved(
+        path, {"w": torch.eye(3).to_sparse()}
     ),
+    "no storage of weights": lambda path: archive(path, tensor([4], storage="QInt8Storage"), ZEROS),
     "dictionary whose keys are no names": lambda path: saved(path, {1: torch.zeros(2)}),
     "another byte order": lambda path: saved(path, {}) and _other_byte_order(path),
     "without a shape": lambda path: archive(path, tensor([-4]), ZEROS),
@@ -151,7 +152,7 @@ def _other_byte_order(path):
     with zipfile.ZipFile(path) as file:
         info = file.getinfo(next(n for n in file.namelist() if n.endswith("byteorder")))
     old, new = (zipfile.crc32(word) for word in (b"little", b"bigbig"))
-    assert info.CRC == old
+    assert old == info.CRC
     path.write_bytes(content.replace(struct.pack("<L", old), struct.pack("<L", new)))
 
 
