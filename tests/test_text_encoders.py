@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
-from MMSA_ext import text_encoders
+from MMSA_ext import encoder_files
 from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.text_encoders import (
     build_text_encoder,
@@ -195,10 +195,11 @@ def test_network_is_probed_once_before_any_download(monkeypatch: pytest.MonkeyPa
             raise ConnectionError("no route")
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(text_encoders, "HfApi", Unreachable)
+    monkeypatch.setattr(encoder_files, "HfApi", Unreachable)
+    monkeypatch.setattr(encoder_files, "_failures", {})
     with pytest.raises(TextEncoderError, match=r"does not give it .*no route") as error:
         load_text_encoder("no-such-org/no-such-encoder")
-    assert probes == [("no-such-org/no-such-encoder", text_encoders._PROBE_SECONDS)]
+    assert probes == [("no-such-org/no-such-encoder", encoder_files._PROBE_SECONDS)]
     assert_three_ways(error)
 
 

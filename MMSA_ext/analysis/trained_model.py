@@ -21,18 +21,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from MMSA_ext import mmsa_bridge, text_encoders
+from MMSA_ext import mmsa_bridge
 from MMSA_ext.analysis.samples import select_samples
 from MMSA_ext.data.features import FeatureSet, read_features
 from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
 from MMSA_ext.errors import CheckpointError
 from MMSA_ext.models.contract import core_model, inputs
 from MMSA_ext.paths import expand
-from MMSA_ext.prediction import check_fit
+from MMSA_ext.prediction import check_fit, trained
 from MMSA_ext.registry import trains_in_mmsa
-from MMSA_ext.training.checkpoint import load_checkpoint
-
-_NEEDED = {"model_name", "dataset_name", "feature_dims", "seq_lens"}
 
 
 @dataclass(frozen=True)
@@ -142,14 +139,8 @@ def load_trained(
         FeatureFileError: The features are unsafe, inconsistent, do not fit the checkpoint, or lack
             a sample or split that is asked for.
     """
-    checkpoint = load_checkpoint(checkpoint_path, overrides)
-    args = EasyDict({**checkpoint.config, **(overrides or {})})
-    if missing := _NEEDED - args.keys():
-        raise CheckpointError(
-            f"{checkpoint_path}: its configuration lacks {', '.join(sorted(missing))}; use a "
-            "checkpoint written by MMSA_run."
-        )
-    device = mmsa_bridge.assign_device(gpu_ids)
+    args, state_dict = trained(checkpoint_path, overrides)
+    args.device = mmsa_bridge.assign_device(gpu_ids)
     features = read_features(
         expand(feature_path),
         args.dataset_name,
@@ -158,14 +149,9 @@ def load_trained(
     )
     check_fit(args, features, checkpoint_path)
     chosen = select_samples(features, ids, split, limit, seed)
-    args = mmsa_bridge.complete_args(args, device=device, model_save_path=Path(checkpoint_path))
+    score = _score_stock if trains_in_mmsa(args.model_name) else _score_own
     with mmsa_bridge.registered():
-        if trains_in_mmsa(args.model_name):
-            network, calls, predictions = _score_stock(args, checkpoint.state_dict, chosen)
-        else:
-            network, calls, predictions = _score_own(
-                args, checkpoint.state_dict, chosen, checkpoint_path
-            )
+        network, calls, predictions = score(args, state_dict, chosen)
     samples = _sample_table(chosen).assign(prediction=predictions)
     return TrainedModel(args.model_name, network, args, calls, samples, features)
 
@@ -193,17 +179,8 @@ Scored = tuple[nn.Module, tuple[Call, ...], NDArray[np.float64]]
 
 
 @torch.no_grad()
-def _score_own(
-    args: EasyDict, state: dict[str, Tensor], features: FeatureSet, source: str | Path
-) -> Scored:
-    wrapper = mmsa_bridge.build_model(args)
-    try:
-        wrapper.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{source}: its weights do not fit {args.model_name} as configured: {error}"
-        ) from None
-    model = core_model(wrapper).to(args.device).eval()
+def _score_own(args: EasyDict, state: dict[str, Tensor], features: FeatureSet) -> Scored:
+    model = core_model(mmsa_bridge.trained_model(args, state)).eval()
     calls: list[tuple[Any, ...]] = []
     predictions = []
     for name, split in features.splits.items():
@@ -216,8 +193,6 @@ def _score_own(
 
 
 def _score_stock(args: EasyDict, state: dict[str, Tensor], features: FeatureSet) -> Scored:
-    if "pretrained" in args:
-        args.pretrained = text_encoders.resolve(args.pretrained)
     with mmsa_bridge.progress_bars(False), _recorded_calls() as (networks, calls):
         table = mmsa_bridge.predict_stock(args, state, features)
     return networks[0].eval(), _calls(calls), table["prediction"].to_numpy(dtype=np.float64)

@@ -9,6 +9,7 @@ without; `MMSA_ext/__init__.py` imports it as soon as MMSA is there.
 - `shims`, `encoder_shims`: what MMSA needs to run on current libraries, with any text encoder.
 - `feature_reading`: MMSA's loader is handed what this package read, once a file.
 - `runtime`: logging, progress bars, seeds, device.
+- `networks`: the network of a configuration, with trained weights only if they fit it.
 - `recording`, `stock`, `scoring`: MMSA's own models, run exactly as MMSA runs them, and watched.
 """
 
@@ -26,6 +27,7 @@ from MMSA_ext.mmsa_bridge.configuration import (
 from MMSA_ext.mmsa_bridge.encoder_shims import encoder_architecture
 from MMSA_ext.mmsa_bridge.extension import Extension, RegisteredModel
 from MMSA_ext.mmsa_bridge.feature_reading import feature_cache, provided_features
+from MMSA_ext.mmsa_bridge.networks import build_model, trained_model
 from MMSA_ext.mmsa_bridge.recording import EpochRecord, SplitPredictions
 from MMSA_ext.mmsa_bridge.registration import (
     is_registered,
@@ -44,7 +46,6 @@ from MMSA_ext.mmsa_bridge.scoring import predict_stock
 from MMSA_ext.mmsa_bridge.shims import SHIMS, Shim
 from MMSA_ext.mmsa_bridge.stock import (
     StockRun,
-    build_model,
     build_trainer,
     complete_args,
     metrics,
@@ -89,6 +90,7 @@ __all__ = [
     "stock_section",
     "supported_datasets",
     "train_and_test",
+    "trained_model",
     "trainer_class",
     "unregister",
 ]

@@ -6,10 +6,11 @@ MMSA takes every encoder for a BERT that is 768 wide, and two of its models load
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cache, partial, wraps
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,7 +19,14 @@ from transformers import PretrainedConfig
 
 from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.mmsa_bridge.patching import replace_attribute
-from MMSA_ext.text_encoders import identity, load_text_encoder, load_tokenizer
+from MMSA_ext.text_encoders import (
+    identity,
+    load_config,
+    load_text_encoder,
+    load_tokenizer,
+    load_weights,
+    on_meta,
+)
 
 STATED_WIDTH = 768  # what MMSA takes for the hidden size of every text encoder
 STATED_UNKNOWN_TOKEN = 100  # what MMSA puts for a missing token: BERT's [UNK]
@@ -50,25 +58,17 @@ def encoder_width(args: Any) -> int:
     return STATED_WIDTH if config is None else int(config.hidden_size)
 
 
-@contextmanager
-def _explained(pretrained: str) -> Iterator[None]:
-    """Say of an encoder that does not load what can be done."""
-    try:
-        yield
-    except OSError:
-        load_text_encoder(pretrained)  # raises with the ways to get an encoder
-        raise
-
-
 def bert_mag_encoder(undo: ExitStack) -> None:
-    """Let bert_mag load `args.pretrained`."""
+    """Let bert_mag load `args.pretrained`, whole."""
     model = import_module("MMSA.models.singleTask.BERT_MAG").MAG_BertForSequenceClassification
-    load = model.from_pretrained
+    stock = SimpleNamespace(from_pretrained=model.from_pretrained)
 
     def from_pretrained(cls: Any, /, name: str, *, args: Any, **options: Any) -> Any:
         name = args.get("pretrained", name)
-        with _explained(name):
-            return load(name, args=args, **options)
+        if on_meta():
+            return cls(load_config(name, **options), args)
+        own = ("bert.MAG.", "classifier.")  # what is not BERT's
+        return load_weights(stock, name, spare=own, args=args, **options)
 
     replace_attribute(undo, model, "from_pretrained", classmethod(from_pretrained))
 
@@ -116,10 +116,17 @@ def _unknown_token(args: Any) -> int:
 
 
 def encoder_kind(undo: ExitStack) -> None:
-    """Load encoders that are not of the kind `args.transformers` (`bert`) as what they are."""
+    """Load encoders whole, and those that are not of the kind `args.transformers` as they are."""
     module = import_module("MMSA.models.subNets.BertTextEncoder")
     encoder = module.BertTextEncoder
     build, encode = encoder.__init__, encoder.forward
+    loaders = {
+        kind: (
+            SimpleNamespace(from_pretrained=partial(_whole_model, model)),
+            SimpleNamespace(from_pretrained=partial(load_tokenizer, kind=tokenizer)),
+        )
+        for kind, (model, tokenizer) in module.TRANSFORMERS_MAP.items()
+    }
 
     @wraps(build)
     def build_kind(
@@ -130,8 +137,7 @@ def encoder_kind(undo: ExitStack) -> None:
     ) -> None:
         config = encoder_architecture(pretrained)
         if config is None or config.model_type == transformers:
-            with _explained(pretrained):
-                build(self, use_finetune, transformers, pretrained)
+            build(self, use_finetune, transformers, pretrained)
             return
         nn.Module.__init__(self)
         self.tokenizer = load_tokenizer(pretrained)
@@ -147,8 +153,16 @@ def encoder_kind(undo: ExitStack) -> None:
                 hidden = self.model(input_ids=text[:, 0].long(), attention_mask=text[:, 1])[0]
         return hidden
 
+    replace_attribute(undo, module, "TRANSFORMERS_MAP", loaders)
     replace_attribute(undo, encoder, "__init__", build_kind)
     replace_attribute(undo, encoder, "forward", encode_kind)
+
+
+def _whole_model(kind: Any, name: str) -> Any:
+    """`kind.from_pretrained`, which leaves random what the weights lack; only the pooler may be."""
+    if on_meta():
+        return kind(load_config(name))
+    return load_weights(kind, name, spare=("pooler.",))
 
 
 def encoder_width_everywhere(undo: ExitStack) -> None:

@@ -21,8 +21,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
 
 from MMSA_ext.errors import ConfigError, TrainingDivergedError, suggest
+from MMSA_ext.files import write_error
 from MMSA_ext.mmsa_bridge.configuration import mmsa_models
 from MMSA_ext.mmsa_bridge.feature_reading import feature_cache
+from MMSA_ext.mmsa_bridge.networks import build_model, trained_model
 from MMSA_ext.mmsa_bridge.recording import (
     EpochRecord,
     EvaluationRecorder,
@@ -37,6 +39,9 @@ from MMSA_ext.mmsa_bridge.runtime import preserved_random_state, setup_seed
 
 # Where the class is not called as the model in capitals.
 _CLASS_NAMES = {"graph_mfn": "Graph_MFN"}
+
+# In every error of `torch.save`, which says nothing of a full disk.
+_TORCH_WRITER = "inline_container"
 
 _TEST_MODES = {"train": "TRAIN", "valid": "VALID", "test": "TEST"}
 
@@ -98,13 +103,6 @@ def complete_args(
         cur_seed=cur_seed,
     )
     return complete
-
-
-def build_model(args: EasyDict) -> nn.Module:
-    """MMSA's `AMIO(args)`, for its own models and the added ones; the network is `.Model`."""
-    with registered():
-        model: nn.Module = import_module("MMSA.models.AMIO").AMIO(args)
-    return model
 
 
 def model_class(name: str) -> type[nn.Module]:
@@ -206,6 +204,7 @@ def train_and_test(
     Raises:
         TrainingDivergedError: If predictions became non-finite, no optimizer made a step, or no
             epoch was better than MMSA's starting value, so that there are no weights to test.
+        WriteError: If the disk refuses the weights.
     """
     checkpoint = Path(args.model_save_path)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -245,7 +244,8 @@ def score_trained(
     """Score trained weights on all splits, in file order; nothing is trained.
 
     Args:
-        args: From `complete_args`; changed by MMSA's parts.
+        args: From `complete_args`; `model_save_path` is the file of the weights. Changed by MMSA's
+            parts.
         state_dict: Trained weights of the model that `args` describes.
         num_workers: Worker processes of each loader; does not change the numbers.
 
@@ -254,12 +254,12 @@ def score_trained(
         the file's order.
 
     Raises:
+        CheckpointError: If the weights do not fit the configuration.
         TrainingDivergedError: If a prediction is not a finite number.
     """
     with registered():
         loaders = stock_loaders(args, num_workers)
-        model = build_model(args).to(args.device)
-        model.load_state_dict(state_dict)
+        model = trained_model(args, state_dict)
         trainer = build_trainer(args)
         trainer.model = model  # two of MMSA's trainers keep it from training on
         recorder = PredictionRecorder()
@@ -292,6 +292,10 @@ def _train(
     except ValueError:
         evaluations.check_finite()  # scikit-learn refuses NaN on SIMS: say what that means
         raise
+    except RuntimeError as error:
+        if _TORCH_WRITER not in str(error):
+            raise
+        raise write_error(Path(args.model_save_path), error) from error
     finally:
         del trainer.do_test
     if not optimizers:

@@ -102,15 +102,17 @@ def score_extension_seed(
     """Score weights that are trained already; nothing is trained, and the outcome has no weights.
 
     Args:
-        args: As for `run_extension_seed`.
+        args: As for `run_extension_seed`; `model_save_path` is the file of the weights.
         features: What to score.
         state_dict: Trained weights of the model that `args` describes.
+
+    Raises:
+        CheckpointError: If the weights do not fit the configuration.
     """
     outcome = SeedOutcome()
     began = _start_measuring(args.device)
     loaders = make_loaders(features, args.batch_size, args.eval_batch_size)
-    model = mmsa_bridge.build_model(args).to(args.device)
-    model.load_state_dict(state_dict)
+    model = mmsa_bridge.trained_model(args, state_dict)
     trainer: Trainer = get_model(args.model_name).trainer(args)
     try:
         outcome.metrics, outcome.predictions = _score_splits(trainer, model, loaders)
@@ -155,9 +157,12 @@ def score_stock_seed(
     """`score_extension_seed` for models in MMSA's loop, by MMSA's own evaluation.
 
     Args:
-        args: From `mmsa_bridge.complete_args`.
+        args: From `mmsa_bridge.complete_args`; `model_save_path` is the file of the weights.
         state_dict: Trained weights of the model that `args` describes.
         num_workers: Worker processes of MMSA's loaders.
+
+    Raises:
+        CheckpointError: If the weights do not fit the configuration.
     """
     outcome = SeedOutcome()
     began = _start_measuring(args.device)

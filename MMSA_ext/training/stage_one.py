@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,17 +22,16 @@ from torch import Tensor, nn
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
-from MMSA_ext.errors import TrainingDivergedError
+from MMSA_ext.errors import CheckpointError, TrainingDivergedError, WriteError
 from MMSA_ext.models.contract import MSAModel
 from MMSA_ext.models.two_stage import EncoderTask, TwoStageModel
-from MMSA_ext.training.checkpoint import save_atomically
+from MMSA_ext.training.checkpoint import read_sealed, write_sealed
 from MMSA_ext.training.trainer import Trainer
 from MMSA_ext.version import code_version
 
 logger = logging.getLogger("MMSA")
 
 FOLDER = "stage_one"
-_FORMAT = 1
 # What an encoder reads of a split.
 _ARRAYS = {
     "text": ("text_bert",),
@@ -200,25 +200,22 @@ def _digest(dataset: FeatureDataset, modality: str) -> str:
 def _save(path: Path, trained: TrainedEncoder) -> None:
     """Write a trained encoder; a failure to do so costs the file, not the run."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_atomically(path, {"format": _FORMAT, **vars(trained)})
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
-        logger.warning("%s cannot be written (%s); stage one is not kept.", path, error)
+        write_sealed(path, vars(trained))
+    except WriteError as error:
+        logger.warning("%s Stage one is not kept.", error)
 
 
 def _load(path: Path, encoder: nn.Module) -> TrainedEncoder | None:
     """Read a trained encoder into `encoder`; None, with a warning, if the file is damaged."""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if content.pop("format") != _FORMAT:
-            return None
-        trained = TrainedEncoder(**content)
+        trained = TrainedEncoder(**read_sealed(path))
         encoder.load_state_dict(trained.state_dict)
-    except Exception as error:  # torch raises many kinds for damaged or unsafe files
-        logger.warning(
-            "%s is damaged (%s); stage one is computed again.", path, type(error).__name__
-        )
-        return None
-    return trained
+    except CheckpointError as error:
+        logger.warning("%s Stage one is computed again.", error)
+    except (TypeError, RuntimeError) as error:  # other parts, other weights
+        logger.warning("%s is of another encoder (%s); stage one is computed again.", path, error)
+    else:
+        return trained
+    return None

@@ -23,6 +23,7 @@ from MMSA_ext.data.loader import Batch, FeatureDataset, FeatureLoader, as_featur
 from MMSA_ext.data.retrieval import RetrievalConfig, RetrievalIndex, build_index
 from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.models.contract import MSAModel, StepBatch, core_model
+from MMSA_ext.training.weights_file import write_scratch
 
 if TYPE_CHECKING:
     from MMSA_ext.config import RunConfig
@@ -132,6 +133,7 @@ class Trainer:
         Raises:
             TrainingDivergedError: If the loss is not finite, or no epoch beats the untrained model;
                 no weights are written then, or the best before the divergence are removed.
+            WriteError: If the disk refuses the weights.
         """
         core = core_model(model)
         train = as_feature_loader(dataloader["train"], self.config.batch_size, shuffle=True)
@@ -254,8 +256,8 @@ class Trainer:
             logger.info("VAL-(%s) [%d] >> %s", config.model_name, epoch, _format(scores))
             if epoch >= config.first_selected_epoch and self._key(scores) < best:
                 best, self.history.chosen_epoch = self._key(scores), epoch
-                torch.save(
-                    {name: value.cpu() for name, value in model.state_dict().items()}, destination
+                write_scratch(
+                    destination, {name: value.cpu() for name, value in model.state_dict().items()}
                 )
             last_good = max(self.history.chosen_epoch or 0, config.warmup_epochs)
             if config.early_stop is not None and epoch - last_good >= config.early_stop:

@@ -137,18 +137,20 @@ class TestBertMAG:
         assert not hasattr(model, "get_extended_attention_mask")
 
     @pytest.mark.usefixtures("stock_mmsa")
-    def test_encoder_needs_it(self) -> None:
+    def test_encoder_needs_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         module = import_module("MMSA.models.singleTask.BERT_MAG")
         seen: list[str] = []
-        patch = pytest.MonkeyPatch()
         record = classmethod(lambda cls, name, **options: seen.append(name))
-        patch.setattr(module.MAG_BertForSequenceClassification, "from_pretrained", record)
+        monkeypatch.setattr(module.MAG_BertForSequenceClassification, "from_pretrained", record)
+        monkeypatch.setattr(
+            "MMSA_ext.mmsa_bridge.encoder_shims.load_weights",
+            lambda kind, name, **options: kind.from_pretrained(name),
+        )
         args = EasyDict(language="en", pretrained="folder")
         module.BERT_MAG(args)
         with shim("bert_mag_encoder"):
             module.BERT_MAG(args)
             module.BERT_MAG(EasyDict(language="cn"))
-        patch.undo()
         assert seen == ["bert-base-uncased", "folder", "bert-base-chinese"]
 
     def test_sufficient(
