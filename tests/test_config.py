@@ -148,7 +148,6 @@ class TestVariants:
         assert {key: variant[key] for key in host if key != "model_name"} == {
             key: host[key] for key in host if key != "model_name"
         }
-        assert config.resolve("self_mm_infoenh", "sims", "", {"anything": 1}).anything == 1
 
     @pytest.mark.parametrize(
         ("model", "overrides", "said"),

@@ -303,11 +303,6 @@ def test_a_damaged_record_is_run_again(run):
 def test_seeds_may_be_a_number_or_an_array_and_count_once(run):
     results = run(seeds=(1, 1))
     assert [r.seed for r in results.seeds] == [1]
-    from MMSA_ext.runner import DEFAULT_SEEDS, _distinct_seeds
-
-    assert _distinct_seeds(7) == [7]
-    assert _distinct_seeds(np.array([3, 2])) == [3, 2]
-    assert _distinct_seeds([]) == _distinct_seeds(None) == list(DEFAULT_SEEDS)
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ ROW = CONTENT["rows"][0]
         ({"columns": {"mosi": ["Non0_acc2"]}}, "no metric of mosi; did you mean Non0_acc_2"),
         ({"columns": {"mosi": ["MAE", "Mult_acc_9"]}}, "'Mult_acc_9' is no metric of mosi"),
         ({"columns": {"mosi": ["MAE"], "mosie": ["MAE"]}}, "columns: 'mosie'"),
-        ({"seeds": [1, -1]}, "-1 is no seed; give numbers from 0 to 4294967295"),
+        ({"seeds": [1, -1]}, "-1 is no seed; give whole numbers from 0 to 4294967295"),
         ({"seeds": [2**32]}, "4294967296 is no seed"),
         ({"seeds": [1, 2, 1]}, "seeds: one occurs twice"),
         ({"models": {"text_onyl": {}}}, "did you mean text_only"),
@@ -138,7 +138,7 @@ def test_the_loss_is_a_metric_of_every_data_set(make):
         (b"[1, 2]", "holds no JSON object"),
         (b'[["title", 1]]', "holds no JSON object"),
         (b'{"title": "\xe4"}', "not a text in UTF-8"),
-        (None, "cannot be read: Is a directory"),
+        (None, "is a folder"),
     ],
 )
 def test_what_is_no_experiment_file_is_named(tmp_path, content, said):

@@ -107,7 +107,7 @@ class TestAssignDevice:
 
     @pytest.mark.usefixtures("two_gpus")
     def test_bad_ids(self) -> None:
-        with pytest.raises(ConfigError, match="only 2 are visible"):
+        with pytest.raises(ConfigError, match="there are only 0, 1; choose"):
             mmsa_bridge.assign_device([2])
-        with pytest.raises(ConfigError, match="give device numbers"):
+        with pytest.raises(ConfigError, match="give numbers of CUDA devices"):
             mmsa_bridge.assign_device(["first"])
