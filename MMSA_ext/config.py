@@ -405,10 +405,11 @@ def checked(args: EasyDict, *, drawn: bool = False, source: str = "") -> EasyDic
     if trains_in_mmsa(name):
         problems = mmsa_config.problems(args, drawn=drawn)
     else:
+        usual = mmsa_bridge.stock_datasets()[args.dataset_name]["unaligned"]
         problems = [
-            f"{key}: {name} does not read it; leave it at {usual!r} (given: {args[key]!r:.80})"
-            for key, usual in get_config_regression(name, args.dataset_name).items()
-            if key in _UNREAD and key in args and args[key] != usual
+            f"{key}: {name} does not read it; leave it at {usual[key]!r} (given: {args[key]!r:.80})"
+            for key in _UNREAD
+            if args.get(key, usual[key]) != usual[key]
         ]
     if problems:
         raise _problems(name, problems, source)

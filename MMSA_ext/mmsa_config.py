@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.errors import ConfigError, MMSAExtError, suggest
-from MMSA_ext.registry import get_model, is_registered, refusal
+from MMSA_ext.registry import ModelEntry, get_model, is_registered, refusal
 
 # What the feature file decides; what a configuration says of it is taken over from there.
 FACTS = ("featurePath", "feature_dims", "seq_lens", "train_samples")
@@ -83,10 +84,18 @@ def unread(args: Mapping[str, Any], keys: Collection[str]) -> list[str]:
 def _shipped(args: Mapping[str, Any], drawn: bool) -> dict[str, list[Any]]:
     """Values that the shipped files give to keys, which say nothing of what the user wants."""
     model, dataset = str(args["model_name"]), str(args["dataset_name"])
-    if drawn or dataset not in mmsa_bridge.supported_datasets(model):
-        return dict(mmsa_bridge.shipped_values(host_of(model)))
-    own = mmsa_bridge.read_config("regression", model, dataset)
-    return {path: [value] for path, value in mmsa_bridge.leaves(own)}
+    entry = get_model(model) if is_registered(model) else None
+    own = None if drawn else _shipped_for(model, dataset, entry)
+    return dict(mmsa_bridge.shipped_values(host_of(model))) if own is None else own
+
+
+@cache
+def _shipped_for(model: str, dataset: str, entry: ModelEntry | None) -> dict[str, list[Any]] | None:
+    """Values of the shipped file for a model, whose entry tells it from one of the same name."""
+    if dataset not in mmsa_bridge.supported_datasets(model):
+        return None
+    values = mmsa_bridge.leaves(mmsa_bridge.read_config("regression", model, dataset))
+    return {path: [value] for path, value in values}
 
 
 def _same(value: Any, other: Any) -> bool:

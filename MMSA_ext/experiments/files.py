@@ -295,8 +295,10 @@ class Experiment(_Part):
 
         What no row's model reads is left in, to be refused.
         """
-        parts = {"datasets", "config", "models", "rows"}
-        return _idle(self.model_dump_json(include=parts))[row.label] if self.config else []
+        if not self.config:
+            return []
+        content = self.model_dump(include={"datasets", "config", "models", "rows"})
+        return _idle(json.dumps(content, default=str)).get(row.label, [])
 
 
 @lru_cache(maxsize=64)

@@ -33,6 +33,7 @@ from MMSA_ext.mmsa_bridge.registration import (
     is_registered,
     register,
     registered,
+    stock_datasets,
     unregister,
 )
 from MMSA_ext.mmsa_bridge.runtime import (
@@ -96,6 +97,7 @@ __all__ = [
     "score_trained",
     "setup_seed",
     "shipped_values",
+    "stock_datasets",
     "stock_loaders",
     "stock_section",
     "supported_datasets",

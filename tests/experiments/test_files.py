@@ -176,6 +176,45 @@ def test_a_rows_own_values_win_and_reach_below():
     assert given({"infoenh": None})["infoenh"] is None
 
 
+class TestOverridesOfAllRows:
+    """They reach the rows whose models read them; what none reads is refused."""
+
+    ROWS = (
+        {"label": "a", "model": "text_only"},
+        {"label": "b", "model": "lf_dnn"},
+        {"label": "c", "model": "mult"},
+        {"label": "d", "model": "mult", "config": {"use_bert": True, "use_finetune": True}},
+    )
+
+    def test_a_row_is_given_what_its_model_reads(self, make, caplog):
+        experiment = make(rows=list(self.ROWS), models={"lf_dnn": {"early_stop": 2}}).narrowed(
+            config={"pretrained": "minilm", "num_epochs": 3, "warmup_epochs": 0, "batch_size": 8}
+        )
+        given = {row.label: experiment.overrides(row) for row in experiment.rows}
+        own = {"num_epochs": 3, "warmup_epochs": 0}
+        assert given["a"] == own | {"pretrained": "minilm", "batch_size": 8}
+        assert given["b"] == {"batch_size": 8, "early_stop": 2}
+        assert given["c"] == {"batch_size": 8}
+        assert given["d"] == self.ROWS[3]["config"] | {"pretrained": "minilm", "batch_size": 8}
+        check(experiment)
+        assert "config: num_epochs is left out for lf_dnn, mult" in caplog.text
+        assert "config: pretrained is left out for lf_dnn, mult" in caplog.text
+        assert "batch_size" not in caplog.text
+
+    def test_what_no_model_reads_is_refused_in_every_row(self, make):
+        experiment = make(rows=list(self.ROWS[:2])).narrowed(config={"num_epoch": 3})
+        with pytest.raises(ConfigError, match=r"2 row\(s\)(?s:.*)did you mean num_epochs"):
+            check(experiment)
+
+    def test_what_one_model_does_not_read_is_refused_in_its_own_values(self, make):
+        experiment = make(rows=list(self.ROWS[:2]))
+        with pytest.raises(ConfigError, match=r"b on mosi: (?s:.*)num_epochs: lf_dnn does not"):
+            check(experiment.narrowed(config={"lf_dnn:num_epochs": 3}))
+        rows = [self.ROWS[0], self.ROWS[1] | {"config": {"lr": 1}}]
+        with pytest.raises(ConfigError, match=r"b on mosi: (?s:.*)did you mean learning_rate"):
+            check(make(rows=rows))
+
+
 def test_values_for_one_model_reach_its_rows_alone(make):
     rows = [{"label": "a", "model": "text_only"}, {"label": "b", "model": "self_mm"}]
     experiment = make(rows=rows, config={"x": 1}, models={"self_mm": {"x": 2}})
