@@ -25,7 +25,7 @@ from MMSA_ext.data.corruption import CorruptionConfig, normalise
 from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.json_files import check_depth
 from MMSA_ext.json_files import read_json as read_json
-from MMSA_ext.paths import expand, shown
+from MMSA_ext.paths import expand, expand_given, shown
 from MMSA_ext.registry import (
     ModelEntry,
     get_model,
@@ -261,7 +261,7 @@ def _default_entry(entry: ModelEntry) -> dict[str, Any]:
 
 
 def get_config_regression(
-    model_name: str, dataset_name: str, config_file: str | Path = ""
+    model_name: str, dataset_name: str, config_file: str | Path | None = ""
 ) -> EasyDict:
     """Configuration of a model on a data set, for this package's models and MMSA's own.
 
@@ -282,7 +282,7 @@ def get_config_regression(
 def get_config_tune(
     model_name: str,
     dataset_name: str,
-    config_file: str | Path = "",
+    config_file: str | Path | None = "",
     random_choice: bool = True,
 ) -> EasyDict:
     """Search space of a model, or with `random_choice` one random point of it, as MMSA gives it.
@@ -297,15 +297,17 @@ def _get_config(
     kind: Literal["regression", "tune"],
     model_name: str,
     dataset_name: str,
-    config_file: str | Path,
+    config_file: str | Path | None,
     **options: Any,
 ) -> EasyDict:
     for name, value in (("model_name", model_name), ("dataset_name", dataset_name)):
         if not isinstance(value, str):
-            raise ConfigError(f"{name} is {value!r}; give a name, such as 'dashfusion' or 'mosi'.")
+            raise ConfigError(
+                f"{name} is {value!r:.80}; give a name, such as 'dashfusion' or 'mosi'."
+            )
     model, dataset = model_name.lower(), dataset_name.lower()
     check_names(model, dataset)
-    path = expand(config_file) if config_file else ""
+    path = expand_given(config_file) or ""
     return mmsa_bridge.read_config(kind, model, dataset, path, **options)
 
 
@@ -319,15 +321,15 @@ def check_names(model: str, dataset: str) -> None:
     if (reason := refusal(model)) is not None:
         raise ConfigError(reason)
     if model not in known:
-        raise ConfigError(f"unknown model {model!r}; {suggest(model, known)}")
+        raise ConfigError(f"unknown model {model!r:.80}; {suggest(model, known)}")
     if dataset not in DATASETS:
-        raise ConfigError(f"unknown data set {dataset!r}; {suggest(dataset, list(DATASETS))}")
+        raise ConfigError(f"unknown data set {dataset!r:.80}; {suggest(dataset, list(DATASETS))}")
 
 
 def resolve(
     model_name: str,
     dataset_name: str,
-    config_file: str | Path = "",
+    config_file: str | Path | None = "",
     overrides: Mapping[str, Any] | None = None,
     *,
     searched: Mapping[str, list[Any]] | None = None,
@@ -356,7 +358,7 @@ def resolve(
         name = given.pop(key, None)
         if name is not None and str(name).lower() != args[key]:
             raise ConfigError(
-                f"config: {key!r} is {name!r} but the run is for {args[key]!r}; leave it out."
+                f"config: {key!r} is {name!r:.80} but the run is for {args[key]!r}; leave it out."
             )
     misplaced = sorted(ARGUMENTS & given.keys())
     if misplaced:
@@ -372,7 +374,7 @@ def resolve(
     mode = args.pop("train_mode", "regression")
     if mode != "regression":
         raise ConfigError(
-            f"train_mode is {mode!r}; models are trained for regression here, and scored for "
+            f"train_mode is {mode!r:.80}; models are trained for regression here, and scored for "
             "classes by rounding (docs/protocol.md): leave it out."
         )
     drawn = args.pop("d_paras", None) is not None
@@ -464,7 +466,7 @@ def _plain(value: Any) -> Any:
 def _is_key(key: object) -> bool:
     if isinstance(key, str):
         return True
-    raise ConfigError(f"config: {key!r} is no key; keys are texts.")
+    raise ConfigError(f"config: {key!r:.80} is no key; keys are texts.")
 
 
 def merge(args: Mapping[str, Any], overrides: Mapping[str, Any]) -> EasyDict:

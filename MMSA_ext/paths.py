@@ -36,7 +36,7 @@ def expand(path: str | os.PathLike[str]) -> str:
         ConfigError: If it is no path, or names the home folder of nobody.
     """
     if not isinstance(path, str | os.PathLike):
-        raise ConfigError(f"{path!r} is no path; give a text or a pathlib.Path.")
+        raise ConfigError(f"{path!r:.80} is no path; give a text or a pathlib.Path.")
     text = os.path.expandvars(os.fspath(path))
     if not isinstance(text, str):
         raise ConfigError(f"{path!r} is no path; give a text or a pathlib.Path.")
@@ -60,6 +60,15 @@ def expand(path: str | os.PathLike[str]) -> str:
         if error.errno == errno.ENAMETOOLONG:
             raise ConfigError(_too_long(text)) from None
     return expanded
+
+
+def expand_given(path: str | os.PathLike[str] | None) -> str | None:
+    """`expand`, of a path that need not be given: None and MMSA's default, an empty text, are not.
+
+    Raises:
+        ConfigError: As `expand`.
+    """
+    return None if path is None or (isinstance(path, str) and not path) else expand(path)
 
 
 def home() -> Path:
@@ -156,11 +165,9 @@ class Places:
             ConfigError: If one is no path, or is in a home directory that is not known.
         """
         given = {"saved_models": models, "results": results, "logs": logs}
+        found = {name: expand_given(folder) for name, folder in given.items()}
         return cls(
-            *(
-                Path(expand(folder)) if folder else home() / "MMSA" / name
-                for name, folder in given.items()
-            )
+            *(Path(path) if path else home() / "MMSA" / name for name, path in found.items())
         )
 
 

@@ -80,6 +80,7 @@ def predict_file(
         CheckpointError: The checkpoint is missing, damaged or without configuration.
         FeatureFileError: The features are unsafe, inconsistent or do not fit the checkpoint.
     """
+    checkpoint_path = expand(checkpoint_path)
     checkpoint = load_checkpoint(checkpoint_path, overrides)
     args = EasyDict({**checkpoint.config, **(overrides or {})})
     missing = {"model_name", "dataset_name", "feature_dims", "seq_lens"} - args.keys()

@@ -11,10 +11,10 @@ from typing import Any
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.config import resolve
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.paths import Places, expand
+from MMSA_ext.paths import Places, expand_given
 from MMSA_ext.results import RunResults
 from MMSA_ext.run import Run
-from MMSA_ext.validation import distinct_seeds, whole_number
+from MMSA_ext.validation import distinct_seeds, flag, whole_number
 
 DEFAULT_SEEDS = (1111, 1112, 1113, 1114, 1115)
 
@@ -79,13 +79,13 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
     """
     wanted = distinct_seeds(seeds if seeds is not None else ()) or list(DEFAULT_SEEDS)
     tune_times = whole_number("tune_times", tune_times, 1)
-    if tune_on_test and not is_tune:
+    if flag("tune_on_test", tune_on_test) and not flag("is_tune", is_tune):
         raise ConfigError("tune_on_test has no effect without a search; add is_tune=True (--tune).")
     searched: dict[str, list[Any]] = {}
-    if is_tune:
+    if flag("is_tune", is_tune):
         from MMSA_ext.tuning import search_space
 
-        searched = search_space(model_name, dataset_name, config_file or "")
+        searched = search_space(model_name, dataset_name, config_file)
     with open_run(
         model_name,
         dataset_name,
@@ -143,10 +143,10 @@ def open_run(
     mmsa_bridge.check_verbosity(verbose_level)
     mmsa_bridge.device_numbers(gpu_ids)
     workers = min(whole_number("num_workers", num_workers, 0), os.cpu_count() or 1)
-    args = resolve(model_name, dataset_name, config_file or "", config, searched=searched)
+    args = resolve(model_name, dataset_name, config_file, config, searched=searched)
     sources = {"feature_T": feature_T, "feature_A": feature_A, "feature_V": feature_V}
-    files = {name: path and expand(path) for name, path in sources.items()}
-    base = custom_feature and expand(custom_feature)
+    files = {name: expand_given(path) for name, path in sources.items()}
+    base = expand_given(custom_feature)
     places = Places.default(model_save_dir, res_save_dir, log_dir)
     log_file = places.logs / f"{args.model_name}-{args.dataset_name}.log"
     with (
@@ -163,5 +163,5 @@ def open_run(
             other_features=files,
             num_workers=workers,
             show_progress=verbose_level > 0,
-            reuse=reuse,
+            reuse=flag("reuse", reuse),
         )

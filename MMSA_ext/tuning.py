@@ -150,7 +150,7 @@ def _write(run: Run, suffix: str, content: str) -> Path:
 
 
 def search_space(
-    model_name: str, dataset_name: str, config_file: str | Path = ""
+    model_name: str, dataset_name: str, config_file: str | Path | None = ""
 ) -> dict[str, list[Any]]:
     """Choices of each tuned key, from `debugParams` of MMSA's tuning file.
 

@@ -32,8 +32,19 @@ def whole_number(name: str, value: object, least: int) -> int:
     """
     number = integer(value)
     if number is None or number < least:
-        raise ConfigError(f"{name} is {value!r}; give a whole number, {least} or more.")
+        raise ConfigError(f"{name} is {value!r:.80}; give a whole number, {least} or more.")
     return number
+
+
+def flag(name: str, value: object) -> bool:
+    """An argument that is true or false; a text is neither.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if isinstance(value, bool) or integer(value) in (0, 1):
+        return bool(value)
+    raise ConfigError(f"{name} is {value!r:.80}; give True or False.")
 
 
 def distinct_seeds(seeds: object) -> list[int]:
@@ -47,7 +58,9 @@ def distinct_seeds(seeds: object) -> list[int]:
     """
     given: Any = seeds if integer(seeds) is None else [seeds]
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
-        raise ConfigError(f"seeds is {seeds!r}; give whole numbers, such as seeds=[1111, 1112].")
+        raise ConfigError(
+            f"seeds is {seeds!r:.80}; give whole numbers, such as seeds=[1111, 1112]."
+        )
     found: dict[int, None] = {}
     for seed in given:
         number = integer(seed)
@@ -59,7 +72,7 @@ def distinct_seeds(seeds: object) -> list[int]:
 
 def no_seed(seed: object) -> str:
     """That something is no seed, and what is."""
-    return f"{seed!r} is no seed; give whole numbers from 0 to {SEEDS.stop - 1}"
+    return f"{seed!r:.80} is no seed; give whole numbers from 0 to {SEEDS.stop - 1}"
 
 
 def explain(error: ValidationError, cls: type[BaseModel], below: str = "") -> list[str]:
@@ -83,7 +96,7 @@ def _line(problem: Mapping[str, object], cls: type[BaseModel], below: str) -> st
         return f"{key}: is missing; add it to the configuration file or to config=."
     if not path or isinstance(problem["input"], Mapping):  # a rule over keys, which it names
         return f"{key}: {message}" if key else str(message)
-    return f"{key}: {message} (given: {problem['input']!r})"
+    return f"{key}: {message} (given: {problem['input']!r:.200})"
 
 
 def _fields_below(cls: type[BaseModel], path: list[str]) -> list[str]:

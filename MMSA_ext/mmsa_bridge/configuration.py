@@ -70,9 +70,10 @@ def supported_datasets(
     return _datasets(_read(kind, config_file), model_name, kind)
 
 
-def _datasets(content: dict[str, Any], model_name: str, kind: Kind) -> list[str]:
-    section = _model_section(content, model_name, kind)
-    return list(section.get("datasetParams", _stock_dataset_names()))
+def _datasets(file: _File, model_name: str, kind: Kind) -> list[str]:
+    if "datasetParams" not in _model_section(file.content, model_name, kind):
+        return _stock_dataset_names()
+    return list(file.section(model_name, "datasetParams"))
 
 
 def read_config(
@@ -98,8 +99,8 @@ def read_config(
         ConfigError: If the model or the data set is not configured there, with the closest names,
             the file is not readable, or lacks what MMSA's reader takes out of it.
     """
-    content = _read(kind, config_file)
-    known = _datasets(content, model_name, kind)
+    file = _read(kind, config_file)
+    known = _datasets(file, model_name, kind)
     if dataset_name not in known:
         way_out = (
             "its unimodal tasks need labels that MMSA's loader reads on sims alone."
@@ -111,7 +112,7 @@ def read_config(
             f"model {model_name!r} has no {kind} configuration for data set {dataset_name!r}, only "
             f"for {', '.join(known)}; {way_out}"
         )
-    _check_form(_File(shown(_path(kind, config_file)), content), model_name, dataset_name, kind)
+    _check_form(file, model_name, dataset_name, kind)
     reader = getattr(import_module("MMSA.config"), f"get_config_{kind}")
     with registered():
         return reader(model_name, dataset_name, config_file and str(config_file), **options)
@@ -121,12 +122,12 @@ def _path(kind: Kind, config_file: str | Path) -> Path:
     return Path(config_file) if config_file else CONFIG_FOLDER / f"config_{kind}.json"
 
 
-def _read(kind: Kind, config_file: str | Path) -> dict[str, Any]:
+def _read(kind: Kind, config_file: str | Path) -> _File:
     path = _path(kind, config_file)
     if reason := why_no_file(path, "configuration file"):  # MMSA would wait for a pipe
         raise ConfigError(f"{shown(path)}: {reason}.")
     with registered(), path.open(encoding="utf-8") as file:
-        return dict(import_module("MMSA.config").json.load(file))
+        return _File(shown(path), dict(import_module("MMSA.config").json.load(file)))
 
 
 @dataclass(frozen=True)

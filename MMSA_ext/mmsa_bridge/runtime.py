@@ -6,7 +6,7 @@ import logging
 import pkgutil
 import random
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib import import_module
@@ -72,7 +72,7 @@ def check_verbosity(verbose_level: object) -> None:
         ConfigError: If `verbose_level` is not 0, 1 or 2.
     """
     if integer(verbose_level) not in _STREAM_LEVELS:
-        raise ConfigError(f"verbose_level is {verbose_level!r}; use 0, 1 or 2.")
+        raise ConfigError(f"verbose_level is {verbose_level!r:.80}; use 0, 1 or 2.")
 
 
 def _log_file(path: Path) -> logging.FileHandler:
@@ -164,7 +164,7 @@ def device_numbers(gpu_ids: Sequence[int | str] | int | str) -> list[int]:
     given: Any = gpu_ids
     if isinstance(gpu_ids, str) or integer(gpu_ids) is not None:
         given = [gpu_ids]
-    elif not isinstance(gpu_ids, Iterable):
+    elif isinstance(gpu_ids, bytes | Mapping) or not isinstance(gpu_ids, Iterable):
         raise _no_device(gpu_ids)
     numbers = [_device_number(gpu_id) for gpu_id in given]
     count = torch.cuda.device_count() if torch.cuda.is_available() else None
@@ -191,6 +191,6 @@ def _device_number(gpu_id: object) -> int:
 
 def _no_device(given: object) -> ConfigError:
     return ConfigError(
-        f"gpu_ids has {given!r}; give numbers of CUDA devices such as [0], 'cpu' or -1 for the "
+        f"gpu_ids has {given!r:.80}; give numbers of CUDA devices such as [0], 'cpu' or -1 for the "
         "CPU, or [] for the most free device."
     )

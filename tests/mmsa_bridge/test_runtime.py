@@ -145,7 +145,8 @@ class TestAssignDevice:
             mmsa_bridge.assign_device([0, 7])
 
     @pytest.mark.parametrize(
-        "gpu_ids", [None, ["first"], "0,1", "", True, [True], 1.5, [None], [[0]], "cuda:0", {}.get]
+        "gpu_ids",
+        [None, ["first"], "0,1", "", True, [True], 1.5, [None], [[0]], "cuda:0", b"0", {0: 1}, len],
     )
     def test_what_is_no_device(self, gpu_ids: Any) -> None:
         with pytest.raises(ConfigError, match="give numbers of CUDA devices"):
