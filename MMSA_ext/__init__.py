@@ -92,4 +92,11 @@ def _register() -> None:
     import MMSA_ext.mmsa_bridge  # noqa: F401
 
 
-after_import("MMSA", _register)
+def _check_home() -> None:
+    # MMSA asks for the home folder when it is imported; without one, this says so in a sentence.
+    from MMSA_ext.paths import home
+
+    home()
+
+
+after_import("MMSA", _register, before=_check_home)

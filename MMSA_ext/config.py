@@ -10,20 +10,23 @@ a `VariantConfig` to the host's keys.
 from __future__ import annotations
 
 import copy
-import difflib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
+import numpy as np
 from easydict import EasyDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import mmsa_bridge, mmsa_config
 from MMSA_ext.data.corruption import CorruptionConfig, normalise
 from MMSA_ext.data.front_padding import FrontPadding, check_choice
 from MMSA_ext.errors import ConfigError, suggest
-from MMSA_ext.paths import expand
+from MMSA_ext.json_files import check_depth
+from MMSA_ext.json_files import read_json as read_json
+from MMSA_ext.paths import expand, expand_given, shown
 from MMSA_ext.registry import (
     ModelEntry,
     get_model,
@@ -42,7 +45,9 @@ PLACES = frozenset(
     | {"device", "cur_seed", "num_workers", "train_mode"}
 )
 # Of these, what is an argument of `MMSA_run` and would be overruled in `config=`.
-ARGUMENTS = PLACES - {"featurePath", "cur_seed", "train_mode"}
+ARGUMENTS = PLACES - {"featurePath", "train_mode"}
+# Keys of `MMSAKeys` that no model of this package reads.
+_UNREAD = ("num_classes", "language", "missing_rate", "missing_seed")
 
 
 class MMSAKeys(BaseModel):
@@ -263,7 +268,7 @@ def _default_entry(entry: ModelEntry) -> dict[str, Any]:
 
 
 def get_config_regression(
-    model_name: str, dataset_name: str, config_file: str | Path = ""
+    model_name: str, dataset_name: str, config_file: str | Path | None = ""
 ) -> EasyDict:
     """Configuration of a model on a data set, for this package's models and MMSA's own.
 
@@ -284,7 +289,7 @@ def get_config_regression(
 def get_config_tune(
     model_name: str,
     dataset_name: str,
-    config_file: str | Path = "",
+    config_file: str | Path | None = "",
     random_choice: bool = True,
 ) -> EasyDict:
     """Search space of a model, or with `random_choice` one random point of it, as MMSA gives it.
@@ -299,14 +304,17 @@ def _get_config(
     kind: Literal["regression", "tune"],
     model_name: str,
     dataset_name: str,
-    config_file: str | Path,
+    config_file: str | Path | None,
     **options: Any,
 ) -> EasyDict:
+    for name, value in (("model_name", model_name), ("dataset_name", dataset_name)):
+        if not isinstance(value, str):
+            raise ConfigError(
+                f"{name} is {value!r:.80}; give a name, such as 'dashfusion' or 'mosi'."
+            )
     model, dataset = model_name.lower(), dataset_name.lower()
     check_names(model, dataset)
-    if config_file and not Path(config_file).expanduser().is_file():
-        raise ConfigError(f"{config_file}: no such configuration file.")
-    path = str(Path(config_file).expanduser()) if config_file else ""
+    path = expand_given(config_file) or ""
     return mmsa_bridge.read_config(kind, model, dataset, path, **options)
 
 
@@ -320,80 +328,153 @@ def check_names(model: str, dataset: str) -> None:
     if (reason := refusal(model)) is not None:
         raise ConfigError(reason)
     if model not in known:
-        raise ConfigError(f"unknown model {model!r}; {suggest(model, known)}")
+        raise ConfigError(f"unknown model {model!r:.80}; {suggest(model, known)}")
     if dataset not in DATASETS:
-        raise ConfigError(f"unknown data set {dataset!r}; {suggest(dataset, list(DATASETS))}")
+        raise ConfigError(f"unknown data set {dataset!r:.80}; {suggest(dataset, list(DATASETS))}")
 
 
 def resolve(
     model_name: str,
     dataset_name: str,
-    config_file: str | Path = "",
-    overrides: dict[str, Any] | None = None,
+    config_file: str | Path | None = "",
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    searched: Mapping[str, list[Any]] | None = None,
 ) -> EasyDict:
     """Files and overrides to one checked configuration.
 
-    A model of this package is bound to its typed class: unknown keys, wrong types and values out of
-    range are reported together. MMSA's own models, and variants of them, accept any key beside
-    their own, as MMSA does; near misses of known keys are refused.
+    Keys that nothing reads, wrong types and values out of range are reported together. A model of
+    this package is bound to its typed class; of MMSA's own models, and variants of them, the keys
+    are those that MMSA's code reads. What has the value of the shipped files is let through, so
+    that a whole configuration can be given.
+
+    Args:
+        model_name: Name of the model, any case.
+        dataset_name: `mosi`, `mosei` or `sims`, any case.
+        config_file: File in MMSA's schema; empty for the shipped ones.
+        overrides: Values that replace the file's; nested keys as in `merge`.
+        searched: Choices of the keys that a search will set, from `tuning.search_space`; those that
+            the configuration lacks have the first.
 
     Raises:
         ConfigError: With every problem in one message.
     """
     args = get_config_regression(model_name, dataset_name, config_file)
-    overrides = dict(overrides or {})
+    given = _plain_overrides(overrides)
     for key in ("model_name", "dataset_name"):
-        given = overrides.pop(key, None)
-        if given is not None and str(given).lower() != args[key]:
+        name = given.pop(key, None)
+        if name is not None and str(name).lower() != args[key]:
             raise ConfigError(
-                f"config: {key!r} is {given!r} but the run is for {args[key]!r}; leave it out."
+                f"config: {key!r} is {name!r:.80} but the run is for {args[key]!r}; leave it out."
             )
-    misplaced = sorted(ARGUMENTS & overrides.keys())
+    misplaced = sorted(ARGUMENTS & given.keys())
     if misplaced:
         raise ConfigError(
             f"config: {', '.join(misplaced)} would have no effect here; pass it as an argument of "
-            "MMSA_run (the device as gpu_ids, the checkpoint's folder as model_save_dir)."
+            "MMSA_run (the device as gpu_ids, the checkpoint's folder as model_save_dir, the seed "
+            "as seeds)."
         )
-    root = overrides.pop("dataset_root_dir", None)
-    if root is not None and "featurePath" not in overrides:
-        overrides["featurePath"] = Path(root, _relative_feature_path(args))
-    if trains_in_mmsa(args.model_name):
-        _check_near_misses(args, overrides)
-    args = merge(args, {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()})
+    root = given.pop("dataset_root_dir", None)
+    if root is not None and "featurePath" not in given:
+        given["featurePath"] = str(Path(expand(root), _relative_feature_path(args)))
+    args = merge(args, given)
+    mode = args.pop("train_mode", "regression")
+    if mode != "regression":
+        raise ConfigError(
+            f"train_mode is {mode!r:.80}; models are trained for regression here, and scored for "
+            "classes by rounding (docs/protocol.md): leave it out."
+        )
+    drawn = args.pop("d_paras", None) is not None
     args.featurePath = expand(args.featurePath)
     corruption = normalise(args.pop("corruption", None))
     if corruption is not None:
         args.corruption = corruption
     check_choice(args.get("front_padding"))
-    if is_registered(args.model_name):
-        bound = get_model(args.model_name).config.from_args(args)
+    source = f" ({shown(config_file)})" if config_file else ""
+    if searched:
+        args = merge(merge({}, {key: choices[0] for key, choices in searched.items()}), args)
+        if config_file and (idle := unread(args, searched)):
+            name = args.model_name
+            told = f"is searched (d_paras), but {name} does not read it; take it out"
+            raise _problems(name, [f"{key}: {told}" for key in idle], source)
+    return checked(args, drawn=drawn or bool(searched), source=source)
+
+
+def checked(args: EasyDict, *, drawn: bool = False, source: str = "") -> EasyDict:
+    """A complete configuration, if it can be used; values that it leaves open are filled in.
+
+    Args:
+        args: The configuration; changed.
+        drawn: Whether its values may be those of a search space of MMSA.
+        source: What errors say of where it comes from.
+
+    Raises:
+        ConfigError: With every problem in one message.
+    """
+    name = str(args.model_name)
+    if trains_in_mmsa(name):
+        problems = mmsa_config.problems(args, drawn=drawn)
+    else:
+        usual = mmsa_bridge.stock_datasets()[args.dataset_name]["unaligned"]
+        problems = [
+            f"{key}: {name} does not read it; leave it at {usual[key]!r} (given: {args[key]!r:.80})"
+            for key in _UNREAD
+            if args.get(key, usual[key]) != usual[key]
+        ]
+    if problems:
+        raise _problems(name, problems, source)
+    if is_registered(name):
+        bound = get_model(name).config.from_args(args)
         args.update(bound.keys())
         if isinstance(bound, VariantConfig):
             bound.check(args)
     return args
 
 
-def _check_near_misses(args: EasyDict, overrides: Mapping[str, Any]) -> None:
-    """Refuse keys that are meant for another one: MMSA ignores what it does not know."""
-    name = args.model_name
-    known = {*args, *MMSAKeys.model_fields, "corruption", "d_paras"}
-    nested: set[str] = set()
-    if is_registered(name):
-        fields = get_model(name).config.model_fields
-        known |= fields.keys()
-        nested = {f"{key}.{inner}" for key in fields for inner in args.get(key) or {}}
-    problems = []
-    for key in sorted({path.partition(".")[0] for path in overrides} - known):
-        meant = [path for path in nested if path.endswith(f".{key}")]
-        close = meant or difflib.get_close_matches(key, known, n=1, cutoff=0.8)
-        if close:
-            problems.append(f"{key}: {name} has no such key; did you mean {close[0]}?")
-        elif key == "infoenh":
-            problems.append(f"{key}: {name} is MMSA's model alone; run {name}_infoenh.")
-    if problems:
-        raise ConfigError(
-            f"configuration of {name!r} has {len(problems)} problem(s):\n  " + "\n  ".join(problems)
-        )
+def unread(args: Mapping[str, Any], keys: Collection[str]) -> list[str]:
+    """Those of some keys that a configured model does not read, sorted; nested ones have a dot."""
+    name = str(args["model_name"])
+    if trains_in_mmsa(name):
+        return mmsa_config.unread(args, keys)
+    known = get_model(name).config.model_fields.keys() - set(_UNREAD)
+    return sorted(key for key in keys if key.partition(".")[0] not in known)
+
+
+def _plain_overrides(overrides: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Overrides as plain values: paths as texts, numpy's numbers and arrays as Python's.
+
+    Raises:
+        ConfigError: If they are no dictionary with texts for keys.
+    """
+    if not isinstance(overrides, Mapping | None):
+        raise ConfigError(f"config is {overrides!r:.80}; give a dictionary of keys and values.")
+    check_depth(overrides, "config")
+    return {key: _plain(value) for key, value in (overrides or {}).items() if _is_key(key)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items() if _is_key(key)}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise ConfigError(
+        f"config: {value!r:.80} is a {type(value).__name__}; values are numbers, texts, true, "
+        "false, null, and lists and dictionaries of these."
+    )
+
+
+def _is_key(key: object) -> bool:
+    if isinstance(key, str):
+        return True
+    raise ConfigError(f"config: {key!r:.80} is no key; keys are texts.")
 
 
 def merge(args: Mapping[str, Any], overrides: Mapping[str, Any]) -> EasyDict:
@@ -435,30 +516,9 @@ def _bind(cls: type[_Config], values: dict[str, Any], name: str) -> _Config:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        lines = explain(error, cls)
-        raise ConfigError(
-            f"configuration of {name!r} has {len(lines)} problem(s):\n  " + "\n  ".join(lines)
-        ) from None
+        raise _problems(name, explain(error, cls)) from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        ConfigError: If the file is missing or not valid.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration file.") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not a text in UTF-8; save it as such.") from None
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}."
-        ) from None
-    if not isinstance(content, dict):
-        raise ConfigError(f'{path}: holds no JSON object; write {{"key": value, ...}}.')
-    return content
+def _problems(name: str, lines: list[str], source: str = "") -> ConfigError:
+    told = "\n  ".join(lines)
+    return ConfigError(f"configuration of {name!r}{source} has {len(lines)} problem(s):\n  {told}")

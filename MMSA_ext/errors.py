@@ -32,7 +32,20 @@ class TrainingDivergedError(MMSAExtError, ArithmeticError):
 
 
 def suggest(word: str, known: list[str]) -> str:
-    """Say which known words come closest, or list them all."""
+    """Say which known words come closest, or list them all.
+
+    Close is what is spelled alike; else what has `word` for a part, as `num_epochs` has `epochs`,
+    or for its initials, as `learning_rate` has `lr`.
+    """
+    lower = word.lower()
     spelled = {name.lower(): name for name in known}
-    close = [spelled[name] for name in difflib.get_close_matches(word.lower(), spelled, n=3)]
+    close = [spelled[name] for name in difflib.get_close_matches(lower, spelled, n=3)]
+    if not close:
+        parts = {name: name.lower().split("_") for name in known}
+        close = [name for name, own in parts.items() if _stands_for(lower, own)][:3]
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}."
+
+
+def _stands_for(word: str, parts: list[str]) -> bool:
+    initials = "".join(part[:1] for part in parts)
+    return word in parts or (len(word) > 1 and initials.startswith(word))

@@ -87,6 +87,7 @@ def predict_file(
             do not fit its configuration.
         FeatureFileError: The features are unsafe, inconsistent or do not fit the checkpoint.
     """
+    checkpoint_path = expand(checkpoint_path)
     args, state_dict = trained(checkpoint_path, overrides)
     args.device = mmsa_bridge.assign_device(gpu_ids)
     features = read_features(

@@ -19,14 +19,14 @@ from easydict import EasyDict
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from MMSA_ext import mmsa_bridge, requirements
+from MMSA_ext import mmsa_bridge, mmsa_config, requirements
 from MMSA_ext import text_encoders as encoders
 from MMSA_ext.config import identity_config, merge
 from MMSA_ext.data import corruption
 from MMSA_ext.data.features import FeatureSet, base_file, read_features
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, suggest
 from MMSA_ext.files import exclusive
-from MMSA_ext.paths import DATA_ROOT_VARIABLE, Places
+from MMSA_ext.paths import DATA_ROOT_VARIABLE, Places, shown, why_no_file
 from MMSA_ext.registry import get_model, is_registered, trains_in_mmsa
 from MMSA_ext.reporting.store import (
     Environment,
@@ -190,13 +190,16 @@ class Run:
     def _read_features(self) -> FeatureSet:
         others = [self.other_features.get(name) for name in _MODALITIES]
         path = base_file(self.custom_feature, self.args.featurePath, others)
-        if path is not None and not Path(path).is_file():
+        if path is not None and (reason := why_no_file(path, "feature file")):
             raise FeatureFileError(
-                f"{path}: no such feature file. Set the environment variable {DATA_ROOT_VARIABLE} "
-                "to the folder with MMSA's data (it holds MOSI/, MOSEI/, SIMS/), or give the file: "
+                f"{shown(path)}: {reason}. Set the environment variable {DATA_ROOT_VARIABLE} to "
+                "the folder with MMSA's data (it holds MOSI/, MOSEI/, SIMS/), or give the file: "
                 "-f FILE, in Python custom_feature=FILE; -Ft, -Fa and -Fv together need no other; "
                 "`mmsa-ext run --synthetic` needs no data."
             )
+        for name, other in self.other_features.items():
+            if other and (reason := why_no_file(other, "feature file")):
+                raise FeatureFileError(f"{shown(other)} ({name}): {reason}.")
         features = read_features(
             path,
             self.args.dataset_name,
@@ -244,10 +247,15 @@ class Run:
                 f"{self.features.path}: has no {key!r}, which {self.args.model_name} reads; fill "
                 "it from 'raw_text' with `mmsa-ext encode-text`."
             )
+        shapes = ("feature_dims", "seq_lens")
+        stated = [list(self.args.get(key, ())) for key in shapes]
         text_dim = self.args.feature_dims[0] if reads_tokens else text.shape[2]
         self.args.feature_dims = [text_dim, train.audio.shape[2], train.vision.shape[2]]
         text_length = text.shape[2] if reads_tokens else text.shape[1]
         self.args.seq_lens = [text_length, train.audio.shape[1], train.vision.shape[1]]
+        if stated != (found := [list(self.args[key]) for key in shapes]):
+            told = "Shapes are the file's: feature_dims %s, seq_lens %s; configured: %s, %s."
+            logger.info(told, *found, *stated)
         if not trains_in_mmsa(self.args.model_name):
             self.args.train_samples = len(train.ids)
             return
@@ -280,7 +288,8 @@ class Run:
                     except CheckpointError as error:
                         logger.warning("%s The model is trained anew.", error)
                 if trains_in_mmsa(args.model_name):
-                    return run_stock_seed(args, identity.seed, self.num_workers)
+                    with mmsa_config.explained(self.args):
+                        return run_stock_seed(args, identity.seed, self.num_workers)
             with _progress_bar(self.show_progress, identity) as progress:
                 return run_extension_seed(args, self._seen_features, identity.seed, progress)
         finally:

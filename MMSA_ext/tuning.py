@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pandas as pd
 
-from MMSA_ext.config import get_config_tune, merge
+from MMSA_ext.config import checked, get_config_tune, merge, unread
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.files import write_atomically
 from MMSA_ext.training.trainer import MINIMISED
@@ -30,7 +30,7 @@ ON_TEST_NOTE = (
 
 def tune(
     run: Run,
-    config_file: str | Path,
+    space: Mapping[str, list[Any]],
     trials: int,
     seed: int,
     *,
@@ -51,7 +51,7 @@ def tune(
 
     Args:
         run: The run whose configuration is tuned.
-        config_file: Search space in MMSA's schema; the shipped one if empty.
+        space: Choices of each key, from `search_space`.
         trials: Number of configurations.
         seed: Seed of the search and of every trial.
         given: Overrides that the user set; they are not searched.
@@ -61,12 +61,12 @@ def tune(
         The run with the best configuration.
 
     Raises:
-        ConfigError: If nothing is left to search, or every trial diverged.
+        ConfigError: If nothing is left to search, a choice cannot be used, or every trial diverged.
     """
     name, dataset = run.args.model_name, run.args.dataset_name
-    space = search_space(name, dataset, config_file)
     given = dict(given or {})
     space = {key: v for key, v in space.items() if not {key, key.split(".")[0]} & given.keys()}
+    space = _read_by(run.args, space)
     if not space:
         raise ConfigError(
             f"{name!r} has nothing to search on {dataset!r}: add 'debugParams' with 'd_paras' to a "
@@ -150,7 +150,7 @@ def _write(run: Run, suffix: str, content: str) -> Path:
 
 
 def search_space(
-    model_name: str, dataset_name: str, config_file: str | Path = ""
+    model_name: str, dataset_name: str, config_file: str | Path | None = ""
 ) -> dict[str, list[Any]]:
     """Choices of each tuned key, from `debugParams` of MMSA's tuning file.
 
@@ -167,6 +167,27 @@ def search_space(
         elif isinstance(args[key], list | tuple):
             space[key] = list(args[key])
     return space
+
+
+def _read_by(args: Mapping[str, Any], space: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """The keys of a search space that have an effect, whose choices can all be used.
+
+    Of what MMSA searches, some models read not all; trials that differ in no more would be the
+    same run.
+
+    Raises:
+        ConfigError: If a choice cannot be used.
+    """
+    start = merge(args, {key: choices[0] for key, choices in space.items()})
+    idle = unread(start, space)
+    if idle:
+        name = args["model_name"]
+        logger.info("Not searched, as %s does not read it: %s.", name, ", ".join(idle))
+    searched = {key: choices for key, choices in space.items() if key not in idle}
+    for key, choices in searched.items():
+        for choice in choices:
+            checked(merge(start, {key: choice}), drawn=True, source=", searched")
+    return searched
 
 
 def _suggest(trial: optuna.Trial, space: dict[str, list[Any]]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ _PACKAGE = Path(__file__).resolve().parent
 _NOT_DECIDING = (
     *("reporting", "analysis", "cli", "__main__.py", "version.py", "errors.py", "paths.py"),
     *("results.py", "prediction.py", "tuning.py", "experiments", "requirements.py"),
-    "validation.py",
+    *("validation.py", "json_files.py", "mmsa_config.py"),
+    *("mmsa_bridge/keys.py", "mmsa_bridge/values.py"),
     *("data/demo.py", "data/encode_text.py", "data/feature_report.py", "data/synthetic.py"),
     *("data/standardise.py", "data/synthetic_structure.py", "data/synthetic_text.py"),
     *("data/feature_cache.py", "mmsa_bridge/package.py", "mmsa_bridge/scoring.py", "on_import.py"),

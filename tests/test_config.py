@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from MMSA_ext import config
+from MMSA_ext import config, mmsa_bridge
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.registry import trains_in_mmsa
 
@@ -117,6 +118,190 @@ def test_tuning_spaces_name_known_keys():
         assert set(args.d_paras) <= set(known)
 
 
+class TestKeysThatNothingReads:
+    """For MMSA's models and variants in its loop, where MMSA would take any key."""
+
+    @pytest.mark.parametrize(
+        ("model", "overrides", "said"),
+        [
+            ("lf_dnn", {"lr": 1e-3}, r"lr: lf_dnn has no such key; did you mean learning_rate\?"),
+            ("lf_dnn", {"my_key": 1}, "my_key: lf_dnn has no such key; known: KeyEval, "),
+            ("lf_dnn", {"num_epochs": 1}, "no cap on epochs, early_stop ends it"),
+            ("self_mm_infoenh", {"num_epochs": 1}, "no cap on epochs, early_stop ends it"),
+            ("self_mm", {"lr": 1.0}, "did you mean learning_rate_audio"),
+            ("mctn", {"lr": 1.0}, r"did you mean init_lr\?"),
+            ("misa", {"weight_decay": 0.5}, r"misa does not read it; leave it at 0\.0"),
+            ("mfm", {"learning_rate": 0.5}, "mfm does not read it; leave it at"),
+            ("tfr_net", {"fusion_t_in": 5}, "tfr_net does not read it; leave it at 90"),
+            ("mult", {"pretrained": "minilm"}, "mult does not read it with use_bert=False"),
+            ("lf_dnn", {"num_classes": 7}, "lf_dnn does not read it; leave it at 3"),
+            ("dashfusion", {"num_classes": 7}, "dashfusion does not read it; leave it at 3"),
+            ("text_only", {"language": "cn"}, "text_only does not read it; leave it at 'en'"),
+            ("mfn", {"NN1Config": {"dorp": 0.1}}, r"NN1Config.dorp: .* did you mean drop\?"),
+            ("mfn", {"NN1Config.dorp": 0.1}, r"NN1Config.dorp: .* did you mean drop\?"),
+            ("mfn", {"NN1Config": 0.1}, r"NN1Config: give an object of keys and values"),
+            ("self_mm_infoenh", {"anything": 1}, "anything: self_mm_infoenh has no such key"),
+            ("graph_mfn", {"infoenh.k": 4}, "its fusion graph keeps networks outside"),
+        ],
+    )
+    def test_are_refused_with_the_nearest_that_is_read(self, model, overrides, said):
+        with pytest.raises(ConfigError, match=said):
+            config.resolve(model, "mosi", "", overrides)
+
+    @pytest.mark.parametrize("model", ["lf_dnn", "self_mm_infoenh", "dashfusion"])
+    def test_only_regression_is_trained(self, model):
+        with pytest.raises(ConfigError, match=r"train_mode is 'classification'; .* regression"):
+            config.resolve(model, "mosi", "", {"train_mode": "classification"})
+        assert "train_mode" not in config.resolve(model, "mosi", "", {"train_mode": "regression"})
+
+    def test_may_have_the_values_of_the_shipped_file(self):
+        assert config.resolve("misa", "mosi", "", {"weight_decay": 0.0}).weight_decay == 0.0
+        with pytest.raises(ConfigError, match=r"leave it at 0\.0"):  # that of mosei
+            config.resolve("misa", "mosi", "", {"weight_decay": 5e-5})
+
+    @pytest.mark.parametrize("model", mmsa_bridge.mmsa_models())
+    def test_the_whole_configuration_is_accepted_as_mmsas_readme_passes_it(self, model):
+        import MMSA
+
+        for dataset in mmsa_bridge.supported_datasets(model):
+            whole = MMSA.get_config_regression(model, dataset)
+            whole["batch_size"], whole["featurePath"] = 7, "mine.pkl"
+            args = config.resolve(model, dataset, "", whole)
+            assert (args.batch_size, args.featurePath) == (7, "mine.pkl")
+
+    @pytest.mark.parametrize("model", mmsa_bridge.mmsa_models())
+    def test_a_drawn_point_of_mmsas_search_space_is_accepted(self, model):
+        for dataset in mmsa_bridge.supported_datasets(model):
+            if model == "mctn":
+                continue  # MMSA has no search space for it
+            drawn = config.get_config_tune(model, dataset)
+            assert "d_paras" not in config.resolve(model, dataset, "", drawn)
+
+    def test_every_problem_is_told_at_once(self):
+        wrong = {"lr": 1, "batch_size": "a", "learning_rate": -1, "dropouts": [0.1], "use_bert": 1}
+        with pytest.raises(ConfigError, match=r"'lf_dnn' has 5 problem\(s\)") as error:
+            config.resolve("lf_dnn", "mosi", "", wrong)
+        for key in wrong:
+            assert f"  {key}: " in str(error.value)
+
+    def test_keys_that_are_needed_are_named_with_what_mmsa_has_there(self):
+        with pytest.raises(ConfigError, match="res_save_dir: is missing; MMSA's self_mm reads it"):
+            config.resolve("self_mm", "mosi", "", {"save_labels": True})
+
+
+class TestOwnFiles:
+    """Configuration files of users, in MMSA's schema."""
+
+    @pytest.fixture
+    def write(self, tmp_path):
+        def write(change, model="lf_dnn"):
+            content = {model: mmsa_bridge.stock_section(model)}
+            change(content)
+            path = tmp_path / "mine.json"
+            path.write_text(json.dumps(content))
+            return path
+
+        return write
+
+    @pytest.mark.parametrize(
+        ("keys", "value", "said"),
+        [
+            (["commonParams"], None, r"mine\.json: section lf_dnn lacks the key 'commonParams'"),
+            (
+                ["commonParams"],
+                [1],
+                r"mine\.json: lf_dnn\.commonParams is \[1\]; it must be an obj",
+            ),
+            (["datasetParams", "mosi"], 5, r"mine\.json: lf_dnn\.datasetParams\.mosi is 5"),
+            (
+                ["commonParams", "need_data_aligned"],
+                None,
+                r"mine\.json: section lf_dnn\.commonParams lacks the key 'need_data_aligned'",
+            ),
+            (
+                ["datasetParams", "mosi", "hidden_dims"],
+                None,
+                r"mine\.json(?s:.*)hidden_dims: is missing; .* lf_dnn\.datasetParams\.mosi.*128",
+            ),
+            (
+                ["commonParams", "early_stop"],
+                None,
+                r"mine\.json(?s:.*)early_stop: is missing; .* lf_dnn\.commonParams.* 8\)",
+            ),
+            (["commonParams", "lr"], 1, r"mine\.json(?s:.*)lr: .* did you mean learning_rate"),
+            (["commonParams", "featurePath"], 5, r"mine\.json: .* featurePath 5 for 'mosi'"),
+            (["datasetParams", "mosi", "batch_size"], "x", r"batch_size: give a number"),
+        ],
+    )
+    def test_errors_name_file_section_and_key(self, write, keys, value, said):
+        def change(content):
+            section = content["lf_dnn"]
+            for key in keys[:-1]:
+                section = section[key]
+            if value is None:
+                del section[keys[-1]]
+            else:
+                section[keys[-1]] = value
+
+        with pytest.raises(ConfigError, match=said):
+            config.resolve("lf_dnn", "mosi", write(change))
+
+    def test_what_it_says_of_the_data_set_must_be_whole(self, write):
+        def change(content):
+            content["datasetCommonParams"] = {"mosi": {"aligned": {}}}
+
+        said = r"section datasetCommonParams\.mosi lacks the key 'unaligned'"
+        with pytest.raises(ConfigError, match=said):
+            config.resolve("lf_dnn", "mosi", write(change))
+
+    def test_a_model_on_a_data_set_of_the_users_choice(self, write):
+        def change(content):
+            content["mctn"]["datasetParams"]["sims"] = content["mctn"]["datasetParams"].pop("mosi")
+
+        args = config.resolve("mctn", "sims", write(change, "mctn"))
+        assert args.max_seq_len == 50
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([("a", 1)], "give a dictionary"),
+        ("lf_dnn", "give a dictionary"),
+        ({1: 2}, "1 is no key; keys are texts"),
+        ({"infoenh": {1: 2}}, "1 is no key"),
+        ({"batch_size": {4}}, r"\{4\} is a set; values are"),
+        ({"batch_size": lambda: 4}, "is a function; values are"),
+        ({"cur_seed": 4}, "the seed as seeds"),
+        ({"train_mode": ["x"]}, "train_mode is"),
+    ],
+)
+@pytest.mark.parametrize("model", ["lf_dnn", "dashfusion"])
+def test_what_is_no_override(model, overrides, said):
+    with pytest.raises(ConfigError, match=said):
+        config.resolve(model, "mosi", "", overrides)
+
+
+def test_a_value_that_holds_itself_is_refused():
+    circular: dict = {}
+    circular["infoenh"] = circular
+    with pytest.raises(ConfigError, match="nested more than"):
+        config.resolve("self_mm_infoenh", "mosi", "", circular)
+
+
+def test_numbers_and_arrays_of_numpy_are_taken_as_numbers():
+    given = {"learning_rate": np.float32(0.5), "batch_size": np.int64(8)}
+    args = config.resolve("lf_dnn", "mosi", "", given | {"hidden_dims": np.array([1, 2, 3])})
+    assert (args.learning_rate, args.batch_size, list(args.hidden_dims)) == (0.5, 8, [1, 2, 3])
+    assert type(args.batch_size) is int
+    assert config.resolve("dashfusion", "mosi", "", given).batch_size == 8
+
+
+@pytest.mark.parametrize("names", [(None, "mosi"), ("lf_dnn", 5), (b"lf_dnn", "mosi")])
+def test_names_are_texts(names):
+    with pytest.raises(ConfigError, match="give a name"):
+        config.resolve(*names)
+
+
 class TestMerge:
     @pytest.fixture
     def base(self):
@@ -148,7 +333,6 @@ class TestVariants:
         assert {key: variant[key] for key in host if key != "model_name"} == {
             key: host[key] for key in host if key != "model_name"
         }
-        assert config.resolve("self_mm_infoenh", "sims", "", {"anything": 1}).anything == 1
 
     @pytest.mark.parametrize(
         ("model", "overrides", "said"),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 
@@ -303,11 +304,6 @@ def test_a_damaged_record_is_run_again(run):
 def test_seeds_may_be_a_number_or_an_array_and_count_once(run):
     results = run(seeds=(1, 1))
     assert [r.seed for r in results.seeds] == [1]
-    from MMSA_ext.runner import DEFAULT_SEEDS, _distinct_seeds
-
-    assert _distinct_seeds(7) == [7]
-    assert _distinct_seeds(np.array([3, 2])) == [3, 2]
-    assert _distinct_seeds([]) == _distinct_seeds(None) == list(DEFAULT_SEEDS)
 
 
 @pytest.mark.parametrize(
@@ -363,6 +359,70 @@ def test_records_name_no_folder_of_this_machine(run, tmp_path, feature_data):
     text = result.record_path.read_text()
     assert "other.pkl" in text
     assert str(tmp_path) not in text
+
+
+class TestArgumentsThatCannotBeMeant:
+    """One error, from the first look at the arguments: nothing is read or written before."""
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"seeds": "1111"}, "seeds is '1111'; give whole numbers"),
+            ({"seeds": [-1]}, "-1 is no seed; give whole numbers from 0 to 4294967295"),
+            ({"seeds": [2**40]}, "is no seed"),
+            ({"seeds": True}, "seeds is True"),
+            ({"gpu_ids": None}, "gpu_ids has None"),
+            ({"gpu_ids": "all"}, "gpu_ids has 'all'"),
+            ({"num_workers": -1}, "num_workers is -1; give a whole number, 0 or more"),
+            ({"num_workers": "4"}, "num_workers is '4'"),
+            ({"verbose_level": 3}, "verbose_level is 3; use 0, 1 or 2"),
+            ({"verbose_level": None}, "verbose_level is None"),
+            ({"is_tune": True, "tune_times": 0}, "tune_times is 0; give a whole number, 1"),
+            ({"tune_times": "5"}, "tune_times is '5'"),
+            ({"tune_on_test": True}, "tune_on_test has no effect without a search"),
+            ({"custom_feature": "x" * 3900}, "the path is too long"),
+            ({"feature_T": "a\0b"}, "no NUL character"),
+            ({"config_file": "x" * 3900}, "the path is too long"),
+            ({"model_save_dir": "x" * 3900}, "the path is too long"),
+            ({"res_save_dir": "~nobody-of-this-name"}, "there is no user of that name"),
+            ({"log_dir": 5}, "5 is no path"),
+            ({"config": "lf_dnn"}, "give a dictionary"),
+            ({"model_name": None}, "model_name is None"),
+        ],
+    )
+    @pytest.mark.parametrize("model", ["text_only", "lf_dnn"])
+    def test_are_refused(self, model, options, said, tmp_path, monkeypatch, feature_file):
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        monkeypatch.chdir(tmp_path)
+        folders = ("model_save_dir", "res_save_dir", "log_dir")
+        arguments = dict.fromkeys(folders, tmp_path / "out") | {
+            "model_name": model,
+            "dataset_name": "mosi",
+            "custom_feature": feature_file,
+        }
+        with pytest.raises(ConfigError, match=said) as error:
+            MMSA_run(**arguments | options)
+        assert "\n" not in str(error.value)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["features.pkl"]
+
+    @pytest.mark.parametrize("argument", ["custom_feature", "feature_A"])
+    @pytest.mark.parametrize("model", ["dashfusion", "lf_dnn"])
+    def test_a_pipe_is_not_waited_for(self, run, model, argument, tmp_path):
+        os.mkfifo(tmp_path / "pipe.pkl")
+        with pytest.raises(FeatureFileError, match=r"pipe\.pkl.* is a pipe; write what comes out"):
+            run(model, **{argument: tmp_path / "pipe.pkl"})
+
+    def test_values_that_do_not_fit_together_are_named(self, run):
+        """What MMSA fails on in its own way, here by an assertion without a word."""
+        with pytest.raises(ConfigError, match=r"mult fails.*dst_feature_dim_nheads=") as e:
+            run("mult", config={"dst_feature_dim_nheads": [10, 3]})
+        assert isinstance(e.value.__cause__, AssertionError)
+
+    def test_shapes_that_contradict_the_file_are_said(self, run, caplog):
+        with caplog.at_level(logging.INFO, logger="MMSA"):
+            run("lf_dnn", config={"early_stop": 0, "feature_dims": [16, 5, 3]})
+        assert "Shapes are the file's: feature_dims [16, 5, 4]" in caplog.text
+        assert "configured: [16, 5, 3]" in caplog.text
 
 
 class TestVariantsOfMMSAsModels:

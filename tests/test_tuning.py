@@ -1,11 +1,12 @@
 """Tuning selects on validation, and says so when it does not."""
 
 import json
+import logging
 
 import pandas as pd
 import pytest
 
-from MMSA_ext import MMSA_run
+from MMSA_ext import MMSA_run, mmsa_bridge
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.tuning import search_space
 from tests.conftest import tiny_config
@@ -145,3 +146,57 @@ def test_search_space_is_mmsas():
     assert [128, 16, 128] in space["hidden_dims"]
     assert space["batch_size"] == [32, 64, 128]
     assert "hidden_dims" not in search_space("dashfusion", "sims")
+
+
+class TestSearchSpaces:
+    """Keys that nothing reads, and choices that cannot be used."""
+
+    @pytest.fixture
+    def search(self, tmp_path, feature_file, tiny_encoder):
+        def search(model, space=None, *, lacks=None, **given):
+            options = {}
+            if space is not None:
+                section = mmsa_bridge.stock_section(model) | {"debugParams": space}
+                section["datasetParams"]["mosi"].pop(lacks, None)
+                path = tmp_path / "space.json"
+                path.write_text(json.dumps({model: section}))
+                options["config_file"] = path
+            return MMSA_run(
+                model, "mosi", config={"early_stop": 0, **given}, seeds=[1], is_tune=True,
+                tune_times=2, custom_feature=feature_file, verbose_level=0, gpu_ids="cpu",
+                model_save_dir=tmp_path / "m", res_save_dir=tmp_path / "r",
+                log_dir=tmp_path / "l", **options,
+            )  # fmt: skip
+
+        return search
+
+    def test_what_mmsa_searches_and_nothing_reads_is_left_out(self, search, tmp_path, caplog):
+        with caplog.at_level(logging.INFO, logger="MMSA"):
+            search("mfm", batch_size=8)
+        assert "Not searched, as mfm does not read it: learning_rate." in caplog.text
+        trials = pd.read_csv(tmp_path / "r/tune/mosi-mfm.csv")
+        assert {"memsize", "weight_decay"} & set(trials.columns)
+        assert "learning_rate" not in trials.columns
+
+    @pytest.mark.parametrize(
+        ("space", "said"),
+        [
+            ({"d_paras": ["lr"], "lr": [1, 2]}, "lr: is searched .*lf_dnn does not read it"),
+            ({"d_paras": ["rank"], "rank": [1]}, "rank: is searched"),
+            ({"d_paras": ["batch_size"]}, "lacks the choices of 'batch_size'"),
+            ({"d_paras": ["batch_size"], "batch_size": []}, r"batch_size is \[\]; give a list"),
+            ({"d_paras": "batch_size", "batch_size": [1]}, "needs 'd_paras', a list"),
+            ({"batch_size": [1]}, "needs 'd_paras', a list"),
+            ({"d_paras": ["batch_size"], "batch_size": [8, "a"]}, "batch_size: give a number"),
+            ({"d_paras": ["batch_size"], "batch_size": [0, 8]}, "batch_size: give 1 or more"),
+        ],
+    )
+    def test_of_the_users_are_refused_before_a_trial(self, search, tmp_path, space, said):
+        with pytest.raises(ConfigError, match=said):
+            search("lf_dnn", space)
+        assert not list(tmp_path.glob("r/runs/**/*.json"))
+
+    def test_a_searched_key_need_not_be_in_the_other_sections(self, search):
+        space = {"d_paras": ["batch_size"], "batch_size": [4, 6]}
+        result = search("lf_dnn", space, lacks="batch_size").seeds[0]
+        assert result.record.identity.configuration["batch_size"] in (4, 6)

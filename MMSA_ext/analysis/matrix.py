@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.config import DATASETS, resolve
+from MMSA_ext.config import DATASETS, resolve, unread
 from MMSA_ext.data import synthetic
 from MMSA_ext.data.features import fingerprint
 from MMSA_ext.errors import ConfigError, MMSAExtError, suggest
@@ -140,7 +140,7 @@ def one_epoch(model: str, dataset: str, encoder: str) -> dict[str, Any]:
     args = resolve(model, dataset)
     overrides = _single_epochs(args)
     overrides["early_stop"] = 0 if trains_in_mmsa(model) else None
-    if "pretrained" in args:
+    if not unread(args, ["pretrained"]):
         overrides["pretrained"] = encoder
     return overrides
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from MMSA_ext.cli.options import ResultDir
+from MMSA_ext.paths import Places, expand, shown, why_no_file
 
 if TYPE_CHECKING:
     from MMSA_ext.analysis.matrix import Cell, Source
@@ -48,7 +49,7 @@ def matrix(
     """
     from MMSA_ext.analysis import matrix as cells_of
 
-    work = work_dir.expanduser()
+    work = Path(expand(work_dir))
     sources = [] if real is None else [_real_source(real)]
     generated = cells_of.generate(work / "data", lengths=lengths, sizes=sizes, tokenizer=encoder)
     sources += [s for s in generated if not datasets or s.dataset in datasets]
@@ -87,7 +88,7 @@ def verify(res_save_dir: ResultDir = "") -> None:
     from MMSA_ext.errors import ConfigError
     from MMSA_ext.reporting.store import RunStore
 
-    folder = Path(res_save_dir or "~/MMSA/results").expanduser() / "runs"
+    folder = Places.resolved(results=res_save_dir or None).results / "runs"
     if not folder.is_dir():
         raise ConfigError(
             f"{folder.parent}: has no folder 'runs' with records; give the folder that MMSA_run "
@@ -103,9 +104,9 @@ def _real_source(path: Path) -> Source:
     from MMSA_ext.analysis.matrix import Source
     from MMSA_ext.errors import FeatureFileError
 
-    path = path.expanduser()
-    if not path.is_file():
-        raise FeatureFileError(f"{path}: no such feature file; give one with --real.")
+    path = Path(expand(path))
+    if reason := why_no_file(path, "feature file"):
+        raise FeatureFileError(f"{shown(path)}: {reason}; give one with --real.")
     return Source(path.stem, "mosi", path)
 
 

@@ -27,10 +27,10 @@ def report(
     figures: Figures = True,
 ) -> None:
     """Write every recorded run into one HTML file that needs no network and no other file."""
-    from MMSA_ext.paths import expand
+    from MMSA_ext.paths import Places, expand
     from MMSA_ext.reporting.report import write_report
 
-    folder = Path(expand(res_save_dir or Path.home() / "MMSA" / "results"))
+    folder = Places.resolved(results=res_save_dir or None).results
     target = Path(expand(output)) if output else folder / "report.html"
     written = write_report(folder / "runs", target, datasets=datasets or (), figures=figures)
     for sentence in written.passed_over:

@@ -25,6 +25,7 @@ from MMSA_ext.cli.options import (
     Workers,
     parse_overrides,
 )
+from MMSA_ext.errors import ConfigError
 
 if TYPE_CHECKING:
     from MMSA_ext.results import RunResults
@@ -41,7 +42,9 @@ def run(
     config: ConfigFile = "",
     overrides: Overrides = None,
     tune: Annotated[bool, typer.Option("-t", "--tune", help="Tune first.")] = False,
-    tune_times: Annotated[int, typer.Option("-tt", "--tune-times", help="Trials.")] = 50,
+    tune_times: Annotated[
+        int | None, typer.Option("-tt", "--tune-times", help="Trials, with --tune. Default: 50.")
+    ] = None,
     tune_on_test: Annotated[
         bool, typer.Option("--tune-on-test", help="Select by the TEST split, as MMSA does.")
     ] = False,
@@ -66,6 +69,10 @@ def run(
     values = parse_overrides(overrides or [])
     if front_padding:
         values["front_padding"] = front_padding
+    if tune_times is not None and not tune:
+        raise ConfigError("--tune-times has no effect without a search; add --tune.")
+    if synthetic and features:
+        raise ConfigError("--synthetic and --features both name the data; leave one out.")
     if synthetic:
         from MMSA_ext.data.demo import demo_features
 
@@ -77,7 +84,7 @@ def run(
         config=values,
         seeds=seeds,
         is_tune=tune,
-        tune_times=tune_times,
+        tune_times=50 if tune_times is None else tune_times,
         custom_feature=features or None,
         feature_T=feature_t or None,
         feature_A=feature_a or None,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from MMSA_ext.data.synthetic import write
+from MMSA_ext.paths import Places
 from MMSA_ext.version import __version__
 
 # Text is tokenised for the offline English encoder; SIMS has a Chinese vocabulary of its own.
@@ -29,7 +30,7 @@ def demo_features(dataset: str, folder: str | Path | None = None) -> Path:
         TextEncoderError: If the tokenizer of the offline encoder is not installed.
     """
     dataset = dataset.lower()
-    results = Path(folder).expanduser() if folder else Path.home() / "MMSA" / "results"
+    results = Places.resolved(results=folder).results
     path = results / "synthetic" / f"{dataset}-{__version__}.pkl"
     if not path.is_file():
         write(path, dataset, tokenizer=_TOKENIZER.get(dataset), **_SHAPE)

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.config import DATASETS, config_folder, merge, read_json, resolve
+from MMSA_ext.config import (
+    DATASETS,
+    config_folder,
+    get_config_regression,
+    merge,
+    read_json,
+    resolve,
+    unread,
+)
 from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.paths import expand
 from MMSA_ext.runner import DEFAULT_SEEDS
+from MMSA_ext.validation import SEEDS, distinct_seeds, no_seed
+
+logger = logging.getLogger("MMSA")
 
 FigureKind = Literal["comparison", "sweep", "robustness", "curves", "confusion"]
 FIGURE_KINDS: tuple[FigureKind, ...] = get_args(FigureKind)
@@ -27,9 +40,6 @@ _USED_BY: dict[str, tuple[FigureKind, ...]] = {
     "x_label": _LINES,
     "reference": ("sweep",),
 }
-
-# numpy takes no others.
-_SEEDS = range(2**32)
 
 _PUBLISHED_COLUMNS = ("row", "dataset", "metric", "value", "mark", "source")
 
@@ -145,7 +155,7 @@ class Experiment(_Part):
     title: str
     source: Source
     datasets: Annotated[tuple[str, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = DEFAULT_SEEDS
+    seeds: Annotated[tuple[StrictInt, ...], Field(min_length=1)] = DEFAULT_SEEDS
     config: dict[str, Any] = {}
     models: dict[str, dict[str, Any]] = {}
     columns: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]]
@@ -171,8 +181,8 @@ class Experiment(_Part):
         if unknown := sorted(self.models.keys() - set(self.known_models)):
             close = suggest(unknown[0], self.known_models)
             raise ValueError(f"models: no row runs {unknown[0]!r}; {close}")
-        if wrong := [seed for seed in self.seeds if seed not in _SEEDS]:
-            raise ValueError(f"seeds: {_no_seed(wrong[0])}")
+        if wrong := [seed for seed in self.seeds if seed not in SEEDS]:
+            raise ValueError(f"seeds: {no_seed(wrong[0])}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds: one occurs twice; write each once")
         for dataset, names in self.columns.items():
@@ -230,8 +240,7 @@ class Experiment(_Part):
             ConfigError: If a data set, a model or a row is not one of the experiment's, or a seed
                 is none.
         """
-        if wrong := [seed for seed in seeds or () if seed not in _SEEDS]:
-            raise ConfigError(f"{_no_seed(wrong[0])}.")
+        other_seeds = distinct_seeds(seeds or ())
         for name in datasets or ():
             if name not in self.datasets:
                 raise ConfigError(
@@ -256,7 +265,7 @@ class Experiment(_Part):
         return self.model_copy(
             update={
                 "datasets": tuple(datasets or self.datasets),
-                "seeds": tuple(dict.fromkeys(seeds or self.seeds)),
+                "seeds": tuple(other_seeds or self.seeds),
                 "shown": Shown(
                     fingerprint=fingerprint or self.shown.fingerprint, code=code or self.shown.code
                 ),
@@ -272,13 +281,49 @@ class Experiment(_Part):
         return ((row, dataset) for dataset in self.datasets for row in runnable)
 
     def overrides(self, row: Row) -> dict[str, Any]:
-        """What `row` is run with: overrides of all rows, over them its model's, then its own."""
-        shared = merge(merge({}, self.config), self.models.get(row.model or "", {}))
+        """What `row` is run with: overrides of all rows, over them its model's, then its own.
+
+        Of the overrides of all rows a row is given what its model reads; see `idle`.
+        """
+        idle = self.idle(row)
+        common = {key: value for key, value in self.config.items() if key not in idle}
+        shared = merge(merge({}, common), self.models.get(row.model or "", {}))
         return dict(merge(shared, row.config))
 
+    def idle(self, row: Row) -> list[str]:
+        """Keys of `config` that the model of `row` does not read, but that of another row does.
 
-def _no_seed(number: int) -> str:
-    return f"{number} is no seed; give numbers from 0 to {_SEEDS.stop - 1}"
+        What no row's model reads is left in, to be refused.
+        """
+        if not self.config:
+            return []
+        content = self.model_dump(include={"datasets", "config", "models", "rows"})
+        return _idle(json.dumps(content, default=str)).get(row.label, [])
+
+
+@lru_cache(maxsize=64)
+def _idle(content: str) -> dict[str, list[str]]:
+    """`Experiment.idle` by label, of the JSON of an experiment."""
+    experiment = json.loads(content)
+    idle: dict[str, list[str]] = {}
+    for row in experiment["rows"]:
+        model = row["model"]
+        own = merge(merge({}, experiment["models"].get(model, {})), row["config"])
+        idle[row["label"]] = _unread(model, experiment["datasets"], own, experiment["config"])
+    models = {row["label"] for row in experiment["rows"] if row["model"] is not None}
+    nowhere = set.intersection(*(set(idle[label]) for label in models)) if models else set()
+    return {label: [key for key in keys if key not in nowhere] for label, keys in idle.items()}
+
+
+def _unread(
+    model: str | None, datasets: Sequence[str], own: Mapping[str, Any], keys: Mapping[str, Any]
+) -> list[str]:
+    for dataset in datasets if model is not None else ():
+        try:
+            return unread(merge(get_config_regression(str(model), dataset), own), keys)
+        except ConfigError:  # not configured for this one
+            continue
+    return []
 
 
 def _check_metrics(dataset: str, names: Sequence[str]) -> None:
@@ -348,6 +393,11 @@ def check(experiment: Experiment) -> None:
     Raises:
         ConfigError: Naming the rows that cannot be run, and why.
     """
+    for key in experiment.config:
+        left_out = {str(row.model) for row in experiment.rows if key in experiment.idle(row)}
+        if left_out:
+            names = ", ".join(sorted(left_out))
+            logger.warning("config: %s is left out for %s, which do not read it.", key, names)
     problems = []
     for row, dataset in experiment.cells():
         try:

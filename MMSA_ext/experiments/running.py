@@ -33,12 +33,12 @@ from MMSA_ext.paths import Places
 from MMSA_ext.reporting.store import RunRecord, RunStore
 from MMSA_ext.run import Run
 from MMSA_ext.runner import open_run
+from MMSA_ext.validation import whole_number
 
 logger = logging.getLogger("MMSA")
 
 # How often units that other processes have claimed are looked at again.
 POLL_SECONDS = 1.0
-VERBOSE_LEVELS = (0, 1, 2)
 # Threads of a process, if the user set them; numeric libraries read it when they are loaded.
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 # What a thread does that waits for the others of its process. By default it spins, and so takes the
@@ -155,8 +155,7 @@ def run(
         FeatureFileError: If a feature file that is given cannot be read.
     """
     check(experiment)
-    if jobs < 1:
-        raise ConfigError(f"jobs is {jobs}; give the number of processes, 1 or more.")
+    whole_number("jobs", jobs, 1)
     files = {name: options.get(name) for name in FEATURE_FILES}
     if any(files.values()) and len(experiment.datasets) > 1:
         raise ConfigError(
@@ -164,9 +163,9 @@ def run(
             "(--dataset), or set MMSA_DATA_ROOT to the folder with MMSA's data."
         )
     if engine is None:  # of another engine's machines nothing is known here
-        _check_devices(options.get("gpu_ids", (0,)))
-    if (verbose := options.get("verbose_level", 1)) not in VERBOSE_LEVELS:
-        raise ConfigError(f"verbose_level is {verbose!r}; use 0, 1 or 2.")
+        mmsa_bridge.device_numbers(options.get("gpu_ids", (0,)))
+    mmsa_bridge.check_verbosity(options.get("verbose_level", 1))
+    whole_number("num_workers", options.get("num_workers", 0), 0)
     folders = (options.get(name) for name in ("model_save_dir", "res_save_dir", "log_dir"))
     store = RunStore(Places.default(*folders).results / "runs")
     plan = Plan(experiment, store, files)
@@ -182,12 +181,6 @@ def run(
         scheduler = _Scheduler(plan, make(store, options), reuse, progress or _ignore, outcomes)
         scheduler.run(missing)
     return [outcomes[unit.key] for unit in plan.units]
-
-
-def _check_devices(gpu_ids: Sequence[int | str] | int | str) -> None:
-    """Refuse ids that `assign_device` would refuse in each run."""
-    for number in [gpu_ids] if isinstance(gpu_ids, int | str) else gpu_ids:
-        mmsa_bridge.assign_device(number)
 
 
 def _ignore(progress: Progress) -> None:

@@ -6,6 +6,7 @@ without; `MMSA_ext/__init__.py` imports it as soon as MMSA is there.
 - `registration`: MMSA learns this package's models, and forgets them again.
 - `package`: what MMSA learns by default, this package.
 - `configuration`: MMSA's configuration reader, extended.
+- `keys`, `values`: what MMSA's code of a model reads of its configuration, and what fits there.
 - `shims`, `encoder_shims`: what MMSA needs to run on current libraries, with any text encoder.
 - `feature_reading`: MMSA's loader is handed what this package read, once a file.
 - `runtime`: logging, progress bars, seeds, device.
@@ -27,16 +28,20 @@ from MMSA_ext.mmsa_bridge.configuration import (
 from MMSA_ext.mmsa_bridge.encoder_shims import encoder_architecture
 from MMSA_ext.mmsa_bridge.extension import Extension, RegisteredModel
 from MMSA_ext.mmsa_bridge.feature_reading import feature_cache, provided_features
+from MMSA_ext.mmsa_bridge.keys import KeysRead, keys_read
 from MMSA_ext.mmsa_bridge.networks import build_model, trained_model
 from MMSA_ext.mmsa_bridge.recording import EpochRecord, SplitPredictions
 from MMSA_ext.mmsa_bridge.registration import (
     is_registered,
     register,
     registered,
+    stock_datasets,
     unregister,
 )
 from MMSA_ext.mmsa_bridge.runtime import (
     assign_device,
+    check_verbosity,
+    device_numbers,
     preserved_random_state,
     progress_bars,
     run_logging,
@@ -55,12 +60,14 @@ from MMSA_ext.mmsa_bridge.stock import (
     train_and_test,
     trainer_class,
 )
+from MMSA_ext.mmsa_bridge.values import leaves, misfit, shipped_values
 
 __all__ = [
     "SHIMS",
     "UNIMODAL_TASKS",
     "EpochRecord",
     "Extension",
+    "KeysRead",
     "RegisteredModel",
     "Shim",
     "SplitPredictions",
@@ -68,12 +75,17 @@ __all__ = [
     "assign_device",
     "build_model",
     "build_trainer",
+    "check_verbosity",
     "complete_args",
+    "device_numbers",
     "encoder_architecture",
     "feature_cache",
     "is_mmsa_model",
     "is_registered",
+    "keys_read",
+    "leaves",
     "metrics",
+    "misfit",
     "mmsa_models",
     "model_class",
     "predict_stock",
@@ -86,6 +98,8 @@ __all__ = [
     "run_logging",
     "score_trained",
     "setup_seed",
+    "shipped_values",
+    "stock_datasets",
     "stock_loaders",
     "stock_section",
     "supported_datasets",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +15,7 @@ from easydict import EasyDict
 from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.mmsa_bridge.extension import Kind
 from MMSA_ext.mmsa_bridge.registration import CONFIG_FOLDER, registered, stock_datasets
+from MMSA_ext.paths import shown, why_no_file
 
 # Models of MMSA that learn from labels of the single modalities too.
 UNIMODAL_TASKS = ("mlf_dnn", "mlmf", "mtfn")
@@ -64,8 +67,13 @@ def supported_datasets(
     Raises:
         ConfigError: If the model is not configured there, or the file is not readable.
     """
-    section = _model_section(_read(kind, config_file), model_name, kind)
-    return list(section.get("datasetParams", _stock_dataset_names()))
+    return _datasets(_read(kind, config_file), model_name, kind)
+
+
+def _datasets(file: _File, model_name: str, kind: Kind) -> list[str]:
+    if "datasetParams" not in _model_section(file.content, model_name, kind):
+        return _stock_dataset_names()
+    return list(file.section(model_name, "datasetParams"))
 
 
 def read_config(
@@ -89,9 +97,10 @@ def read_config(
 
     Raises:
         ConfigError: If the model or the data set is not configured there, with the closest names,
-            or the file is not readable.
+            the file is not readable, or lacks what MMSA's reader takes out of it.
     """
-    known = supported_datasets(model_name, kind, config_file)
+    file = _read(kind, config_file)
+    known = _datasets(file, model_name, kind)
     if dataset_name not in known:
         way_out = (
             "its unimodal tasks need labels that MMSA's loader reads on sims alone."
@@ -103,32 +112,92 @@ def read_config(
             f"model {model_name!r} has no {kind} configuration for data set {dataset_name!r}, only "
             f"for {', '.join(known)}; {way_out}"
         )
+    _check_form(file, model_name, dataset_name, kind)
     reader = getattr(import_module("MMSA.config"), f"get_config_{kind}")
-    try:
-        with registered():
-            return reader(model_name, dataset_name, config_file and str(config_file), **options)
-    except KeyError as missing:
-        raise ConfigError(
-            f"{_path(kind, config_file)}: the configuration of {model_name!r} on {dataset_name!r} "
-            f"lacks the key {missing}; add it."
-        ) from None
+    with registered():
+        return reader(model_name, dataset_name, config_file and str(config_file), **options)
 
 
 def _path(kind: Kind, config_file: str | Path) -> Path:
     return Path(config_file) if config_file else CONFIG_FOLDER / f"config_{kind}.json"
 
 
-def _read(kind: Kind, config_file: str | Path) -> dict[str, Any]:
+def _read(kind: Kind, config_file: str | Path) -> _File:
     path = _path(kind, config_file)
-    try:
-        with registered(), path.open(encoding="utf-8") as file:
-            return dict(import_module("MMSA.config").json.load(file))
-    except json.JSONDecodeError as error:
+    if reason := why_no_file(path, "configuration file"):  # MMSA would wait for a pipe
+        raise ConfigError(f"{shown(path)}: {reason}.")
+    with registered(), path.open(encoding="utf-8") as file:
+        return _File(shown(path), dict(import_module("MMSA.config").json.load(file)))
+
+
+@dataclass(frozen=True)
+class _File:
+    """A configuration file and what it says."""
+
+    name: str
+    content: dict[str, Any]
+
+    def section(self, *keys: str) -> Mapping[str, Any]:
+        """A section, which must be an object.
+
+        Raises:
+            ConfigError: Naming the file, the section and the key that it lacks.
+        """
+        section: Mapping[str, Any] = self.content
+        for depth, key in enumerate(keys):
+            if key not in section:
+                above = ".".join(keys[:depth])
+                raise ConfigError(f"{self.name}: section {above} lacks the key {key!r}; add it.")
+            section = section[key]
+            if not isinstance(section, Mapping):
+                raise ConfigError(
+                    f"{self.name}: {'.'.join(keys[: depth + 1])} is {section!r:.60}; it must be an "
+                    'object of keys and values, {"key": value, ...}.'
+                )
+        return section
+
+
+def _check_form(file: _File, model_name: str, dataset_name: str, kind: Kind) -> None:
+    """Refuse a file without what MMSA's reader takes out of it for a model on a data set."""
+    common = file.section(model_name, "commonParams")
+    own: Mapping[str, Any] = {}
+    if kind == "regression" or "datasetParams" in file.content[model_name]:
+        own = file.section(model_name, "datasetParams", dataset_name)
+    if "need_data_aligned" not in common:
         raise ConfigError(
-            f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}."
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from None
+            f"{file.name}: section {model_name}.commonParams lacks the key 'need_data_aligned'; "
+            "add it, true or false."
+        )
+    data = file.section("datasetCommonParams", dataset_name)
+    aligned = "aligned" if common["need_data_aligned"] and "aligned" in data else "unaligned"
+    stated = file.section("datasetCommonParams", dataset_name, aligned)
+    path = {**stated, **common, **own}.get("featurePath")
+    root = file.content["datasetCommonParams"].get("dataset_root_dir")
+    for name, value in (("featurePath", path), ("dataset_root_dir", root)):
+        if not isinstance(value, str):
+            raise ConfigError(
+                f"{file.name}: section datasetCommonParams has {name} {value!r} for "
+                f"{dataset_name!r}; write a path."
+            )
+    if kind == "tune":
+        _check_space(file, model_name)
+
+
+def _check_space(file: _File, model_name: str) -> None:
+    """Refuse a search space without choices; a key with a single value is not searched."""
+    space = file.section(model_name, "debugParams")
+    searched = space.get("d_paras")
+    where = f"{file.name}: section {model_name}.debugParams"
+    if not isinstance(searched, list) or not all(isinstance(key, str) for key in searched):
+        raise ConfigError(f"{where} needs 'd_paras', a list of the keys that are searched.")
+    for key in searched:
+        if key not in space:
+            raise ConfigError(f"{where} lacks the choices of {key!r}, which d_paras names; add it.")
+        choices = space[key] if isinstance(space[key], dict) else {"": space[key]}
+        for inner, values in choices.items():
+            if values == [] or (inner and not isinstance(values, list)):
+                name = f"{key}.{inner}" if inner else key
+                raise ConfigError(f"{where}: {name} is {values!r}; give a list of choices.")
 
 
 def _model_section(content: dict[str, Any], model_name: str, kind: Kind) -> dict[str, Any]:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from MMSA_ext.errors import ConfigError
+from MMSA_ext.json_files import read_json
 from MMSA_ext.mmsa_bridge.extension import Extension
 from MMSA_ext.mmsa_bridge.feature_reading import read_features_safely
 from MMSA_ext.mmsa_bridge.package import THIS_PACKAGE
 from MMSA_ext.mmsa_bridge.patching import ModuleProxy, replace_attribute
 from MMSA_ext.mmsa_bridge.shims import apply_shims
-from MMSA_ext.paths import DATA_ROOT_VARIABLE, expand
+from MMSA_ext.paths import DATA_ROOT_VARIABLE, expand, shown
 
 CONFIG_FOLDER = Path(import_module("MMSA.config").__file__ or "").parent / "config"
 
@@ -143,12 +144,13 @@ def _extend_configuration(undo: ExitStack, extension: Extension) -> None:
     """
 
     def load(file: IO[str]) -> Any:
-        content = json.load(file)
-        if not isinstance(content, dict):
-            raise ConfigError(
-                f"{file.name}: is not a configuration in MMSA's schema; it must be a JSON object "
-                "of models and `datasetCommonParams`."
-            )
+        content = read_json(file.name)  # MMSA opened it in whatever encoding this machine prefers
+        for section, keys in content.items():
+            if not isinstance(keys, dict):
+                raise ConfigError(
+                    f"{shown(file.name)}: is not a configuration in MMSA's schema: {section} is "
+                    f"{keys!r:.60}; it must be an object, as every model and `datasetCommonParams`."
+                )
         if Path(file.name).resolve() == (CONFIG_FOLDER / "citations.json").resolve():
             _add_citations(content["models"], extension)
         else:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import logging
 import pkgutil
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.mmsa_bridge.patching import replace_attribute
+from MMSA_ext.paths import shown
+from MMSA_ext.validation import integer
+
+logger = logging.getLogger("MMSA")
+
+_CPU = -1
 
 _STREAM_LEVELS = {0: logging.ERROR, 1: logging.INFO, 2: logging.DEBUG}
 
@@ -36,13 +44,10 @@ def run_logging(log_file: str | Path, verbose_level: int = 1) -> Iterator[loggin
         The logger `MMSA`.
 
     Raises:
-        ConfigError: If `verbose_level` is none of the three.
+        ConfigError: If `verbose_level` is none of the three, or the file cannot be written to.
     """
-    if verbose_level not in _STREAM_LEVELS:
-        raise ConfigError(f"verbose_level is {verbose_level!r}; use 0, 1 or 2.")
-    Path(log_file).parent.mkdir(parents=True, exist_ok=True)
-    logger = logging.getLogger("MMSA")
-    file_handler = logging.FileHandler(log_file, encoding="utf-8")
+    check_verbosity(verbose_level)
+    file_handler = _log_file(Path(log_file))
     file_handler.setLevel(logging.DEBUG)
     file_handler.setFormatter(
         logging.Formatter("%(asctime)s - %(name)s [%(levelname)s] - %(message)s")
@@ -58,6 +63,29 @@ def run_logging(log_file: str | Path, verbose_level: int = 1) -> Iterator[loggin
             undo.callback(handler.close)
             undo.callback(logger.removeHandler, handler)
         yield logger
+
+
+def check_verbosity(verbose_level: object) -> None:
+    """Refuse a level of output that there is not.
+
+    Raises:
+        ConfigError: If `verbose_level` is not 0, 1 or 2.
+    """
+    if integer(verbose_level) not in _STREAM_LEVELS:
+        raise ConfigError(f"verbose_level is {verbose_level!r:.80}; use 0, 1 or 2.")
+
+
+def _log_file(path: Path) -> logging.FileHandler:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait
+            raise ConfigError(f"{shown(path)}: is no file, so no log can be written; move it away.")
+        return logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{shown(path)}: no log can be written ({error.strerror}); give another folder with "
+            "--log-dir."
+        ) from None
 
 
 @contextmanager
@@ -102,32 +130,67 @@ def assign_device(gpu_ids: Sequence[int | str] | int | str) -> torch.device:
     Args:
         gpu_ids: CUDA devices, of which the first is used; an empty sequence chooses the one with
             the least memory in use. A negative id or `cpu` asks for the CPU, which is also the
-            answer where CUDA is absent.
+            answer where CUDA is absent. That is logged, but not of the tuple `(0,)`: it is the
+            default, and nobody asked.
 
     Returns:
         The device.
 
     Raises:
-        ConfigError: If the id is no number, or CUDA has no such device.
+        ConfigError: If an id is no number, or CUDA has no such device.
     """
-    ids = [gpu_ids] if isinstance(gpu_ids, int | str) else list(gpu_ids)
-    wanted = _device_number(ids[0]) if ids else None
-    if not torch.cuda.is_available() or (wanted is not None and wanted < 0):
+    ids = device_numbers(gpu_ids)
+    if not torch.cuda.is_available():
+        by_default = isinstance(gpu_ids, tuple) and ids == [0]
+        if ids and ids[0] != _CPU and not by_default:
+            logger.warning(
+                "gpu_ids asks for CUDA device %d, but this machine has none for torch: the CPU is "
+                "used.",
+                ids[0],
+            )
         return torch.device("cpu")
-    count = torch.cuda.device_count()
-    if wanted is None:
-        wanted = max(range(count), key=lambda number: torch.cuda.mem_get_info(number)[0])
-    if wanted >= count:
-        raise ConfigError(f"gpu_ids asks for CUDA device {wanted}, but only {count} are visible.")
-    return torch.device("cuda", wanted)
+    if not ids:
+        free = [torch.cuda.mem_get_info(n)[0] for n in range(torch.cuda.device_count())]
+        ids = [free.index(max(free))]
+    return torch.device("cpu") if ids[0] == _CPU else torch.device("cuda", ids[0])
 
 
-def _device_number(gpu_id: int | str) -> int:
-    if str(gpu_id).lower() == "cpu":
-        return -1
-    try:
-        return int(gpu_id)
-    except ValueError:
-        raise ConfigError(
-            f"gpu_ids contains {gpu_id!r}; give device numbers, or 'cpu' or -1 for the CPU."
-        ) from None
+def device_numbers(gpu_ids: Sequence[int | str] | int | str) -> list[int]:
+    """The numbers that `gpu_ids` asks for, -1 for the CPU.
+
+    Raises:
+        ConfigError: If an id is no number, or CUDA is there and has no such device.
+    """
+    given: Any = gpu_ids
+    if isinstance(gpu_ids, str) or integer(gpu_ids) is not None:
+        given = [gpu_ids]
+    elif isinstance(gpu_ids, bytes | Mapping) or not isinstance(gpu_ids, Iterable):
+        raise _no_device(gpu_ids)
+    numbers = [_device_number(gpu_id) for gpu_id in given]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else None
+    for number in numbers:
+        if count is not None and number >= count:
+            raise ConfigError(
+                f"gpu_ids asks for CUDA device {number}, but there are only "
+                f"{', '.join(map(str, range(count)))}; choose one of them, or 'cpu'."
+            )
+    return numbers
+
+
+def _device_number(gpu_id: object) -> int:
+    number = integer(gpu_id)
+    if isinstance(gpu_id, str):
+        if gpu_id.strip().lower() == "cpu":
+            return _CPU
+        with suppress(ValueError):
+            number = int(gpu_id)
+    if number is None:
+        raise _no_device(gpu_id)
+    return max(number, _CPU)
+
+
+def _no_device(given: object) -> ConfigError:
+    return ConfigError(
+        f"gpu_ids has {given!r:.80}; give numbers of CUDA devices such as [0], 'cpu' or -1 for the "
+        "CPU, or [] for the most free device."
+    )

@@ -96,6 +96,23 @@ def test_list_names_models_papers_and_data_sets():
         (["run", "-d", "mossi"], "did you mean mosi"),
         (["run", "--set", "learning_rate"], "KEY=VALUE"),
         (["run", "--set", "learning_rat=1"], "did you mean learning_rate"),
+        (["run", "--set", "a=1", "--set", "b=1", "--set", "a=2"], "--set a is given twice"),
+        (["run", "--set", "=1"], "KEY=VALUE"),
+        (["run", "--set", "infoenh..k=1"], "KEY=VALUE"),
+        (["run", "--set", "learning_rate=NaN"], "NaN is no number"),
+        (["run", "-m", "lf_dnn", "--set", "lr=1"], "did you mean learning_rate"),
+        (["run", "-m", "lf_dnn", "--set", "use_bert=True"], "give true or false"),
+        (["run", "-m", "lf_dnn", "--set", "num_epochs=1"], "no cap on epochs"),
+        (["run", "-m", "fdmer"], "run fdmer_reconstructed"),
+        (["run", "-tt", "3"], "add --tune"),
+        (["run", "--tune-on-test"], "add is_tune=True (--tune)"),
+        (["run", "--synthetic", "-f", "x.pkl"], "leave one out"),
+        (["run", "-s", "-1"], "-1 is no seed"),
+        (["run", "-g", "all"], "gpu_ids has 'all'"),
+        (["run", "-n", "-1"], "num_workers is -1"),
+        (["run", "-v", "3"], "use 0, 1 or 2"),
+        (["run", "-c", "none.json"], "none.json"),
+        (["run", "--res-save-dir", "x" * 3900], "the path is too long"),
         (["run", "-f", "nowhere.pkl"], "nowhere.pkl"),
         (["predict", "none.pth", "none.pkl"], "none.pth"),
         (["check-data", "none.pkl"], "none.pkl"),
@@ -118,8 +135,46 @@ def test_overrides_are_json_where_they_parse():
     assert parse_overrides(["a=1", "b=[1, 2]", "c=bert", "d=null", "e=x=y", "f=true"]) == {
         "a": 1, "b": [1, 2], "c": "bert", "d": None, "e": "x=y", "f": True,
     }  # fmt: skip
-    with pytest.raises(ConfigError, match="KEY=VALUE"):
-        parse_overrides(["novalue"])
+    for pairs, said in (
+        (["novalue"], "KEY=VALUE"),
+        (["a=1", "a=1"], "--set a is given twice"),
+        (['a={"k": 1, "k": 2}'], "--set a: the key 'k' is there twice"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            parse_overrides(pairs)
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("rum", "run"), ("check-dta", "check-data")])
+def test_a_misspelt_command_is_answered_with_the_nearest(typed, meant, capsys):
+    result = runner.invoke(app, [typed])
+    assert result.exit_code == 2
+    assert f"Did you mean '{meant}'" in result.output
+
+
+def test_a_misspelt_option_is_answered_with_the_nearest():
+    result = runner.invoke(app, ["run", "--modle", "x"])
+    assert result.exit_code == 2
+    assert "--model" in result.output
+
+
+def test_a_seed_given_twice_is_run_once(tmp_path, feature_file):
+    short = ["run", "-m", "lf_dnn", "-f", str(feature_file), "--set", "early_stop=0", "-v", "0"]
+    result = runner.invoke(app, [*short, "-s", "7", "-s", "7", *options(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "r" / "runs").rglob("*.json"))) == 1
+
+
+def test_that_there_is_no_gpu_is_said_in_one_line(tmp_path, feature_file, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    short = ["run", "-m", "lf_dnn", "-f", str(feature_file), "--set", "early_stop=0", "-s", "7"]
+    with_gpu = [word if word != "cpu" else "0" for word in options(tmp_path)]
+    result = runner.invoke(app, [*short, *with_gpu])
+    assert result.exit_code == 0, result.output
+    said = [line for line in result.output.splitlines() if "the CPU is used" in line]
+    assert said == [
+        "MMSA - gpu_ids asks for CUDA device 0, but this machine has none for torch: the CPU is "
+        "used."
+    ]
 
 
 def every_command(group=None, prefix=""):
@@ -157,6 +212,7 @@ print("\\n" + json.dumps(found))
 def test_help_and_usage_errors_import_nothing_heavy():
     helps = [[*command.split(), "--help"] for command in every_command()]
     mistakes = [["run", "--nope"], ["explain", "cases"], ["experiment", "run"], ["nope"]]
+    mistakes += [["run", "-m", "dashfusoin"], ["tune", "-d", "mossi"], ["run", "-s", "a"]]
     script = IMPORTED.replace("HEAVY", repr(HEAVY))
     command = [sys.executable, "-c", script, json.dumps([["--help"], *helps, *mistakes])]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -116,7 +116,7 @@ ROW = CONTENT["rows"][0]
         ({"columns": {"mosi": ["Non0_acc2"]}}, "no metric of mosi; did you mean Non0_acc_2"),
         ({"columns": {"mosi": ["MAE", "Mult_acc_9"]}}, "'Mult_acc_9' is no metric of mosi"),
         ({"columns": {"mosi": ["MAE"], "mosie": ["MAE"]}}, "columns: 'mosie'"),
-        ({"seeds": [1, -1]}, "-1 is no seed; give numbers from 0 to 4294967295"),
+        ({"seeds": [1, -1]}, "-1 is no seed; give whole numbers from 0 to 4294967295"),
         ({"seeds": [2**32]}, "4294967296 is no seed"),
         ({"seeds": [1, 2, 1]}, "seeds: one occurs twice"),
         ({"models": {"text_onyl": {}}}, "did you mean text_only"),
@@ -138,7 +138,7 @@ def test_the_loss_is_a_metric_of_every_data_set(make):
         (b"[1, 2]", "holds no JSON object"),
         (b'[["title", 1]]', "holds no JSON object"),
         (b'{"title": "\xe4"}', "not a text in UTF-8"),
-        (None, "cannot be read: Is a directory"),
+        (None, "is a folder"),
     ],
 )
 def test_what_is_no_experiment_file_is_named(tmp_path, content, said):
@@ -174,6 +174,45 @@ def test_a_rows_own_values_win_and_reach_below():
     assert given({"infoenh": {"k": 2}})["infoenh"] == {"k": 2, "d": 16}
     assert given({"infoenh.k": 2})["infoenh"] == {"k": 2, "d": 16}
     assert given({"infoenh": None})["infoenh"] is None
+
+
+class TestOverridesOfAllRows:
+    """They reach the rows whose models read them; what none reads is refused."""
+
+    ROWS = (
+        {"label": "a", "model": "text_only"},
+        {"label": "b", "model": "lf_dnn"},
+        {"label": "c", "model": "mult"},
+        {"label": "d", "model": "mult", "config": {"use_bert": True, "use_finetune": True}},
+    )
+
+    def test_a_row_is_given_what_its_model_reads(self, make, caplog):
+        experiment = make(rows=list(self.ROWS), models={"lf_dnn": {"early_stop": 2}}).narrowed(
+            config={"pretrained": "minilm", "num_epochs": 3, "warmup_epochs": 0, "batch_size": 8}
+        )
+        given = {row.label: experiment.overrides(row) for row in experiment.rows}
+        own = {"num_epochs": 3, "warmup_epochs": 0}
+        assert given["a"] == own | {"pretrained": "minilm", "batch_size": 8}
+        assert given["b"] == {"batch_size": 8, "early_stop": 2}
+        assert given["c"] == {"batch_size": 8}
+        assert given["d"] == self.ROWS[3]["config"] | {"pretrained": "minilm", "batch_size": 8}
+        check(experiment)
+        assert "config: num_epochs is left out for lf_dnn, mult" in caplog.text
+        assert "config: pretrained is left out for lf_dnn, mult" in caplog.text
+        assert "batch_size" not in caplog.text
+
+    def test_what_no_model_reads_is_refused_in_every_row(self, make):
+        experiment = make(rows=list(self.ROWS[:2])).narrowed(config={"num_epoch": 3})
+        with pytest.raises(ConfigError, match=r"2 row\(s\)(?s:.*)did you mean num_epochs"):
+            check(experiment)
+
+    def test_what_one_model_does_not_read_is_refused_in_its_own_values(self, make):
+        experiment = make(rows=list(self.ROWS[:2]))
+        with pytest.raises(ConfigError, match=r"b on mosi: (?s:.*)num_epochs: lf_dnn does not"):
+            check(experiment.narrowed(config={"lf_dnn:num_epochs": 3}))
+        rows = [self.ROWS[0], self.ROWS[1] | {"config": {"lr": 1}}]
+        with pytest.raises(ConfigError, match=r"b on mosi: (?s:.*)did you mean learning_rate"):
+            check(make(rows=rows))
 
 
 def test_values_for_one_model_reach_its_rows_alone(make):

@@ -9,12 +9,15 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import MMSA
 import numpy as np
 import torch
+from easydict import EasyDict
 from torch import nn
 from transformers import BertConfig, BertModel, BertTokenizer
 
@@ -87,6 +90,47 @@ def write_features(path: Path, dataset: str, **changes: Any) -> Path:
         split.update(changes)
     path.write_bytes(pickle.dumps(content))
     return path
+
+
+class RecordedReads(EasyDict):  # type: ignore[misc]  # EasyDict is untyped
+    """A configuration that keeps which keys MMSA's own code takes out of it, in `_seen`.
+
+    What MMSA's code has put in before, whatever was there, is not counted. EasyDict makes an item
+    of every attribute of its class, so there are none but special methods.
+    """
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "get":
+            return partial(_recorded_get, self)
+        if not name.startswith("_") and dict.__contains__(self, name):
+            _note(self, name, "_seen")
+        return super().__getattribute__(name)
+
+    def __getitem__(self, name: str) -> Any:
+        _note(self, name, "_seen")
+        return super().__getitem__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _note(self, name, "_written")
+        super().__setattr__(name, value)
+
+    __setitem__ = __setattr__
+
+
+_MMSA = str(Path(MMSA.__file__).parent)
+
+
+def _recorded_get(recorded: RecordedReads, name: str, default: Any = None) -> Any:
+    _note(recorded, name, "_seen")
+    return dict.get(recorded, name, default)
+
+
+def _note(recorded: RecordedReads, name: str, where: str) -> None:
+    """Note a key, if MMSA's code asked: not this package's, which reads the same object."""
+    if sys._getframe(2).f_code.co_filename.startswith(_MMSA):
+        noted = object.__getattribute__(recorded, "__dict__")
+        if name not in noted.setdefault("_written", set()):
+            noted.setdefault(where, set()).add(name)
 
 
 class ToyModel(nn.Module):

@@ -49,7 +49,7 @@ def test_unknown_names_get_close_matches() -> None:
 
 def test_unusable_files(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
-    with pytest.raises(ConfigError, match=r"c\.json: cannot be read"):
+    with pytest.raises(ConfigError, match=r"c\.json: no such configuration file"):
         mmsa_bridge.read_config("regression", "toy", "mosi", path)
     path.write_text('{"a": 1,}')
     with pytest.raises(ConfigError, match="not valid JSON at line 1, column"):
@@ -58,5 +58,8 @@ def test_unusable_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="lacks the key 'commonParams'"):
         mmsa_bridge.read_config("regression", "toy", "mosi", path)
     path.write_text("[1]")
-    with pytest.raises(ConfigError, match="is not a configuration in MMSA's schema"):
+    with pytest.raises(ConfigError, match="holds no JSON object"):
+        mmsa_bridge.read_config("regression", "toy", "mosi", path)
+    path.write_text('{"toy": [1]}')
+    with pytest.raises(ConfigError, match="is not a configuration in MMSA's schema: toy is"):
         mmsa_bridge.read_config("regression", "toy", "mosi", path)

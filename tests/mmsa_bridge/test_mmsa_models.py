@@ -7,22 +7,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mmsa_toys import RecordedReads
 
 from MMSA_ext import MMSA_run, mmsa_bridge, predict_file
 from MMSA_ext.analysis.verification import verify_store
-from MMSA_ext.config import get_config_regression
+from MMSA_ext.config import get_config_regression, unread
+from MMSA_ext.mmsa_config import host_of, own_keys
+from MMSA_ext.registry import list_models, trains_in_mmsa
 from MMSA_ext.reporting.store import RunStore
 
 # What makes a model small, and what the file of the tests (6 tokens, 9 and 7 frames) needs.
-SMALL_TENSORS = {"hidden_dims": [4, 4, 4], "text_out": 4, "rank": 2}
+SMALL_TENSORS = {"hidden_dims": [4, 4, 4]}
 CONFIG: dict[str, dict[str, Any]] = {
     "mctn": {"need_data_aligned": False, "max_seq_len": 6},
-    "mlf_dnn": SMALL_TENSORS,
-    "mlmf": SMALL_TENSORS,
+    "mlf_dnn": SMALL_TENSORS | {"text_out": 4},
+    "mlmf": SMALL_TENSORS | {"rank": 2},
     "mmim": {"batch_size": 8},
-    "mtfn": SMALL_TENSORS,
+    "mtfn": SMALL_TENSORS | {"text_out": 4},
     "mult": {"dst_feature_dim_nheads": [8, 2], "nlevels": 1, "conv1d_kernel_size_v": 1},
-    "tfn": SMALL_TENSORS,
+    "tfn": SMALL_TENSORS | {"text_out": 4},
     "tfr_net": {"dst_feature_dim_nheads": [6, 2], "nlevels": 1, "fusion_gru_layers": 1},
 }
 # MCTN attends over the samples of a batch, so that a prediction depends on the others in it.
@@ -32,7 +35,12 @@ CASES = [(model, d) for model in mmsa_bridge.mmsa_models() for d in ("mosi", "si
 
 
 def run(model: str, dataset: str, path: Path, encoder: Path, folder: Path, **config: Any) -> Any:
-    small = {"early_stop": 0, "batch_size": 4, "pretrained": str(encoder), "update_epochs": 2}
+    small: dict[str, Any] = {"early_stop": 0, "batch_size": 4}
+    read = get_config_regression(model, dataset)
+    if not unread(read, ["pretrained"]):
+        small["pretrained"] = str(encoder)
+    if not unread(read, ["update_epochs"]):
+        small["update_epochs"] = 2
     folders: dict[str, Any] = dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), folder)
     return MMSA_run(
         model,
@@ -53,6 +61,48 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("MMSA_ext.runner.Run._draw", lambda self, results: ())
 
 
+@pytest.fixture
+def recorded_reads(monkeypatch: pytest.MonkeyPatch) -> list[RecordedReads]:
+    """What MMSA's code read of the configuration of each seed that was run."""
+    made: list[RecordedReads] = []
+    complete = mmsa_bridge.complete_args
+
+    def recorded(*args: Any, **options: Any) -> RecordedReads:
+        made.append(RecordedReads(complete(*args, **options)))
+        return made[-1]
+
+    monkeypatch.setattr(mmsa_bridge, "complete_args", recorded)
+    return made
+
+
+def check_that_reads_are_found(
+    model: str, reads: RecordedReads, configuration: dict[str, Any]
+) -> None:
+    found = mmsa_bridge.keys_read(host_of(model), configuration)
+    own = {key for key in reads._seen if key not in own_keys(model)}
+    assert len(own) > 15  # the recording works
+    assert own <= set(found.names), "read, and not found in the sources"
+    # And little more than that: parts of a model that this configuration does not use.
+    assert len(set(found.names) - own) <= 8, set(found.names) - own
+    assert {"seeds", "num_epochs", "num_classes"}.isdisjoint(found.names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [name for name in list_models() if trains_in_mmsa(name)])
+def test_variants_read_no_more_of_their_hosts_keys(
+    model: str,
+    features: Callable[[str], Path],
+    tiny_encoder: Path,
+    tmp_path: Path,
+    recorded_reads: list[RecordedReads],
+) -> None:
+    host = CONFIG.get(host_of(model), {})
+    small = host | {"infoenh": {"k": 2, "d": 4}}
+    results = run(model, "mosi", features("mosi"), tiny_encoder, tmp_path, **small)
+    configuration = results.seeds[0].record.identity.configuration
+    check_that_reads_are_found(model, recorded_reads[0], configuration)
+
+
 @pytest.mark.parametrize(
     ("model", "dataset"),
     [case for case in CASES if case[1] in mmsa_bridge.supported_datasets(case[0])],
@@ -63,10 +113,12 @@ def test_one_epoch_its_record_and_its_checkpoint(
     features: Callable[[str], Path],
     tiny_encoder: Path,
     tmp_path: Path,
+    recorded_reads: list[RecordedReads],
 ) -> None:
     path = features(dataset)
     results = run(model, dataset, path, tiny_encoder, tmp_path)
     (seed,) = results.seeds
+    check_that_reads_are_found(model, recorded_reads[0], seed.record.identity.configuration)
     assert not seed.diverged
     assert len(seed.record.history) == 1
     expected = mmsa_bridge.metrics(dataset)(torch.tensor([1.0, -1.0]), torch.tensor([1.0, -1.0]))

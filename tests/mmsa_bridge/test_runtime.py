@@ -1,7 +1,9 @@
 import logging
+import os
 import random
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +55,22 @@ def test_unknown_verbose_level(tmp_path: Path) -> None:
     ):
         pass
     assert not (tmp_path / "run.log").exists()
+    for level in ("1", None, True, [1], 1.0):
+        with pytest.raises(ConfigError, match="use 0, 1 or 2"):
+            mmsa_bridge.check_verbosity(level)
+
+
+def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
+    """A pipe would be waited for until somebody reads it."""
+    os.mkfifo(tmp_path / "pipe.log")
+    (tmp_path / "folder.log").mkdir()
+    (tmp_path / "file").touch()
+    for name in ("pipe.log", "folder.log", "file/run.log"):
+        with (
+            pytest.raises(ConfigError, match="no log can be written"),
+            mmsa_bridge.run_logging(tmp_path / name),
+        ):
+            pass
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -91,6 +109,20 @@ class TestAssignDevice:
         for gpu_ids in ([0], [], 3, "0", [-1], "cpu"):
             assert mmsa_bridge.assign_device(gpu_ids) == torch.device("cpu")
 
+    def test_that_the_cpu_is_used_is_said_once_where_a_device_was_asked_for(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        for gpu_ids in ([0], 0, "0", ["0"], [3, 1], np.array([0])):
+            caplog.clear()
+            mmsa_bridge.assign_device(gpu_ids)
+            (said,) = caplog.messages
+            assert "this machine has none for torch: the CPU is used" in said
+        caplog.clear()
+        for gpu_ids in ((0,), [], "cpu", -1, [-1]):  # (0,) is the default, as MMSA's [0] is
+            mmsa_bridge.assign_device(gpu_ids)
+        assert caplog.messages == []
+
     @pytest.mark.usefixtures("two_gpus")
     def test_with_cuda(self) -> None:
         assert mmsa_bridge.assign_device([0]) == torch.device("cuda:0")
@@ -107,7 +139,15 @@ class TestAssignDevice:
 
     @pytest.mark.usefixtures("two_gpus")
     def test_bad_ids(self) -> None:
-        with pytest.raises(ConfigError, match="only 2 are visible"):
+        with pytest.raises(ConfigError, match="there are only 0, 1; choose"):
             mmsa_bridge.assign_device([2])
-        with pytest.raises(ConfigError, match="give device numbers"):
-            mmsa_bridge.assign_device(["first"])
+        with pytest.raises(ConfigError, match="CUDA device 7"):
+            mmsa_bridge.assign_device([0, 7])
+
+    @pytest.mark.parametrize(
+        "gpu_ids",
+        [None, ["first"], "0,1", "", True, [True], 1.5, [None], [[0]], "cuda:0", b"0", {0: 1}, len],
+    )
+    def test_what_is_no_device(self, gpu_ids: Any) -> None:
+        with pytest.raises(ConfigError, match="give numbers of CUDA devices"):
+            mmsa_bridge.assign_device(gpu_ids)
