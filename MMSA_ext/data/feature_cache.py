@@ -184,7 +184,7 @@ def _status(file: Path | int) -> _Status:
 
 
 def _settled(status: _Status) -> bool:
-    """Whether any change from now on makes another status."""
+    """Whether every change from now on makes another status."""
     return all(abs(time.time_ns() - changed) > _TICK_NS for changed in status[1:3])
 
 

@@ -297,8 +297,13 @@ def _(t: Target) -> None:
 
 
 def _array_form(place: int, value: Any) -> Damage:
-    """Another dtype (2), shape (3), start (4) or digest (5) of the first array."""
-    return lambda t: forge(t.entry, lambda parts: parts[1][0].__setitem__(place, value))
+    """Another dtype (2), shape (3), start (4) or digest (5) of an array."""
+
+    def change(parts: Any) -> None:
+        (form,) = [form for form in parts[1] if form[:2] == ["train", "audio"]]
+        form[place] = value
+
+    return lambda t: forge(t.entry, change)
 
 
 def _value(key: str, value: Any) -> Damage:
@@ -325,7 +330,7 @@ damage("forged: another version")(_value("version", "0"))
 damage("forged: another source")(_value("source", ["/elsewhere.pkl", 1, 2, 3, 4]))
 damage("forged: arrays are a number")(lambda t: forge(t.entry, lambda parts: [parts[0], 7]))
 damage("forged: dtype object")(_array_form(2, "|O8"))
-damage("forged: dtype void")(_array_form(2, "|V8"))
+damage("forged: dtype void")(_array_form(2, "|V4"))
 damage("forged: dtype with fields")(_array_form(2, "i4,(1000000,)i8"))
 damage("forged: dtype of a gigabyte")(_array_form(2, "<U268435456"))
 damage("forged: dtype is a number")(_array_form(2, 5))
