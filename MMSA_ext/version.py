@@ -17,6 +17,7 @@ _NOT_DECIDING = (
     *("results.py", "prediction.py", "tuning.py", "experiments", "requirements.py"),
     "validation.py",
     *("data/demo.py", "data/encode_text.py", "data/feature_report.py", "data/synthetic.py"),
+    "data/fit_lengths.py",
     *("data/standardise.py", "data/synthetic_structure.py", "data/synthetic_text.py"),
     *("data/feature_cache.py", "mmsa_bridge/package.py", "mmsa_bridge/scoring.py", "on_import.py"),
 )

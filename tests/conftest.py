@@ -30,10 +30,14 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a randomly initialised 2-layer BERT (hidden 16) and a 64-word tokenizer."""
+    return make_tiny_encoder(tmp_path_factory.mktemp("tiny_encoder"))
+
+
+def make_tiny_encoder(folder: Path) -> Path:
+    """Write what `tiny_encoder` is into a folder."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizer
 
-    folder = tmp_path_factory.mktemp("tiny_encoder")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(59))]
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(words) + "\n", encoding="utf-8")

@@ -28,7 +28,7 @@ from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
 from MMSA_ext.errors import CheckpointError
 from MMSA_ext.models.contract import core_model, inputs
 from MMSA_ext.paths import expand
-from MMSA_ext.prediction import check_fit
+from MMSA_ext.prediction import fitting
 from MMSA_ext.registry import trains_in_mmsa
 from MMSA_ext.training.checkpoint import load_checkpoint
 
@@ -156,7 +156,7 @@ def load_trained(
         require_labels=False,
         front_padding=args.get("front_padding"),
     )
-    check_fit(args, features, checkpoint_path)
+    features = fitting(args, features, checkpoint_path)
     chosen = select_samples(features, ids, split, limit, seed)
     args = mmsa_bridge.complete_args(args, device=device, model_save_path=Path(checkpoint_path))
     with mmsa_bridge.registered():
