@@ -15,6 +15,7 @@ from torch import Tensor
 from MMSA_ext import mmsa_bridge, text_encoders
 from MMSA_ext.config import check_names, read_json
 from MMSA_ext.data.features import FeatureSet, read_features
+from MMSA_ext.data.fit_lengths import Longer, fit_lengths
 from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
 from MMSA_ext.models.contract import core_model
@@ -68,6 +69,7 @@ def predict_file(
     *,
     gpu_ids: Sequence[int | str] | int | str = (0,),
     overrides: dict[str, Any] | None = None,
+    longer: Longer = "refuse",
 ) -> pd.DataFrame:
     """Score every sample of a feature file, or a single-sample file.
 
@@ -78,6 +80,8 @@ def predict_file(
         overrides: Configuration values to replace, such as `pretrained` of an MMSA model whose text
             encoder lies elsewhere on this machine, or `front_padding` where this file is padded
             otherwise than the training data.
+        longer: What to do with samples that are longer than those the model was trained on, see
+            `data.fit_lengths`.
 
     Returns:
         Columns `split`, `id`, `label` (NaN where unknown) and `prediction`, in file order.
@@ -98,7 +102,7 @@ def predict_file(
     )
     for warning in features.report.warnings:
         logger.warning("%s", warning)
-    check_fit(args, features, checkpoint_path)
+    features = fitting(args, features, checkpoint_path, longer)
     with mmsa_bridge.registered():
         if trains_in_mmsa(args.model_name):
             return mmsa_bridge.predict_stock(args, state_dict, features)
@@ -196,25 +200,39 @@ def _predict_extension(
     return pd.concat(tables, ignore_index=True)
 
 
-def check_fit(args: EasyDict, features: FeatureSet, checkpoint_path: str | Path) -> None:
-    """Compare the features' shapes with what the checkpoint was trained on."""
+def fitting(
+    args: EasyDict,
+    features: FeatureSet,
+    checkpoint_path: str | Path,
+    longer: Longer = "refuse",
+) -> FeatureSet:
+    """Features of the shapes that the checkpoint was trained on.
+
+    Args:
+        args: Configuration in the checkpoint.
+        features: What is to be scored.
+        checkpoint_path: The checkpoint, to be named.
+        longer: See `data.fit_lengths`. This package's models read text of any length that their
+            encoder reads.
+
+    Raises:
+        FeatureFileError: Frames have other features, or samples are longer and to be refused.
+    """
     problems = []
     for name, split in features.splits.items():
         for position, modality in ((1, "audio"), (2, "vision")):
-            frames = getattr(split, modality)
-            width, length = args.feature_dims[position], args.seq_lens[position]
-            if frames.shape[2] != width:
+            found, width = getattr(split, modality).shape[2], args.feature_dims[position]
+            if found != width:
                 problems.append(
-                    f"split {name!r}, key {modality!r}: {frames.shape[2]} features a frame, the "
-                    f"model was trained on {width}"
-                )
-            longest = int(getattr(split, f"{modality}_lengths").max(initial=0))
-            if longest > length and not trains_in_mmsa(args.model_name):
-                problems.append(
-                    f"split {name!r}, key {modality!r}: {longest} frames, the model reads at most "
-                    f"{length}"
+                    f"split {name!r}, key {modality!r}: {found} features a frame, the model was "
+                    f"trained on {width}"
                 )
     if problems:
         raise FeatureFileError(
             f"{features.path} does not fit {checkpoint_path}:\n  " + "\n  ".join(problems)
         )
+    text_key = "text_bert" if args.get("use_bert") else "text"
+    lengths = dict(zip((text_key, "audio", "vision"), map(int, args.seq_lens), strict=True))
+    if not trains_in_mmsa(args.model_name):
+        del lengths[text_key]
+    return fit_lengths(features, lengths, checkpoint_path, longer)

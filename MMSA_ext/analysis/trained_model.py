@@ -28,7 +28,7 @@ from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
 from MMSA_ext.errors import CheckpointError
 from MMSA_ext.models.contract import core_model, inputs
 from MMSA_ext.paths import expand
-from MMSA_ext.prediction import check_fit, trained
+from MMSA_ext.prediction import fitting, trained
 from MMSA_ext.registry import trains_in_mmsa
 
 
@@ -147,7 +147,7 @@ def load_trained(
         require_labels=False,
         front_padding=args.get("front_padding"),
     )
-    check_fit(args, features, checkpoint_path)
+    features = fitting(args, features, checkpoint_path)
     chosen = select_samples(features, ids, split, limit, seed)
     score = _score_stock if trains_in_mmsa(args.model_name) else _score_own
     with mmsa_bridge.registered():

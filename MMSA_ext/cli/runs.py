@@ -1,7 +1,7 @@
 """Commands that train, tune and score: `run`, `tune`, `predict`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -28,6 +28,7 @@ from MMSA_ext.cli.options import (
 from MMSA_ext.errors import ConfigError
 
 if TYPE_CHECKING:
+    from MMSA_ext.data.fit_lengths import Longer
     from MMSA_ext.results import RunResults
 
 Synthetic = Annotated[
@@ -141,6 +142,13 @@ def predict(
     features: Annotated[Path, typer.Argument(help="Feature file, or features of one sample.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="CSV file.")] = None,
     front_padding: FrontPadding = "",
+    longer: Annotated[
+        str,
+        typer.Option(
+            help="Samples longer than any in training: refuse, cut (keep the first steps) or pool "
+            "(average frames)."
+        ),
+    ] = "refuse",
     gpu_ids: Gpus = None,
     overrides: Overrides = None,
 ) -> None:
@@ -150,7 +158,13 @@ def predict(
     values = parse_overrides(overrides or [])
     if front_padding:
         values["front_padding"] = front_padding
-    table = predict_file(checkpoint, features, gpu_ids=gpu_ids or [], overrides=values)
+    table = predict_file(
+        checkpoint,
+        features,
+        gpu_ids=gpu_ids or [],
+        overrides=values,
+        longer=cast("Longer", longer),
+    )
     if output is None:
         typer.echo(table.to_csv(index=False), nl=False)
     else:

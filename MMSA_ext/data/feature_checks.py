@@ -182,7 +182,8 @@ def check_strings(scope: Scope, key: str, value: Any, *, convert: bool = False) 
     items = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else value
     if not isinstance(items, list | tuple):
         what = f"shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-        scope.problem(key, f"must be a list or 1-D array of one text a sample, is {what}.")
+        mend = " Join the parts of an id to one text." if np.ndim(value) == 2 else ""
+        scope.problem(key, f"must be a list or 1-D array of one text a sample, is {what}.{mend}")
         return None
     found = [_as_text(item, convert) for item in items]
     texts = [text or "" for text in found]

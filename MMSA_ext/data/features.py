@@ -512,8 +512,10 @@ def _check_variation(scopes: dict[str, Scope], splits: dict[str, FeatureSplit]) 
                 LABEL_KEYS["M"], f"{what}; a model learns nothing from that. Add other samples."
             )
         else:
-            unscored = "Corr" if labels[0] else "Corr and what leaves out labels of 0 (Non0_*)"
-            scopes[name].warning(LABEL_KEYS["M"], f"{what}; {unscored} of this split is undefined.")
+            undefined = "Corr" if labels[0] else "Corr, and of mosi and mosei Non0_*"
+            scopes[name].warning(
+                LABEL_KEYS["M"], f"{what}; not defined on this split: {undefined}."
+            )
 
 
 def _check_label_scale(report: FeatureReport, splits: dict[str, FeatureSplit]) -> None:

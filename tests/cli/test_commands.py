@@ -71,6 +71,48 @@ def test_check_data(feature_file, tmp_path, feature_data):
     assert "regression_labels" in result.output
 
 
+def test_check_data_of_three_files(tmp_path, feature_data):
+    files = []
+    keys = {"T": ("text_bert", "raw_text", "regression_labels"), "A": ("audio", "audio_lengths"),
+            "V": ("vision", "vision_lengths")}  # fmt: skip
+    for role, own in keys.items():
+        path = tmp_path / f"{role}.pkl"
+        splits = {n: {k: s[k] for k in ("id", *own)} for n, s in feature_data.items()}
+        path.write_bytes(pickle.dumps(splits))
+        files += [f"-F{role.lower()}", str(path)]
+    result = runner.invoke(app, ["check-data", "-d", "mosi", *files])
+    assert result.exit_code == 0, result.output
+    assert "usable: 0 problems" in result.output
+    result = runner.invoke(app, ["check-data", *files[:4]])
+    assert "all of feature_T, feature_A and feature_V" in str(result.exception)
+
+
+def test_front_padding(tmp_path, feature_data, tiny_encoder):
+    for split in feature_data.values():
+        split["audio"] = split["audio"][:, ::-1]
+        del split["audio_lengths"]
+    path = tmp_path / "front.pkl"
+    path.write_bytes(pickle.dumps(feature_data))
+    result = runner.invoke(app, ["check-data", str(path)])
+    assert result.exit_code == 1
+    assert "--front-padding turn" in result.output
+    result = runner.invoke(app, ["check-data", str(path), "--front-padding", "turn"])
+    assert result.exit_code == 0, result.output
+    arguments = ["run", "-m", "text_only", "-d", "mosi", "-f", str(path), "-s", "1"]
+    arguments += [*settings("text_only", tiny_encoder), *options(tmp_path)]
+    result = runner.invoke(app, [*arguments, "--front-padding", "turn"])
+    assert result.exit_code == 0, result.output
+    checkpoint = str(next((tmp_path / "m").glob("*.pth")))
+    turned = runner.invoke(app, ["predict", checkpoint, str(path)])
+    assert turned.exit_code == 0, turned.output
+    kept = runner.invoke(app, ["predict", checkpoint, str(path), "--front-padding", "keep"])
+    assert kept.exit_code == 0, kept.output
+    scaled = tmp_path / "scaled.pkl"
+    arguments = ["standardise", str(path), str(scaled), "--front-padding", "turn"]
+    assert runner.invoke(app, arguments).exit_code == 0
+    assert runner.invoke(app, ["check-data", str(scaled)]).exit_code == 0
+
+
 def test_encode_text(feature_file, tmp_path, tiny_encoder):
     output = tmp_path / "encoded.pkl"
     result = runner.invoke(
@@ -80,6 +122,13 @@ def test_encode_text(feature_file, tmp_path, tiny_encoder):
     assert result.exit_code == 0, result.output
     encoded = pickle.loads(output.read_bytes())
     assert encoded["train"]["text"].shape == (12, 10, 16)
+    assert "0 of 24 samples cut at 10 tokens; of 48 words 0 lost" in result.output
+    result = runner.invoke(
+        app, ["encode-text", str(feature_file), str(output), "-p", str(tiny_encoder),
+              "--max-length", "3", "-g", "cpu"],
+    )  # fmt: skip
+    assert "24 of 24 samples cut at 3 tokens" in result.output
+    assert "warning: 50.0% of the words are cut off; --max-length 4" in result.output
 
 
 def test_list_names_models_papers_and_data_sets():
@@ -116,6 +165,8 @@ def test_list_names_models_papers_and_data_sets():
         (["run", "-f", "nowhere.pkl"], "nowhere.pkl"),
         (["predict", "none.pth", "none.pkl"], "none.pth"),
         (["check-data", "none.pkl"], "none.pkl"),
+        (["check-data"], "No feature file is given"),
+        (["check-data", "x.pkl", "--front-padding", "flip"], "front_padding is 'flip'"),
         (["experiment", "run", "robustnes"], "did you mean robustness"),
         (["experiment", "table", "robustness", "-d", "sims"], "mosi"),
     ],

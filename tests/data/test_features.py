@@ -267,6 +267,10 @@ BAD = {
         _edit("test", "id", 2, "train_1"),
         r"\[train, test\] id: 1 samples are in both splits: 'train_1' \(train 1, test 2\)",
     ),
+    "id of three parts": (
+        lambda d: d["train"].update(id=np.array([[i, "0", "1"] for i in d["train"]["id"]])),
+        r"\[train\] id: must be a list or 1-D array .*shape \(6, 3\)\. Join the parts",
+    ),
     "id is one text": (_set("train", "id", "abc"), r"\[train\] id: must be a list"),
     "text is none": (_set("train", "raw_text", ["a"] * 5 + [None]), r"NoneType instead of .*: 5"),
     "NaN label": (
@@ -404,21 +408,24 @@ class TestLabels:
     def test_a_few_may_all_be_small(self, data: Data, read: Any) -> None:
         assert read(data).report.warnings == []
 
-    @pytest.mark.parametrize(("value", "undefined"), [(0, "Corr and what leaves out"), (1, "Corr")])
+    @pytest.mark.parametrize(
+        ("value", "undefined"), [(0, "Corr, and of mosi and mosei Non0_*."), (1, "Corr.")]
+    )
     def test_one_value_in_a_split(
         self, data: Data, read: Any, value: float, undefined: str
     ) -> None:
         data["test"]["regression_labels"][:] = value
         (warning,) = read(data).report.warnings
         assert warning.startswith(
-            f"[test] regression_labels: is {value} in all 4 samples; {undefined}"
+            f"[test] regression_labels: is {value} in all 4 samples; not defined on this split: "
+            f"{undefined}"
         )
         assert read(data, require_labels=False).report.warnings == []
 
     def test_a_split_of_one_sample(self, data: Data, read: Any) -> None:
         data["test"] = make_split("test", 1, 2)
         (warning,) = read(data).report.warnings
-        assert "in its only sample; Corr of this split is undefined" in warning
+        assert "in its only sample; not defined on this split: Corr." in warning
 
     @pytest.mark.parametrize("value", [0, 0.5])
     def test_nothing_is_learned_from_one_value(
