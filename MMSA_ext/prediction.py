@@ -153,7 +153,10 @@ def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
     hidden = [key for key in _keys(config) if hasattr(EasyDict, key)]
     if hidden:
         raise ConfigError(f"{hidden[0]!r} is no name of a key.")
-    check_names(str(config["model_name"]), str(config["dataset_name"]))
+    for key in ("model_name", "dataset_name", "pretrained"):
+        if not isinstance(config.get(key, ""), str):
+            raise ConfigError(f"{key} is no name.")
+    check_names(config["model_name"], config["dataset_name"])
     for key in ("feature_dims", "seq_lens"):
         values = config[key]
         if not (
@@ -162,8 +165,6 @@ def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
             and all(type(value) is int and value > 0 for value in values)
         ):
             raise ConfigError(f"{key} is not three positive numbers (text, audio, vision).")
-    if not isinstance(config.get("pretrained", ""), str):
-        raise ConfigError("pretrained is no name or folder of a text encoder.")
     if not is_registered(config["model_name"]):
         return dict(config)
     return {**config, **get_model(config["model_name"]).config.from_args(config).keys()}

@@ -1,14 +1,21 @@
 """Scoring with a trained checkpoint."""
 
+import copy
 import pickle
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from MMSA_ext import MMSA_run, MMSA_test, predict_file
+from MMSA_ext.analysis.trained_model import load_trained
+from MMSA_ext.cli import main
 from MMSA_ext.errors import CheckpointError, FeatureFileError
+from MMSA_ext.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import tiny_config
+from tests.models.infoenh_hosts.variants import INFOENH, TRAINING, write_features
 
 
 @pytest.fixture(params=["dashfusion", "text_only", "lf_dnn"])
@@ -77,8 +84,6 @@ def test_weights_alone_with_their_configuration(trained, tmp_path, feature_file)
 
     import torch
 
-    from MMSA_ext.training.checkpoint import load_checkpoint
-
     checkpoint = load_checkpoint(trained.checkpoint)
     bare, config = tmp_path / "bare.pth", tmp_path / "config.json"
     torch.save(checkpoint.state_dict, bare)
@@ -96,3 +101,105 @@ def test_weights_alone_with_their_configuration(trained, tmp_path, feature_file)
 def test_a_missing_checkpoint(tmp_path, feature_file):
     with pytest.raises(CheckpointError, match=r"none\.pth"):
         predict_file(tmp_path / "none.pth", feature_file)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory, tiny_encoder):
+    """Checkpoints of a model of this package, of MMSA and of a variant; and their features."""
+    folder = tmp_path_factory.mktemp("sound")
+    features = write_features(folder / "features.pkl", planted=True)
+    own = {"text_only": tiny_config("text_only", tiny_encoder, num_epochs=1)}
+    in_mmsa = TRAINING | {"pretrained": str(tiny_encoder)}
+    variant = {"self_mm_infoenh": in_mmsa | {"infoenh": INFOENH}}
+    found = {}
+    for model, config in ({"lf_dnn": in_mmsa} | variant | own).items():
+        results = MMSA_run(
+            model, "mosi", config=config | {"featurePath": str(features)}, seeds=[1],
+            num_workers=0, verbose_level=0, gpu_ids="cpu",
+            **dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), folder),
+        )  # fmt: skip
+        found[model] = load_checkpoint(results.seeds[0].checkpoint)
+    return found, features
+
+
+CONFIGURATIONS = {
+    "lacks dataset_name, feature_dims, model_name, seq_lens": lambda c: c.clear(),
+    "lacks seq_lens": lambda c: c.pop("seq_lens"),
+    "unknown model 'no_such_model'": lambda c: c.update(model_name="no_such_model"),
+    "model_name is no name": lambda c: c.update(model_name=None),
+    "unknown data set 'mossi'; did you mean mosi": lambda c: c.update(dataset_name="mossi"),
+    "feature_dims is not three positive numbers": lambda c: c.update(feature_dims=[1, 2]),
+    "seq_lens is not three positive numbers": lambda c: c.update(seq_lens=[1, 2, True]),
+    "'update' is no name of a key": lambda c: c.update(update=1),
+    "'items' is no name of a key": lambda c: c.update(more={"items": 1}),
+    "pretrained is no name": lambda c: c.update(pretrained=["a"]),
+    "do(es)? not fit|builds no|GiB": lambda c: c.update(seq_lens=[10**9] * 3),
+}
+
+
+@pytest.mark.parametrize("model", ["text_only", "lf_dnn", "self_mm_infoenh"])
+@pytest.mark.parametrize("said", CONFIGURATIONS)
+def test_a_configuration_that_is_none(said, model, sound, tmp_path):
+    checkpoints, features = sound
+    if model == "text_only" and "GiB" in said:
+        pytest.skip("it reads sequences of any length")
+    path = tmp_path / "c.pth"
+    config = copy.deepcopy(checkpoints[model].config)
+    CONFIGURATIONS[said](config)
+    save_checkpoint(path, replace(checkpoints[model], config=config))
+    for score in (
+        predict_file,
+        load_trained,
+        lambda path, features: MMSA_test(None, path, features),
+    ):
+        with pytest.raises(CheckpointError, match=said) as error:
+            score(path, features)
+        assert "c.pth" in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["batch_size", "need_data_aligned", "KeyEval", "hidden_dims"])
+def test_a_key_that_mmsa_reads_and_the_configuration_lacks(key, sound, tmp_path):
+    """Some matter in training alone."""
+    checkpoints, features = sound
+    path, config = tmp_path / "c.pth", dict(checkpoints["lf_dnn"].config)
+    del config[key]
+    save_checkpoint(path, replace(checkpoints["lf_dnn"], config=config))
+    if key == "KeyEval":
+        predict_file(path, features)
+        return
+    with pytest.raises(CheckpointError, match=rf"c\.pth.*{key}"):
+        predict_file(path, features)
+    predict_file(path, features, overrides=checkpoints["lf_dnn"].config)
+
+
+def test_defaults_fill_what_the_configuration_of_a_model_of_ours_lacks(sound, tmp_path):
+    checkpoints, features = sound
+    path, config = tmp_path / "c.pth", dict(checkpoints["text_only"].config)
+    whole = predict_file_of(checkpoints["text_only"], path, features)
+    del config["eval_batch_size"], config["learning_rate"]
+    again = predict_file_of(replace(checkpoints["text_only"], config=config), path, features)
+    np.testing.assert_allclose(again.prediction, whole.prediction, atol=1e-6)
+
+
+def predict_file_of(checkpoint, path, features):
+    save_checkpoint(path, checkpoint)
+    return predict_file(path, features)
+
+
+@pytest.mark.parametrize("command", ["predict", "explain embeddings"])
+def test_a_damaged_checkpoint_on_the_command_line(command, sound, tmp_path, monkeypatch, capsys):
+    checkpoints, features = sound
+    path = tmp_path / "c.pth"
+    save_checkpoint(path, checkpoints["lf_dnn"])
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    out = ["-o", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["mmsa-ext", *command.split(), str(path), str(features), *out])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code != 0
+    assert "c.pth" in said
+    assert "damaged" in said
+    assert "Traceback" not in said

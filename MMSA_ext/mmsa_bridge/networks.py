@@ -24,7 +24,7 @@ from MMSA_ext.mmsa_bridge.runtime import preserved_random_state
 logger = logging.getLogger("MMSA")
 
 # What a configuration may build beside what the weights fill: encoders that are replaced, buffers.
-_SPARE_TENSORS, _SPARE_VALUES = 1_000, 10_000_000
+_SPARE_TENSORS, _SPARE_VALUES = 200, 10_000_000
 _SHOWN = 3  # weights that a message names
 _LONGEST = 500  # characters that a message takes over
 
