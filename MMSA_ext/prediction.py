@@ -11,7 +11,7 @@ import torch
 from easydict import EasyDict
 
 from MMSA_ext import mmsa_bridge, text_encoders
-from MMSA_ext.config import read_json
+from MMSA_ext.config import check_replaces, read_json
 from MMSA_ext.data.features import FeatureSet, read_features
 from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
 from MMSA_ext.errors import CheckpointError, FeatureFileError
@@ -78,10 +78,12 @@ def predict_file(
 
     Raises:
         CheckpointError: The checkpoint is missing, damaged or without configuration.
+        ConfigError: An override replaces nothing.
         FeatureFileError: The features are unsafe, inconsistent or do not fit the checkpoint.
     """
     checkpoint_path = expand(checkpoint_path)
     checkpoint = load_checkpoint(checkpoint_path, overrides)
+    check_replaces(overrides, checkpoint.config)
     args = EasyDict({**checkpoint.config, **(overrides or {})})
     missing = {"model_name", "dataset_name", "feature_dims", "seq_lens"} - args.keys()
     if missing:

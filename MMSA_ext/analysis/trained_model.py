@@ -23,6 +23,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from MMSA_ext import mmsa_bridge, text_encoders
 from MMSA_ext.analysis.samples import select_samples
+from MMSA_ext.config import check_replaces
 from MMSA_ext.data.features import FeatureSet, read_features
 from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
 from MMSA_ext.errors import CheckpointError
@@ -139,10 +140,12 @@ def load_trained(
     Raises:
         CheckpointError: The checkpoint is missing, damaged, without configuration, or its weights
             do not fit its configuration.
+        ConfigError: An override replaces nothing.
         FeatureFileError: The features are unsafe, inconsistent, do not fit the checkpoint, or lack
             a sample or split that is asked for.
     """
     checkpoint = load_checkpoint(checkpoint_path, overrides)
+    check_replaces(overrides, checkpoint.config)
     args = EasyDict({**checkpoint.config, **(overrides or {})})
     if missing := _NEEDED - args.keys():
         raise CheckpointError(
