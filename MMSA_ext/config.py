@@ -360,6 +360,17 @@ def resolve(
         ConfigError: With every problem in one message.
     """
     args = get_config_regression(model_name, dataset_name, config_file)
+    args = merge(args, _given(args, overrides))
+    try:
+        return _settled(args, searched or {}, own_file=bool(config_file))
+    except ConfigError as error:
+        if not config_file:
+            raise
+        raise ConfigError(f"with {shown(config_file)}: {error}") from None
+
+
+def _given(args: EasyDict, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Overrides without those that say what is known, or belong elsewhere."""
     given = _plain_overrides(overrides)
     for key in ("model_name", "dataset_name"):
         name = given.pop(key, None)
@@ -377,7 +388,11 @@ def resolve(
     root = given.pop("dataset_root_dir", None)
     if root is not None and "featurePath" not in given:
         given["featurePath"] = str(Path(expand(root), _relative_feature_path(args)))
-    args = merge(args, given)
+    return given
+
+
+def _settled(args: EasyDict, searched: Mapping[str, list[Any]], *, own_file: bool) -> EasyDict:
+    """`checked`, once what is no key of a model is taken out, and first choices are put in."""
     mode = args.pop("train_mode", "regression")
     if mode != "regression":
         raise ConfigError(
@@ -390,23 +405,19 @@ def resolve(
     if corruption is not None:
         args.corruption = corruption
     check_choice(args.get("front_padding"))
-    source = f" ({shown(config_file)})" if config_file else ""
-    if searched:
-        args = merge(merge({}, {key: choices[0] for key, choices in searched.items()}), args)
-        if config_file and (idle := unread(args, searched)):
-            name = args.model_name
-            told = f"is searched (d_paras), but {name} does not read it; take it out"
-            raise _problems(name, [f"{key}: {told}" for key in idle], source)
-    return checked(args, drawn=drawn or bool(searched), source=source)
+    args = merge(merge({}, {key: choices[0] for key, choices in searched.items()}), args)
+    if own_file and (idle := unread(args, searched)):
+        told = f"is searched (d_paras), but {args.model_name} does not read it; take it out"
+        raise _problems(str(args.model_name), [f"{key}: {told}" for key in idle])
+    return checked(args, drawn=drawn or bool(searched))
 
 
-def checked(args: EasyDict, *, drawn: bool = False, source: str = "") -> EasyDict:
+def checked(args: EasyDict, *, drawn: bool = False) -> EasyDict:
     """A complete configuration, if it can be used; values that it leaves open are filled in.
 
     Args:
         args: The configuration; changed.
         drawn: Whether its values may be those of a search space of MMSA.
-        source: What errors say of where it comes from.
 
     Raises:
         ConfigError: With every problem in one message.
@@ -422,7 +433,7 @@ def checked(args: EasyDict, *, drawn: bool = False, source: str = "") -> EasyDic
             if args.get(key, usual[key]) != usual[key]
         ]
     if problems:
-        raise _problems(name, problems, source)
+        raise _problems(name, problems)
     if is_registered(name):
         bound = get_model(name).config.from_args(args)
         args.update(bound.keys())
@@ -438,6 +449,22 @@ def unread(args: Mapping[str, Any], keys: Collection[str]) -> list[str]:
         return mmsa_config.unread(args, keys)
     known = get_model(name).config.model_fields.keys() - set(_UNREAD)
     return sorted(key for key in keys if key.partition(".")[0] not in known)
+
+
+def check_replaces(overrides: Mapping[str, Any] | None, configuration: Mapping[str, Any]) -> None:
+    """Refuse overrides of a trained model's configuration that replace nothing in it.
+
+    Raises:
+        ConfigError: Naming a key that it does not have, with the closest.
+    """
+    known = sorted(configuration)
+    options = {*PLACES, *mmsa_config.OPTIONS, "d_paras"}
+    unknown = sorted(_plain_overrides(overrides).keys() - {*known, *options})
+    if unknown:
+        raise ConfigError(
+            f"config: the checkpoint's configuration has no key {unknown[0]!r:.80}; "
+            + suggest(unknown[0], known)
+        )
 
 
 def _plain_overrides(overrides: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -519,6 +546,7 @@ def _bind(cls: type[_Config], values: dict[str, Any], name: str) -> _Config:
         raise _problems(name, explain(error, cls)) from None
 
 
-def _problems(name: str, lines: list[str], source: str = "") -> ConfigError:
-    told = "\n  ".join(lines)
-    return ConfigError(f"configuration of {name!r}{source} has {len(lines)} problem(s):\n  {told}")
+def _problems(name: str, lines: list[str]) -> ConfigError:
+    return ConfigError(
+        f"configuration of {name!r} has {len(lines)} problem(s):\n  " + "\n  ".join(lines)
+    )

@@ -13,7 +13,7 @@ from easydict import EasyDict
 from torch import Tensor
 
 from MMSA_ext import mmsa_bridge, text_encoders
-from MMSA_ext.config import check_names, read_json
+from MMSA_ext.config import check_names, check_replaces, read_json
 from MMSA_ext.data.features import FeatureSet, read_features
 from MMSA_ext.data.fit_lengths import Longer, fit_lengths
 from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
@@ -89,6 +89,7 @@ def predict_file(
     Raises:
         CheckpointError: The checkpoint is missing, damaged, without configuration, or its weights
             do not fit its configuration.
+        ConfigError: An override replaces nothing.
         FeatureFileError: The features are unsafe, inconsistent or do not fit the checkpoint.
     """
     checkpoint_path = expand(checkpoint_path)
@@ -123,9 +124,11 @@ def trained(
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged, or its configuration is none.
+        ConfigError: An override replaces nothing.
         TextEncoderError: The text encoder of a model of MMSA is a folder that is not there.
     """
     checkpoint = load_checkpoint(checkpoint_path, overrides)
+    check_replaces(overrides, checkpoint.config)
     try:
         config = _completed({**checkpoint.config, **(overrides or {})})
     except ConfigError as error:

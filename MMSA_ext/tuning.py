@@ -186,7 +186,7 @@ def _read_by(args: Mapping[str, Any], space: Mapping[str, list[Any]]) -> dict[st
     searched = {key: choices for key, choices in space.items() if key not in idle}
     for key, choices in searched.items():
         for choice in choices:
-            checked(merge(start, {key: choice}), drawn=True, source=", searched")
+            checked(merge(start, {key: choice}), drawn=True)
     return searched
 
 

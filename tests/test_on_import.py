@@ -74,6 +74,22 @@ def test_an_error_of_the_action_reaches_the_import_and_is_not_the_last_word(modu
     assert calls == ["tried", "tried"]
 
 
+def test_what_comes_before_can_refuse_and_the_next_attempt_asks_again(module: str) -> None:
+    calls: list[str] = []
+
+    def before() -> None:
+        calls.append("before")
+        if len(calls) == 1:
+            raise RuntimeError("no home")
+
+    after_import(module, lambda: calls.append("after"), before=before)
+    with pytest.raises(RuntimeError, match="no home"):
+        importlib.import_module(module)
+    assert module not in sys.modules
+    importlib.import_module(module)
+    assert calls == ["before", "before", "after"]
+
+
 def test_a_module_that_does_not_exist_is_not_found_as_before() -> None:
     finders = list(sys.meta_path)
     after_import("no_such_module_anywhere", lambda: None)

@@ -3,7 +3,6 @@
 import copy
 import pickle
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ import pytest
 from MMSA_ext import MMSA_run, MMSA_test, predict_file
 from MMSA_ext.analysis.trained_model import load_trained
 from MMSA_ext.cli import main
-from MMSA_ext.errors import CheckpointError, FeatureFileError
+from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
 from MMSA_ext.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import tiny_config
 from tests.models.infoenh_hosts.variants import INFOENH, TRAINING, write_features
@@ -36,6 +35,19 @@ def test_a_whole_file_is_scored_as_in_the_run(trained, feature_file):
     merged = table.merge(recorded, on=["split", "id"], suffixes=("", "_run"))
     assert len(merged) == len(table) == 24
     np.testing.assert_allclose(merged.prediction, merged.prediction_run, atol=1e-5)
+
+
+def test_overrides_that_replace_nothing_are_refused(trained, feature_file):
+    for given, said in (
+        ({"early_stp": 3}, "did you mean early_stop"),
+        ({"a.b": 3}, "no key 'a.b'"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            predict_file(trained.checkpoint, feature_file, overrides=given)
+    whole = dict(trained.record.identity.configuration)
+    whole.pop("pretrained", None)  # a record names an encoder by its content
+    given = whole | {"train_mode": "regression", "device": "cpu"}  # as MMSA's dictionaries have it
+    assert len(predict_file(trained.checkpoint, feature_file, overrides=given)) == 24
 
 
 def test_labels_are_not_needed(trained, tmp_path, feature_data):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from MMSA_ext import encoder_files
-from MMSA_ext.errors import TextEncoderError
+from MMSA_ext.errors import ConfigError, TextEncoderError
 from MMSA_ext.text_encoders import (
     build_text_encoder,
     encoder_config,
@@ -53,6 +53,19 @@ def test_resolve_refuses_paths_that_do_not_exist(name: str) -> None:
     with pytest.raises(TextEncoderError) as error:
         resolve(name)
     assert_three_ways(error)
+
+
+@pytest.mark.parametrize("name", ["a b", "a@b", "--a", "a..b", "a" * 150])
+def test_resolve_refuses_names_that_the_hub_cannot_have(name: str) -> None:
+    with pytest.raises(TextEncoderError, match="no names of that form") as error:
+        resolve(name)
+    assert_three_ways(error)
+
+
+def test_resolve_refuses_what_can_be_no_path() -> None:
+    for name in ("x" * 3900, "a\0b", "~nobody-of-this-name"):
+        with pytest.raises(ConfigError):
+            resolve(name)
 
 
 def test_resolve_refuses_folder_without_config(tmp_path: Path) -> None:

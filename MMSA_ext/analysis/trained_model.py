@@ -136,6 +136,7 @@ def load_trained(
     Raises:
         CheckpointError: The checkpoint is missing, damaged, without configuration, or its weights
             do not fit its configuration.
+        ConfigError: An override replaces nothing.
         FeatureFileError: The features are unsafe, inconsistent, do not fit the checkpoint, or lack
             a sample or split that is asked for.
     """

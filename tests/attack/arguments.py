@@ -219,6 +219,10 @@ def wrong_values(place: Place) -> Iterator[tuple[str, dict[str, Any]]]:
         ("dashfusion", "learning_rat", 1),
         ("dashfusion", "learning_rate", float("nan")),
         ("dashfusion", "num_classes", 7),
+        ("dashfusion", "pretrained", "a@b"),
+        ("dashfusion", "pretrained", "x" * 3900),
+        ("self_mm", "pretrained", "a b"),
+        ("self_mm", "pretrained", "~nobody-of-this-name/x"),
     ):
         yield f"{model} {key}={value!r}", {"model_name": model, "config": {key: value}}
     section = place.section
