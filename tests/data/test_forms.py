@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from MMSA_ext import MMSA_run, mmsa_bridge, predict_file
+from MMSA_ext.config import get_config_regression, unread
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import FeatureLoader, make_loaders
 from MMSA_ext.registry import trains_in_mmsa
@@ -110,10 +111,12 @@ def configuration(model: str, encoder: Path) -> dict[str, Any]:
     if not trains_in_mmsa(model):
         return tiny_config(model, encoder)
     small = {"pretrained": str(encoder), "batch_size": 4, "early_stop": 0, "update_epochs": 2}
+    small |= {"hidden_dims": [4, 4, 4], "text_out": 16 if model.startswith("self_mm") else 4}
+    known = get_config_regression(model, "sims")
+    small = {key: value for key, value in small.items() if not unread(known, [key])}
     if model == "mult":
         kernels = {f"conv1d_kernel_size_{modality}": 1 for modality in "lav"}
         return small | kernels | {"dst_feature_dim_nheads": [8, 2], "nlevels": 1}
-    small |= {"hidden_dims": [4, 4, 4], "text_out": 16 if model.startswith("self_mm") else 4}
     return small | ({"infoenh": {"k": 3, "d": 8}} if model.endswith("infoenh") else {})
 
 
