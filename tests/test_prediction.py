@@ -3,7 +3,6 @@
 import copy
 import pickle
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
