@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -93,6 +94,22 @@ def test_what_is_being_written_is_no_leftover(tmp_path):
         with context.Pool(1) as pool:
             assert pool.apply(files.remove_leftovers, (tmp_path,)) == []
     assert (tmp_path / "file.txt").read_text() == "content"
+
+
+@pytest.mark.parametrize(
+    ("error", "free", "full"),
+    [
+        (OSError(errno.ENOSPC, "no space"), 2**30, True),
+        (OSError(errno.EACCES, "permission denied"), 0, False),
+        (RuntimeError("unexpected pos 64 vs 0"), 2**19, True),  # of a library that hides the cause
+        (RuntimeError("unexpected pos 64 vs 0"), 2**30, False),
+    ],
+)
+def test_what_stopped_a_writer(tmp_path, monkeypatch, error, free, full):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    said = str(files.write_error(tmp_path / "file", error))
+    assert (f"the disk of {tmp_path} is full" in said) == full
+    assert "What was there before is unchanged" in said
 
 
 def test_no_folder_no_leftovers(tmp_path):

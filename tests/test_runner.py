@@ -5,16 +5,27 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import MMSA_ext
 from MMSA_ext import MMSA_run, mmsa_bridge
-from MMSA_ext.errors import ConfigError, FeatureFileError, TextEncoderError
+from MMSA_ext.errors import (
+    ConfigError,
+    FeatureFileError,
+    TextEncoderError,
+    TrainingDivergedError,
+    WriteError,
+)
 from MMSA_ext.registry import trains_in_mmsa
 from MMSA_ext.reporting.store import RunStore
+from MMSA_ext.training.checkpoint import load_checkpoint, save_checkpoint
 from MMSA_ext.training.trainer import Trainer
 from tests.conftest import tiny_config
 
@@ -41,6 +52,12 @@ def run(tmp_path, feature_file, tiny_encoder):
         )
 
     return call
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """They take longer than the runs."""
+    monkeypatch.setattr("MMSA_ext.runner.Run._draw", lambda self, results: ())
 
 
 @pytest.mark.parametrize("model", ["dashfusion", "dashfusion_released", "text_only"])
@@ -269,6 +286,61 @@ def test_numbers_survive_a_checkpoint_that_cannot_be_written(run, monkeypatch):
     assert result.metrics["MAE"] > 0
     assert result.checkpoint is None
     assert "could not be written" in result.record.notes[0]
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_repetition_keeps_the_checkpoint_until_there_is_another(run, monkeypatch):
+    first = run(seeds=(1,)).seeds[0]
+    before = load_checkpoint(first.checkpoint)
+
+    def full(path, checkpoint):
+        assert first.checkpoint.is_file()
+        raise WriteError(f"{path}: the disk is full")
+
+    monkeypatch.setattr("MMSA_ext.run.save_checkpoint", full)
+    again = run(seeds=(1,), reuse=False).seeds[0]
+    assert "the one in its place is of the run before" in again.record.notes[0]
+    assert load_checkpoint(again.checkpoint).metrics == before.metrics
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_weights_of_a_run_that_now_diverges_go_after_its_record(run, monkeypatch):
+    first = run(seeds=(1,)).seeds[0]
+    write = RunStore.write
+
+    def written(self, record, *arguments, **options):
+        assert first.checkpoint.is_file()
+        assert record.checkpoint is None
+        return write(self, record, *arguments, **options)
+
+    def diverge(self, *arguments, **options):
+        raise TrainingDivergedError("the loss is not finite")
+
+    monkeypatch.setattr(RunStore, "write", written)
+    monkeypatch.setattr(Trainer, "do_train", diverge)
+    again = run(seeds=(1,), reuse=False).seeds[0]
+    assert again.diverged
+    assert not first.checkpoint.exists()
+
+
+@pytest.mark.parametrize("model", ["text_only", "lf_dnn"])
+def test_a_disk_that_is_full_in_training_is_said(run, model, monkeypatch, tmp_path):
+    """MMSA's trainers write by torch, which says nothing of the disk."""
+    save = torch.save
+
+    def full(content, file):
+        if hasattr(file, "write"):
+            with Path("/dev/full").open("wb") as device:
+                save(content, device)
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no device that is always full here")
+    monkeypatch.setattr("torch.save", full)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(WriteError, match="weights: cannot be written, because the disk of"):
+        run(model, config={} if model == "text_only" else {"early_stop": 1})
+    assert not list(tmp_path.glob("out/models/*"))
 
 
 def test_results_survive_pictures_and_tables_that_cannot_be_written(run, monkeypatch):
@@ -501,11 +573,27 @@ class TestCorruption:
         assert any("weights of the same run on whole data" in note for note in after.record.notes)
         assert after.checkpoint is None
 
-    def test_damaged_weights_are_trained_anew(self, run):
+    def test_weights_that_are_damaged_or_of_another_run_are_not_used(
+        self, run, caplog, without_pictures
+    ):
         removed = {"corruption": {"remove": ["text"]}}
         alone = run(config=removed, folder="alone").seeds[0]
-        run().seeds[0].checkpoint.write_bytes(b"damaged")
-        assert run(config=removed).seeds[0].metrics == alone.metrics
+        path = run().seeds[0].checkpoint
+        sound = load_checkpoint(path)
+        for forged in (
+            None,
+            replace(sound, seed=2),
+            replace(sound, config=sound.config | {"learning_rate": 1.0}),
+            replace(sound, state_dict={"w": torch.zeros(1)}),
+        ):
+            path.write_bytes(b"damaged") if forged is None else save_checkpoint(path, forged)
+            caplog.clear()
+            with caplog.at_level(logging.WARNING, "MMSA"):
+                again = run(config=removed).seeds[0]
+            assert again.metrics == alone.metrics
+            assert path.name in caplog.text
+            assert not any("weights of the same run" in note for note in again.record.notes)
+            again.record_path.unlink()  # so that the next is not looked up
 
     def test_a_rate_of_zero_is_no_corruption(self, run):
         once = {"early_stop": 1}

@@ -60,7 +60,8 @@ def train(folder: Path, models: tuple[str, ...] = MODELS) -> list[Trained]:
     encoder, features = folder / "encoder", folder / "features.pkl"
     if not features.exists():
         encoder.mkdir()
-        write_tiny_encoder(encoder)
+        with quiet():
+            write_tiny_encoder(encoder)
         write_features(features, planted=True)
     found = []
     for model in models:

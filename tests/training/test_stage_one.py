@@ -127,7 +127,7 @@ def test_each_encoder_depends_on_the_data_of_its_modality_alone(run, files):
     assert {name.split("-")[0] for name in files() - before} == {"text", "audio", "vision"}
 
 
-@pytest.mark.parametrize("damage", ["cut", "foreign", "incomplete"])
+@pytest.mark.parametrize("damage", ["cut", "foreign", "incomplete", "flipped", "of another"])
 def test_a_damaged_file_is_computed_again(run, tmp_path, caplog, damage):
     _, first = run()
     path = next((tmp_path / "stage_one").glob("audio-*"))
@@ -136,13 +136,19 @@ def test_a_damaged_file_is_computed_again(run, tmp_path, caplog, damage):
         path.write_bytes(whole[:200])
     elif damage == "foreign":
         path.write_bytes(pickle.dumps(print))
+    elif damage == "flipped":
+        middle = len(whole) // 2
+        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    elif damage == "of another":
+        other = next((tmp_path / "stage_one").glob("vision-*"))
+        path.write_bytes(other.read_bytes())
     else:
         content = torch.load(path, weights_only=True)
         content["state_dict"].popitem()
         torch.save(content, path)
     with caplog.at_level(logging.WARNING, "MMSA"):
         _, second = run()
-    assert "is damaged" in caplog.text
+    assert ("is of another encoder" if damage == "of another" else "is damaged") in caplog.text
     assert_same_weights(first, second)
     assert torch.load(path, weights_only=True)["epoch"] >= 1
 
