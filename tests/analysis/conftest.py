@@ -9,7 +9,7 @@ import pytest
 from MMSA_ext import MMSA_run
 from MMSA_ext.analysis.trained_model import TrainedModel, load_trained
 from tests.conftest import tiny_config
-from tests.models.infoenh_hosts.variants import INFOENH, SIZES, TRAINING, write_features
+from tests.models.infoenh_hosts.variants import INFOENH, tiny_overrides, write_features
 
 OWN = {"dashfusion", "dashfusion_released", "text_only"}
 
@@ -31,7 +31,7 @@ def checkpoint(tmp_path_factory, tiny_encoder, planted_file) -> Callable[..., Pa
             config = tiny_config(model, tiny_encoder, num_epochs=1)
         else:
             host = model.removesuffix("_infoenh")
-            config = TRAINING | SIZES.get(host, {}) | {"pretrained": str(tiny_encoder)}
+            config = tiny_overrides(host, tiny_encoder)
             if model != host:
                 config |= {"infoenh": INFOENH}
         results = MMSA_run(

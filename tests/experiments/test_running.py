@@ -121,8 +121,8 @@ class TestHere:
     @pytest.mark.parametrize(
         ("wrong", "said"),
         [
-            ({"gpu_ids": ["foo"]}, "gpu_ids contains 'foo'"),
-            ({"gpu_ids": ["cpu", "foo"]}, "gpu_ids contains 'foo'"),
+            ({"gpu_ids": ["foo"]}, "gpu_ids has 'foo'"),
+            ({"gpu_ids": ["cpu", "foo"]}, "gpu_ids has 'foo'"),
             ({"verbose_level": 7}, "verbose_level is 7"),
         ],
     )

@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.config import resolve
+from MMSA_ext.config import get_config_regression, resolve, unread
 from MMSA_ext.models.infoenh_hosts.common import EnhancedHost
 from MMSA_ext.registry import get_model, list_models
 from tests.conftest import make_feature_data
@@ -60,12 +60,17 @@ def plant_labels(split):
         split[key][..., 0] = labels[:, None] * valid
 
 
+def tiny_overrides(host, encoder, dataset="mosi"):
+    """Overrides that make a host tiny, of those that it reads."""
+    common = TRAINING | {"pretrained": str(encoder)}
+    idle = unread(get_config_regression(host, dataset), common)
+    return {key: value for key, value in common.items() if key not in idle} | SIZES.get(host, {})
+
+
 def make_args(name, path, encoder, dataset="mosi", **config):
     """Complete configuration of a tiny variant, or of the host itself."""
     host = get_model(name).host if name in VARIANTS else name
-    overrides = TRAINING | SIZES.get(host, {}) | {"featurePath": str(path)}
-    if "pretrained" in mmsa_bridge.stock_section(host)["datasetParams"][dataset]:
-        overrides["pretrained"] = str(encoder)
+    overrides = tiny_overrides(host, encoder, dataset) | {"featurePath": str(path)}
     if name in VARIANTS:
         overrides["infoenh"] = INFOENH
     overrides |= config
