@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: both end a command on its way out, and neither cuts the storing of a result."""
+"""Ctrl-C and SIGTERM: both let a command end in order, and neither cuts storing a result."""
 
 from __future__ import annotations
 

@@ -134,15 +134,17 @@ def predict(
 ) -> None:
     """Score samples with a trained checkpoint; writes CSV to the output or the terminal."""
     from MMSA_ext import predict_file
+    from MMSA_ext.files import write_atomically
+    from MMSA_ext.reporting.tables import csv_text
 
     table = predict_file(
         checkpoint, features, gpu_ids=gpu_ids or [], overrides=parse_overrides(overrides or [])
     )
+    text = csv_text(table, exact=True)
     if output is None:
-        typer.echo(table.to_csv(index=False), nl=False)
+        typer.echo(text, nl=False)
     else:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(output, index=False)
+        write_atomically(output, text)
         typer.echo(f"{len(table)} predictions written to {output}")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from MMSA_ext.errors import ConfigError
+from MMSA_ext.files import write_error
 from MMSA_ext.mmsa_bridge.patching import replace_attribute
 
 _STREAM_LEVELS = {0: logging.ERROR, 1: logging.INFO, 2: logging.DEBUG}
@@ -37,12 +38,16 @@ def run_logging(log_file: str | Path, verbose_level: int = 1) -> Iterator[loggin
 
     Raises:
         ConfigError: If `verbose_level` is none of the three.
+        WriteError: If the file cannot be opened.
     """
     if verbose_level not in _STREAM_LEVELS:
         raise ConfigError(f"verbose_level is {verbose_level!r}; use 0, 1 or 2.")
-    Path(log_file).parent.mkdir(parents=True, exist_ok=True)
     logger = logging.getLogger("MMSA")
-    file_handler = logging.FileHandler(log_file, encoding="utf-8")
+    try:
+        Path(log_file).parent.mkdir(parents=True, exist_ok=True)
+        file_handler = logging.FileHandler(log_file, encoding="utf-8")
+    except OSError as error:
+        raise write_error(Path(log_file), error) from error
     file_handler.setLevel(logging.DEBUG)
     file_handler.setFormatter(
         logging.Formatter("%(asctime)s - %(name)s [%(levelname)s] - %(message)s")

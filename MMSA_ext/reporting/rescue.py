@@ -4,13 +4,14 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
 from MMSA_ext.errors import WriteError
-from MMSA_ext.reporting.store import RunRecord, RunStore, file_digest
+from MMSA_ext.reporting.store import RunRecord, RunStore, file_digest, new_file
 
 # Beside the checkpoints; it holds `runs`, in the layout of a store, and `saved_models`.
 FOLDER = "rescued"
@@ -55,8 +56,11 @@ def _rescued(
     staged: Path | None,
 ) -> str:
     """Keep a run; where it is and how to bring it in, as sentences and commands."""
-    if staged is not None and record.checkpoint_sha256 is None:
-        record = record.model_copy(update={"checkpoint_sha256": file_digest(staged)})
+    if staged is not None:
+        if not staged.exists():  # the disk failed between two renames
+            staged = new_file(checkpoint)
+        with suppress(OSError):
+            record = record.model_copy(update={"checkpoint_sha256": file_digest(staged)})
 
     def keep_record(folder: Path) -> None:
         RunStore(folder / "runs").write(record, predictions, overwrite=True)
@@ -81,15 +85,13 @@ def _rescued(
     return " ".join(lost)
 
 
-def _first(
-    folders: tuple[Callable[[], Path], ...], keep: Callable[[Path], None]
-) -> Path | None:
+def _first(folders: tuple[Callable[[], Path], ...], keep: Callable[[Path], None]) -> Path | None:
     """The first folder in which something can be kept."""
     for make in folders:
         try:
             folder = make()
             keep(folder)
-        except Exception:  # the next one may do  # noqa: S112
+        except Exception:  # the next one may do
             continue
         return folder
     return None

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
 from MMSA_ext.errors import TrainingDivergedError
+from MMSA_ext.files import outside_scratch
 from MMSA_ext.models.contract import MSAModel
 from MMSA_ext.models.two_stage import EncoderTask, TwoStageModel
 from MMSA_ext.training.checkpoint import save_atomically
@@ -82,7 +83,8 @@ class TwoStageTrainer(Trainer):
         splits = {"train": _with_label(train, target), "valid": _with_label(valid, target)}
         seed = torch.initial_seed() % 2**32  # numpy takes no larger one
         key = self._key_of(task, target, splits, seed, code)
-        path = Path(self.args.model_save_path).parent / FOLDER / f"{task.modality}-{key}.pth"
+        beside = outside_scratch(Path(self.args.model_save_path).parent)
+        path = beside / FOLDER / f"{task.modality}-{key}.pth"
         trained = _load(path, task.encoder)
         if trained is None:
             trained = self._train_alone(task, splits, seed)
@@ -200,7 +202,6 @@ def _digest(dataset: FeatureDataset, modality: str) -> str:
 def _save(path: Path, trained: TrainedEncoder) -> None:
     """Write a trained encoder; a failure to do so costs the file, not the run."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         save_atomically(path, {"format": _FORMAT, **vars(trained)})
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
         logger.warning("%s cannot be written (%s); stage one is not kept.", path, error)
