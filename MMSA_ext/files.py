@@ -3,16 +3,24 @@
 What is being written lies in a folder of its own beside its destination until it is complete. The
 writer holds a lock in that folder, which the operating system frees when the process ends, however
 it ends: so a folder whose lock is free was left by a dead process, and the next run removes it.
+Some network file systems know of a lock only on the machine that holds it, so what another machine
+left must have been untouched for a week as well.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import platform
+import re
 import shutil
+import stat
 import tempfile
+import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -20,17 +28,29 @@ from filelock import FileLock, Timeout
 from MMSA_ext.errors import WriteError
 
 __all__ = [
+    "check_writable",
     "exclusive",
+    "move_aside",
+    "outside_scratch",
+    "read_regular",
+    "reason",
     "remove_leftovers",
     "replaced",
     "scratch_folder",
+    "sync_folder",
     "write_atomically",
     "write_error",
 ]
 
 LOCK_TIMEOUT_SECONDS = 120.0
+# `.unfinished-<machine>-<random>`
 _SCRATCH = ".unfinished-"
+_NAME = re.compile(r"\.unfinished-([0-9a-f]{8})-\w{8}")
 _OWNER = "owner.lock"
+# `<run>.<process>.weights`, `<run>.pth.<process>.tmp`, `.<run>.json.<random>.tmp`
+_EARLIER = re.compile(r"\.?.*[0-9a-f]{16}-seed\d+\.(?:\D*?(\d+)|.*)\.(?:weights(?:\.\w+)?|tmp)")
+_ABANDONED_SECONDS = 7 * 86400.0
+_tidied: set[Path] = set()
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_ROOM = 1.0  # MiB
 
@@ -38,6 +58,8 @@ _NO_ROOM = 1.0  # MiB
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """A folder for what is not finished, removed at the end of the block.
+
+    The first one that a process makes in a folder comes with `remove_leftovers` there.
 
     Args:
         parent: Where the folder is made, so that a rename out of it stays on one file system; made
@@ -50,6 +72,9 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
         OSError: `parent` cannot be written to.
     """
     parent.mkdir(parents=True, exist_ok=True)
+    if (here := parent.absolute()) not in _tidied:
+        _tidied.add(here)
+        remove_leftovers(parent)
     folder, lock = _own_folder(parent)
     try:
         yield folder
@@ -58,9 +83,14 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
         lock.release()
 
 
+def outside_scratch(folder: Path) -> Path:
+    """The folder that a scratch folder is in; any other folder as it is."""
+    return folder.parent if _NAME.fullmatch(folder.name) else folder
+
+
 def _own_folder(parent: Path) -> tuple[Path, FileLock]:
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{_machine()}-", dir=parent))
         lock = FileLock(folder / _OWNER)
         try:
             lock.acquire()
@@ -76,26 +106,69 @@ def _own_folder(parent: Path) -> tuple[Path, FileLock]:
         lock.release()
 
 
+def _machine() -> str:
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
 def remove_leftovers(parent: Path) -> list[Path]:
-    """Remove what dead processes left unfinished in a folder; what is being written stays.
+    """Remove what dead processes of this user left unfinished; what is being written stays.
+
+    Files that versions before this one left (`*.weights`, `*.tmp` of a run) go after a week.
 
     Args:
-        parent: The folder; it may be missing.
+        parent: The folder, which alone is looked into; it may be missing.
 
     Returns:
-        The folders that were removed.
+        What was removed.
     """
     removed = []
-    for folder in parent.glob(f"{_SCRATCH}*"):
-        lock = FileLock(folder / _OWNER, timeout=0)
-        with suppress(OSError, Timeout, NotImplementedError):
-            lock.acquire()
-            try:
-                shutil.rmtree(folder, ignore_errors=True)
-                removed.append(folder)
-            finally:
-                lock.release()
+    with suppress(OSError):
+        for path in parent.iterdir():
+            if path.name.startswith(_SCRATCH) and _may_be_removed(path) and _removed(path):
+                removed.append(path)
+            elif (earlier := _EARLIER.fullmatch(path.name)) and _abandoned(path, earlier[1]):
+                path.unlink(missing_ok=True)
+                removed.append(path)
     return removed
+
+
+def _removed(folder: Path) -> bool:
+    """Remove a scratch folder unless its lock is held."""
+    lock = FileLock(folder / _OWNER, timeout=0)
+    try:
+        lock.acquire()
+    except (OSError, Timeout, NotImplementedError):
+        return False
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.release()
+    return True
+
+
+def _abandoned(path: Path, process: str | None) -> bool:
+    """Whether a file of an earlier version is old, and no process here is the one that it names."""
+    status = path.lstat()
+    old = time.time() - status.st_mtime > _ABANDONED_SECONDS
+    running = process is not None and Path("/proc", process).exists()
+    return old and not running and status.st_uid == _user()
+
+
+def _may_be_removed(folder: Path) -> bool:
+    """Whether it is ours, and its lock, if it is free, says that nobody uses it."""
+    name = _NAME.fullmatch(folder.name)
+    try:
+        status = folder.lstat()
+        if name is None or not stat.S_ISDIR(status.st_mode) or status.st_uid != _user():
+            return False
+        if name[1] == _machine():
+            return True
+        touched = max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
+    except OSError:  # somebody else is removing it
+        return False
+    return time.time() - touched > _ABANDONED_SECONDS
+
+
+def _user() -> int:
+    return os.geteuid() if hasattr(os, "geteuid") else 0  # Windows says 0 of every file
 
 
 @contextmanager
@@ -121,7 +194,7 @@ def replaced(path: Path) -> Iterator[Path]:
             with staged.open("rb+") as file:
                 os.fsync(file.fileno())
             staged.replace(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except WriteError:
         raise
     except OSError as error:
@@ -140,6 +213,51 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """
     with replaced(path) as staged:
         staged.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def check_writable(folder: Path, size: int, name: str = "probe") -> None:
+    """Write a file of a size into a folder, to the disk, and remove it, and what is left there.
+
+    Args:
+        folder: The folder; made where it is missing.
+        size: Bytes.
+        name: Name of the file, as long as those that will be written.
+
+    Raises:
+        WriteError: The disk refuses; the folder is as it was.
+    """
+    remove_leftovers(folder)
+    try:
+        with scratch_folder(folder) as scratch, (scratch / name).open("wb") as file:
+            file.write(os.urandom(size))  # zeros might be compressed
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise write_error(folder / name, error) from error
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Read a file, but nothing that could block or never end, as a FIFO or a device.
+
+    Args:
+        path: The file.
+        limit: Bytes that it has at most.
+
+    Returns:
+        Its content.
+
+    Raises:
+        OSError: It cannot be read, is no regular file or is larger.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            said = f"it has {size / 2**20:.0f} MiB, and at most {limit / 2**20:.0f} are read"
+            raise OSError(errno.EFBIG, said, str(path))
+        return file.read(limit)
 
 
 @contextmanager
@@ -173,6 +291,23 @@ def exclusive(path: Path, timeout: float | None = None) -> Iterator[None]:
         lock.release()
 
 
+def move_aside(path: Path) -> Path:
+    """Rename what cannot be read to a free name beside it, `<name>.damaged` and on.
+
+    Args:
+        path: A file or anything else that is in the way.
+
+    Returns:
+        Its new name.
+
+    Raises:
+        OSError: It cannot be renamed.
+    """
+    names = (path.with_name(f"{path.name}.damaged{number or ''}") for number in count())
+    aside = next(name for name in names if not os.path.lexists(name))
+    return path.rename(aside)
+
+
 def write_error(path: Path, error: Exception) -> WriteError:
     """Say that `path` cannot be written, why, what is safe and what to do.
 
@@ -188,15 +323,19 @@ def write_error(path: Path, error: Exception) -> WriteError:
                 f"quota used up ({free:.1f} MiB free). What was there before is unchanged. Free "
                 "some space or choose another folder, then run again."
             )
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return WriteError(
-        f"{path}: cannot be written ({reason}). What was there before is unchanged. Correct the "
-        "permissions or choose another folder, then run again."
+        f"{path}: cannot be written ({reason(error)}). What was there before is unchanged. Correct "
+        "the permissions or choose another folder, then run again."
     )
 
 
-def _sync_folder(folder: Path) -> None:
-    """Bring a rename to the disk; not every system lets a folder be opened for that."""
+def reason(error: Exception) -> str:
+    """What the operating system, or else the error, says."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring renames in a folder to the disk, where the system lets a folder be opened for that."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -7,7 +7,6 @@ at the seed it was in, and a run that was done before is looked up.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -24,21 +23,32 @@ from MMSA_ext import text_encoders as encoders
 from MMSA_ext.config import identity_config, merge
 from MMSA_ext.data import corruption
 from MMSA_ext.data.features import FeatureSet, base_file, read_features
-from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, suggest
-from MMSA_ext.files import exclusive
+from MMSA_ext.errors import (
+    CheckpointError,
+    ConfigError,
+    FeatureFileError,
+    MMSAExtError,
+    suggest,
+)
+from MMSA_ext.files import check_writable, exclusive, scratch_folder
 from MMSA_ext.paths import DATA_ROOT_VARIABLE, Places, shown, why_no_file
 from MMSA_ext.registry import get_model, is_registered, trains_in_mmsa
+from MMSA_ext.reporting.record import metric_name
+from MMSA_ext.reporting.rescue import store_or_rescue
 from MMSA_ext.reporting.store import (
     Environment,
     RunIdentity,
     RunRecord,
     RunStore,
     StoreError,
+    file_digest,
+    new_file,
     read_record,
 )
 from MMSA_ext.reporting.store import collect_environment as describe_environment
 from MMSA_ext.reporting.tables import append_mmsa_csv, write_seed_csv
 from MMSA_ext.results import RunResults, SeedResult
+from MMSA_ext.stopping import deferred
 from MMSA_ext.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from MMSA_ext.training.seed_run import (
     SeedOutcome,
@@ -53,6 +63,8 @@ from MMSA_ext.version import code_version
 logger = logging.getLogger("MMSA")
 
 _MODALITIES = ("feature_T", "feature_A", "feature_V")
+# What must be free before a seed is begun: where checkpoints go, and where the log is.
+_MODELS_BYTES, _LOG_BYTES = 4 * 2**20, 2**16
 
 
 def identifying_configuration(args: EasyDict) -> dict[str, Any]:
@@ -142,9 +154,32 @@ class Run:
         )
 
     def seeds(self, seeds: Sequence[int]) -> RunResults:
-        """Run or look up all seeds, then write the tables and the pictures."""
+        """Run or look up all seeds, then write the tables and the pictures.
+
+        Raises:
+            WriteError: A seed cannot be stored: found before it is trained, or, if the disk fails
+                meanwhile, with where everything was kept instead.
+        """
+        results: list[SeedResult] = []
+        try:
+            for position, seed in enumerate(seeds, start=1):
+                results.append(self.seed(seed, position))
+        except (KeyboardInterrupt, SystemExit) as stopped:
+            stopped.add_note(self._kept(results))
+            raise
+        return self._shown(results)
+
+    def _kept(self, results: Sequence[SeedResult]) -> str:
+        """What there is after a stop and how to go on, for people."""
+        if not results:
+            return "Stopped before a seed was finished; the same command begins again."
+        seeds = ", ".join(str(result.seed) for result in results)
+        again = "goes on" if self.reuse else "starts over; without --repeat it goes on"
+        return f"Stopped; kept in {self.store.root}: seeds {seeds}. The same command {again}."
+
+    def _shown(self, results: Sequence[SeedResult]) -> RunResults:
+        """The tables and pictures of seeds."""
         model, dataset = self.args.model_name, self.args.dataset_name
-        results = [self.seed(seed, position) for position, seed in enumerate(seeds, start=1)]
         finished = [dict(result.metrics) for result in results if not result.diverged]
         csv_path = self.places.results / "normal" / f"{dataset}.csv"
         seed_csv_path = self.places.results / "seeds" / f"{dataset}.csv"
@@ -161,20 +196,46 @@ class Run:
         return RunResults(model, dataset, tuple(results), csv_path, seed_csv_path, figures)
 
     def seed(self, seed: int, position: int = 1) -> SeedResult:
-        """Run one seed, or look it up; its record is on disk afterwards."""
+        """Run one seed, or look it up; its record is on disk afterwards.
+
+        Raises:
+            WriteError: As for `seeds`.
+        """
         identity = self.identity(seed)
         known = self._look_up(identity) if self.reuse else None
         if known is not None:
             return self._result(known, reused=True)
+        self._check_places(identity)
         logger.info("-" * 30 + " Running with seed %d [%d] " + "-" * 30, seed, position)
-        outcome = self._train(identity, position)
-        notes = self._save_checkpoint(identity, outcome)
-        record = self._record(identity, outcome, notes)
-        path = self.store.write(record, outcome.predictions, overwrite=not self.reuse)
-        if outcome.diverged:  # the weights of a run that is repeated belong to the record before
-            self._checkpoint_path(identity).unlink(missing_ok=True)
+        checkpoint = self._checkpoint_path(identity)
+        with scratch_folder(self.places.models) as scratch:
+            outcome = self._train(identity, position, scratch / "weights.pth")
+            staged = scratch / checkpoint.name
+            with deferred(f"the result of seed {seed}"):
+                notes = self._save_checkpoint(identity, outcome, staged)
+                there = staged.is_file()
+                record = self._record(identity, outcome, notes, checkpoint.name if there else None)
+                path = store_or_rescue(
+                    self.store,
+                    record,
+                    outcome.predictions,
+                    overwrite=not self.reuse,
+                    checkpoint=checkpoint,
+                    staged=staged if there else None,
+                )
         logger.info("Result for seed %d: %s", seed, record.metrics.get("test", record.reason))
         return self._result(read_record(path), reused=False)  # as stored, with its digests
+
+    def _check_places(self, identity: RunIdentity) -> None:
+        """Find out before training whether its result can be stored; tidy up after dead processes.
+
+        Raises:
+            WriteError: It cannot.
+        """
+        self.store.check_writable(identity.dataset, identity.model)
+        longest = new_file(self._checkpoint_path(identity)).name
+        check_writable(self.places.models, _MODELS_BYTES, longest)
+        check_writable(self.places.logs, _LOG_BYTES)
 
     def identity(self, seed: int) -> RunIdentity:
         """What makes the run of this seed the run it is."""
@@ -219,6 +280,7 @@ class Run:
         if known is None:
             return None
         logger.info("Seed %d: found in the store, not repeated.", identity.seed)
+        self.store.settle(known, self._checkpoint_path(identity))
         if known.finished and not self._checkpoint_path(identity).is_file():
             logger.info(
                 "Its checkpoint is not in %s; run again with reuse=False (--repeat) to get one.",
@@ -269,8 +331,7 @@ class Run:
                 "say so with a key unimodal_labels: 'copied from M'."
             )
 
-    def _train(self, identity: RunIdentity, position: int) -> SeedOutcome:
-        weights = self._checkpoint_path(identity).with_suffix(f".{os.getpid()}.weights")
+    def _train(self, identity: RunIdentity, position: int, weights: Path) -> SeedOutcome:
         args = mmsa_bridge.complete_args(
             self.args,
             device=self.device,
@@ -292,8 +353,13 @@ class Run:
                         return run_stock_seed(args, identity.seed, self.num_workers)
             with _progress_bar(self.show_progress, identity) as progress:
                 return run_extension_seed(args, self._seen_features, identity.seed, progress)
+        except MMSAExtError:
+            raise
+        except (OSError, RuntimeError):  # torch's writer raises the latter
+            check_writable(weights.parent, _MODELS_BYTES)  # says so if the disk is why
+            raise
         finally:
-            weights.unlink(missing_ok=True)
+            weights.unlink(missing_ok=True)  # the checkpoint has room in its place
 
     def _trained_on_clean_data(self, identity: RunIdentity) -> tuple[RunRecord, Checkpoint] | None:
         """The run that differs only in that its test split is whole, if its weights are there."""
@@ -306,8 +372,10 @@ class Run:
             record = self.store.find(twin)
             if record is None or not record.finished or not path.is_file():
                 return None
+            if record.checkpoint_sha256 not in (None, file_digest(path)):
+                raise CheckpointError(f"{path}: not the checkpoint that its record was made with.")
             checkpoint = load_checkpoint(path)
-        except (StoreError, CheckpointError) as error:
+        except (StoreError, CheckpointError, OSError) as error:
             logger.warning("%s The model is trained anew.", error)
             return None
         if checkpoint.seed != identity.seed or self._differ(checkpoint.config):
@@ -350,23 +418,28 @@ class Run:
         return corruption.corrupt(self.features, self.corruption)
 
     def _record(
-        self, identity: RunIdentity, outcome: SeedOutcome, notes: tuple[str, ...]
+        self,
+        identity: RunIdentity,
+        outcome: SeedOutcome,
+        notes: tuple[str, ...],
+        checkpoint: str | None,
     ) -> RunRecord:
-        checkpoint = self._checkpoint_path(identity)
-        written = bool(outcome.state_dict) and checkpoint.is_file()
         return RunRecord.model_validate(
             {
                 "identity": identity,
                 "status": "diverged" if outcome.diverged else "finished",
                 "reason": outcome.diverged,
-                "metrics": outcome.metrics,
+                "metrics": {
+                    split: {metric_name(name): value for name, value in metrics.items()}
+                    for split, metrics in outcome.metrics.items()
+                },
                 "history": outcome.history,
                 "chosen_epoch": outcome.chosen_epoch,
                 "selection": _selection_rule(self.args),
                 "environment": _environment(self.device),
                 "timings": outcome.timings,
                 "peak_memory_mb": outcome.peak_memory_mb,
-                "checkpoint": checkpoint.name if written else None,
+                "checkpoint": checkpoint,
                 "notes": (
                     *self.notes,
                     *corruption.notes(self.corruption),
@@ -387,32 +460,25 @@ class Run:
             notes.append(note)
         return notes
 
-    def _save_checkpoint(self, identity: RunIdentity, outcome: SeedOutcome) -> tuple[str, ...]:
-        """Write the checkpoint; a failure to do so costs the checkpoint, not the results.
-
-        That of a run that is repeated stays until the new one takes its place.
-        """
+    def _save_checkpoint(
+        self, identity: RunIdentity, outcome: SeedOutcome, path: Path
+    ) -> tuple[str, ...]:
+        """Write the checkpoint; a failure to do so costs the checkpoint, not the results."""
         if outcome.diverged or not outcome.state_dict:
             return ()
         config = identity_config(self.args)
         if outcome.text_encoder_config is not None:
             config["text_encoder_config"] = outcome.text_encoder_config
         checkpoint = Checkpoint(config, identity.seed, outcome.state_dict, outcome.metrics)
-        path = self._checkpoint_path(identity)
         try:
             save_checkpoint(path, checkpoint)
         except OSError as error:
             logger.error("%s The metrics and predictions are whole, and go into the record.", error)
-            before = "; the one in its place is of the run before" if path.is_file() else ""
-            return (
-                "the checkpoint could not be written; the metrics and predictions are whole"
-                + before,
-            )
+            return ("the checkpoint could not be written; the metrics and predictions are whole",)
         return ()
 
     def _checkpoint_path(self, identity: RunIdentity) -> Path:
-        name = f"{identity.model}-{identity.dataset}-{identity.short_id}-seed{identity.seed}.pth"
-        return self.places.models / name
+        return self.places.models / identity.checkpoint_name
 
     def _result(self, record: RunRecord, *, reused: bool) -> SeedResult:
         checkpoint = self._checkpoint_path(record.identity)

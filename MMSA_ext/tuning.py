@@ -14,6 +14,7 @@ import pandas as pd
 from MMSA_ext.config import checked, get_config_tune, merge, unread
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.files import write_atomically
+from MMSA_ext.reporting.tables import csv_text
 from MMSA_ext.training.trainer import MINIMISED
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def tune(
 
     def save(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         rows = [_row(done, f"{split}_{key}") for done in study.trials]
-        table = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+        table = csv_text(pd.DataFrame(rows))
         _write(run, f"{stem}.csv", table)
         logger.info("Trial %d of %d: %s", trial.number + 1, trials, rows[-1])
         best = _best_number(study)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -138,3 +139,113 @@ def test_a_lock_that_cannot_be_opened_is_reported(tmp_path):
     (tmp_path / ".lock").mkdir()
     with pytest.raises(WriteError, match=r"\.lock"), files.exclusive(tmp_path / ".lock"):
         pass
+
+
+class TestLeftovers:
+    def left(self, parent, name="", age=0.0):
+        folder = parent / (name or f".unfinished-{files._machine()}-abcdefgh")
+        folder.mkdir()
+        for path in (folder / "weights", folder):
+            path.is_dir() or path.write_text("x")
+            os.utime(path, (time.time() - age,) * 2)
+        return folder
+
+    def test_what_another_machine_left_goes_after_a_week(self, tmp_path):
+        """Some network file systems know of a lock only where it is held."""
+        new = self.left(tmp_path, ".unfinished-00000000-abcdefgh", 6 * 86400)
+        old = self.left(tmp_path, ".unfinished-00000000-abcdefgi", 8 * 86400)
+        assert files.remove_leftovers(tmp_path) == [old]
+        assert list(tmp_path.iterdir()) == [new]
+
+    def test_what_is_not_surely_ours_stays(self, tmp_path):
+        self.left(tmp_path, ".unfinished-business", 30 * 86400)
+        outside = self.left(tmp_path)
+        outside = outside.rename(tmp_path / "outside")
+        (tmp_path / f".unfinished-{files._machine()}-abcdefgh").symlink_to(outside)
+        assert files.remove_leftovers(tmp_path) == []
+        assert (outside / "weights").exists()
+
+    def test_what_another_user_left_stays(self, tmp_path, monkeypatch):
+        self.left(tmp_path)
+        monkeypatch.setattr(files, "_user", lambda: 12345)
+        assert files.remove_leftovers(tmp_path) == []
+
+    def test_the_first_writing_into_a_folder_tidies_it(self, tmp_path):
+        self.left(tmp_path)
+        files.write_atomically(tmp_path / "file", "content")
+        assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+    @pytest.mark.parametrize(
+        ("name", "goes"),
+        [
+            ("text_only-mosi-0123456789abcdef-seed1.999999999.weights", True),
+            ("text_only-mosi-0123456789abcdef-seed1.999999999.weights.text", True),
+            ("text_only-mosi-0123456789abcdef-seed1.pth.999999999.tmp", True),
+            (f".0123456789abcdef-seed1.json.{'a1' * 16}.tmp", True),
+            (f"text_only-mosi-0123456789abcdef-seed1.{os.getpid()}.weights", False),
+            ("mine.weights", False),
+            ("text_only-mosi-0123456789abcdef-seed1.pth", False),
+        ],
+    )
+    def test_files_of_earlier_versions_go_after_a_week(self, tmp_path, name, goes):
+        path = tmp_path / name
+        path.write_text("x")
+        assert files.remove_leftovers(tmp_path) == []
+        os.utime(path, (time.time() - 8 * 86400,) * 2)
+        assert files.remove_leftovers(tmp_path) == [path] * goes
+        assert path.exists() != goes
+
+    def test_a_folder_that_cannot_be_read_is_passed_over(self, tmp_path):
+        (tmp_path / "loop").symlink_to("loop")
+        for path in (tmp_path / "loop", tmp_path / ("x" * 300)):
+            assert files.remove_leftovers(path) == []
+
+
+def test_a_writable_folder_is_as_before(tmp_path):
+    files.check_writable(tmp_path / "folder", 1000)
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_a_folder_that_is_not_writable_is_said(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 300)):
+        with pytest.raises(WriteError, match="cannot be written"):
+            files.check_writable(folder, 10)
+    with pytest.raises(WriteError, match="File name too long"):
+        files.check_writable(tmp_path, 10, "x" * 300)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: full())
+    with pytest.raises(WriteError, match="is full"):
+        files.check_writable(tmp_path, 10)
+
+
+def full():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_only_regular_files_of_some_size_are_read(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"12345")
+    assert files.read_regular(file, 5) == b"12345"
+    (tmp_path / "link").symlink_to("file")
+    assert files.read_regular(tmp_path / "link", 5) == b"12345"
+    with pytest.raises(OSError, match="at most"):
+        files.read_regular(file, 4)
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("fifo", "zero", "loop", "missing", "."):
+        with pytest.raises(OSError):  # noqa: PT011 (each says its own)
+            files.read_regular(tmp_path / name, 5)
+
+
+def test_what_is_in_the_way_is_moved_to_a_free_name(tmp_path):
+    for number in ("", "1", "2"):
+        (tmp_path / "x.json").write_text(number)
+        assert files.move_aside(tmp_path / "x.json") == tmp_path / f"x.json.damaged{number}"
+    assert (tmp_path / "x.json.damaged").read_text() == ""
+
+
+def test_what_lasts_lies_outside_of_a_scratch_folder(tmp_path):
+    with files.scratch_folder(tmp_path) as scratch:
+        assert files.outside_scratch(scratch) == tmp_path
+    assert files.outside_scratch(tmp_path) == tmp_path

@@ -78,12 +78,12 @@ def test_a_search_that_is_interrupted_goes_on(tune, tmp_path, monkeypatch):
 
     train, trained = Run._train, []
 
-    def interrupted(self, identity, position):
+    def interrupted(self, identity, *rest):
         if len(trained) == 2:
             trained.append("stop")
             raise KeyboardInterrupt
         trained.append(identity.short_id)
-        return train(self, identity, position)
+        return train(self, identity, *rest)
 
     monkeypatch.setattr(Run, "_train", interrupted)
     with pytest.raises(KeyboardInterrupt):

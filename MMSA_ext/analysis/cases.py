@@ -150,20 +150,13 @@ def mean_predictions(
     Raises:
         StoreError: A run has no predictions of the split, or the runs predicted other samples.
     """
-    runs = []
-    for record in records:
-        table = store.predictions(record)
-        table = table[table["split"] == split].set_index("id")
-        if table.empty:
-            raise StoreError(
-                f"{store.path(record.identity)}: has no predictions of the split {split!r}."
-            )
-        runs.append(table)
-    for record, table in zip(records, runs, strict=True):
+    usable = store.usable_predictions(records, split)
+    runs = [table[table["split"] == split].set_index("id") for _, table in usable]
+    for (record, _), table in zip(usable, runs, strict=True):
         if set(table.index) != set(runs[0].index):
             raise StoreError(
                 f"{store.path(record.identity)}: predicts other samples of {split!r} than the run "
-                f"with seed {records[0].identity.seed}."
+                f"with seed {usable[0][0].identity.seed}."
             )
     values = pd.concat([table["prediction"].reindex(runs[0].index) for table in runs], axis=1)
     return pd.DataFrame(
@@ -212,6 +205,10 @@ def case_study(
     compared = _check_systems(systems, compared, count)
     for label, records in systems.items():
         _check_fingerprint(label, records, features)
+    systems = {
+        label: [run for run, _ in store.usable_predictions(records, split)]
+        for label, records in systems.items()
+    }
     means = {label: mean_predictions(store, runs, split) for label, runs in systems.items()}
     table = _with_text(_side_by_side(means), features, split)
     error = {name: (table[name] - table["label"]).abs() for name in compared}

@@ -11,7 +11,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,15 +21,17 @@ from unittest import mock
 
 import pandas as pd
 import torch
+from pydantic import TypeAdapter
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.config import DATASETS, resolve, unread
 from MMSA_ext.data import synthetic
 from MMSA_ext.data.features import fingerprint
 from MMSA_ext.errors import ConfigError, MMSAExtError, suggest
-from MMSA_ext.files import write_atomically
+from MMSA_ext.files import read_regular, scratch_folder, write_atomically
 from MMSA_ext.registry import list_models, trains_in_mmsa
 from MMSA_ext.reporting.store import collect_environment
+from MMSA_ext.reporting.tables import csv_text
 from MMSA_ext.text_encoders import identity
 from MMSA_ext.version import code_version
 
@@ -51,6 +52,7 @@ Status = Literal["runs", "refused", "diverged", "fails", "timeout"]
 # Time steps of text, audio and vision of generated data.
 LENGTHS: dict[str, tuple[int, int, int] | None] = {"official": None, "short": (20, 40, 30)}
 SEED = 1111
+_CELL_BYTES = 2**20
 _COLUMNS = ("model", "data", "dataset", "status", "test_mae", "seconds", "detail")
 _MARKDOWN_HEAD = "# Models and data sets\n"
 
@@ -187,7 +189,6 @@ def run_matrix(
         if model not in all_models():
             raise ConfigError(f"unknown model {model!r}; {suggest(model, all_models())}")
     key = {"code": code_version(), "encoder": identity(encoder), "device": gpu_ids}
-    folder.mkdir(parents=True, exist_ok=True)
     cells = []
     for source in sources:
         data = {"fingerprint": fingerprint(source.path), **key}
@@ -207,10 +208,10 @@ def run_matrix(
 def _known(path: Path, key: dict[str, str], limit_s: float) -> Cell | None:
     """The cell of an earlier call; one that ran out of a smaller limit is run again."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        cell = Cell(**content["cell"])
+        content = json.loads(read_regular(path, _CELL_BYTES))
+        cell = TypeAdapter(Cell).validate_python(content["cell"])
         stale = content["key"] != key or (cell.status == "timeout" and content["limit_s"] < limit_s)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return None if stale else cell
 
@@ -219,10 +220,10 @@ def _run_cell(
     model: str, source: Source, folder: Path, encoder: str, gpu_ids: str, limit_s: float
 ) -> Cell:
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".cell-") as place:
-        answer = Path(place) / "answer.json"
+    with scratch_folder(folder) as place:
+        answer = place / "answer.json"
         process = _context().Process(
-            target=_work, args=(model, source, Path(place), encoder, gpu_ids), daemon=True
+            target=_work, args=(model, source, place, encoder, gpu_ids), daemon=True
         )
         process.start()
         try:
@@ -321,7 +322,7 @@ def write_tables(cells: Sequence[Cell], folder: Path, *, description: str = "") 
     """
     paths = [folder / "matrix.csv", folder / "matrix.md"]
     table = pd.DataFrame([asdict(cell) for cell in cells], columns=list(_COLUMNS))
-    write_atomically(paths[0], table.to_csv(index=False, lineterminator="\n"))
+    write_atomically(paths[0], csv_text(table))
     write_atomically(paths[1], _markdown(cells, description))
     return paths
 

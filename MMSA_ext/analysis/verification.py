@@ -89,11 +89,16 @@ def _verify(store: RunStore, record: RunRecord) -> RecordCheck:
     has_loss = is_registered(model) and not trains_in_mmsa(model)
     if not has_loss:
         missing += ("Loss: a mean over the batches of MMSA's loop",)
-    found = [
-        _compare(split, record.metrics[split], rows, record.identity.dataset, has_loss)
-        for split, rows in by_split.items()
-        if split in record.metrics
-    ]
+    try:
+        found = [
+            _compare(split, record.metrics[split], rows, record.identity.dataset, has_loss)
+            for split, rows in by_split.items()
+            if split in record.metrics
+        ]
+    except (ValueError, IndexError) as error:  # NaN, or no label that is not 0
+        path = store.predictions_path(record.identity)
+        said = f"{path}: MMSA's metrics are not defined on these predictions ({error})."
+        return RecordCheck(name, "damaged", detail=said)
     differing = "; ".join(text for _, _, wrong in found for text in wrong)
     rounded = "; ".join(text for _, close, _ in found for text in close)
     status: Status = "differs" if differing else "rounded" if rounded else "equal"

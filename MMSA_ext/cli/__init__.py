@@ -21,6 +21,7 @@ from MMSA_ext.cli import (
 )
 from MMSA_ext.cli.options import parse_overrides
 from MMSA_ext.errors import MMSAExtError
+from MMSA_ext.stopping import Stopped, stoppable
 
 __all__ = ["app", "main", "parse_overrides"]
 
@@ -51,9 +52,18 @@ app.command("list")(models.list_)
 
 
 def main() -> None:
-    """Entry point: errors meant for users are printed as one message, without a traceback."""
+    """Entry point: errors meant for users are printed as one message, without a traceback.
+
+    Ctrl-C and SIGTERM end a command alike, with the codes 130 and 143 and one line that says what
+    is kept.
+    """
     try:
-        app()
+        with stoppable():
+            app()
     except MMSAExtError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except Stopped as stopped:
+        said = getattr(stopped, "__notes__", ["Stopped; what was finished before is kept."])
+        typer.echo("\n".join(said), err=True)
+        sys.exit(stopped.code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from MMSA_ext.cli.options import (
     Workers,
     parse_overrides,
 )
+from MMSA_ext.stopping import Stopped
 
 if TYPE_CHECKING:
     from MMSA_ext import experiments
@@ -122,14 +122,13 @@ def run(
     refused or fails.
     """
     from MMSA_ext import experiments
-    from MMSA_ext.experiments import ray_engine, running
+    from MMSA_ext.experiments import ray_engine
 
     chosen = _load(experiment, datasets, overrides, seeds)
     if engine != "ray" and address:
         from MMSA_ext.errors import ConfigError
 
         raise ConfigError("--address is of a Ray cluster; add --engine ray.")
-    signal.signal(signal.SIGTERM, running.leave)
     try:
         outcomes = experiments.run(
             chosen,
@@ -152,10 +151,11 @@ def run(
             log_dir=log_dir or None,
             reuse=not repeat,
         )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped) as stopped:
         again = "starts over; without --repeat it looks up" if repeat else "goes on after"
         typer.echo(f"stopped; the same command {again} what was finished.", err=True)
-        raise typer.Exit(130) from None
+        code = stopped.code if isinstance(stopped, Stopped) else 130
+        raise typer.Exit(int(code or 130)) from None
     if any(outcome.record is not None for outcome in outcomes):
         files = {"feature_T": feature_t, "feature_A": feature_a, "feature_V": feature_v}
         shown = chosen.narrowed(fingerprint=_fingerprint(features, **files))

@@ -284,9 +284,10 @@ def _stems(samples: pd.DataFrame, prefix: str) -> list[tuple[str, pd.Series]]:
 
 def _write(table: pd.DataFrame, path: Path) -> Path:
     from MMSA_ext.files import write_atomically
+    from MMSA_ext.reporting.tables import csv_text
 
     # With a byte order mark, without which spreadsheets misread Chinese text.
-    write_atomically(path, "\ufeff" + table.to_csv(index=False, lineterminator="\n"))
+    write_atomically(path, f"\ufeff{csv_text(table)}")
     return path
 
 

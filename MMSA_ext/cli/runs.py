@@ -154,6 +154,8 @@ def predict(
 ) -> None:
     """Score samples with a trained checkpoint; writes CSV to the output or the terminal."""
     from MMSA_ext import predict_file
+    from MMSA_ext.files import write_atomically
+    from MMSA_ext.reporting.tables import csv_text
 
     values = parse_overrides(overrides or [])
     if front_padding:
@@ -165,11 +167,11 @@ def predict(
         overrides=values,
         longer=cast("Longer", longer),
     )
+    text = csv_text(table, exact=True)
     if output is None:
-        typer.echo(table.to_csv(index=False), nl=False)
+        typer.echo(text, nl=False)
     else:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(output, index=False)
+        write_atomically(output, text)
         typer.echo(f"{len(table)} predictions written to {output}")
 
 

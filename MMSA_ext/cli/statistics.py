@@ -159,7 +159,8 @@ def _check_output(output: str) -> None:
 
 def _write(numbers: pd.DataFrame, output: str) -> None:
     from MMSA_ext.files import write_atomically
+    from MMSA_ext.reporting.tables import csv_text
 
     if output:
-        write_atomically(Path(output), numbers.to_csv(index=False, lineterminator="\n"))
+        write_atomically(Path(output), csv_text(numbers))
         typer.echo(f"written: {output}")

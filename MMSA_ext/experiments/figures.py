@@ -12,7 +12,7 @@ import pandas as pd
 from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.experiments.files import FIGURE_KINDS, Experiment
 from MMSA_ext.experiments.tables import Collected, collect
-from MMSA_ext.reporting.store import RunStore
+from MMSA_ext.reporting.store import RunRecord, RunStore
 
 
 def draw(
@@ -95,12 +95,18 @@ def _curves(experiment: Experiment, part: Collected, store: RunStore, path: Path
 def _confusion(experiment: Experiment, part: Collected, store: RunStore, path: Path) -> list[Path]:
     from MMSA_ext.reporting.figures.confusion import confusion_figure
 
+    finished = [run for runs in part.rows.values() for run in runs.records if run.finished]
+    usable = {_digest(run): table for run, table in store.usable_predictions(finished)}
     predictions = {
-        label: pd.concat([store.predictions(record) for record in finished])
+        label: pd.concat(tables)
         for label, runs in part.rows.items()
-        if (finished := [record for record in runs.records if record.finished])
+        if (tables := [usable[run] for run in map(_digest, runs.records) if run in usable])
     }
     return list(confusion_figure(predictions, part.comparison.dataset, path))
+
+
+def _digest(run: RunRecord) -> str:
+    return run.identity.digest
 
 
 _DRAWN: dict[str, Callable[[Experiment, Collected, RunStore, Path], list[Path]]] = {

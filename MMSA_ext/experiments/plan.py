@@ -13,9 +13,10 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from MMSA_ext.data import features
-from MMSA_ext.errors import TextEncoderError
+from MMSA_ext.errors import TextEncoderError, WriteError
 from MMSA_ext.experiments.files import Experiment, Row
 from MMSA_ext.experiments.records import configuration_digest, expected_runs
+from MMSA_ext.files import write_error
 from MMSA_ext.paths import expand
 from MMSA_ext.reporting.store import RunRecord, RunStore, content_digest
 from MMSA_ext.run import model_code_version
@@ -77,13 +78,19 @@ class Claims:
         self._folder = store.root / ".claims"
 
     def take(self, key: str) -> FileLock | None:
-        """The claim on a unit; None if another process holds it. Release it when done."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        """The claim on a unit; None if another process holds it. Release it when done.
+
+        Raises:
+            WriteError: The file cannot be made or locked.
+        """
         lock = FileLock(self._path(key), timeout=0)
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
             return None
+        except (OSError, NotImplementedError) as error:
+            raise write_error(self._path(key), error) from error
         return lock
 
     def drop(self, key: str, lock: FileLock, *, finished: bool) -> None:
@@ -96,7 +103,10 @@ class Claims:
         """Whether a process is running the unit."""
         if not self._path(key).is_file():
             return False
-        lock = self.take(key)
+        try:
+            lock = self.take(key)
+        except WriteError:  # of another user, or on a disk that can only be read: nobody can tell
+            return False
         if lock is None:
             return True
         lock.release()

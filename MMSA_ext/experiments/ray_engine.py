@@ -8,9 +8,11 @@ encoders can be loaded. A worker that dies is replaced by Ray.
 
 from __future__ import annotations
 
+import logging
 import socket
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -18,12 +20,15 @@ from typing import Any
 
 import pandas as pd
 
-from MMSA_ext.errors import ConfigError
+from MMSA_ext.errors import ConfigError, WriteError
 from MMSA_ext.experiments.plan import FEATURE_FILES, Unit
 from MMSA_ext.experiments.running import Engine, Outcome, Worker
-from MMSA_ext.files import write_atomically
+from MMSA_ext.files import scratch_folder, write_atomically
 from MMSA_ext.paths import Places, expand
-from MMSA_ext.reporting.store import RunStore, StoreError
+from MMSA_ext.reporting.rescue import store_or_rescue
+from MMSA_ext.reporting.store import RunRecord, RunStore
+
+logger = logging.getLogger("MMSA")
 
 # Times that Ray runs a unit again after its worker died.
 RETRIES = 3
@@ -157,12 +162,34 @@ class RayEngine:
         if record is None:
             return delivery.outcome
         try:
-            self._store.write(record, delivery.predictions, overwrite=self._overwrite)
-            if delivery.checkpoint is not None and record.checkpoint is not None:
-                write_atomically(self._models / record.checkpoint, delivery.checkpoint)
-        except (StoreError, OSError) as error:
+            self._keep(record, delivery)
+        except WriteError as error:
             return Outcome(unit, "failed", error=str(error))
         return delivery.outcome
+
+    def _keep(self, record: RunRecord, delivery: Delivery) -> None:
+        """Bring a run into the store.
+
+        Raises:
+            WriteError: It could not be stored and is kept elsewhere.
+        """
+        checkpoint, staged = self._models / record.identity.checkpoint_name, None
+        with ExitStack() as open_until_stored:
+            if delivery.checkpoint is not None:
+                try:
+                    scratch = open_until_stored.enter_context(scratch_folder(self._models))
+                    write_atomically(scratch / checkpoint.name, delivery.checkpoint)
+                    staged = scratch / checkpoint.name
+                except OSError as error:
+                    logger.error("The checkpoint cannot be written. %s", error)
+            store_or_rescue(
+                self._store,
+                record,
+                delivery.predictions,
+                overwrite=self._overwrite,
+                checkpoint=checkpoint,
+                staged=staged,
+            )
 
 
 def _slots(resources: Mapping[str, float], cpus: float, gpus: float) -> int:
@@ -189,8 +216,7 @@ def _absolute(path: str | Path | None) -> str | None:
 
 def deliver(unit: Unit, options: Mapping[str, Any], checkpoints: bool) -> Delivery:
     """Run a unit in a temporary folder and return what it made; called on a worker."""
-    with tempfile.TemporaryDirectory(prefix="mmsa-ext-") as folder:
-        root = Path(folder)
+    with scratch_folder(Path(tempfile.gettempdir())) as root:
         places = {
             "model_save_dir": root / "models",
             "res_save_dir": root / "results",

@@ -19,20 +19,20 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from types import FrameType
 from typing import Any, Literal, Protocol
 
 import torch
 from filelock import FileLock
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.errors import ConfigError, MMSAExtError
+from MMSA_ext.errors import ConfigError, MMSAExtError, WriteError
 from MMSA_ext.experiments.files import Experiment, check
 from MMSA_ext.experiments.plan import FEATURE_FILES, Claims, Plan, TimeLeft, Unit
 from MMSA_ext.paths import Places
 from MMSA_ext.reporting.store import RunRecord, RunStore
 from MMSA_ext.run import Run
 from MMSA_ext.runner import open_run
+from MMSA_ext.stopping import stop
 from MMSA_ext.validation import whole_number
 
 logger = logging.getLogger("MMSA")
@@ -153,6 +153,8 @@ def run(
             given for several data sets; if `jobs` is no positive number; if a device or the
             verbosity is not there; or if a folder cannot be written to.
         FeatureFileError: If a feature file that is given cannot be read.
+        WriteError: If the store cannot be written to. Where that happens later, the units that are
+            not begun are refused.
     """
     check(experiment)
     whole_number("jobs", jobs, 1)
@@ -177,6 +179,7 @@ def run(
     }
     missing = [unit for unit in plan.units if unit.key not in outcomes]
     if missing:
+        store.check_writable(missing[0].dataset, missing[0].model)
         make = engine or (lambda store, options: _local_engine(min(jobs, len(missing)), options))
         scheduler = _Scheduler(plan, make(store, options), reuse, progress or _ignore, outcomes)
         scheduler.run(missing)
@@ -236,7 +239,11 @@ class _Scheduler:
             if not self._free():
                 return
             unit = self._waiting.popleft()
-            lock = self._claims.take(unit.key)
+            try:
+                lock = self._claims.take(unit.key)
+            except WriteError as error:
+                self._refuse_waiting(unit, error)
+                return
             if lock is None:
                 self._waiting.append(unit)
                 continue
@@ -248,10 +255,23 @@ class _Scheduler:
                 self._claims.drop(unit.key, lock, finished=True)
                 self._settle(Outcome(unit, _state(record), record, reused=True))
                 continue
+            try:
+                self._plan.store.check_writable(unit.dataset, unit.model)
+            except WriteError as error:
+                self._claims.drop(unit.key, lock, finished=False)
+                self._refuse_waiting(unit, error)
+                return
             self._held[unit.key] = lock
             self._attempts[unit.key] += 1
             self._report(f"{unit}: begun")
             self._engine.submit(unit)
+
+    def _refuse_waiting(self, unit: Unit, error: WriteError) -> None:
+        """Begin no more: what cannot be stored is not computed. What is running goes on."""
+        units = [unit, *self._waiting]
+        self._waiting.clear()
+        for each in units:
+            self._settle(Outcome(each, "refused", error=str(error)))
 
     def _finish(self, outcome: Outcome) -> None:
         unit = outcome.unit
@@ -522,7 +542,7 @@ def _ignored_interrupts() -> Iterator[None]:
 def _serve(connection: Connection, options: Mapping[str, Any]) -> None:
     """Main function of a child: units in, outcomes out, until it is told to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
-    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGTERM, stop)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     worker = Worker(options)
     try:
@@ -534,15 +554,10 @@ def _serve(connection: Connection, options: Mapping[str, Any]) -> None:
         worker.close()
 
 
-def leave(number: int, frame: FrameType | None) -> None:
-    """Signal handler: end with the usual exit code, removing temporary files on the way."""
-    raise SystemExit(128 + number)
-
-
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(5)  # enough to remove temporary files, unless a computation does not return
+    time.sleep(30)  # enough to store a result, unless a computation does not return
     os._exit(1)

@@ -19,7 +19,7 @@ import jinja2
 from MMSA_ext.files import write_atomically
 from MMSA_ext.reporting.comparison import Comparison, lower_is_better
 from MMSA_ext.reporting.statistics import StatisticsError, p_text
-from MMSA_ext.reporting.tables import TABLE_WIDTH, text_blocks, text_notes
+from MMSA_ext.reporting.tables import TABLE_WIDTH, csv_text, text_blocks, text_notes
 
 Detail = Literal["interval", "difference", "printed"]
 DETAILS: Final[tuple[Detail, ...]] = ("interval", "difference", "printed")
@@ -83,7 +83,7 @@ def write_comparison(
 
 def to_csv(comparison: Comparison) -> str:
     """Write the plain numbers, before x100, one line a row and metric."""
-    return comparison.numbers.to_csv(index=False, lineterminator="\n")
+    return csv_text(comparison.numbers)
 
 
 def render_text(

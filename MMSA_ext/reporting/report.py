@@ -130,20 +130,14 @@ def write_report(
         Where it is and what is in it.
 
     Raises:
-        StoreError: There is no store, no run in it, or none of a data set that was asked for; or
-            the file cannot be written.
+        StoreError: There is no store, no run in it, or none of a data set that was asked for.
+        WriteError: The file cannot be written.
     """
     contents = read_store(root)
     records = _chosen(contents, Path(root), datasets)
     page = render_report(records, passed_over=contents.passed_over, figures=figures)
-    # JSON may hold half a character ("\ud800"), which UTF-8 has no bytes for.
-    content = page.encode(errors="backslashreplace")
-    try:
-        write_atomically(Path(path), content)
-    except OSError as error:
-        raise StoreError(
-            f"{path}: the report cannot be written ({error.strerror}). Choose another file."
-        ) from error
+    content = page.encode()
+    write_atomically(Path(path), content)
     return WrittenReport(Path(path), len(records), contents.passed_over, len(content))
 
 

@@ -27,7 +27,7 @@ from MMSA_ext.reporting.statistics import (
     seeds_needed,
     std_interval,
 )
-from MMSA_ext.reporting.store import RunRecord, RunStore
+from MMSA_ext.reporting.store import RunRecord, RunStore, StoreError
 from MMSA_ext.reporting.tables import TABLE_WIDTH, text_blocks, text_notes
 
 _PROVENANCE: Final = (
@@ -78,8 +78,9 @@ def bootstrap_groups(
         not counted by `p_holm`, and `note` says why.
 
     Raises:
-        StatisticsError: The groups do not pair, a metric is unknown, or the split was not kept.
-        StoreError: Predictions are missing or were changed.
+        StatisticsError: The groups do not pair, or a metric is unknown.
+        StoreError: No shared seed has predictions that can be used. Single seeds without are passed
+            over, with a warning.
     """
     dataset = a.records[0].identity.dataset
     names = list(metrics or sample_metrics(dataset))
@@ -158,16 +159,16 @@ def _paired_predictions(
     store: RunStore, a: RunGroup, b: RunGroup, split: str
 ) -> dict[str, tuple[Any, Any, Any]]:
     """Predictions of both groups and labels, of the mean over seeds (for several) and each seed."""
+    sides = [{s: group.finished[s] for s in shared_seeds(a, b)} for group in (a, b)]
+    usable = store.usable_predictions([run for side in sides for run in side.values()], split)
+    tables = {run.identity.digest: _ordered(table) for run, table in usable}
     aligned = {}
-    for seed in shared_seeds(a, b):
-        first, second = (store.predictions(group.finished[seed]) for group in (a, b))
-        for frame, group in ((first, a), (second, b)):
-            if split not in set(frame["split"]):
-                raise StatisticsError(
-                    f"{group.label}, seed {seed}: no predictions of the {split} split were kept; "
-                    f"there are {', '.join(sorted(set(frame['split'])))}."
-                )
-        aligned[seed] = align_predictions(_ordered(first), _ordered(second), split)
+    for seed in sides[0]:
+        pair = [tables.get(side[seed].identity.digest) for side in sides]
+        if pair[0] is not None and pair[1] is not None:
+            aligned[seed] = align_predictions(pair[0], pair[1], split)
+    if not aligned:
+        raise StoreError(f"{a.label} and {b.label} share no seed whose predictions can be used.")
     pairs = {f"seed {seed}": arrays for seed, arrays in aligned.items()}
     if len(aligned) == 1:
         return pairs

@@ -9,354 +9,83 @@ The name follows from the content of the run's identity, so the same run has the
 machine: running it twice is a look-up, and stores merge by copying files into one folder. Tables,
 figures and statistics are pure functions of what is read here; nothing in this package imports
 models or training.
+
+A record carries the digests of its predictions and of its checkpoint, and these three change
+together, whatever ends the process: the new predictions and the new checkpoint are written beside
+the old ones (`.new` before the last ending), then one rename puts the new record in place of the
+old, and only then do they take the places of the old ones. Who reads a record in between finds what
+has its digest.
 """
 
-import csv
 import hashlib
-import io
-import json
-import math
 import os
-import platform
-import re
-import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, Any, Final, Literal, Self
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
 
-import numpy as np
 import pandas as pd
-from pydantic import (
-    AwareDatetime,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    JsonValue,
-    ValidationError,
-    field_validator,
-    model_validator,
+
+from MMSA_ext.errors import WriteError
+from MMSA_ext.files import (
+    check_writable,
+    exclusive,
+    move_aside,
+    read_regular,
+    reason,
+    sync_folder,
+    write_atomically,
+    write_error,
+)
+from MMSA_ext.reporting.predictions import predictions_csv, read_predictions_csv, samples_of
+from MMSA_ext.reporting.record import (
+    Environment,
+    EpochRecord,
+    RunIdentity,
+    RunRecord,
+    StoreError,
+    StoreWarning,
+    collect_environment,
+    content_digest,
+    read_record,
 )
 
-from MMSA_ext.errors import MMSAExtError
-from MMSA_ext.files import exclusive
+__all__ = [
+    "Environment",
+    "EpochRecord",
+    "RunIdentity",
+    "RunRecord",
+    "RunStore",
+    "StoreError",
+    "StoreWarning",
+    "collect_environment",
+    "content_digest",
+    "file_digest",
+    "new_file",
+    "read_record",
+]
 
-SCHEMA_VERSION: Final = 1
-PREDICTION_COLUMNS = ("split", "id", "label", "prediction")
-REPORTED_PACKAGES = ("torch", "MMSA", "transformers", "numpy", "pandas", "scikit-learn", "scipy")
-
-
-class StoreError(MMSAExtError, ValueError):
-    """A run record, its predictions or a results table is missing, damaged or not usable."""
-
-
-class StoreWarning(UserWarning):
-    """A file of the store was passed over; the others are still read."""
-
-
-def _plain(value: Any, where: str) -> JsonValue:
-    """Copy `value` as plain JSON types, or name the key that has none."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise ValueError(f"{where}: the key {key!r} is not a string; make it one")
-        return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where}: {value} is not a JSON number; use null or a finite number")
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise ValueError(
-        f"{where}: a {type(value).__name__} cannot identify a run; "
-        "give a number, string, list or dict of these, or leave the key out"
-    )
+# More than predictions of millions of samples take.
+_PREDICTIONS_BYTES: Final = 512 * 2**20
+# More than record and predictions of MOSEI's 23,000 samples take.
+_PROBE_BYTES: Final = 4 * 2**20
 
 
-def _canonical(value: JsonValue) -> JsonValue:
-    """Give equal numbers one spelling: 1.0 is 1, and -0.0 is 0. Booleans stay booleans."""
-    if isinstance(value, dict):
-        return {key: _canonical(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_canonical(item) for item in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
+def new_file(path: Path) -> Path:
+    """Where the new content of `path` lies until the record that it belongs to is in place."""
+    return path.with_suffix(f".new{path.suffix}")
 
 
-def content_digest(value: Mapping[str, Any]) -> str:
-    """Hash plain JSON content independently of key order and of how a number is spelled.
-
-    Args:
-        value: Nested dicts, lists, strings, finite numbers, booleans and None.
-
-    Returns:
-        The SHA-256 of the canonical JSON text, 64 hex digits.
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, 64 hex digits.
 
     Raises:
-        ValueError: A value has no JSON form, or is not finite.
+        OSError: It cannot be read.
     """
-    canonical = _canonical(_plain(value, "value"))
-    text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _finite_or_none(value: Any) -> Any:
-    """JSON has no NaN: an undefined number is None."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _is_absolute(text: str) -> bool:
-    return PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
-
-
-def _portable_checkpoint(value: Any) -> Any:
-    """Keep the file name of an absolute path: the folder is this machine's, not the run's."""
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if isinstance(value, str) and _is_absolute(value):
-        return PureWindowsPath(value).name
-    return value
-
-
-Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
-FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+@=-]*$")]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RunIdentity(_Frozen):
-    """What makes a run the run it is: two runs with equal identities are one run.
-
-    Attributes:
-        dataset: Data set name; also a folder name of the store.
-        dataset_fingerprint: SHA-256 over the feature files' bytes, 64 hex digits.
-        model: Registered model name; also a folder name of the store.
-        configuration: Every setting that can change the result, as plain JSON. Machine matters
-            (paths, device, workers, verbosity) stay out, or the same run would have another name
-            on another machine.
-        seed: Seed of every random stream of the run.
-        code_version: Version of MMSA_ext, with the commit where it is known.
-    """
-
-    dataset: FolderName
-    dataset_fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    model: FolderName
-    configuration: dict[str, JsonValue]
-    seed: int
-    code_version: str
-
-    @field_validator("configuration", mode="before")
-    @classmethod
-    def _plain_configuration(cls, value: Any) -> JsonValue:
-        return _plain(value, "configuration")
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the whole identity, 64 hex digits."""
-        return content_digest(self.model_dump())
-
-    @property
-    def short_id(self) -> str:
-        """First 16 hex digits of `digest`: the run's name in files and tables."""
-        return self.digest[:16]
-
-    @property
-    def experiment(self) -> str:
-        """First 16 hex digits of the identity without its seed: runs that may be averaged."""
-        return content_digest(self.model_dump(exclude={"seed"}))[:16]
-
-    def __eq__(self, other: object) -> bool:
-        return self.digest == other.digest if isinstance(other, RunIdentity) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
-
-class EpochRecord(_Frozen):
-    """One epoch of a training history.
-
-    Attributes:
-        epoch: Number of the epoch; 0 is the untrained model, validation only.
-        train: Losses (and metrics) on the training split; None where not finite. `prediction_loss`
-            is the part that can be compared with the validation `Loss`; other names that end in
-            `_loss` are auxiliary terms.
-        valid: MMSA's metrics and `Loss` on the validation split; None where not finite.
-        learning_rate: Rate at the end of the epoch, of the first parameter group.
-        seconds: Wall time of the epoch.
-    """
-
-    epoch: Annotated[int, Field(ge=0)]
-    train: dict[str, Number] = {}
-    valid: dict[str, Number] = {}
-    learning_rate: Number = None
-    seconds: Number = None
-
-
-class Environment(_Frozen):
-    """Where a run ran: enough to compare machines, nothing that names a person or a host.
-
-    Attributes:
-        device: Name of the device that trained, such as "cpu" or "NVIDIA H100".
-        cpu: Name of the processor, where the system tells it.
-        threads: Threads that the numeric library used.
-        python: Version of Python.
-        platform: Operating system and architecture.
-        versions: Versions of the packages that can change a number.
-    """
-
-    device: str
-    cpu: str = ""
-    threads: int | None = None
-    python: str
-    platform: str
-    versions: dict[str, str] = {}
-
-    @model_validator(mode="after")
-    def _no_paths(self) -> Self:
-        texts = {"device": self.device, "cpu": self.cpu, "platform": self.platform, **self.versions}
-        for key, text in texts.items():
-            if _is_absolute(text):
-                raise ValueError(f"environment: {key} is a path ({text}); records hold none")
-        return self
-
-    def describe(self) -> str:
-        """Say it in one line, for the foot of a table."""
-        where = self.device if self.device != "cpu" or not self.cpu else f"cpu ({self.cpu})"
-        threads = [] if self.threads is None else [f"{self.threads} threads"]
-        packages = [f"{name} {number}" for name, number in self.versions.items()]
-        return ", ".join([where, *threads, self.platform, f"python {self.python}", *packages])
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)
-
-
-class RunRecord(_Frozen):
-    """Everything that is kept of one run.
-
-    Attributes:
-        schema_version: Version of this layout.
-        identity: What makes the run the run it is.
-        status: "finished", or "diverged" where no trustworthy result exists.
-        reason: Why it diverged, as a sentence; None for a finished run.
-        metrics: Split name to MMSA's metric names to values, before MMSA's x100; None where a
-            metric is undefined (the correlation of constant predictions).
-        history: One entry per epoch, in order.
-        chosen_epoch: The epoch whose weights were tested.
-        selection: The rule that chose it, such as "lowest validation Loss, patience 8".
-        environment: Where it ran.
-        timings: Wall seconds by phase; "total" is the whole run.
-        peak_memory_mb: Peak memory in MiB, of the accelerator where one was used.
-        created: When the record was made, with its time zone (UTC by default).
-        checkpoint: File name of the weights, looked up in the folder of saved models; of an
-            absolute path only the name is kept.
-        notes: Whatever a reader of the numbers should know.
-        predictions_sha256: Digest of the predictions file; filled in by the store.
-    """
-
-    schema_version: Literal[1] = SCHEMA_VERSION
-    identity: RunIdentity
-    status: Literal["finished", "diverged"]
-    reason: str | None = None
-    metrics: dict[str, dict[str, Number]] = {}
-    history: tuple[EpochRecord, ...] = ()
-    chosen_epoch: int | None = None
-    selection: str
-    environment: Environment
-    timings: dict[str, Number] = {}
-    peak_memory_mb: Number = None
-    created: AwareDatetime = Field(default_factory=_now)
-    checkpoint: Annotated[str | None, BeforeValidator(_portable_checkpoint)] = None
-    notes: tuple[str, ...] = ()
-    predictions_sha256: str | None = None
-
-    @model_validator(mode="after")
-    def _status_and_content_agree(self) -> Self:
-        if self.status == "finished" and not self.metrics:
-            raise ValueError("a finished run has metrics; a run without them is 'diverged'")
-        if (self.status == "diverged") != bool(self.reason):
-            raise ValueError("a diverged run, and only a diverged run, has a reason")
-        return self
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run has a result that counts."""
-        return self.status == "finished"
-
-    @property
-    def seconds(self) -> float | None:
-        """Wall seconds of the whole run, where they were taken."""
-        return self.timings.get("total")
-
-
-def collect_environment(
-    device: str,
-    *,
-    threads: int | None = None,
-    packages: Iterable[str] = REPORTED_PACKAGES,
-    extra_versions: Mapping[str, str] | None = None,
-) -> Environment:
-    """Describe this machine without importing what it describes.
-
-    Args:
-        device: Name of the training device; the caller asks torch for it.
-        threads: Threads that the numeric library uses; the caller asks torch for them.
-        packages: Distributions whose versions are read; those not installed are left out.
-        extra_versions: What only the caller knows, such as the CUDA version.
-
-    Returns:
-        Versions and hardware, without user, host or folder names.
-    """
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return Environment(
-        device=device,
-        cpu=_cpu_name(),
-        threads=threads,
-        python=platform.python_version(),
-        platform=f"{platform.system()} {platform.machine()}",
-        versions={**versions, **(extra_versions or {})},
-    )
-
-
-def _cpu_name() -> str:
-    """Name the processor; `platform.processor()` is empty on most Linux systems."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return platform.processor()
-    found = re.search(r"^model name\s*:\s*(.+)$", text, flags=re.MULTILINE)
-    return found.group(1).strip() if found else platform.processor()
-
-
-def _stage(path: Path, content: str | bytes) -> Path:
-    """Write `content` to disk beside `path`, under a name that no other writer has."""
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with staged.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        staged.unlink(missing_ok=True)
-        raise
-    return staged
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class RunStore:
@@ -379,56 +108,146 @@ class RunStore:
         return self.path(identity).with_suffix(".predictions.csv")
 
     def write(
-        self, record: RunRecord, predictions: pd.DataFrame | None = None, *, overwrite: bool = False
+        self,
+        record: RunRecord,
+        predictions: pd.DataFrame | None = None,
+        *,
+        overwrite: bool = False,
+        checkpoint: Path | None = None,
+        staged: Path | None = None,
     ) -> Path:
-        """Store a record and its predictions; what is already stored is kept.
+        """Store a record with its predictions and its checkpoint; what is already stored is kept.
 
-        The predictions reach the disk before the record that vouches for them, so a record is
-        never without them. A damaged record in the way is moved aside to `<name>.json.damaged`.
+        A process that is killed at any instruction leaves the old three or the new three. A damaged
+        record in the way is moved aside to `<name>.json.damaged`.
 
         Args:
             record: The run.
             predictions: Columns `split`, `id`, `label`, `prediction`; one row a sample.
             overwrite: Replace a record of the same identity.
+            checkpoint: Where the run's checkpoint belongs; None leaves checkpoints alone.
+            staged: The checkpoint, complete and on the same file system; None where there is none,
+                so that one of the record that is replaced goes.
 
         Returns:
             Path of the record's JSON file.
 
         Raises:
             StoreError: The predictions lack a column or have another one.
-            WriteError: The disk refuses, or another process held the store for two minutes.
+            WriteError: The disk refuses, or another process held the store for two minutes; what
+                was stored and `staged` are as they were.
         """
         path, predictions_path = self.path(record.identity), self.predictions_path(record.identity)
-        table = None if predictions is None else _predictions_csv(predictions)
-        digest = None if table is None else hashlib.sha256(table.encode()).hexdigest()
-        record = record.model_copy(update={"predictions_sha256": digest})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(self.root / ".lock"):
-            if not overwrite and self._already_stored(record.identity):
-                return path
-            staged = [(_stage(path, record.model_dump_json(indent=1) + "\n"), path)]
-            try:
-                if table is not None:
-                    staged.insert(0, (_stage(predictions_path, table), predictions_path))
-                # The old record goes first: it must not vouch for the new predictions.
-                path.unlink(missing_ok=True)
-                for source, target in staged:
-                    source.replace(target)
-            except OSError:
-                for source, _ in staged:
-                    source.unlink(missing_ok=True)
-                raise
+        table = None if predictions is None else predictions_csv(predictions)
+        digests = {"predictions_sha256": table and hashlib.sha256(table).hexdigest()}
+        try:
+            if staged is not None:
+                digests["checkpoint_sha256"] = file_digest(staged)
+            record = record.model_copy(update=digests)
+            content = (record.model_dump_json(indent=1) + "\n").encode()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with exclusive(self._lock):
+                old = self._stored(record.identity)
+                if old is not None and not overwrite:
+                    return path
+                if old is not None:
+                    self._settle(old, checkpoint)
+                self._replace(path, content, table, checkpoint, staged)
+                with suppress(OSError):  # the record is in place, and its files are found
+                    _take_place(predictions_path, there=table is not None)
+                    if checkpoint is not None:
+                        _take_place(checkpoint, there=staged is not None)
+        except WriteError:
+            raise
+        except OSError as error:
+            raise write_error(path, error) from error
         return path
 
-    def _already_stored(self, identity: RunIdentity) -> bool:
+    @property
+    def _lock(self) -> Path:
+        return self.root / ".lock"
+
+    def _replace(
+        self,
+        path: Path,
+        content: bytes,
+        table: bytes | None,
+        checkpoint: Path | None,
+        staged: Path | None,
+    ) -> None:
+        """Put a record in place, after the files that belong to it are on the disk."""
+        predictions = new_file(path.with_suffix(".predictions.csv"))
         try:
-            return self.find(identity) is not None
+            if table is not None:
+                write_atomically(predictions, table)
+            if staged is not None and checkpoint is not None:
+                staged.replace(new_file(checkpoint))
+                sync_folder(checkpoint.parent)
+            write_atomically(path, content)
+        except OSError:
+            with suppress(OSError):
+                if path.read_bytes() == content:  # in place for all that
+                    return
+            with suppress(OSError):
+                predictions.unlink(missing_ok=True)
+            if staged is not None and checkpoint is not None and not staged.exists():
+                with suppress(OSError):
+                    new_file(checkpoint).replace(staged)
+            raise
+
+    def _stored(self, identity: RunIdentity) -> RunRecord | None:
+        """The record of a run; one that cannot be read is moved aside with its predictions."""
+        try:
+            return self.find(identity)
         except StoreError as error:
-            path = self.path(identity)
-            aside = path.with_name(f"{path.name}.damaged")
-            path.replace(aside)
+            if os.path.lexists(predictions := self.predictions_path(identity)):
+                move_aside(predictions)
+            aside = move_aside(self.path(identity))
             warnings.warn(f"{error} It was moved to {aside.name}.", StoreWarning, stacklevel=3)
-            return False
+            return None
+
+    def settle(self, record: RunRecord, checkpoint: Path | None = None) -> None:
+        """Finish the storing of a record whose process was killed at the last step.
+
+        Args:
+            record: A record that this store returned.
+            checkpoint: Where its checkpoint belongs.
+        """
+        places = [self.predictions_path(record.identity), *filter(None, [checkpoint])]
+        if any(new_file(place).exists() for place in places):
+            with suppress(OSError), exclusive(self._lock):  # else the next one does
+                now = self.find(record.identity)
+                if now is not None:
+                    self._settle(now, checkpoint)
+
+    def _settle(self, record: RunRecord, checkpoint: Path | None) -> None:
+        digests = {self.predictions_path(record.identity): record.predictions_sha256}
+        if checkpoint is not None:
+            digests[checkpoint] = record.checkpoint_sha256
+        for place, digest in digests.items():
+            if digest and new_file(place).is_file() and file_digest(new_file(place)) == digest:
+                new_file(place).replace(place)
+
+    def check_writable(self, dataset: str, model: str) -> None:
+        """Find out before a run whether its record could be stored now; tidy up its folder.
+
+        Args:
+            dataset: Data set of the run.
+            model: Its model.
+
+        Raises:
+            WriteError: It could not: the lock is held or cannot be opened, or the disk is full,
+                read-only or otherwise refuses.
+        """
+        folder = self.root / dataset / model
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(folder, error) from error
+        with exclusive(self._lock):
+            pass
+        longest = f"{'0' * 16}-seed{'0' * 10}.predictions.new.csv"
+        check_writable(folder, _PROBE_BYTES, longest)
 
     def find(self, identity: RunIdentity) -> RunRecord | None:
         """Look a run up.
@@ -443,7 +262,7 @@ class RunStore:
             StoreError: The record is there and cannot be read.
         """
         path = self.path(identity)
-        if not path.is_file():
+        if not os.path.lexists(path):
             return None
         record = read_record(path)
         if record.identity != identity:
@@ -466,9 +285,7 @@ class RunStore:
         Yields:
             The stored records.
         """
-        for path in sorted(self.root.glob(f"{dataset or '*'}/{model or '*'}/*.json")):
-            if path.name.startswith("."):
-                continue
+        for path in self._record_files(dataset, model):
             try:
                 record = read_record(path)
             except StoreError as error:
@@ -498,81 +315,102 @@ class RunStore:
         Raises:
             StoreError: The run has no predictions, or their file is missing or was changed.
         """
-        path = self.predictions_path(record.identity)
+        path, here = self.predictions_path(record.identity), self.path(record.identity)
         if record.predictions_sha256 is None:
-            raise StoreError(
-                f"{self.path(record.identity)}: this run was stored without predictions."
-            )
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise StoreError(
-                f"{path}: the predictions cannot be read ({error.strerror}). "
-                "Copy the file from the machine that made the run."
-            ) from error
-        if hashlib.sha256(content).hexdigest() != record.predictions_sha256:
-            raise StoreError(
-                f"{path}: these are not the predictions that the record was written with. "
-                "Copy the file again from the machine that made the run."
-            )
-        return _read_predictions_csv(content)
+            raise StoreError(f"{here}: this run was stored without predictions.")
+        problem: OSError | None = None
+        for place in (path, new_file(path), path):  # a writer moves the second to the first
+            try:
+                content = read_regular(place, _PREDICTIONS_BYTES)
+            except OSError as error:
+                problem = error
+                continue
+            if hashlib.sha256(content).hexdigest() == record.predictions_sha256:
+                return read_predictions_csv(content, place)
+            problem = None
+        now = record
+        with suppress(StoreError):
+            now = read_record(here)
+        if now.predictions_sha256 != record.predictions_sha256:
+            raise StoreError(f"{here}: this run was repeated meanwhile; read its record again.")
+        copied = "Copy the file from the machine that made the run."
+        if problem is not None:
+            why = reason(problem)
+            raise StoreError(f"{path}: the predictions cannot be read ({why}). {copied}")
+        raise StoreError(
+            f"{path}: these are not the predictions that the record was written with. {copied}"
+        )
+
+    def usable_predictions(
+        self, records: Iterable[RunRecord], split: str = "test"
+    ) -> list[tuple[RunRecord, pd.DataFrame]]:
+        """Predictions of runs on one feature file, as far as they can be used together.
+
+        Passed over, with a `StoreWarning` that names the file, are those that cannot be read, that
+        lack the split, have a sample twice or a value that is not finite there, or have other
+        samples or labels than most.
+
+        Args:
+            records: Records that this store returned.
+            split: Split that counts.
+
+        Returns:
+            The other records, each with its predictions of all splits.
+
+        Raises:
+            StoreError: None is left; says why the first is not.
+        """
+        found, problems = [], []
+        for record in records:
+            try:
+                table = self.predictions(record)
+                samples = samples_of(table, split, self.predictions_path(record.identity))
+                found.append((record, table, samples))
+            except StoreError as error:
+                problems.append(error)
+        counts = Counter(samples for _, _, samples in found)
+        usual, times = counts.most_common(1)[0] if counts else (None, 0)
+        if 2 * times > len(found):
+            problems += [
+                StoreError(
+                    f"{self.predictions_path(record.identity)}: has other samples or labels of the "
+                    f"{split} split than most runs on this feature file."
+                )
+                for record, _, samples in found
+                if samples != usual
+            ]
+            found = [each for each in found if each[2] == usual]
+        if problems and not found:
+            raise problems[0]
+        for problem in problems:
+            warnings.warn(f"{problem} The run is passed over.", StoreWarning, stacklevel=2)
+        return [(record, table) for record, table, _ in found]
+
+    def _record_files(self, dataset: str | None, model: str | None) -> Iterator[Path]:
+        """JSON files by data set, model and name; a folder that cannot be read is named."""
+        for of_dataset in _listed(self.root):
+            if dataset in (None, of_dataset.name):
+                for of_model in _listed(of_dataset):
+                    if model in (None, of_model.name):
+                        yield from (path for path in _listed(of_model) if path.suffix == ".json")
 
 
-def read_record(path: Path) -> RunRecord:
-    """Read one record file.
-
-    Args:
-        path: A JSON file of a store.
-
-    Returns:
-        The record.
-
-    Raises:
-        StoreError: The file is missing, damaged or of a newer version; the message says which.
-    """
-    mend = "Restore it from a copy, or delete it so that the run is made again."
+def _listed(folder: Path) -> list[Path]:
+    """What a folder holds, sorted, without hidden names."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
     except OSError as error:
-        raise StoreError(f"{path}: this run record cannot be opened ({error.strerror}).") from error
-    except ValueError as error:
-        raise StoreError(f"{path}: this run record is damaged ({error}). {mend}") from error
-    found = content.get("schema_version") if isinstance(content, dict) else None
-    if isinstance(found, int) and found > SCHEMA_VERSION:
-        raise StoreError(
-            f"{path}: written by a newer MMSA_ext (record version {found}; this one reads "
-            f"{SCHEMA_VERSION}). Update MMSA_ext."
-        )
-    try:
-        return RunRecord.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "record"
-        raise StoreError(
-            f"{path}: this run record is damaged ({where}: {first['msg']}). {mend}"
-        ) from error
+        said = f"{folder}: passed over, because this folder cannot be read ({reason(error)})."
+        warnings.warn(said, StoreWarning, stacklevel=4)
+        return []
 
 
-def _predictions_csv(predictions: pd.DataFrame) -> str:
-    """Write predictions so that every id and every float comes back exactly."""
-    if set(predictions.columns) != set(PREDICTION_COLUMNS):
-        raise StoreError(
-            f"predictions have the columns {list(predictions.columns)}; "
-            f"they must be {list(PREDICTION_COLUMNS)}."
-        )
-    # float32 is widened first: its shortest decimal form would read back as another float64.
-    table = predictions[list(PREDICTION_COLUMNS)].astype(
-        {"split": str, "id": str, "label": np.float64, "prediction": np.float64}
-    )
-    buffer = io.StringIO(newline="")
-    table.to_csv(buffer, index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    return buffer.getvalue()
-
-
-def _read_predictions_csv(content: bytes) -> pd.DataFrame:
-    # As text first: an id may be "NA" or "0001", and Python's float is exact in every pandas.
-    table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
-    for column in ("label", "prediction"):
-        numbers = [float(cell) if cell else math.nan for cell in table[column]]
-        table[column] = np.array(numbers, dtype=np.float64)
-    return table
+def _take_place(path: Path, *, there: bool) -> None:
+    """Let the new content of a file take its place; without new content, none is left."""
+    if there:
+        new_file(path).replace(path)
+    else:
+        path.unlink(missing_ok=True)
+        new_file(path).unlink(missing_ok=True)

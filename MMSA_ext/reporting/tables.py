@@ -2,23 +2,29 @@
 
 MMSA's units are its metrics times one hundred, mean and *population* standard deviation over seeds,
 for every metric alike (MAE, Corr and Loss included).
+
+Texts that a spreadsheet would take for a formula have an apostrophe in front in every CSV that is
+written for people; those that hold predictions are for programs, and have ids as they are.
 """
 
+import csv
 import io
 import math
 import os
 import textwrap
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from MMSA_ext.files import exclusive, write_atomically
+from MMSA_ext.files import exclusive, move_aside, read_regular, write_atomically
 from MMSA_ext.reporting.statistics import Summary, summarise
-from MMSA_ext.reporting.store import RunRecord, StoreError
+from MMSA_ext.reporting.store import RunRecord, StoreWarning
 
 # The order in which MMSA's trainers return their metrics, over its three data sets.
 MMSA_METRICS = (
@@ -37,6 +43,9 @@ MMSA_METRICS = (
 )
 TABLE_WIDTH = 100
 GAP = "  "
+# More than the largest table of MMSA's has.
+_TABLE_BYTES = 64 * 2**20
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def ordered_metrics(names: Iterable[str]) -> list[str]:
@@ -85,8 +94,9 @@ def append_mmsa_csv(
     """Append one row to MMSA's `normal/<dataset>.csv`.
 
     Columns are matched by name; a metric that the file does not know becomes a new last column.
-    Earlier rows stay as they are, those that MMSA wrote as `(np.float64(87.5), ...)` included.
-    Several processes may append at once.
+    Earlier rows stay as they are, those that MMSA wrote as `(np.float64(87.5), ...)` included. A
+    file that is no such table is moved aside to `<name>.damaged`, with a `StoreWarning`, and a new
+    one begun. Several processes may append at once.
 
     Args:
         path: The CSV file; made with its folder where missing.
@@ -94,38 +104,84 @@ def append_mmsa_csv(
         results: As for `mmsa_row`; none, where every seed diverged, gives empty cells.
 
     Raises:
-        StoreError: The file there is not such a table.
+        WriteError: The disk refuses, or another process held the file for two minutes.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(path.with_name(f".{path.name}.lock")):
-        table = _read_mmsa_csv(path)
-        row = mmsa_row(model, results)
-        columns = list(dict.fromkeys([*table.columns, *row]))
-        rows = [*table.to_dict("records"), row]
-        grown = pd.DataFrame(rows, columns=columns).fillna("")
-        write_atomically(path, _csv_text(grown))
+        try:
+            head, *rows = _read_mmsa_csv(path)
+        except (ValueError, OSError, csv.Error) as error:
+            aside = move_aside(path)
+            said = f"{path}: no results table of MMSA ({error}); moved to {aside.name}, begun anew."
+            warnings.warn(said, StoreWarning, stacklevel=2)
+            head, rows = ["Model"], []
+        row = mmsa_row(_harmless(model), results)
+        head += [name for name in row if name not in head]
+        cells = [row.pop(name, "") for name in head]
+        buffer = io.StringIO(newline="")
+        for line in (head, *rows, cells):
+            whole = line + [""] * (len(head) - len(line))
+            writer = csv.writer(buffer, lineterminator="\n", quoting=_quoting(whole))
+            writer.writerow(whole)
+        write_atomically(path, buffer.getvalue())
 
 
-def _read_mmsa_csv(path: Path) -> pd.DataFrame:
-    """Read every cell as the text it is."""
-    if not path.exists() or path.stat().st_size == 0:
-        return pd.DataFrame(columns=["Model"])
-    mend = "Move it away, or choose another results folder."
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:
-        reason = str(error).strip()
-        raise StoreError(f"{path}: not a readable CSV table ({reason}). {mend}") from error
-    if "Model" not in table.columns:
-        raise StoreError(f"{path}: not a results table of MMSA: no column 'Model'. {mend}")
-    return table
+def _read_mmsa_csv(path: Path) -> list[list[str]]:
+    """Head and rows, every cell as the text it is.
+
+    Raises:
+        ValueError, OSError, csv.Error: It is no such table.
+    """
+    if not os.path.lexists(path):
+        return [["Model"]]
+    text = read_regular(path, _TABLE_BYTES).decode("utf-8-sig")
+    lines = [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line]
+    if not lines:
+        return [["Model"]]
+    if "Model" not in lines[0]:
+        raise ValueError("it has no column 'Model'")
+    if any(len(line) > len(lines[0]) for line in lines):
+        raise ValueError("a row has more cells than the head")
+    return lines
 
 
-def _csv_text(table: pd.DataFrame) -> str:
+def csv_text(table: pd.DataFrame, *, exact: bool = False) -> str:
+    """Write a table as CSV, for people and their spreadsheets or for programs.
+
+    Args:
+        table: Without an index that says something.
+        exact: Write every text as it is. By default one that begins like a formula (`=`, `+`, `-`,
+            `@`, tab, line end) and is no number gets an apostrophe in front.
+
+    Returns:
+        CSV with a head and a final newline.
+    """
+    texts = table.select_dtypes(["object", "string", "category"])
+    quoting = _quoting(chain(table.columns, *(texts[name] for name in texts)))
+    if not exact:
+        harmless = {str(name): [_harmless(cell) for cell in texts[name]] for name in texts}
+        table = table.assign(**harmless).rename(columns=_harmless)
     buffer = io.StringIO(newline="")
-    table.to_csv(buffer, index=False, lineterminator="\n")
+    table.to_csv(buffer, index=False, lineterminator="\n", quoting=quoting)
     return buffer.getvalue()
+
+
+def _quoting(cells: Iterable[Any]) -> Literal[0, 2]:
+    """How to keep a carriage return inside its cell, which `csv` does not by itself."""
+    odd = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+    return csv.QUOTE_NONNUMERIC if odd else csv.QUOTE_MINIMAL
+
+
+def _harmless(cell: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula."""
+    if not isinstance(cell, str) or not cell.startswith(_FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def seed_table(records: Iterable[RunRecord], split: str = "test") -> pd.DataFrame:
@@ -204,7 +260,7 @@ def write_seed_csv(
         records: Runs, in any order; the file depends on nothing else.
         split: Split whose metrics are shown.
     """
-    write_atomically(Path(path), _csv_text(seed_table(records, split)))
+    write_atomically(Path(path), csv_text(seed_table(records, split)))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
 from MMSA_ext.errors import CheckpointError, TrainingDivergedError, WriteError
+from MMSA_ext.files import outside_scratch
 from MMSA_ext.models.contract import MSAModel
 from MMSA_ext.models.two_stage import EncoderTask, TwoStageModel
 from MMSA_ext.training.checkpoint import read_sealed, write_sealed
@@ -82,7 +83,8 @@ class TwoStageTrainer(Trainer):
         splits = {"train": _with_label(train, target), "valid": _with_label(valid, target)}
         seed = torch.initial_seed() % 2**32  # numpy takes no larger one
         key = self._key_of(task, target, splits, seed, code)
-        path = Path(self.args.model_save_path).parent / FOLDER / f"{task.modality}-{key}.pth"
+        beside = outside_scratch(Path(self.args.model_save_path).parent)
+        path = beside / FOLDER / f"{task.modality}-{key}.pth"
         trained = _load(path, task.encoder)
         if trained is None:
             trained = self._train_alone(task, splits, seed)

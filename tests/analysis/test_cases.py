@@ -114,7 +114,7 @@ def test_systems_that_cannot_be_compared_are_refused(store, systems, features):
         case_study(store, {"Host": systems["Host"]}, features)
     with pytest.raises(ConfigError, match="no system 'Hots'; did you mean Host"):
         case_study(store, systems, features, compared=("Hots", "Host"))
-    with pytest.raises(StoreError, match="has no predictions of the split 'dev'"):
+    with pytest.raises(StoreError, match="no predictions of the dev split were kept"):
         case_study(store, systems, features, split="dev")
 
 

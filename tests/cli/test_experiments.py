@@ -1,7 +1,6 @@
 """The commands of `mmsa-ext experiment`, as a user types them."""
 
 import json
-import signal
 
 import pytest
 from typer.testing import CliRunner
@@ -12,14 +11,6 @@ from MMSA_ext.errors import ConfigError, MMSAExtError
 from tests.conftest import tiny_config
 
 runner = CliRunner()
-
-
-@pytest.fixture(autouse=True)
-def _signals():
-    """The commands leave a handler behind, which a process of their own would not mind."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
@@ -167,10 +158,11 @@ def test_mistakes_are_named(arguments, said, tmp_path):
         ["report"],
     ],
 )
-def test_commands_that_read_make_no_folder(command, tmp_path):
+def test_commands_that_read_make_no_folder(command, tmp_path, tmp_path_factory):
     from MMSA_ext.cli import app as whole
 
-    runner.invoke(whole, command, env={"HOME": str(tmp_path)})
+    matplotlib = str(tmp_path_factory.mktemp("matplotlib"))  # which makes one when it is imported
+    runner.invoke(whole, command, env={"HOME": str(tmp_path), "MPLCONFIGDIR": matplotlib})
     assert not list(tmp_path.iterdir())
 
 

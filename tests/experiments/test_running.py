@@ -75,10 +75,10 @@ class TestHere:
 
         train = Run._train
 
-        def broken(self, identity, position):
+        def broken(self, identity, *rest):
             if identity.seed == 1:
                 raise RuntimeError("out of memory")
-            return train(self, identity, position)
+            return train(self, identity, *rest)
 
         monkeypatch.setattr(Run, "_train", broken)
         outcomes = run(make().narrowed(config=tiny), **options)

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from MMSA_ext.errors import WriteError
 from MMSA_ext.reporting.report import read_store, render_report, write_report
 from MMSA_ext.reporting.store import RunStore, StoreError
 
@@ -129,8 +130,7 @@ def test_hostile_text_stays_text(make_record, make_diverged_record):
         configuration={HOSTILE: HOSTILE},
         notes=(HOSTILE,),
         selection=HOSTILE,
-        metrics={"test": {HOSTILE: 0.5}},
-    )
+    ).model_copy(update={"metrics": {"test": {HOSTILE: 0.5}}})  # which no record may have
     diverged = make_diverged_record(seed=2, reason=HOSTILE)
     html = render_report([run, diverged], passed_over=[HOSTILE], figures=False)
     page = Page(html)
@@ -194,7 +194,7 @@ def test_half_a_character_does_not_stop_the_report(tmp_path, make_record):
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path, records):
     root = store_of(records[:1], tmp_path)
-    with pytest.raises(StoreError, match=r"report cannot be written \(.*\)\. Choose another file"):
+    with pytest.raises(WriteError, match="cannot be written"):
         write_report(root, tmp_path, figures=False)
 
 

@@ -20,7 +20,7 @@ from MMSA_ext.reporting.statistics import (
     seeds_needed,
     std_interval,
 )
-from MMSA_ext.reporting.store import RunStore, StoreError
+from MMSA_ext.reporting.store import RunStore, StoreError, StoreWarning
 
 N = 40
 IDS = [f"video_{i:03}" for i in range(N)]
@@ -203,9 +203,7 @@ class TestBootstrap:
         )
 
     def test_what_does_not_pair_is_refused(self, store, groups, make_record):
-        with pytest.raises(
-            StatisticsError, match=r"no predictions of the dev split.*there are test"
-        ):
+        with pytest.raises(StoreError, match=r"no predictions of the dev split.*there are test"):
             bootstrap_groups(store, *groups, ["MAE"], split="dev")
         with pytest.raises(StatisticsError, match="mosi has no metric 'F1_score'"):
             bootstrap_groups(store, *groups, ["F1_score"])
@@ -219,8 +217,27 @@ class TestBootstrap:
             StatisticsError, match="1 samples of the test split are in one run only"
         ):
             bootstrap_groups(store, groups[0], fewer, ["MAE"])
-        with pytest.raises(StoreError, match="without predictions"):
+        with (
+            pytest.warns(StoreWarning, match="without predictions"),
+            pytest.raises(StoreError, match="share no seed whose predictions can be used"),
+        ):
             bootstrap_groups(store, groups[0], none, ["MAE"])
+
+    def test_a_seed_whose_predictions_are_damaged_is_passed_over(self, store, groups):
+        damaged = store.predictions_path(groups[1].finished[2].identity)
+        damaged.write_text("split,id\n")
+        with pytest.warns(StoreWarning, match=damaged.name):
+            found = bootstrap_groups(store, *groups, ["MAE"], n_resamples=100)
+        assert list(found["predictions"]) == ["seed 1"]
+
+    def test_a_run_of_other_samples_than_the_others_is_passed_over(self, store, groups):
+        odd = groups[1].finished[2]
+        table = store.predictions(odd)
+        store.write(odd, table.assign(id=[f"{name}x" for name in table["id"]]), overwrite=True)
+        pair = [select_groups(store.records(), [group.label])[0] for group in groups]
+        with pytest.warns(StoreWarning, match="other samples or labels"):
+            found = bootstrap_groups(store, *pair, ["MAE"], n_resamples=100)
+        assert list(found["predictions"]) == ["seed 1"]
 
     def test_text_names_test_n_and_interval(self, store, groups):
         found = bootstrap_groups(store, *groups, ["MAE"], n_resamples=300)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import MMSA_ext.reporting
-from MMSA_ext.errors import MMSAExtError
+from MMSA_ext.errors import MMSAExtError, WriteError
 from MMSA_ext.reporting.store import (
     Environment,
     EpochRecord,
@@ -247,7 +247,7 @@ class TestStore:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(Path, "replace", full_disk)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(WriteError, match="is full"):
             store.write(record, predictions)
         monkeypatch.undo()
         assert store.find(record.identity) is None
@@ -263,14 +263,12 @@ class TestStore:
         def full_disk(descriptor):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("MMSA_ext.reporting.store.os.fsync", full_disk)
-        with pytest.raises(OSError, match="No space"):
-            store.write(record, predictions, overwrite=True)
+        monkeypatch.setattr("os.fsync", full_disk)
+        with pytest.raises(WriteError, match="is full"):
+            store.write(make_record(notes=["new"]), predictions, overwrite=True)
         assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
-    def test_both_files_change_under_one_lock(
-        self, tmp_path, make_record, predictions, monkeypatch
-    ):
+    def test_all_files_change_under_one_lock(self, tmp_path, make_record, predictions, monkeypatch):
         replace, held = Path.replace, []
 
         def spy(self, target):
@@ -281,7 +279,7 @@ class TestStore:
 
         monkeypatch.setattr(Path, "replace", spy)
         RunStore(tmp_path).write(make_record(), predictions)
-        assert len(held) == 2
+        assert len(held) == 3
         held[0].acquire()
         held[0].release()
 
@@ -296,14 +294,15 @@ class TestStore:
                 raise OSError(5, "Input/output error")
             return replace(self, target)
 
+        before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
         monkeypatch.setattr(Path, "replace", fails_at_the_record)
-        with pytest.raises(OSError, match="Input/output"):
-            store.write(record, predictions.assign(prediction=0.0), overwrite=True)
-        monkeypatch.undo()
-        assert store.find(record.identity) is None
-        assert not list(tmp_path.rglob("*.tmp"))
+        with pytest.raises(WriteError, match="Input/output"):
+            store.write(
+                make_record(notes=["new"]), predictions.assign(prediction=0.0), overwrite=True
+            )
+        assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
-    def test_predictions_are_on_disk_before_the_record(
+    def test_predictions_are_on_disk_before_the_record_and_take_their_place_after_it(
         self, tmp_path, make_record, predictions, monkeypatch
     ):
         order, replace = [], Path.replace
@@ -314,7 +313,11 @@ class TestStore:
 
         monkeypatch.setattr(Path, "replace", spy)
         RunStore(tmp_path).write(make_record(), predictions)
-        assert [name.endswith(".predictions.csv") for name in order] == [True, False]
+        assert [name.split(".", 1)[1] for name in order] == [
+            "predictions.new.csv",
+            "json",
+            "predictions.csv",
+        ]
 
     def test_stores_merge_by_copying_files(self, tmp_path, make_record, predictions):
         here, there = RunStore(tmp_path / "here"), RunStore(tmp_path / "there")
@@ -360,7 +363,7 @@ class TestStore:
         store, record = RunStore(tmp_path), make_record()
         path = store.write(record)
         content = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps({**content, "schema_version": 2}), encoding="utf-8")
+        path.write_text(json.dumps({**content, "schema_version": 3}), encoding="utf-8")
         with pytest.raises(StoreError, match="Update MMSA_ext"):
             store.find(record.identity)
 

@@ -1,3 +1,5 @@
+import io
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from MMSA_ext.reporting.store import StoreError
+from MMSA_ext.reporting.store import StoreWarning
 from MMSA_ext.reporting.tables import (
     append_mmsa_csv,
+    csv_text,
     mmsa_row,
     ordered_metrics,
     render_table,
@@ -85,13 +88,42 @@ class TestMmsaCsv:
         append_mmsa_csv(path, "m", SEEDS)
         assert len(pd.read_csv(path)) == 1
 
-    @pytest.mark.parametrize("content", ["a,b\n1,2\n", "Model,b\n1,2,3\n4,5,6,7,8\n"])
-    def test_another_file_is_left_alone(self, tmp_path, content):
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"a,b\n1,2\n",
+            b"Model,b\n1,2,3\n4,5,6,7,8\n",
+            b"Model,b\n1,2,3\n",
+            b"\xff\xfe",
+            b'Model,b\n"1,2\n',
+            b"\0" * 9,
+        ],
+    )
+    def test_another_file_is_kept_and_costs_no_row(self, tmp_path, content):
         path = tmp_path / "mosi.csv"
-        path.write_text(content, encoding="utf-8")
-        with pytest.raises(StoreError, match=r"mosi\.csv.*Move it away"):
+        for number in ("", "1"):
+            path.write_bytes(content)
+            with pytest.warns(StoreWarning, match=rf"mosi\.csv.*moved to mosi.csv.damaged{number}"):
+                append_mmsa_csv(path, "m", SEEDS)
+            assert path.with_name(f"mosi.csv.damaged{number}").read_bytes() == content
+            assert list(pd.read_csv(path)["Model"]) == ["m"]
+
+    def test_what_is_no_file_costs_no_row(self, tmp_path):
+        path = tmp_path / "mosi.csv"
+        os.mkfifo(path)
+        with pytest.warns(StoreWarning, match="no regular file"):
             append_mmsa_csv(path, "m", SEEDS)
-        assert path.read_text(encoding="utf-8") == content
+        assert list(pd.read_csv(path)["Model"]) == ["m"]
+
+    def test_a_byte_order_mark_and_short_rows_are_read(self, tmp_path):
+        path = tmp_path / "mosi.csv"
+        path.write_bytes(b"\xef\xbb\xbfModel,Old,MAE\r\nlmf,=1\r\n\r\n")
+        append_mmsa_csv(path, "=m", SEEDS[:1])
+        assert path.read_text(encoding="utf-8").splitlines() == [
+            "Model,Old,MAE,Has0_acc_2,Loss",
+            "lmf,=1,,,",
+            '\'=m,,"(71.23, 0.0)","(87.5, 0.0)","(70.0, 0.0)"',
+        ]
 
     @pytest.mark.filterwarnings("ignore:Setting an item of incompatible dtype")
     def test_stock_reading_and_appending_still_works(self, tmp_path):
@@ -114,6 +146,31 @@ class TestMmsaCsv:
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(append_many, "ab"))
         assert sorted(pd.read_csv(path)["Model"]) == ["a"] * 10 + ["b"] * 10
+
+
+class TestSpreadsheets:
+    CELLS = ("=1+1", "+x", "-3g5yACwYnA$_$1", "@cmd", "\t=1", "\r=1", "\n=1")
+
+    def test_a_text_that_begins_like_a_formula_gets_an_apostrophe(self):
+        table = pd.DataFrame({"=head": self.CELLS, "n": range(7)})
+        read = pd.read_csv(io.StringIO(csv_text(table), newline=""), dtype=str)
+        assert list(read.columns) == ["'=head", "n"]
+        assert list(read["'=head"]) == [f"'{cell}" for cell in self.CELLS]
+
+    def test_numbers_and_other_texts_stay(self):
+        cells = ["-1.5", "+2e3", "a=1", "'=1", "", "(1, 2)", "é", None]
+        table = pd.DataFrame({"text": cells, "number": [-1.0, *range(7)]})
+        assert csv_text(table) == table.to_csv(index=False, lineterminator="\n")
+
+    def test_what_programs_read_is_exact(self):
+        table = pd.DataFrame({"id": self.CELLS})
+        read = pd.read_csv(io.StringIO(csv_text(table, exact=True), newline=""), dtype=str)
+        assert tuple(read["id"]) == self.CELLS
+
+    def test_the_seeds_table_is_harmless(self, make_record):
+        text = csv_text(seed_table([make_record(notes=["=HYPERLINK(1)"], selection="@x")]))
+        assert ",'=HYPERLINK(1)" in text
+        assert ",'@x," in text
 
 
 class TestSeedCsv:

@@ -1,0 +1,121 @@
+"""Ctrl-C and SIGTERM end a command in order; storing a result is not cut."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from MMSA_ext import cli
+from MMSA_ext.errors import WriteError
+from MMSA_ext.reporting.store import RunStore
+from MMSA_ext.stopping import Stopped, deferred, stoppable
+from tests.conftest import tiny_config
+
+CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_a_command_ends_with_the_usual_code_and_says_what_is_kept(
+    number, code, monkeypatch, capsys
+):
+    before = [signal.getsignal(n) for n, _ in CODES]
+    monkeypatch.setattr(cli, "app", lambda: signal.raise_signal(number))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == code
+    assert capsys.readouterr().err.splitlines() == ["Stopped; what was finished before is kept."]
+    assert [signal.getsignal(n) for n, _ in CODES] == before
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a job in the background
+    try:
+        with stoppable():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def storing(*signals, error=None):
+    """Get signals while something is stored; what was done before the first acted."""
+    done = []
+    try:
+        with deferred("a result"):
+            for number in signals:
+                signal.raise_signal(number)
+            done.append("stored")
+            if error is not None:
+                raise error
+        done.append("went on")
+    except BaseException as stopped:
+        return done, stopped
+    return done, None
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_a_signal_while_storing_acts_afterwards(number, code):
+    with stoppable():
+        done, stopped = storing(number)
+    assert done == ["stored"]
+    assert isinstance(stopped, Stopped)
+    assert stopped.code == code
+
+
+def test_a_second_signal_while_storing_acts_at_once():
+    with stoppable():
+        done, stopped = storing(signal.SIGTERM, signal.SIGTERM)
+    assert done == []
+    assert isinstance(stopped, Stopped)
+
+
+def test_from_python_ctrl_c_is_a_keyboard_interrupt_afterwards():
+    done, stopped = storing(signal.SIGINT)
+    assert done == ["stored"]
+    assert type(stopped) is KeyboardInterrupt
+
+
+def test_an_error_of_storing_is_said_before_the_signal_acts(caplog):
+    with stoppable():
+        _, stopped = storing(signal.SIGTERM, error=WriteError("kept in some folder"))
+    assert isinstance(stopped, Stopped)
+    assert "kept in some folder" in caplog.text
+
+
+def test_sigterm_keeps_finished_seeds_and_leaves_nothing_over(tmp_path, feature_file, tiny_encoder):
+    """The real command: it is told to stop in its second seed."""
+    config = tiny_config("text_only", tiny_encoder)
+    names = ("model-save", "res-save", "log")
+    command = [
+        *(sys.executable, "-c", _COMMAND, "run", "-m", "text_only", "-f", str(feature_file)),
+        *("-g", "cpu", "-n", "0", "-v", "0", "-s", "1", "-s", "2", "-s", "3"),
+        *(word for name in names for word in (f"--{name}-dir", str(tmp_path / name))),
+        *(word for key, value in config.items() for word in ("--set", f"{key}={value}")),
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    assert ended.returncode == 143, ended.stderr
+    kept = tmp_path / "res-save" / "runs"
+    assert ended.stderr.splitlines() == [
+        f"Stopped; kept in {kept}: seeds 1. The same command goes on."
+    ]
+    assert [record.identity.seed for record in RunStore(kept).records()] == [1]
+    assert len(list((tmp_path / "model-save").iterdir())) == 1
+    assert not [path for path in kept.rglob("*") if "unfinished" in path.name]
+
+
+# The command, which SIGTERM reaches while its second seed has weights on the disk.
+_COMMAND = """
+import os, signal, sys
+from MMSA_ext.cli import main
+from MMSA_ext.training.trainer import Trainer
+train = Trainer.do_train
+def told_to_stop(self, *args, **options):
+    train(self, *args, **options)
+    if self.args.cur_seed == 2:
+        assert os.path.exists(self.args.model_save_path)
+        os.kill(os.getpid(), signal.SIGTERM)
+Trainer.do_train = told_to_stop
+main()
+"""
