@@ -182,13 +182,13 @@ class TestLeftovers:
             ("text_only-mosi-0123456789abcdef-seed1.999999999.weights.text", True),
             ("text_only-mosi-0123456789abcdef-seed1.pth.999999999.tmp", True),
             (f".0123456789abcdef-seed1.json.{'a1' * 16}.tmp", True),
-            (f"text_only-mosi-0123456789abcdef-seed1.{os.getpid()}.weights", False),
+            ("text_only-mosi-0123456789abcdef-seed1.{own}.weights", False),
             ("mine.weights", False),
             ("text_only-mosi-0123456789abcdef-seed1.pth", False),
         ],
     )
     def test_files_of_earlier_versions_go_after_a_week(self, tmp_path, name, goes):
-        path = tmp_path / name
+        path = tmp_path / name.replace("{own}", str(os.getpid()))
         path.write_text("x")
         assert files.remove_leftovers(tmp_path) == []
         os.utime(path, (time.time() - 8 * 86400,) * 2)
