@@ -201,6 +201,11 @@ def objects(count: int) -> bytes:
     return start + b"".join(one + reference(1 + i) + b"atba" for i in range(count)) + b"t"
 
 
+ITSELF = (
+    name("numpy.core.multiarray", "_reconstruct")
+    + name("numpy", "ndarray")
+    + (b"K\x00\x85C\x01b\x87R\x94(K\x01" + shape(1) + dtype("O8") + b"\x89](h\x00etb.")
+)
 BIG = 100_000
 DEEP = 200_000  # hashing a tuple of so many levels overflows the stack of C
 HUGE = {
@@ -296,6 +301,8 @@ def test_a_few_bytes_take_neither_time_nor_memory() -> None:
         (b"\x80\x06N.", "is of protocol 6"),
         (PROTOCOL + b"N\x98.", "keeps the content of its arrays outside itself"),
         (PROTOCOL + b"N0.", "has an operation that only lists and tuples in themselves need"),
+        (PROTOCOL + b"(" * 200 + b".", "has containers in one another without an end"),
+        (PROTOCOL + ITSELF, "has an array that holds itself"),
         (pickle.dumps(len, 4), "names 'builtins.len'"),
         (HUGE["list in itself"], "has containers in one another"),
         (HUGE["5 levels of 1000"], "stands for far more content"),

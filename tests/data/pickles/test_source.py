@@ -56,6 +56,10 @@ def test_lines() -> None:
     assert source.take_line() == b"x" * 3000
     with pytest.raises(TruncatedError):
         source.take_line()
+    source = ByteSource(Trickle(b"x" * 5_000_000, 1000))
+    with pytest.raises(ValueError, match="more than 1000"):
+        source.take_line(1000)
+    assert source.size < 10_000, "a line that is too long is not read to its end"
 
 
 @pytest.mark.parametrize("known", [True, False])
