@@ -72,7 +72,9 @@ def odd_values(data: dict[str, Any], rng: np.random.Generator) -> str:
         return kind
     elif kind == "label scale":
         for each in data.values():
-            each["regression_labels"] = each["regression_labels"] * rng.choice([0.1, 3])
+            labels = np.asarray(each["regression_labels"])
+            if labels.dtype != object:
+                each["regression_labels"] = labels * rng.choice([0.1, 3])
         return kind
     elif kind == "half":
         texts = list(split["raw_text"])
