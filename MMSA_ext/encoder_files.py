@@ -66,7 +66,7 @@ def cached_folder(name: str) -> Path | None:
     """The folder of the local cache that holds (some of) a repository of the hub."""
     try:
         found = try_to_load_from_cache(name, "config.json")
-    except ValueError:  # no repository can have this name
+    except (ValueError, OSError):  # no repository can have this name, or nobody may look
         return None
     return Path(found).parent if isinstance(found, str) else None
 

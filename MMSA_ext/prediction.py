@@ -130,7 +130,8 @@ def trained(
     checkpoint = load_checkpoint(checkpoint_path, overrides)
     check_replaces(overrides, checkpoint.config)
     try:
-        config = _completed({**checkpoint.config, **(overrides or {})})
+        given = {k: str(v) if isinstance(v, Path) else v for k, v in (overrides or {}).items()}
+        config = _completed({**checkpoint.config, **given})
     except ConfigError as error:
         raise CheckpointError(
             f"{checkpoint_path}: its configuration cannot be used: {error} Pass the complete "

@@ -109,9 +109,13 @@ def identity(pretrained: str) -> str:
     source = Path(resolve(pretrained))
     if pretrained in _PACKAGED or not source.is_dir():
         return pretrained
-    files = sorted(path for path in source.iterdir() if path.suffix in _CONTENT_SUFFIXES)
-    stamps = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
-    return f"{source.resolve().name}@{_content_hash(stamps)}"
+    try:
+        found = (path for path in source.iterdir() if path.suffix in _CONTENT_SUFFIXES)
+        files = sorted(path for path in found if path.is_file())
+        stamps = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+        return f"{source.resolve().name}@{_content_hash(stamps)}"
+    except OSError as error:
+        raise _error(pretrained, f"{error.filename} cannot be read ({error.strerror})") from error
 
 
 @functools.cache

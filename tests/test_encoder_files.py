@@ -1,6 +1,7 @@
 """The files of an encoder: damaged ones are named, missing ones are fetched once and in time."""
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -15,7 +16,13 @@ from MMSA_ext import MMSA_run, encoder_files, mmsa_bridge, predict_file
 from MMSA_ext.encoder_files import files_of
 from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.registry import list_models, trains_in_mmsa
-from MMSA_ext.text_encoders import load_config, load_text_encoder, load_tokenizer, load_weights
+from MMSA_ext.text_encoders import (
+    identity,
+    load_config,
+    load_text_encoder,
+    load_tokenizer,
+    load_weights,
+)
 from tests.conftest import tiny_config
 from tests.fake_hub import hub, no_hub
 from tests.models.infoenh_hosts.variants import SIZES, TRAINING
@@ -301,6 +308,17 @@ def test_weights_in_the_form_of_torch_load(copy):
     as_bin(copy)
     again = load_text_encoder(str(copy)).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
+
+
+def test_an_encoder_is_named_by_its_regular_files_alone(copy):
+    name = identity(str(copy))
+    os.mkfifo(copy / "pipe.bin")  # reading it would wait for ever
+    (copy / "gone.json").symlink_to(copy / "nowhere")
+    assert identity(str(copy)) == name
+    (copy / "model.safetensors").unlink()
+    os.mkfifo(copy / "model.safetensors")
+    with pytest.raises(TextEncoderError, match=r"model\.safetensors is no regular file"):
+        load_text_encoder(str(copy))
 
 
 def test_files_that_are_not_read_may_be_anything(copy):

@@ -324,6 +324,14 @@ def test_weights_of_a_run_that_now_diverges_go_after_its_record(run, monkeypatch
 
 
 @pytest.mark.parametrize("model", ["text_only", "lf_dnn"])
+def test_a_disk_without_room_for_the_weights(run, model, small_disk):
+    (small_disk / "other").write_bytes(b"x" * (2 * 2**20 - 2**15))
+    with pytest.raises(WriteError, match=rf"cannot be written, because the disk of {small_disk}"):
+        run(model, config={"early_stop": 1}, folder=small_disk.relative_to(small_disk.parent))
+    assert not list(small_disk.glob("**/*.pth"))
+
+
+@pytest.mark.parametrize("model", ["text_only", "lf_dnn"])
 def test_a_disk_that_is_full_in_training_is_said(run, model, monkeypatch, tmp_path):
     """MMSA's trainers write by torch, which says nothing of the disk."""
     save = torch.save

@@ -332,8 +332,8 @@ SHIMS: tuple[Shim, ...] = (
     ),
     Shim(
         "encoder_kind",
-        "MMSA builds a BERT, or by `transformers` a RoBERTa, of any encoder, and leaves weights of "
-        "another kind random.",
+        "MMSA builds a BERT, or by `transformers` a RoBERTa, of any encoder, leaves weights random "
+        "that are missing or of another kind, and tries for minutes to get what cannot be had.",
         encoder_shims.encoder_kind,
     ),
     Shim(

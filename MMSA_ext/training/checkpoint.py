@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,12 +159,15 @@ def _unsealed(path: Path, content: Any, formats: Collection[int]) -> dict[str, A
 
 def _digest(facts: dict[str, Any], weights: dict[str, Tensor]) -> str:
     """SHA-256 of all facts, names, dtypes, shapes and bytes, whatever their order in the file."""
-    names = sorted(weights)
-    tensors = [[name, str(weights[name].dtype), list(weights[name].shape)] for name in names]
-    digest = hashlib.sha256(json.dumps([facts, tensors], sort_keys=True).encode())
-    for name in names:
-        digest.update(weights_file.array_bytes(weights[name].contiguous()))
-    return digest.hexdigest()
+
+    def described(name: str) -> list[Any]:
+        value = weights[name]
+        content = hashlib.sha256(weights_file.array_bytes(value.contiguous())).hexdigest()
+        return [name, str(value.dtype), list(value.shape), content]
+
+    with ThreadPoolExecutor() as threads:  # hashing waits for no other Python code
+        tensors = list(threads.map(described, sorted(weights)))
+    return hashlib.sha256(json.dumps([facts, tensors], sort_keys=True).encode()).hexdigest()
 
 
 def _check_weights(path: Path, weights: Any) -> None:

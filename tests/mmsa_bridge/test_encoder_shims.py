@@ -1,5 +1,6 @@
 """Each shim for text encoders is needed and sufficient."""
 
+import shutil
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from easydict import EasyDict
 from mmsa_toys import NARROW, SMALL, WIDE, shim, without_shim
+from safetensors.torch import load_file, save_file
 from transformers import BertTokenizer, DistilBertConfig, DistilBertModel
 
 from MMSA_ext import mmsa_bridge
@@ -175,6 +177,25 @@ class TestEncoderKind:
             return
         state = {key: value for key, value in stock.items() if key.startswith("encoder.")}
         assert not any(key.removeprefix("encoder.") in saved for key in state)
+
+    @pytest.mark.usefixtures("stock_mmsa")
+    def test_weights_that_are_missing(self, tiny_encoder: Path, tmp_path: Path) -> None:
+        """MMSA goes on with random ones; the pooler, which it does not read, may be."""
+        folder, lost = tmp_path / "encoder", "encoder.layer.0.output.dense.weight"
+        shutil.copytree(tiny_encoder, folder)
+        encoder = import_module("MMSA.models.subNets.BertTextEncoder").BertTextEncoder
+        weights = load_file(folder / "model.safetensors")
+        for name in ("pooler.dense.weight", lost):
+            del weights[name]
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+            state = encoder(pretrained=str(folder)).model.state_dict()
+            assert torch.equal(state[other := "embeddings.LayerNorm.bias"], weights[other])
+            with shim("encoder_kind"):
+                if name == lost:
+                    with pytest.raises(TextEncoderError, match=f"lack 1 tensors .{lost}"):
+                        encoder(pretrained=str(folder))
+                else:
+                    encoder(pretrained=str(folder))
 
     @pytest.mark.parametrize(
         ("model", "config"), [("self_mm", {}), ("misa", {}), ("mmim", {"batch_size": 8})]

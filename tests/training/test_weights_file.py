@@ -183,6 +183,8 @@ def test_what_is_no_readable_file(tmp_path, kind):
     if kind == "folder":
         path.mkdir()
     elif kind == "pipe":
+        if not hasattr(os, "mkfifo"):
+            pytest.skip("there are no named pipes here")
         os.mkfifo(path)
     elif kind == "loop":
         path.symlink_to(path)
