@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import pkgutil
 import random
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.files import write_error
+from MMSA_ext.files import reason, write_error
 from MMSA_ext.mmsa_bridge.patching import replace_attribute
 
 _STREAM_LEVELS = {0: logging.ERROR, 1: logging.INFO, 2: logging.DEBUG}
@@ -45,7 +46,7 @@ def run_logging(log_file: str | Path, verbose_level: int = 1) -> Iterator[loggin
     logger = logging.getLogger("MMSA")
     try:
         Path(log_file).parent.mkdir(parents=True, exist_ok=True)
-        file_handler = logging.FileHandler(log_file, encoding="utf-8")
+        file_handler = _LogFile(log_file, encoding="utf-8")
     except OSError as error:
         raise write_error(Path(log_file), error) from error
     file_handler.setLevel(logging.DEBUG)
@@ -63,6 +64,22 @@ def run_logging(log_file: str | Path, verbose_level: int = 1) -> Iterator[loggin
             undo.callback(handler.close)
             undo.callback(logger.removeHandler, handler)
         yield logger
+
+
+class _LogFile(logging.FileHandler):
+    """A log that costs no run: on a full disk it says so once, and what follows is not logged."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self.setLevel(logging.CRITICAL + 1)
+        print(f"{self.baseFilename}: the log ends here ({reason(error)}).", file=sys.stderr)
+
+    def close(self) -> None:
+        with suppress(OSError):  # of what could not be written before
+            super().close()
 
 
 @contextmanager

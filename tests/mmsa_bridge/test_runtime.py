@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.errors import ConfigError
+from MMSA_ext.errors import ConfigError, WriteError
 
 MMSA_LOGGER = logging.getLogger("MMSA")
 
@@ -111,3 +111,17 @@ class TestAssignDevice:
             mmsa_bridge.assign_device([2])
         with pytest.raises(ConfigError, match="give device numbers"):
             mmsa_bridge.assign_device(["first"])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
+def test_a_log_on_a_full_disk_costs_one_line(capsys):
+    with mmsa_bridge.run_logging("/dev/full", 0) as logger:
+        for _ in range(3):
+            logger.info("a line")
+    said = capsys.readouterr().err
+    assert said == "/dev/full: the log ends here (No space left on device).\n"
+
+
+def test_a_log_that_cannot_be_opened_is_named(tmp_path):
+    with pytest.raises(WriteError, match="cannot be written"), mmsa_bridge.run_logging(tmp_path):
+        pass
