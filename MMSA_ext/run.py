@@ -7,7 +7,7 @@ at the seed it was in, and a run that was done before is looked up.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -429,11 +429,11 @@ class Run:
                 "identity": identity,
                 "status": "diverged" if outcome.diverged else "finished",
                 "reason": outcome.diverged,
-                "metrics": {
-                    split: {metric_name(name): value for name, value in metrics.items()}
-                    for split, metrics in outcome.metrics.items()
-                },
-                "history": outcome.history,
+                "metrics": {split: _named(values) for split, values in outcome.metrics.items()},
+                "history": [
+                    {**epoch, **{key: _named(epoch.get(key, {})) for key in ("train", "valid")}}
+                    for epoch in outcome.history
+                ],
                 "chosen_epoch": outcome.chosen_epoch,
                 "selection": _selection_rule(self.args),
                 "environment": _environment(self.device),
@@ -506,6 +506,11 @@ class Run:
         if len(results) > 1:
             drawn += curves_overview([result.record for result in results], folder / "seeds.png")
         return tuple(drawn)
+
+
+def _named(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Values by names that a record may have; a model may call its own ones anything."""
+    return {metric_name(name): value for name, value in values.items()}
 
 
 @contextmanager

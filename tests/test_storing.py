@@ -307,8 +307,10 @@ def test_odd_names_of_metrics_cost_no_result(run, training, store, monkeypatch):
     def odd(run, *rest):
         outcome = train(run, *rest)
         outcome.metrics["test"] |= {"<b>|\n$": 1.0, "=1": 2.0, "x" * 99: 3.0, "F1 (macro)": 4.0}
+        outcome.history = [{"epoch": 1, "train": {"$\\frac$": 1.0}}]
         return outcome
 
     monkeypatch.setattr(Run, "_train", odd)
-    metrics = run().seeds[0].metrics
-    assert list(metrics) == ["MAE", "__b____", "_=1", "x" * 64, "F1 (macro)"]
+    result = run().seeds[0]
+    assert result.record.history[0].train == {"__frac_": 1.0}
+    assert list(result.metrics) == ["MAE", "_b____", "_=1", "x" * 64, "F1 (macro)"]

@@ -6,6 +6,7 @@ import logging
 import pkgutil
 import random
 import stat
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 
 from MMSA_ext.errors import ConfigError
+from MMSA_ext.files import reason
 from MMSA_ext.mmsa_bridge.patching import replace_attribute
 from MMSA_ext.paths import shown
 from MMSA_ext.validation import integer
@@ -78,14 +80,30 @@ def check_verbosity(verbose_level: object) -> None:
 def _log_file(path: Path) -> logging.FileHandler:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait
+        if path.exists() and stat.S_ISFIFO(path.stat().st_mode):  # opening a pipe would wait
             raise ConfigError(f"{shown(path)}: is no file, so no log can be written; move it away.")
-        return logging.FileHandler(path, encoding="utf-8")
+        return _LogFile(path, encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            f"{shown(path)}: no log can be written ({error.strerror}); give another folder with "
+            f"{shown(path)}: no log can be written ({reason(error)}); give another folder with "
             "--log-dir."
         ) from None
+
+
+class _LogFile(logging.FileHandler):
+    """A log that costs no run: on a full disk it says so once, and what follows is not logged."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self.setLevel(logging.CRITICAL + 1)
+        print(f"{self.baseFilename}: the log ends here ({reason(error)}).", file=sys.stderr)
+
+    def close(self) -> None:
+        with suppress(OSError):  # of what could not be written before
+            super().close()
 
 
 @contextmanager

@@ -133,7 +133,8 @@ def _whole(value: Any) -> Any:
 
 def metric_name(name: str) -> str:
     """A name as records have it: what could pass for code in a table is replaced by `_`."""
-    return re.sub(r"[^\w .,:+@%()/=-]", "_", f"_{name}" if not name[:1].isalnum() else name)[:64]
+    tame = re.sub(r"[^\w .,:+@%()/=-]", "_", name)
+    return (tame if re.match(r"\w", tame) else f"_{tame}")[:64]
 
 
 def _dated(value: datetime) -> datetime:
@@ -223,8 +224,8 @@ class EpochRecord(_Frozen):
     """
 
     epoch: Count
-    train: dict[Text, Number] = {}
-    valid: dict[Text, Number] = {}
+    train: dict[MetricName, Number] = {}
+    valid: dict[MetricName, Number] = {}
     learning_rate: Number = None
     seconds: Number = None
 

@@ -100,4 +100,5 @@ def _settings(experiments: Sequence[Experiment]) -> list[Fact]:
 
 def _note(fact: Fact) -> str:
     name, text = fact.note
-    return f"  - {name}: {text}"
+    # Notes are anybody's words: they begin no line and no tag of their own.
+    return f"  - {name}: {' '.join(text.splitlines()).replace('<', '&lt;')}"

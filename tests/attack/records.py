@@ -217,6 +217,7 @@ JUNK: dict[str, Junk] = {
     "metric named as formula": _key("metrics", "test", "=1+1", value=0.5),
     "metric name with line ends": _key("metrics", "test", "a\nb\r| c |", value=0.5),
     "metric name of a megabyte": _key("metrics", "test", "x" * 2**20, value=0.5),
+    "history named as mathtext": _key("history", value=[{"epoch": 1, "train": {"$\\frac$": 1.0}}]),
     "no metric name": _key("metrics", "test", "", value=0.5),
     "split named as HTML": _key("metrics", "</script><script>", value={"MAE": 1.0}),
     "metrics are a list": _key("metrics", value=[1, 2]),

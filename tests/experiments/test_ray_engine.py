@@ -5,12 +5,15 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.experiments import run
-from MMSA_ext.experiments.ray_engine import _slots, connect
+from MMSA_ext.experiments import Outcome, Plan, run
+from MMSA_ext.experiments.ray_engine import Delivery, RayEngine, _slots, connect
+from MMSA_ext.reporting.store import RunStore, file_digest
+from tests.attack import store as attack
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,3 +107,62 @@ def test_as_many_runs_as_fit():
     assert [_slots(cluster, *need) for need in ((1, 0), (3, 0), (1, 1), (16, 0), (0, 0.5))] == [
         8, 2, 2, 1, 4
     ]  # fmt: skip
+
+
+class FakeRay:
+    """As much of Ray as the driver's end of a delivery needs."""
+
+    exceptions = SimpleNamespace(RayError=RuntimeError)
+
+    def __init__(self, delivery):
+        self.delivery = delivery
+
+    def cluster_resources(self):
+        return {"CPU": 1}
+
+    def remote(self, **options):
+        return lambda function: function
+
+    def get(self, reference):
+        return self.delivery
+
+
+class TestTheDriver:
+    @pytest.fixture
+    def take(self, make, store, feature_file, options):
+        """What the driver makes of a delivery."""
+        (unit, *_) = Plan(make(), store, {"custom_feature": feature_file}).units
+        run, table = attack.record(1), attack.predictions(1)
+        vouched = {"checkpoint_sha256": "0" * 64, "predictions_sha256": "0" * 64}
+
+        def take(checkpoint=b"weights"):
+            outcome = Outcome(unit, "finished", run.model_copy(update=vouched))
+            ray = FakeRay(Delivery(outcome, table, checkpoint))
+            engine = RayEngine(ray, store, options, None, 1, 0, True, False)
+            engine._running["reference"] = unit
+            return run, engine._take("reference")
+
+        return take
+
+    def test_stores_record_predictions_and_checkpoint_as_one(self, take, store, options):
+        run, outcome = take()
+        assert outcome.state == "finished"
+        stored, checkpoint = store.find(run.identity), options["model_save_dir"] / run.checkpoint
+        assert checkpoint.read_bytes() == b"weights"
+        assert file_digest(checkpoint) == stored.checkpoint_sha256
+        assert len(store.predictions(stored)) == len(attack.predictions(1))
+
+    def test_a_checkpoint_that_cannot_be_written_costs_no_record(self, take, store, options):
+        options["model_save_dir"].touch()
+        run, outcome = take()
+        assert outcome.state == "finished"
+        assert len(store.predictions(store.find(run.identity))) == len(attack.predictions(1))
+
+    def test_what_cannot_be_stored_is_kept_beside_the_checkpoints(self, take, store, options):
+        store.root.parent.mkdir(parents=True)
+        store.root.touch()
+        run, outcome = take()
+        assert outcome.state == "failed"
+        assert f"cp -r {options['model_save_dir']}/rescued/runs/* {store.root}" in outcome.error
+        kept = RunStore(options["model_save_dir"] / "rescued" / "runs")
+        assert len(kept.predictions(kept.find(run.identity))) == len(attack.predictions(1))

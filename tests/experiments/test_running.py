@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from MMSA_ext.errors import ConfigError
+from MMSA_ext.errors import ConfigError, WriteError
 from MMSA_ext.experiments import Plan, run
 from MMSA_ext.experiments.plan import Claims
 from MMSA_ext.experiments.running import (
@@ -265,6 +265,32 @@ class TestScheduling:
         outcomes = self.schedule(plan, engine)
         assert states(outcomes.values()) == ["failed"] * 2
         assert all(record.identity.short_id in o.error for o in outcomes.values())
+
+    @pytest.mark.parametrize("breaking", ["store", "claims"])
+    def test_what_cannot_be_stored_is_not_begun(self, plan, store, monkeypatch, breaking):
+        """The disk fills while the first unit runs; what is running goes on."""
+
+        def refuse(*args):
+            raise WriteError("the disk is full")
+
+        def full(unit):
+            where, name = {"store": (store, "check_writable"), "claims": (Claims, "take")}[breaking]
+            monkeypatch.setattr(where, name, refuse)
+
+        engine = Fake(while_running=full)
+        outcomes = self.schedule(plan, engine)
+        assert engine.given == [1]
+        assert states(outcomes.values()) == ["refused"] * 3
+        errors = [outcomes[unit.key].error for unit in plan.units]
+        assert errors == ["only a test", "the disk is full", "the disk is full"]
+
+    def test_a_store_that_cannot_be_written_is_said_before_any_engine_is_made(
+        self, make, options, store
+    ):
+        store.root.parent.mkdir(parents=True)
+        store.root.touch()
+        with pytest.raises(WriteError, match="choose another folder"):
+            run(make(), engine=lambda *args: pytest.fail("made"), **options)
 
     def test_claims_end_with_the_run(self, plan, store):
         def interrupted(unit):

@@ -151,3 +151,12 @@ class TestAssignDevice:
     def test_what_is_no_device(self, gpu_ids: Any) -> None:
         with pytest.raises(ConfigError, match="give numbers of CUDA devices"):
             mmsa_bridge.assign_device(gpu_ids)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
+def test_a_log_on_a_full_disk_costs_one_line(capsys):
+    with mmsa_bridge.run_logging("/dev/full", 0) as logger:
+        for _ in range(3):
+            logger.info("a line")
+    said = capsys.readouterr().err
+    assert said == "/dev/full: the log ends here (No space left on device).\n"

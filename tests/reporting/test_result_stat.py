@@ -74,3 +74,10 @@ def test_the_newest_code_counts(make_record):
 def test_without_results(make_diverged_record):
     assert "No records yet." in result_stat([])
     assert "No run has a result." in result_stat([make_diverged_record()])
+
+
+def test_words_of_a_record_stay_in_their_line(make_record):
+    text = result_stat([make_record(notes=["a\n# Heading\r<script>x</script>"])])
+    assert "# Heading" in text
+    assert not any(line.startswith("# Heading") for line in text.splitlines())
+    assert "<script>" not in text
