@@ -78,7 +78,7 @@ def test_seeds_are_integers_each_once(seeds, expected):
 @pytest.mark.parametrize(
     ("seeds", "said"),
     [
-        ("1111", "seeds is '1111'; give whole numbers, as seeds="),
+        ("1111", "seeds is '1111'; give whole numbers, such as seeds="),
         (None, "seeds is None"),
         (1.5, "seeds is 1.5"),
         ({1: 2}, "seeds is {1: 2}"),

@@ -14,7 +14,7 @@ def place(tmp_path, monkeypatch):
 
 def test_random_configurations_and_files_are_refused_or_accepted(place):
     either = {arguments.REFUSED, arguments.ACCEPTED}
-    for tally in (arguments.odd_configurations(place, 60), arguments.damaged_files(place, 60)):
+    for tally in (arguments.odd_configurations(place, 40), arguments.damaged_files(place, 40)):
         assert tally.bad(either) == {}, tally.render()
         assert tally.outcomes.keys() == either
 
