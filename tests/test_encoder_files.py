@@ -25,7 +25,7 @@ from MMSA_ext.text_encoders import (
 )
 from tests.conftest import tiny_config
 from tests.fake_hub import hub, no_hub
-from tests.models.infoenh_hosts.variants import SIZES, TRAINING
+from tests.models.infoenh_hosts.variants import SIZES, TRAINING, read_by
 
 NAME = "org/encoder"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 440473133\n"
@@ -165,7 +165,7 @@ def run(model, path, encoder, folder):
     if model in OWN:
         config = tiny_config(model, encoder)
     else:
-        config = TRAINING | SIZES.get(model.removesuffix("_infoenh"), {})
+        config = read_by(model, TRAINING) | SIZES.get(model.removesuffix("_infoenh"), {})
     return MMSA_run(
         model, "mosi", config=config | {"pretrained": str(encoder), "featurePath": str(path)},
         seeds=[1], num_workers=0, verbose_level=0, gpu_ids="cpu",

@@ -14,7 +14,7 @@ from MMSA_ext.cli import main
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
 from MMSA_ext.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import tiny_config
-from tests.models.infoenh_hosts.variants import INFOENH, TRAINING, write_features
+from tests.models.infoenh_hosts.variants import INFOENH, TRAINING, read_by, write_features
 
 
 @pytest.fixture(params=["dashfusion", "text_only", "lf_dnn"])
@@ -121,10 +121,11 @@ def sound(tmp_path_factory, tiny_encoder):
     folder = tmp_path_factory.mktemp("sound")
     features = write_features(folder / "features.pkl", planted=True)
     own = {"text_only": tiny_config("text_only", tiny_encoder, num_epochs=1)}
-    in_mmsa = TRAINING | {"pretrained": str(tiny_encoder)}
-    variant = {"self_mm_infoenh": in_mmsa | {"infoenh": INFOENH}}
+    given = TRAINING | {"pretrained": str(tiny_encoder)}
+    host = {"lf_dnn": read_by("lf_dnn", given)}
+    variant = {"self_mm_infoenh": read_by("self_mm_infoenh", given) | {"infoenh": INFOENH}}
     found = {}
-    for model, config in ({"lf_dnn": in_mmsa} | variant | own).items():
+    for model, config in (host | variant | own).items():
         results = MMSA_run(
             model, "mosi", config=config | {"featurePath": str(features)}, seeds=[1],
             num_workers=0, verbose_level=0, gpu_ids="cpu",

@@ -16,6 +16,17 @@ from tests.conftest import tiny_config
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
 
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """Those of a fresh process: Ray, used by a test before, leaves its own."""
+    before = {number: signal.getsignal(number) for number, _ in CODES}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize(("number", "code"), CODES)
 def test_a_command_ends_with_the_usual_code_and_says_what_is_kept(
     number, code, monkeypatch, capsys

@@ -142,14 +142,14 @@ def one_epoch(model: str, dataset: str, encoder: str) -> dict[str, Any]:
     args = resolve(model, dataset)
     overrides = _single_epochs(args)
     overrides["early_stop"] = 0 if trains_in_mmsa(model) else None
-    if not unread(args, ["pretrained"]):
-        overrides["pretrained"] = encoder
-    return overrides
+    # Few samples make too few batches for MMSA's step.
+    overrides |= {"update_epochs": 1, "pretrained": encoder}
+    idle = unread(args, ["update_epochs", "pretrained"])
+    return {key: value for key, value in overrides.items() if key not in idle}
 
 
 def _single_epochs(args: Mapping[str, Any]) -> dict[str, Any]:
     single = {"num_epochs": 1, "epochs": 1, "warmup_epochs": 0, "first_selected_epoch": 1}
-    single["update_epochs"] = 1  # few samples make too few batches for MMSA's step
     overrides: dict[str, Any] = {key: value for key, value in single.items() if key in args}
     for key, value in args.items():
         if isinstance(value, Mapping) and (nested := _single_epochs(value)):

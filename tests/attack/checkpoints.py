@@ -37,7 +37,7 @@ from MMSA_ext.errors import CheckpointError, FeatureFileError
 from MMSA_ext.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.attack.tally import Tally
 from tests.conftest import tiny_config, write_tiny_encoder
-from tests.models.infoenh_hosts.variants import INFOENH, SIZES, TRAINING, write_features
+from tests.models.infoenh_hosts.variants import INFOENH, SIZES, TRAINING, read_by, write_features
 
 MODELS = ("text_only", "dashfusion", "lf_dnn", "self_mm")
 ALSO_FORGED = ("self_mm_infoenh", "confede", "mult")
@@ -69,7 +69,7 @@ def train(folder: Path, models: tuple[str, ...] = MODELS) -> list[Trained]:
             config = tiny_config(model, encoder, num_epochs=1)
         else:
             host = model.removesuffix("_infoenh")
-            config = TRAINING | SIZES.get(host, {}) | {"pretrained": str(encoder)}
+            config = read_by(host, TRAINING | {"pretrained": str(encoder)}) | SIZES.get(host, {})
             config |= {"infoenh": INFOENH} if host != model else {}
         with quiet():
             results = MMSA_run(

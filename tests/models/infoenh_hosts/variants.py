@@ -33,6 +33,12 @@ SIZES = {
 LENGTHS = {"self_mm", "mmim"}
 
 
+def read_by(model, values, dataset="mosi"):
+    """Those of some values that a model reads."""
+    args = get_config_regression(model, dataset)
+    return {key: value for key, value in values.items() if not unread(args, [key])}
+
+
 def write_features(path, dataset="mosi", planted=False):
     """A feature file of 16, 8 and 8 samples, no modality shorter than the text.
 
