@@ -25,7 +25,7 @@ from MMSA_ext.mmsa_bridge.configuration import (
 )
 from MMSA_ext.mmsa_bridge.encoder_shims import encoder_architecture
 from MMSA_ext.mmsa_bridge.extension import Extension, RegisteredModel
-from MMSA_ext.mmsa_bridge.feature_reading import feature_cache, provided_features
+from MMSA_ext.mmsa_bridge.feature_reading import provided_features
 from MMSA_ext.mmsa_bridge.recording import EpochRecord, SplitPredictions
 from MMSA_ext.mmsa_bridge.registration import (
     is_registered,
@@ -69,7 +69,6 @@ __all__ = [
     "build_trainer",
     "complete_args",
     "encoder_architecture",
-    "feature_cache",
     "is_mmsa_model",
     "is_registered",
     "metrics",
