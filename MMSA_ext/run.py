@@ -148,7 +148,8 @@ class Run:
             num_workers=self.num_workers,
             show_progress=self.show_progress,
             reuse=self.reuse,
-            features=self.features,
+            # Unless they are to be read otherwise.
+            features=None if "front_padding" in overrides else self.features,
             notes=(*self.notes, *notes),
             marks=self.marks | (marks or {}),
         )

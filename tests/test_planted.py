@@ -12,6 +12,9 @@ TRAINING = {
 SHAPE = {"heads": 4, "feed_forward_dim": 64, "encoder_layers": 1}
 
 
+pytestmark = pytest.mark.slow  # two minutes; tests/models/test_all_models.py learns in seconds
+
+
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory):
     """Test MAE of both models, trained from scratch on 600 samples."""

@@ -25,6 +25,7 @@ from MMSA_ext.errors import (
 )
 from MMSA_ext.registry import trains_in_mmsa
 from MMSA_ext.reporting.store import RunStore
+from MMSA_ext.runner import open_run
 from MMSA_ext.training.checkpoint import load_checkpoint, save_checkpoint
 from MMSA_ext.training.trainer import Trainer
 from tests.conftest import tiny_config
@@ -706,8 +707,21 @@ class TestData:
         table = MMSA_ext.predict_file(turned.checkpoint, feature_file, gpu_ids="cpu")
         stored = pd.read_csv(turned.record_path.with_suffix(".predictions.csv"))
         np.testing.assert_allclose(table["prediction"], stored["prediction"], atol=1e-5)
-        with pytest.raises(ConfigError, match="front_padding is 'flip'"):
+        with pytest.raises(ConfigError, match=r"front_padding is 'flip'"):
             run(model, config={"front_padding": "flip"})
+
+    def test_the_same_run_read_otherwise(self, feature_file, feature_data, rewritten, tmp_path):
+        for split in feature_data.values():
+            split["audio"] = split["audio"][:, ::-1]
+            split["audio_lengths"] = None
+        rewritten()
+        folders = dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), tmp_path / "out")
+        config = {"front_padding": "keep", "featurePath": str(feature_file)}
+        with open_run("lf_dnn", "mosi", config=config, verbose_level=0, **folders) as kept:
+            assert kept.with_overrides({}).features is kept.features
+            turned = kept.with_overrides({"front_padding": "turn"}).features.splits["train"]
+        assert turned.audio[:, 0].any(axis=1).all()
+        assert not kept.features.splits["train"].audio[:, 0].any(axis=1).all()
 
     def test_a_model_of_mmsa_that_never_makes_a_step_is_refused(self, run):
         with pytest.raises(ConfigError, match="update_epochs: the optimizer makes a step after"):

@@ -21,7 +21,6 @@ is the one reading: MMSA's loader is handed what it gives (`mmsa_bridge.feature_
 """
 
 import hashlib
-import math
 import os
 import pickle
 from collections.abc import Callable, Iterable, Mapping
@@ -523,10 +522,11 @@ def _check_label_scale(report: FeatureReport, splits: dict[str, FeatureSplit]) -
     if report.dataset is None:
         return
     labels = [split.labels["M"] for split in splits.values() if "M" in split.labels]
-    largest = max((float(np.abs(part).max()) for part in labels), default=math.inf)
     low, high = LABEL_RANGES[report.dataset]
     other_low, other_high = LABEL_RANGES["sims"]
-    if sum(map(len, labels)) < _FEWEST_LABELS or other_high >= high or largest > other_high:
+    if sum(map(len, labels)) < _FEWEST_LABELS or high <= other_high:
+        return
+    if not (np.abs(np.concatenate(labels)) <= other_high).all():
         return
     report.warnings.append(
         f"[{', '.join(splits)}] {LABEL_KEYS['M']}: all are within [{other_low:g}, {other_high:g}], "

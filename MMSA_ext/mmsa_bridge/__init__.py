@@ -27,7 +27,7 @@ from MMSA_ext.mmsa_bridge.configuration import (
 )
 from MMSA_ext.mmsa_bridge.encoder_shims import encoder_architecture
 from MMSA_ext.mmsa_bridge.extension import Extension, RegisteredModel
-from MMSA_ext.mmsa_bridge.feature_reading import feature_cache, provided_features
+from MMSA_ext.mmsa_bridge.feature_reading import provided_features
 from MMSA_ext.mmsa_bridge.keys import KeysRead, keys_read
 from MMSA_ext.mmsa_bridge.networks import build_model, trained_model
 from MMSA_ext.mmsa_bridge.recording import EpochRecord, SplitPredictions
@@ -79,7 +79,6 @@ __all__ = [
     "complete_args",
     "device_numbers",
     "encoder_architecture",
-    "feature_cache",
     "is_mmsa_model",
     "is_registered",
     "keys_read",

@@ -23,29 +23,12 @@ from MMSA_ext.mmsa_bridge.patching import ModuleProxy, replace_attribute
 if TYPE_CHECKING:
     from MMSA_ext.data.features import FeatureSet, FeatureSplit
 
-# What the open `provided_features` hand over, and what the open `feature_cache` has read so far.
+# What the open `provided_features` hand over.
 _provided: list[FeatureSet] = []
-_caches: list[dict[Any, FeatureSet]] = []
 # What MMSA's data set, while it is made, finds in every file that it opens.
 _contents: list[dict[str, dict[str, Any]]] = []
 
 _MODALITIES = ("feature_T", "feature_A", "feature_V")
-
-
-@contextmanager
-def feature_cache() -> Iterator[None]:
-    """Inside, MMSA's loader reads a feature file once, however often it opens it.
-
-    What was read is dropped at the end; an inner cache joins the outer one.
-    """
-    if _caches:
-        yield
-        return
-    _caches.append({})
-    try:
-        yield
-    finally:
-        _caches.pop()
 
 
 @contextmanager
@@ -56,6 +39,25 @@ def provided_features(features: FeatureSet) -> Iterator[None]:
         yield
     finally:
         _provided.pop()
+
+
+def features_for(args: Any) -> FeatureSet:
+    """What MMSA's loader is to find: what is provided, or else the files that `args` names.
+
+    Args:
+        args: MMSA's configuration, as its loader reads it.
+
+    Raises:
+        FeatureFileError: A file is missing, unsafe or damaged, or has problems.
+    """
+    if _provided:
+        return _provided[-1]
+    from MMSA_ext.data.features import base_file, read_features
+
+    others = {name: args[name] for name in _MODALITIES}
+    base = base_file(args["custom_feature"], args.get("featurePath", ""), others.values())
+    padding = args.get("front_padding")
+    return read_features(base, args["dataset_name"], front_padding=padding, **others)
 
 
 def read_features_safely(undo: ExitStack) -> None:
@@ -84,7 +86,7 @@ def hand_over(undo: ExitStack) -> None:
 
     @wraps(read)
     def read_checked(self: Any, args: Any, mode: str = "train") -> None:
-        features = _provided[-1] if _provided else _read(args)
+        features = features_for(args)
         split = features.splits[mode]
         configured = args["custom_feature"]
         # MMSA opens the base file, which need not be there.
@@ -101,29 +103,6 @@ def hand_over(undo: ExitStack) -> None:
                 averages[:, 0][np.divmod(gaps, averages.shape[2])] = 0
 
     replace_attribute(undo, dataset, "__init__", read_checked)
-
-
-def _read(args: Any) -> FeatureSet:
-    from MMSA_ext.data.features import base_file, read_features
-
-    others = {name: args[name] for name in _MODALITIES}
-    base = base_file(args["custom_feature"], args.get("featurePath", ""), others.values())
-    dataset, padding = args["dataset_name"], args.get("front_padding")
-    cache = _caches[-1] if _caches else {}
-    key = tuple(map(_state, (base, *others.values()))), dataset, padding
-    if key not in cache:
-        cache[key] = read_features(base, dataset, front_padding=padding, **others)
-    return cache[key]
-
-
-def _state(file: str | Path | None) -> tuple[Path, int, int] | None:
-    """What changes with the content of a file; None if there is none."""
-    try:
-        path = Path(file or "").expanduser().resolve(strict=True)
-        status = path.stat()
-    except OSError:
-        return None
-    return path, status.st_size, status.st_mtime_ns
 
 
 def _in_mmsas_layout(split: FeatureSplit, args: Any, path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from MMSA_ext.errors import ConfigError, TrainingDivergedError, suggest
 from MMSA_ext.files import write_error
 from MMSA_ext.mmsa_bridge.configuration import mmsa_models
-from MMSA_ext.mmsa_bridge.feature_reading import feature_cache
+from MMSA_ext.mmsa_bridge.feature_reading import features_for, provided_features
 from MMSA_ext.mmsa_bridge.networks import build_model, trained_model
 from MMSA_ext.mmsa_bridge.recording import (
     EpochRecord,
@@ -143,9 +143,9 @@ def stock_loaders(args: EasyDict, num_workers: int = 0) -> dict[str, DataLoader[
     Writes the found `feature_dims` and `seq_lens` into `args`, as MMSA does.
 
     Raises:
-        FeatureFileError: If a feature file is unsafe or damaged.
+        FeatureFileError: If a feature file is unsafe, damaged or has problems.
     """
-    with registered(), feature_cache():
+    with registered(), provided_features(features_for(args)):
         loaders: dict[str, DataLoader[Any]] = import_module("MMSA.data_loader").MMDataLoader(
             args, num_workers
         )

@@ -15,7 +15,7 @@ from MMSA_ext import mmsa_bridge
 from MMSA_ext.data import features as reading
 from MMSA_ext.data.features import FeatureSet, read_features
 from MMSA_ext.errors import FeatureFileError
-from MMSA_ext.mmsa_bridge.feature_reading import feature_cache, provided_features
+from MMSA_ext.mmsa_bridge.feature_reading import provided_features
 
 CPU = torch.device("cpu")
 
@@ -54,15 +54,6 @@ class TestOnce:
     def test_a_file_is_read_once_for_all_splits(self, file: Path, readings: list[Any]) -> None:
         mmsa_bridge.stock_loaders(arguments(file))
         assert len(readings) == 1
-
-    def test_until_it_changes(self, file: Path, readings: list[Any]) -> None:
-        with feature_cache():
-            mmsa_bridge.stock_loaders(arguments(file))
-            mmsa_bridge.stock_loaders(arguments(file))
-            assert len(readings) == 1
-            write_features(file, "mosi", remark="rewritten, so it is read again")
-            mmsa_bridge.stock_loaders(arguments(file))
-            assert len(readings) == 2
 
     def test_what_is_provided_is_not_read(self, file: Path, readings: list[Any]) -> None:
         features = read_features(file, "mosi")
