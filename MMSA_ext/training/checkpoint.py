@@ -25,7 +25,7 @@ _WEIGHTS = "state_dict"
 _PARTS = {"config": dict, "seed": int, _WEIGHTS: dict, "metrics": dict}
 # Names may share memory, as tied weights do. A model has its own for each: a multiple of the file.
 _MAX_SHARING = 4
-_MAX_DEPTH, _MAX_VALUES = 20, 1_000_000
+_MAX_DEPTH, _MAX_VALUES = 20, 100_000
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@
 4. Every key of a configuration left out or given a value that makes no sense: a `CheckpointError`,
    or predictions where the key does not matter.
 
-No try may take more than `SECONDS` or `MEBIBYTES` beyond what is there.
+No try may take more than `SECONDS` of the processor, or `MEBIBYTES` beyond what is there.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def same(one: Checkpoint, other: Checkpoint) -> bool:
 def outcome(attempt: Callable[[], str]) -> str:
     """How a try ended; whether it took too much."""
     _forget_peak()
-    began, before = time.perf_counter(), _memory("VmRSS")
+    began, before = time.process_time(), _memory("VmRSS")
     try:
         with quiet():
             ended = attempt()
@@ -117,7 +117,7 @@ def outcome(attempt: Callable[[], str]) -> str:
         ended = "FeatureFileError" if "does not fit" in str(error) else str(error)
     except Exception as error:
         ended = f"{type(error).__name__}: {error}"[:100]
-    if time.perf_counter() - began > SECONDS:
+    if time.process_time() - began > SECONDS:
         return f"more than {SECONDS} s ({ended})"
     if _memory("VmHWM") - before > MEBIBYTES:
         return f"more than {MEBIBYTES} MiB ({ended})"
