@@ -198,7 +198,7 @@ def cases(
             "to with --res-save-dir."
         )
     runs = RunStore(root)
-    file = read_features(features.expanduser(), dataset or None, require_labels=False)
+    file = read_features(features, dataset or None, require_labels=False)
     systems = {
         label: find_records(runs, model, file.fingerprint, settings)
         for label, (model, settings) in wanted.items()

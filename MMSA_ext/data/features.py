@@ -56,6 +56,7 @@ from MMSA_ext.data.feature_report import FeatureReport, LabelSummary, LengthSumm
 from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.files import replaced
+from MMSA_ext.paths import expand_file
 
 __all__ = [
     "SPLITS",
@@ -228,7 +229,7 @@ def fingerprint(
 
 def _file_digest(path: PathLike) -> str:
     try:
-        with Path(path).expanduser().open("rb") as file:
+        with Path(expand_file(path)).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise FeatureFileError(f"Feature file {path} cannot be read: {error}.") from error
@@ -265,7 +266,7 @@ def _read(
     require_labels: bool,
     load: Callable[[Path], LoadedFile],
 ) -> FeatureSet:
-    base = Path(path).expanduser()
+    base = Path(expand_file(path))
     report = FeatureReport(base, dataset.lower() if dataset else None)
     if report.dataset is not None and report.dataset not in LABEL_RANGES:
         report.notes.append(f"The label range of data set {dataset!r} is not known: not checked.")
@@ -282,7 +283,7 @@ def _read(
     check_disjoint(report, {name: scope.ids for name, scope in scopes.items()})
     for role, other in others.items():
         if other:  # MMSA's default is an empty string
-            added = load(Path(other).expanduser())
+            added = load(Path(expand_file(other)))
             override_modality(role, added, raw_splits, scopes)
             report.fingerprint = _joined_fingerprint(report.fingerprint, role, added.fingerprint)
     _check_text_keys(scopes, raw_splits)
