@@ -62,6 +62,19 @@ def expand(path: str | os.PathLike[str]) -> str:
     return expanded
 
 
+def expand_file(path: str | os.PathLike[str]) -> str:
+    """`expand`, of a file that is read next; whether it is there is found out then.
+
+    Raises:
+        ConfigError: As `expand`, and if it is a pipe or a device, which may never end.
+    """
+    expanded = expand(path)
+    there = Path(expanded).exists() and not Path(expanded).is_dir()
+    if there and (reason := why_no_file(expanded, "file")):
+        raise ConfigError(f"{shown(expanded)}: {reason}.")
+    return expanded
+
+
 def expand_given(path: str | os.PathLike[str] | None) -> str | None:
     """`expand`, of a path that need not be given: None and MMSA's default, an empty text, are not.
 

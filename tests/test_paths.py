@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.paths import Places, expand, home, shown, why_no_file
+from MMSA_ext.paths import Places, expand, expand_file, home, shown, why_no_file
 
 
 @pytest.fixture
@@ -63,6 +63,15 @@ def test_why_a_path_is_no_file(tmp_path):
     assert "is a pipe" in why_no_file(pipe, "feature file")
     assert "is a folder" in why_no_file(tmp_path, "feature file")
     assert "Not a directory" in why_no_file(file / "below", "feature file")
+
+
+def test_a_pipe_or_a_device_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, said in ((tmp_path / "pipe", "is a pipe"), ("/dev/zero", "is a device")):
+        with pytest.raises(ConfigError, match=said):
+            expand_file(path)
+    assert expand_file(tmp_path) == str(tmp_path)  # what opens it knows what to say
+    assert expand_file(tmp_path / "none") == str(tmp_path / "none")
 
 
 def test_long_and_odd_paths_are_shown_short_and_on_one_line():

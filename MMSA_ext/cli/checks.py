@@ -48,8 +48,12 @@ def matrix(
     Exit code 1 if a cell fails.
     """
     from MMSA_ext.analysis import matrix as cells_of
+    from MMSA_ext.config import DATASETS
+    from MMSA_ext.errors import ConfigError, suggest
 
     work = Path(expand(work_dir))
+    if unknown := [name for name in datasets or () if name not in DATASETS]:
+        raise ConfigError(f"unknown data set {unknown[0]!r}; {suggest(unknown[0], [*DATASETS])}")
     sources = [] if real is None else [_real_source(real)]
     generated = cells_of.generate(work / "data", lengths=lengths, sizes=sizes, tokenizer=encoder)
     sources += [s for s in generated if not datasets or s.dataset in datasets]

@@ -199,9 +199,7 @@ def cases(
         )
     runs = RunStore(root)
     # Only ids and texts are shown, whatever the frames.
-    file = read_features(
-        features.expanduser(), dataset or None, require_labels=False, front_padding="keep"
-    )
+    file = read_features(features, dataset or None, require_labels=False, front_padding="keep")
     systems = {
         label: find_records(runs, model, file.fingerprint, settings)
         for label, (model, settings) in wanted.items()

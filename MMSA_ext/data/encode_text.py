@@ -19,6 +19,7 @@ from MMSA_ext.data.feature_report import FeatureReport
 from MMSA_ext.data.features import write_features
 from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.errors import ConfigError, FeatureFileError
+from MMSA_ext.paths import expand, expand_file
 from MMSA_ext.text_encoders import identity, load_text_encoder, load_tokenizer
 
 __all__ = ["TextCoverage", "coverage", "encode_text", "encode_tokens", "tokenize"]
@@ -131,7 +132,7 @@ def encode_text(
         TextEncoderError: the encoder cannot be loaded.
         ConfigError: an option is out of range.
     """
-    source, target = Path(path).expanduser(), Path(output).expanduser()
+    source, target = Path(expand_file(path)), Path(expand(output))
     _check_options(source, target, max_length, batch_size, fields, padding)
     data = safe_load(source)
     texts = _texts(data, source)

@@ -66,6 +66,7 @@ from MMSA_ext.data.front_padding import (
 from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.files import replaced
+from MMSA_ext.paths import expand_file
 
 __all__ = [
     "SPLITS",
@@ -279,8 +280,8 @@ def _sources(
 ) -> _Sources:
     given = {"T": text, "A": audio, "V": vision}
     # MMSA's default is an empty string.
-    others = {role: Path(other).expanduser() for role, other in given.items() if other}
-    base = Path(path).expanduser() if path else None
+    others = {role: Path(expand_file(other)) for role, other in given.items() if other}
+    base = Path(expand_file(path)) if path else None
     if base is None and len(others) == len(given):
         return _Sources(others.pop("T"), others, without_base=True)
     if base is None:

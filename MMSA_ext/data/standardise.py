@@ -13,6 +13,7 @@ from MMSA_ext.data.features import FeatureSplit, read_features, write_features
 from MMSA_ext.data.front_padding import FrontPadding
 from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.errors import ConfigError, FeatureFileError
+from MMSA_ext.paths import expand, expand_file
 
 MODALITIES = ("audio", "vision")
 
@@ -46,7 +47,7 @@ def standardise(
         FeatureFileError: If the file is unusable or has no training split.
         ConfigError: If an option is out of range.
     """
-    source, target = Path(path).expanduser(), Path(output).expanduser()
+    source, target = Path(expand_file(path)), Path(expand(output))
     if not modalities or set(modalities) - set(MODALITIES):
         raise ConfigError(f"modalities must name some of audio, vision; got {list(modalities)}.")
     if source.resolve() == target.resolve():

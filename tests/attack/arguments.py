@@ -111,7 +111,8 @@ def _limited() -> Iterator[None]:
 @contextlib.contextmanager
 def _nothing_is_trained() -> Iterator[None]:
     with (
-        mock.patch.object(Run, "seeds", side_effect=_Accepted),
+        mock.patch.object(Run, "_look_up", side_effect=_Accepted),
+        mock.patch.object(Run, "_train", side_effect=_Accepted),
         mock.patch("MMSA_ext.tuning.tune", side_effect=_Accepted),
     ):
         yield
@@ -281,6 +282,12 @@ def wrong_commands(place: Place) -> Iterator[list[str]]:
         ["check-data", "none.pkl"],
         ["check-data", str(place.folder)],
         ["check-data", long],
+        ["check-data", str(place.pipe)],
+        ["encode-text", str(place.pipe), str(place.folder / "x.pkl")],
+        ["standardise", str(place.pipe), str(place.folder / "x.pkl")],
+        ["predict", "none.pth", str(place.pipe)],
+        ["matrix", "-d", "mossi"],
+        ["explain", "cases", str(place.pipe), "-o", str(place.out), "--row", "a=b"],
         ["complexity", "dashfusoin"],
         ["complexity", "dashfusion", "mossi"],
         ["complexity", "dashfusion", "sims", "--set", "lr=1"],
@@ -294,6 +301,9 @@ def wrong_commands(place: Place) -> Iterator[list[str]]:
         ["experiment", "run", "baselines_sims", "-v", "3"],
         ["experiment", "run", "baselines_sims", "-g", "x"],
         ["experiment", "run", "baselines_sims", "-n", "-1"],
+        ["experiment", "status", "baselines_sims", "-f", str(place.pipe)],
+        ["experiment", "run", "baselines_sims", "-f", str(place.pipe)],
+        ["experiment", "run", "baselines_sims", "-f", long],
         ["verify", "--res-save-dir", long],
         ["report", "--res-save-dir", "a\0b"],
     )
