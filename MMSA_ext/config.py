@@ -13,6 +13,7 @@ import copy
 import json
 import os
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -454,16 +455,21 @@ def unread(args: Mapping[str, Any], keys: Collection[str]) -> list[str]:
 def check_replaces(overrides: Mapping[str, Any] | None, configuration: Mapping[str, Any]) -> None:
     """Refuse overrides of a trained model's configuration that replace nothing in it.
 
+    What its model is configured by may be added where the checkpoint lacks it.
+
     Raises:
         ConfigError: Naming a key that it does not have, with the closest.
     """
-    known = sorted(configuration)
+    known = {*configuration}
+    with suppress(ConfigError):
+        name, dataset = (str(configuration.get(key)) for key in ("model_name", "dataset_name"))
+        known |= get_config_regression(name, dataset).keys()
     options = {*PLACES, *mmsa_config.OPTIONS, "d_paras"}
-    unknown = sorted(_plain_overrides(overrides).keys() - {*known, *options})
+    unknown = sorted(_plain_overrides(overrides).keys() - known - options)
     if unknown:
         raise ConfigError(
             f"config: the checkpoint's configuration has no key {unknown[0]!r:.80}; "
-            + suggest(unknown[0], known)
+            + suggest(unknown[0], sorted(known))
         )
 
 
