@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from MMSA_ext import cli
 from MMSA_ext.errors import WriteError
 from MMSA_ext.reporting.store import RunStore
 from MMSA_ext.stopping import Stopped, deferred, stoppable
+from MMSA_ext.training.trainer import Trainer
 from tests.conftest import tiny_config
 
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
@@ -95,38 +97,59 @@ def test_an_error_of_storing_is_said_before_the_signal_acts(caplog):
     assert "kept in some folder" in caplog.text
 
 
-def test_sigterm_keeps_finished_seeds_and_leaves_nothing_over(tmp_path, feature_file, tiny_encoder):
-    """The real command: it is told to stop in its second seed."""
+@pytest.fixture
+def arguments(tmp_path, feature_file, tiny_encoder):
+    """Of a command that trains three seeds."""
     config = tiny_config("text_only", tiny_encoder)
     names = ("model-save", "res-save", "log")
-    command = [
-        *(sys.executable, "-c", _COMMAND, "run", "-m", "text_only", "-f", str(feature_file)),
-        *("-g", "cpu", "-n", "0", "-v", "0", "-s", "1", "-s", "2", "-s", "3"),
+    return [
+        *("run", "-m", "text_only", "-f", str(feature_file), "-g", "cpu", "-n", "0", "-v", "0"),
+        *("-s", "1", "-s", "2", "-s", "3"),
         *(word for name in names for word in (f"--{name}-dir", str(tmp_path / name))),
         *(word for key, value in config.items() for word in ("--set", f"{key}={value}")),
     ]
-    ended = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
-    assert ended.returncode == 143, ended.stderr
+
+
+def check_kept(tmp_path, said):
     kept = tmp_path / "res-save" / "runs"
-    assert ended.stderr.splitlines() == [
-        f"Stopped; kept in {kept}: seeds 1. The same command goes on."
-    ]
+    assert said == f"Stopped; kept in {kept}: seeds 1. The same command goes on.\n"
     assert [record.identity.seed for record in RunStore(kept).records()] == [1]
     assert len(list((tmp_path / "model-save").iterdir())) == 1
     assert not [path for path in kept.rglob("*") if "unfinished" in path.name]
 
 
-# The command, which SIGTERM reaches while its second seed has weights on the disk.
-_COMMAND = """
-import os, signal, sys
-from MMSA_ext.cli import main
-from MMSA_ext.training.trainer import Trainer
-train = Trainer.do_train
-def told_to_stop(self, *args, **options):
-    train(self, *args, **options)
-    if self.args.cur_seed == 2:
-        assert os.path.exists(self.args.model_save_path)
-        os.kill(os.getpid(), signal.SIGTERM)
-Trainer.do_train = told_to_stop
-main()
-"""
+def told_to_stop(train=Trainer.do_train, number=signal.SIGTERM):
+    """Training that a signal reaches while its second seed has weights on the disk."""
+
+    def do_train(self, *args, **options):
+        train(self, *args, **options)
+        if self.args.cur_seed == 2:
+            assert Path(self.args.model_save_path).is_file()
+            os.kill(os.getpid(), number)
+
+    return do_train
+
+
+def test_sigterm_keeps_finished_seeds_and_leaves_nothing_over(
+    tmp_path, arguments, monkeypatch, capsys
+):
+    monkeypatch.setattr(Trainer, "do_train", told_to_stop())
+    monkeypatch.setattr(sys, "argv", ["mmsa-ext", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 143
+    check_kept(tmp_path, capsys.readouterr().err)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_a_process_of_its_own(tmp_path, arguments, number, code):
+    script = (
+        "from MMSA_ext.cli import main; from tests.test_stopping import Trainer, told_to_stop;"
+        f"Trainer.do_train = told_to_stop(number={int(number)}); main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == code, ended.stderr
+    check_kept(tmp_path, ended.stderr)

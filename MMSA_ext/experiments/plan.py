@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -96,7 +97,8 @@ class Claims:
     def drop(self, key: str, lock: FileLock, *, finished: bool) -> None:
         """Give a claim back; the file of a finished unit, which has a record now, is removed."""
         if finished:
-            self._path(key).unlink(missing_ok=True)
+            with suppress(OSError):  # it may stay, and is empty
+                self._path(key).unlink(missing_ok=True)
         lock.release()
 
     def held(self, key: str) -> bool:

@@ -102,4 +102,5 @@ def _temporary() -> Path:
 
 
 def _copying(source: Path, target: Path) -> str:
-    return f"  cp -r {shlex.quote(str(source))}/* {shlex.quote(str(target))}"
+    there = shlex.quote(str(target))
+    return f"  mkdir -p {there} && cp -r {shlex.quote(str(source))}/* {there}"

@@ -589,11 +589,9 @@ def _kept(place: Place, answer: list[Any], old: int | None) -> str:
         return "TOLD WRONGLY"
     if found != old:
         return "OLD RECORD LOST"
-    commands = [line for line in said.splitlines() if line.startswith("  cp -r ")]
+    commands = [line for line in said.splitlines() if line.startswith("  mkdir -p ")]
     if not commands:
         return TOLD if "'MAE': 0.5" in said else "LOST"
-    place.models.mkdir(parents=True, exist_ok=True)
-    place.store.root.mkdir(parents=True, exist_ok=True)
     for command in commands:
         subprocess.run(["sh", "-ec", command], check=True)
     if "checkpoint is lost" in said or len(commands) < 2:

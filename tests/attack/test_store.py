@@ -16,13 +16,13 @@ def all_allowed(tally, allowed):
 
 @pytest.mark.parametrize("scenario", ["a new record", "a repeated record"])
 def test_a_killed_writer_leaves_the_old_or_the_new(tmp_path, scenario):
-    tally = attack.kills_at_every_operation(scenario, tmp_path, step=4)
+    tally = attack.kills_at_every_operation(scenario, tmp_path, step=6)
     all_allowed(tally, {*attack.SAFE, attack.NEXT})
     assert len(tally.outcomes) == 3  # both ends were seen
 
 
 def test_what_a_full_disk_refuses_is_kept_elsewhere(tmp_path):
-    tally = attack.full_disk("store", tmp_path, step=4)
+    tally = attack.full_disk("store", tmp_path, step=5)
     all_allowed(tally, attack.KEPT)
     assert len(tally.outcomes) == 2
 
