@@ -19,11 +19,12 @@ from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from easydict import EasyDict
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from MMSA_ext import mmsa_bridge, mmsa_config
 from MMSA_ext.data.corruption import CorruptionConfig, normalise
 from MMSA_ext.data.front_padding import FrontPadding, check_choice
+from MMSA_ext.data.scaling import Scaling, check_scaling, wants_scaling
 from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.json_files import check_depth
 from MMSA_ext.json_files import read_json as read_json
@@ -86,47 +87,50 @@ class RunConfig(MMSAKeys):
     Attributes:
         KeyEval: Metric that selects the epoch on the validation split. `Loss` (the mean squared
             error of the prediction) and `MAE` are minimised, all others maximised.
+        selection_digits: Compare it rounded to so many digits; of equals the later epoch is kept.
+            None compares it as it is, and keeps the earlier.
         early_stop: Patience in epochs, counted from the end of warm-up; None never stops early.
-        first_selected_epoch: Epochs before this one are never selected.
+        first_selected_epoch: Epochs before this one, or before the last, are never selected.
+        must_beat_untrained: Count a run whose selected epoch is not better than the untrained model
+            as diverged; else it is finished, with a note.
         num_epochs: Cap on epochs, and length of the learning-rate schedule.
-        warmup_epochs: Epochs of linear warm-up; linear decay to zero follows.
+        warmup_ratio: Share of all steps with linear warm-up; linear decay to zero follows.
         batch_size: Samples per optimisation step.
         eval_batch_size: Samples per evaluation batch; changes no result of a model that masks
             padding.
-        learning_rate: Peak learning rate of AdamW, for all parameters alike.
+        learning_rate: Peak learning rate of AdamW.
+        new_layers_learning_rate: That of all but the pretrained encoder; None is `learning_rate`.
         weight_decay: Decoupled weight decay.
         decay_norms: Whether the model's own normalisation weights decay too (released code).
         pretrained: Text encoder: a Hugging Face name, a folder, or the alias `minilm`.
         random_init: Build the text encoder's architecture with random weights.
         text_encoder_config: Architecture of the text encoder as a plain dictionary; stored in
             checkpoints, so that they load without the encoder's files.
+        feature_scaling: `standardise` gives every audio and vision feature mean 0 and deviation 1
+            over the training split's valid frames, see `data.scaling`; `none` leaves them. MMSA's
+            own models accept this key too.
         corruption: What is taken from the data, see `data.corruption`; None is nothing. MMSA's own
             models accept this key too.
     """
 
-    KeyEval: str = "Loss"
-    early_stop: int | None = Field(8, ge=0)
+    KeyEval: str = "MAE"
+    selection_digits: int | None = Field(None, ge=0)
+    early_stop: int | None = Field(None, ge=0)
     first_selected_epoch: int = Field(1, ge=1)
+    must_beat_untrained: bool = False
     num_epochs: int = Field(100, ge=1)
-    warmup_epochs: int = Field(10, ge=0)
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
     batch_size: int = Field(16, ge=1)
     eval_batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(5e-5, gt=0)
+    new_layers_learning_rate: float | None = Field(None, gt=0)
     weight_decay: float = Field(1e-3, ge=0)
     decay_norms: bool = False
     pretrained: str = "bert-base-uncased"
     random_init: bool = False
     text_encoder_config: dict[str, Any] | None = None
+    feature_scaling: Scaling = "standardise"
     corruption: CorruptionConfig | None = None
-
-    @model_validator(mode="after")
-    def _warm_up_ends(self) -> Self:
-        if self.warmup_epochs >= self.num_epochs:
-            raise ValueError(
-                f"warmup_epochs is {self.warmup_epochs} and num_epochs {self.num_epochs}: training "
-                "would end in warm-up; lower warmup_epochs or raise num_epochs"
-            )
-        return self
 
     @classmethod
     def from_args(cls, args: Any) -> Self:
@@ -147,11 +151,9 @@ class RunConfig(MMSAKeys):
 
 
 class FineTuneConfig(RunConfig):
-    """Keys of models whose text encoder is trained at a rate of its own.
+    """Keys of models that are trained otherwise than by linear decay.
 
     Attributes:
-        learning_rate: Peak learning rate of AdamW, for all parameters but the text encoder's.
-        encoder_learning_rate: Peak learning rate of the text encoder; None is `learning_rate`.
         max_grad_norm: The gradient of all parameters together is scaled down to this norm; None
             leaves it.
         schedule: What follows the linear warm-up: `linear` decay to zero or half a `cosine` at
@@ -160,7 +162,6 @@ class FineTuneConfig(RunConfig):
         decay_all: Decay biases and normalisation weights too.
     """
 
-    encoder_learning_rate: float | None = Field(None, gt=0)
     max_grad_norm: float | None = Field(None, gt=0)
     schedule: Literal["linear", "constant", "cosine"] = "linear"
     schedule_unit: Literal["step", "epoch"] = "step"
@@ -406,11 +407,20 @@ def _settled(args: EasyDict, searched: Mapping[str, list[Any]], *, own_file: boo
     if corruption is not None:
         args.corruption = corruption
     check_choice(args.get("front_padding"))
+    _settle_scaling(args)
     args = merge(merge({}, {key: choices[0] for key, choices in searched.items()}), args)
     if own_file and (idle := unread(args, searched)):
         told = f"is searched (d_paras), but {args.model_name} does not read it; take it out"
         raise _problems(str(args.model_name), [f"{key}: {told}" for key in idle])
     return checked(args, drawn=drawn or bool(searched))
+
+
+def _settle_scaling(args: EasyDict) -> None:
+    """Of models in MMSA's loop the key is there only if it asks for something."""
+    if "feature_scaling" in args:
+        check_scaling(args.feature_scaling)
+    if trains_in_mmsa(str(args.model_name)) and not wants_scaling(args):
+        args.pop("feature_scaling", None)
 
 
 def checked(args: EasyDict, *, drawn: bool = False) -> EasyDict:

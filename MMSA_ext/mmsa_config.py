@@ -20,7 +20,7 @@ from MMSA_ext.registry import ModelEntry, get_model, is_registered, refusal
 # What the feature file decides; what a configuration says of it is taken over from there.
 FACTS = ("featurePath", "feature_dims", "seq_lens", "train_samples")
 # Options of this package that every model takes; checked where they are read.
-OPTIONS = ("corruption", "front_padding")
+OPTIONS = ("corruption", "front_padding", "feature_scaling")
 # Keys of every configuration that this package reads, whoever's model it is.
 _READ_HERE = ("model_name", "dataset_name", *OPTIONS, *FACTS)
 # What a run adds to the configuration before MMSA sees it.

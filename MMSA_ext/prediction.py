@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from MMSA_ext.config import check_names, check_replaces, read_json
 from MMSA_ext.data.features import FeatureSet, read_features
 from MMSA_ext.data.fit_lengths import Longer, fit_lengths
 from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
+from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
 from MMSA_ext.models.contract import core_model
 from MMSA_ext.paths import expand
@@ -93,7 +95,8 @@ def predict_file(
         FeatureFileError: The features are unsafe, inconsistent or do not fit the checkpoint.
     """
     checkpoint_path = expand(checkpoint_path)
-    args, state_dict = trained(checkpoint_path, overrides)
+    model = trained(checkpoint_path, overrides)
+    args = model.args
     args.device = mmsa_bridge.assign_device(gpu_ids)
     features = read_features(
         expand(feature_path),
@@ -103,24 +106,42 @@ def predict_file(
     )
     for warning in features.report.warnings:
         logger.warning("%s", warning)
-    features = fitting(args, features, checkpoint_path, longer)
+    features = model.seen(fitting(args, features, checkpoint_path, longer))
     with mmsa_bridge.registered():
         if trains_in_mmsa(args.model_name):
-            return mmsa_bridge.predict_stock(args, state_dict, features)
-        return _predict_extension(args, state_dict, features)
+            return mmsa_bridge.predict_stock(args, model.state_dict, features)
+        return _predict_extension(args, model.state_dict, features)
 
 
-def trained(
-    checkpoint_path: str | Path, overrides: dict[str, Any] | None = None
-) -> tuple[EasyDict, dict[str, Tensor]]:
-    """A checkpoint's complete configuration, checked, and its weights.
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint holds, checked.
+
+    Attributes:
+        args: Its complete configuration, and `state_dict` its weights: what
+            `mmsa_bridge.trained_model` takes, on the CPU.
+        scaling: What the frames are scaled by; None if they are not.
+    """
+
+    args: EasyDict
+    state_dict: dict[str, Tensor]
+    scaling: FeatureScaling | None
+
+    def seen(self, features: FeatureSet) -> FeatureSet:
+        """Features as the model is to be given them."""
+        if self.scaling is None:
+            return features
+        if trains_in_mmsa(self.args.model_name):
+            return self.scaling.scaled(features)
+        return replace(features, scaling=self.scaling)
+
+
+def trained(checkpoint_path: str | Path, overrides: dict[str, Any] | None = None) -> Trained:
+    """Load a checkpoint.
 
     Args:
         checkpoint_path: As in `predict_file`, as `overrides`.
         overrides: Configuration values to replace.
-
-    Returns:
-        What `mmsa_bridge.trained_model` takes, on the CPU.
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged, or its configuration is none.
@@ -142,7 +163,21 @@ def trained(
     )
     if trains_in_mmsa(args.model_name) and "pretrained" in args:
         args.pretrained = text_encoders.resolve(args.pretrained)
-    return args, checkpoint.state_dict
+    scaling = _scaling(args, checkpoint.scaling, checkpoint_path)
+    return Trained(args, checkpoint.state_dict, scaling)
+
+
+def _scaling(args: EasyDict, plain: Any, checkpoint_path: str | Path) -> FeatureScaling | None:
+    if not wants_scaling(args):
+        return None
+    if plain is None:
+        raise CheckpointError(
+            f"{checkpoint_path}: lacks the means and deviations of its training features, by which "
+            "what it predicts has to be scaled; use the checkpoint that MMSA_ext wrote."
+        )
+    scaling = FeatureScaling.from_plain(plain, str(checkpoint_path))
+    scaling.check_widths(args.feature_dims, str(checkpoint_path))
+    return scaling
 
 
 def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,7 +223,7 @@ def _predict_extension(
     model = mmsa_bridge.trained_model(args, state_dict)
     tables = []
     for name, split in features.splits.items():
-        dataset = FeatureDataset.from_split(split, str(features.path))
+        dataset = FeatureDataset.from_split(split, str(features.path), features.scaling)
         core_model(model).check(dataset, f"{features.path}, split {name!r}")
         loader = FeatureLoader(dataset, args.eval_batch_size)
         outputs = predict(core_model(model), loader, args.device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from MMSA_ext import text_encoders as encoders
 from MMSA_ext.config import identity_config, merge
 from MMSA_ext.data import corruption
 from MMSA_ext.data.features import FeatureSet, base_file, read_features
+from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
 from MMSA_ext.errors import (
     CheckpointError,
     ConfigError,
@@ -414,9 +416,22 @@ class Run:
         return outcome
 
     @cached_property
+    def _scaling(self) -> FeatureScaling | None:
+        return FeatureScaling.of_file(self.features) if wants_scaling(self.args) else None
+
+    @cached_property
     def _seen_features(self) -> FeatureSet:
-        """What the model is given, whoever's loader hands it over."""
-        return corruption.corrupt(self.features, self.corruption)
+        """What the model is given, whoever's loader hands it over.
+
+        Frames are scaled before they are corrupted, so that a lost one is zeros, and noise is in
+        standard deviations, to the model too.
+        """
+        features = self.features
+        if self._scaling is not None:
+            if self.corruption is None and not trains_in_mmsa(self.args.model_name):
+                return replace(features, scaling=self._scaling)  # batch by batch, without a copy
+            features = self._scaling.scaled(features)
+        return corruption.corrupt(features, self.corruption)
 
     def _record(
         self,
@@ -470,7 +485,8 @@ class Run:
         config = identity_config(self.args)
         if outcome.text_encoder_config is not None:
             config["text_encoder_config"] = outcome.text_encoder_config
-        checkpoint = Checkpoint(config, identity.seed, outcome.state_dict, outcome.metrics)
+        scaling = None if self._scaling is None else self._scaling.plain()
+        checkpoint = Checkpoint(config, identity.seed, outcome.state_dict, outcome.metrics, scaling)
         try:
             save_checkpoint(path, checkpoint)
         except OSError as error:
@@ -556,9 +572,9 @@ def _selection_rule(args: EasyDict) -> str:
     lowest = key in MINIMISED if own else key == "Loss"
     patience = args.get("early_stop")
     stop = "no early stop" if patience is None else f"patience {patience}"
-    warmup = args.get("warmup_epochs") if own and patience is not None else None
+    warm = own and patience is not None and args.get("warmup_ratio")
     return f"{'lowest' if lowest else 'highest'} validation {key}, {stop}" + (
-        f" after {warmup} warm-up epochs" if warmup else ""
+        " after warm-up" if warm else ""
     )
 
 

@@ -153,7 +153,7 @@ def feature_file(tmp_path: Path, feature_data: dict) -> Path:
 TINY_SHAPES = {"feature_dims": [16, 5, 4], "seq_lens": [10, 12, 8]}
 TINY_TRAINING = {
     "num_epochs": 2,
-    "warmup_epochs": 0,
+    "warmup_ratio": 0.0,
     "batch_size": 4,
     "eval_batch_size": 4,
     "learning_rate": 1e-3,
@@ -172,12 +172,12 @@ TINY_CONFEDE = {
         "text": {
             "epochs": 40,
             "batch_size": 6,
-            "warmup_epochs": 0,
+            "warmup_ratio": 0.0,
             "learning_rate": 5e-3,
             "frozen_share": 0.0,
         },
-        "audio": {"epochs": 1, "batch_size": 6, "warmup_epochs": 0},
-        "vision": {"epochs": 1, "batch_size": 6, "warmup_epochs": 0},
+        "audio": {"epochs": 1, "batch_size": 6, "warmup_ratio": 0.0},
+        "vision": {"epochs": 1, "batch_size": 6, "warmup_ratio": 0.0},
     },
 }
 
@@ -187,10 +187,10 @@ TINY_DBF = {
     "heads": 4,
     "feed_forward_dim": 32,
     "fusion_layers": 2,
-    "encoder_learning_rate": None,
+    "new_layers_learning_rate": None,
     "task_loss": "mse",
 }
-TINY_FDMER = {"heads": 4, "feed_forward_dim": 32, "encoder_learning_rate": None}
+TINY_FDMER = {"heads": 4, "feed_forward_dim": 32, "new_layers_learning_rate": None}
 
 
 def tiny_config(model: str, encoder: Path, **more: object) -> dict:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
-from unittest import mock
 
 import pandas as pd
 import torch
@@ -29,7 +28,7 @@ from MMSA_ext.data import synthetic
 from MMSA_ext.data.features import fingerprint
 from MMSA_ext.errors import ConfigError, MMSAExtError, suggest
 from MMSA_ext.files import read_regular, scratch_folder, write_atomically
-from MMSA_ext.registry import list_models, trains_in_mmsa
+from MMSA_ext.registry import list_models
 from MMSA_ext.reporting.store import collect_environment
 from MMSA_ext.reporting.tables import csv_text
 from MMSA_ext.text_encoders import identity
@@ -131,17 +130,13 @@ def generate(
 
 
 def one_epoch(model: str, dataset: str, encoder: str) -> dict[str, Any]:
-    """Overrides that let a model train for one epoch, whoever's loop it trains in.
-
-    MMSA's loop has no cap on epochs; a patience of 0 ends it after the first. Models trained in
-    stages train one epoch in each.
+    """Overrides that let a model train for one epoch, and in every stage if it has several.
 
     Raises:
         ConfigError: If the model has no configuration for the data set.
     """
     args = resolve(model, dataset)
-    overrides = _single_epochs(args)
-    overrides["early_stop"] = 0 if trains_in_mmsa(model) else None
+    overrides = _single_epochs(args) | {"num_epochs": 1}
     # Few samples make too few batches for MMSA's step.
     overrides |= {"update_epochs": 1, "pretrained": encoder}
     idle = unread(args, ["update_epochs", "pretrained"])
@@ -149,7 +144,7 @@ def one_epoch(model: str, dataset: str, encoder: str) -> dict[str, Any]:
 
 
 def _single_epochs(args: Mapping[str, Any]) -> dict[str, Any]:
-    single = {"num_epochs": 1, "epochs": 1, "warmup_epochs": 0, "first_selected_epoch": 1}
+    single = {"epochs": 1}
     overrides: dict[str, Any] = {key: value for key, value in single.items() if key in args}
     for key, value in args.items():
         if isinstance(value, Mapping) and (nested := _single_epochs(value)):
@@ -271,24 +266,21 @@ def _silence() -> Iterator[None]:
 
 def _outcome(model: str, source: Source, place: Path, encoder: str, gpu_ids: str) -> dict[str, Any]:
     from MMSA_ext.runner import MMSA_run
-    from MMSA_ext.training.trainer import Trainer
 
     folders: dict[str, Any] = dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), place)
     answer: dict[str, Any] = {"status": "runs", "test_mae": None, "detail": ""}
     try:
-        # One epoch has to go through, not to be good.
-        with mock.patch.object(Trainer, "must_beat_untrained", new=False):
-            results = MMSA_run(
-                model,
-                source.dataset,
-                config=one_epoch(model, source.dataset, encoder),
-                custom_feature=source.path,
-                seeds=[SEED],
-                gpu_ids=gpu_ids,
-                num_workers=0,
-                verbose_level=0,
-                **folders,
-            )
+        results = MMSA_run(
+            model,
+            source.dataset,
+            config=one_epoch(model, source.dataset, encoder),
+            custom_feature=source.path,
+            seeds=[SEED],
+            gpu_ids=gpu_ids,
+            num_workers=0,
+            verbose_level=0,
+            **folders,
+        )
     except MMSAExtError as error:
         answer |= {"status": "refused", "detail": _sentence(str(error), source)}
     except Exception as error:  # the matrix says so of every model that fails, and goes on

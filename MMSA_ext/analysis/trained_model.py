@@ -140,7 +140,8 @@ def load_trained(
         FeatureFileError: The features are unsafe, inconsistent, do not fit the checkpoint, or lack
             a sample or split that is asked for.
     """
-    args, state_dict = trained(checkpoint_path, overrides)
+    model = trained(checkpoint_path, overrides)
+    args = model.args
     args.device = mmsa_bridge.assign_device(gpu_ids)
     features = read_features(
         expand(feature_path),
@@ -149,10 +150,10 @@ def load_trained(
         front_padding=args.get("front_padding"),
     )
     features = fitting(args, features, checkpoint_path)
-    chosen = select_samples(features, ids, split, limit, seed)
+    chosen = select_samples(model.seen(features), ids, split, limit, seed)
     score = _score_stock if trains_in_mmsa(args.model_name) else _score_own
     with mmsa_bridge.registered():
-        network, calls, predictions = score(args, state_dict, chosen)
+        network, calls, predictions = score(args, model.state_dict, chosen)
     samples = _sample_table(chosen).assign(prediction=predictions)
     return TrainedModel(args.model_name, network, args, calls, samples, features)
 
@@ -185,7 +186,7 @@ def _score_own(args: EasyDict, state: dict[str, Tensor], features: FeatureSet) -
     calls: list[tuple[Any, ...]] = []
     predictions = []
     for name, split in features.splits.items():
-        dataset = FeatureDataset.from_split(split, str(features.path))
+        dataset = FeatureDataset.from_split(split, str(features.path), features.scaling)
         model.check(dataset, f"{features.path}, split {name!r}")
         for batch in FeatureLoader(dataset, args.eval_batch_size):
             calls.append(tuple(value.to(args.device) for value in inputs(batch)))

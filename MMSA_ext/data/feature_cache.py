@@ -8,6 +8,7 @@ survey are kept.
 
     <folder>/feature_maps/<name>.arrays   of one file: raw arrays, manifest, the manifest's SHA-256
                          /<name>.checked  the stat that the former had when it was last hashed
+                         /<name>.scaling  means and deviations of its training split
 
 The name is that of the source's path, so that a changed source takes the place of what was kept of
 it. An entry is written aside and renamed, never changed: it is complete or absent, and who has
@@ -26,7 +27,7 @@ import re
 import shutil
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -50,16 +51,25 @@ from MMSA_ext.data.feature_layout import (
 from MMSA_ext.files import remove_leftovers, replaced, write_atomically
 from MMSA_ext.paths import expand
 
-__all__ = ["VARIABLE", "CacheEntry", "cache_folder", "clear", "entries", "load_cached"]
+__all__ = [
+    "VARIABLE",
+    "CacheEntry",
+    "cache_folder",
+    "clear",
+    "entries",
+    "load_cached",
+    "remembered",
+]
 
 logger = logging.getLogger("MMSA")
 
 VARIABLE = "MMSA_EXT_CACHE"
 _OFF = ("off", "no", "false", "0")
-_ENTRY, _NOTE, _LOCK = ".arrays", ".checked", ".lock"
+_ENTRY, _NOTE, _VALUE, _LOCK = ".arrays", ".checked", ".scaling", ".lock"
 _SMALLEST_BYTES = 32 << 20  # of a file; below, reading it is about as fast
 _SMALL_BYTES = 1 << 16  # of an array; below, it is not worth a map
 _PIECE_BYTES = 1 << 20
+_LARGEST_VALUE = 1 << 24  # bytes of a remembered value
 _CHECK_NS = 24 * 3600 * 10**9
 _UNUSED_SECONDS = 30 * 24 * 3600  # what nobody read for so long costs one reading to make anew
 # A file may change twice within one tick of its file system's clock and keep its times.
@@ -146,8 +156,7 @@ def load_cached(path: Path) -> LoadedFile:
     folder, status = cache_folder(), _status(path)
     if folder is None or not status or status[0] < _SMALLEST_BYTES:
         return load_file(path)
-    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
-    entry, useless = folder / "feature_maps" / f"{name}{_ENTRY}", ""
+    entry, useless = _entry(folder, path), ""
     try:
         return _open(entry, path, status)
     except FileNotFoundError:
@@ -172,6 +181,38 @@ def load_cached(path: Path) -> LoadedFile:
         outcome = f"is not kept in the cache {folder}, and read in full: {reason}"
     logger.info("%s%s %s", useless, path, outcome)
     return loaded
+
+
+def remembered(path: Path, about: str, compute: Callable[[], Any]) -> Any:
+    """What was computed from a feature file before, or is now; kept beside the file's entry.
+
+    Args:
+        path: the file; of one that the cache does not hold, this is not kept either.
+        about: digest of all that decides the value.
+        compute: gives it, in JSON's types.
+    """
+    folder = cache_folder()
+    entry = None if folder is None else _entry(folder, path)
+    if entry is None or not entry.is_file():
+        return compute()
+    beside = entry.with_suffix(_VALUE)
+    with suppress(Exception), _open_file(beside) as file:  # whatever lies there
+        decided, value, digest = json.loads(file.read(_LARGEST_VALUE))
+        if [decided, digest] == [about, _value_digest(value)]:
+            return value
+    value = compute()
+    with suppress(OSError):
+        write_atomically(beside, json.dumps([about, value, _value_digest(value)]))
+    return value
+
+
+def _value_digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def _entry(folder: Path, path: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+    return folder / "feature_maps" / f"{name}{_ENTRY}"
 
 
 def _status(file: Path | int) -> _Status:
@@ -386,5 +427,5 @@ def _tuples(value: Any) -> Any:
 
 
 def _remove(entry: Path) -> None:
-    for suffix in (_ENTRY, _NOTE, _LOCK):
+    for suffix in (_ENTRY, _NOTE, _VALUE, _LOCK):
         entry.with_suffix(suffix).unlink(missing_ok=True)

@@ -64,6 +64,7 @@ from MMSA_ext.data.front_padding import (
     turned_tokens,
 )
 from MMSA_ext.data.safe_pickle import safe_load
+from MMSA_ext.data.scaling import FeatureScaling
 from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.files import replaced
 from MMSA_ext.paths import expand_file
@@ -136,12 +137,16 @@ class FeatureSet:
             base file it is that of `feature_T` as the base, with the other two.
         splits: name -> split, in the order train, valid, test.
         report: what was found.
+        front_padding: how front padding was read, see `read_features`.
+        scaling: by what the frames are still to be scaled when batches are made of them.
     """
 
     path: Path
     fingerprint: str
     splits: dict[str, FeatureSplit]
     report: FeatureReport
+    front_padding: FrontPadding | None = None
+    scaling: FeatureScaling | None = None
 
 
 def read_features(
@@ -367,7 +372,7 @@ def _read(
     if require_labels:
         _check_variation(scopes, splits)
         _check_label_scale(report, splits)
-    return FeatureSet(base, report.fingerprint, splits, report)
+    return FeatureSet(base, report.fingerprint, splits, report, front_padding)
 
 
 def _split(

@@ -8,13 +8,14 @@ batches, see `mmsa_bridge`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from MMSA_ext.data.scaling import FeatureScaling
 from MMSA_ext.errors import FeatureFileError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class FeatureDataset:
         audio, vision: `(N, L_m, d_m)`.
         audio_lengths, vision_lengths: `(N,)` int64, valid frames.
         labels: Label name to `(N,)` float32; `M` is the multimodal one.
+        scaling: What batches of the frames are scaled by; None leaves them.
     """
 
     ids: list[str]
@@ -44,9 +46,15 @@ class FeatureDataset:
     audio_lengths: np.ndarray
     vision_lengths: np.ndarray
     labels: dict[str, np.ndarray] = field(default_factory=dict)
+    scaling: FeatureScaling | None = None
 
     @classmethod
-    def from_split(cls, split: FeatureSplit, source: str = "feature file") -> FeatureDataset:
+    def from_split(
+        cls,
+        split: FeatureSplit,
+        source: str = "feature file",
+        scaling: FeatureScaling | None = None,
+    ) -> FeatureDataset:
         """Take over a checked split.
 
         Raises:
@@ -66,6 +74,7 @@ class FeatureDataset:
             split.audio_lengths,
             split.vision_lengths,
             split.labels,
+            scaling,
         )
 
     @classmethod
@@ -117,13 +126,16 @@ class FeatureDataset:
                 for name, values in self.labels.items()
             },
         }
-        for name, frames, lengths in (
+        for name, stored, lengths in (
             ("audio", self.audio, self.audio_lengths),
             ("vision", self.vision, self.vision_lengths),
         ):
             valid = torch.from_numpy(lengths[rows])
             longest = max(1, int(valid.max()))
-            batch[name] = torch.from_numpy(frames[rows, :longest].astype(np.float32, copy=False))
+            frames = stored[rows, :longest]
+            if self.scaling is not None:
+                frames = getattr(self.scaling, name).apply(frames, lengths[rows])
+            batch[name] = torch.from_numpy(frames.astype(np.float32, copy=False))
             batch[f"{name}_lengths"] = valid
             batch[f"{name}_mask"] = torch.arange(longest)[None] < valid[:, None]
         return batch
@@ -156,7 +168,7 @@ def make_loaders(
     """Loaders of all splits of a feature set: training shuffled, the others in file order."""
     return {
         name: FeatureLoader(
-            FeatureDataset.from_split(split, str(features.path)),
+            FeatureDataset.from_split(split, str(features.path), features.scaling),
             batch_size if name == "train" else eval_batch_size,
             shuffle=name == "train",
         )
@@ -164,8 +176,11 @@ def make_loaders(
     }
 
 
-def as_feature_loader(loader: Any, batch_size: int, *, shuffle: bool) -> FeatureLoader:
-    """Our loader over the data of any loader: ours, or MMSA's plain `DataLoader`."""
+def as_feature_loader(
+    loader: Any, batch_size: int, *, shuffle: bool, scaling: FeatureScaling | None = None
+) -> FeatureLoader:
+    """Our loader over the data of any loader: ours, or MMSA's plain `DataLoader`, to be scaled."""
     if isinstance(loader, FeatureLoader):
         return loader
-    return FeatureLoader(FeatureDataset.from_mmsa(loader.dataset), batch_size, shuffle=shuffle)
+    dataset = replace(FeatureDataset.from_mmsa(loader.dataset), scaling=scaling)
+    return FeatureLoader(dataset, batch_size, shuffle=shuffle)

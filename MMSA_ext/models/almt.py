@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from MMSA_ext.config import FineTuneConfig
+from MMSA_ext.data.scaling import Scaling
 from MMSA_ext.models.attention import FeedForward, MultiSourceAttention, attend
 from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
 from MMSA_ext.models.encoders import PretrainedText
@@ -63,9 +64,7 @@ class ALMTConfig(FineTuneConfig):
     raw_residual: bool = False
     length_groups: int = Field(3, ge=1)
 
-    early_stop: int | None = Field(32, ge=0)
     num_epochs: int = Field(200, ge=1)
-    warmup_epochs: int = Field(20, ge=0)
     batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
@@ -328,9 +327,10 @@ def build_almt(args: Any) -> ALMT:
 
 
 class ReleasedALMTConfig(ALMTConfig):
-    """The released code's reading: padding is read."""
+    """The released code's reading: padding is read, features are not scaled."""
 
     masked: bool = False
+    feature_scaling: Scaling = "none"
 
 
 @register_model("almt_released", config=ReleasedALMTConfig, trainer=FineTuneTrainer, paper=PAPER)

@@ -68,7 +68,9 @@ class TextRecipe(EncoderRecipe):
     """
 
     epochs: int = Field(200, ge=1)
+    warmup_ratio: float = Field(0.025, ge=0, lt=1)
     optimizer: Literal["adamw", "adam_amsgrad"] = "adamw"
+    decay_all: bool = True
     selected_after: float = Field(1 / 3, ge=0, lt=1)
     frozen_share: float = Field(1 / 3, ge=0, lt=1)
     finetuning: Literal["all", "last_layer"] = "all"
@@ -84,7 +86,7 @@ class StageOneConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     text: TextRecipe = TextRecipe()
-    audio: EncoderRecipe = EncoderRecipe(warmup_epochs=10, selected_after=0.3)
+    audio: EncoderRecipe = EncoderRecipe(warmup_ratio=0.1, selected_after=0.3)
     vision: EncoderRecipe = EncoderRecipe(selected_after=0.2)
 
 
@@ -146,9 +148,9 @@ class ConFEDEConfig(RunConfig):
         infoenh: InfoEnh between encoders and projectors; None leaves it out.
     """
 
-    early_stop: int | None = Field(8, ge=0)
     num_epochs: int = Field(25, ge=1)
-    warmup_epochs: int = Field(1, ge=0)
+    warmup_ratio: float = Field(0.04, ge=0, lt=1)
+    decay_norms: bool = True
     learning_rate: float = Field(1e-4, gt=0)
 
     dim: int | None = Field(None, ge=8)

@@ -8,6 +8,7 @@ its configuration key.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Self, cast
 
@@ -25,6 +26,7 @@ from MMSA_ext.models.fusion import MODALITIES
 from MMSA_ext.models.pre_norm import FrameEmbedding, LayerShape, PreNormLayer
 from MMSA_ext.registry import register_model
 from MMSA_ext.training.fine_tuning import FineTuneTrainer
+from MMSA_ext.training.trainer import Progress
 
 PAPER = (
     "DBF: Denoising Bottleneck with Mutual Information Maximization for Video Multimodal Fusion "
@@ -58,8 +60,8 @@ class DBFConfig(FineTuneConfig):
         mi_detach: Whether X_m gets no gradient from MI-Max.
         mi_symmetric, mi_double_exp, mi_include_positive: See `losses.mi_max_loss`.
         task_loss: Mean absolute error (`l1`) or mean squared error (`mse`) of the prediction.
-        swap_lr: Exchange `learning_rate` and `encoder_learning_rate`, which look exchanged in the
-            paper's table for MOSI.
+        swap_lr: Exchange `learning_rate` and `new_layers_learning_rate`, which look exchanged in
+            the paper's table for MOSI.
         length_groups: Groups of similar length that are computed apart to save padding; changes no
             result.
     """
@@ -87,12 +89,13 @@ class DBFConfig(FineTuneConfig):
     task_loss: Literal["l1", "mse"] = "l1"
 
     batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(2e-5, gt=0)
-    encoder_learning_rate: float | None = Field(1e-4, gt=0)
+    learning_rate: float = Field(1e-4, gt=0)
+    new_layers_learning_rate: float | None = Field(2e-5, gt=0)
     swap_lr: bool = False
     max_grad_norm: float | None = Field(1.0, gt=0)
     schedule: Literal["linear", "constant", "cosine"] = "constant"
-    warmup_epochs: int = Field(5, ge=0)
+    warmup_ratio: float = Field(0.05, ge=0, lt=1)
+    early_stop: int | None = Field(10, ge=0)
     length_groups: int = Field(3, ge=1)
 
     @model_validator(mode="after")
@@ -101,8 +104,8 @@ class DBFConfig(FineTuneConfig):
             raise ValueError(
                 f"dim is {self.dim} and heads {self.heads}: dim must be a multiple of heads"
             )
-        if self.swap_lr and self.encoder_learning_rate is None:
-            raise ValueError("swap_lr has nothing to exchange: set encoder_learning_rate")
+        if self.swap_lr and self.new_layers_learning_rate is None:
+            raise ValueError("swap_lr has nothing to exchange: set new_layers_learning_rate")
         return self
 
     @property
@@ -125,17 +128,13 @@ class DBFConfig(FineTuneConfig):
 class DBFTrainer(FineTuneTrainer):
     """`FineTuneTrainer` that obeys `swap_lr`."""
 
-    @property
-    def _settings(self) -> FineTuneConfig:
+    def __init__(self, args: Any, progress: Callable[[Progress], None] | None = None) -> None:
+        super().__init__(args, progress)
         settings = cast("DBFConfig", self.config)
-        if not settings.swap_lr or settings.encoder_learning_rate is None:
-            return settings
-        return settings.model_copy(
-            update={
-                "learning_rate": settings.encoder_learning_rate,
-                "encoder_learning_rate": settings.learning_rate,
-            }
-        )
+        if settings.swap_lr:
+            rates = (settings.new_layers_learning_rate, settings.learning_rate)
+            keys = ("learning_rate", "new_layers_learning_rate")
+            self.config = settings.model_copy(update=dict(zip(keys, rates, strict=True)))
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,7 @@ class FDMERReconstructedConfig(FineTuneConfig):
     adaptive_weights: bool = True
 
     batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    encoder_learning_rate: float | None = Field(5e-5, gt=0)
+    new_layers_learning_rate: float | None = Field(1e-3, gt=0)
     max_grad_norm: float | None = Field(1.0, gt=0)
     length_groups: int = Field(3, ge=1)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from MMSA_ext.models.contract import MSAModel
@@ -19,10 +19,11 @@ class EncoderRecipe(BaseModel):
         epochs: Epochs; all are trained, and the one with the lowest validation MAE is kept.
         batch_size: Samples per step.
         learning_rate: Peak rate, after linear warm-up; linear decay to zero follows.
-        warmup_epochs: Epochs of warm-up.
-        optimizer: `adamw` (decoupled decay, sparing biases and norms) or `adam_amsgrad` (AMSGrad,
-            decay in the gradient of every parameter).
+        warmup_ratio: Share of all steps with warm-up.
+        optimizer: `adamw` (decoupled decay, sparing biases and what `decay_norms` says of norms) or
+            `adam_amsgrad` (AMSGrad, decay in the gradient of every parameter).
         weight_decay: Weight decay.
+        decay_all: Whether `adamw` spares nothing.
         selected_after: Share of the epochs, from the first, that are never kept.
     """
 
@@ -31,19 +32,11 @@ class EncoderRecipe(BaseModel):
     epochs: int = Field(100, ge=1)
     batch_size: int = Field(128, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
-    warmup_epochs: int = Field(5, ge=0)
+    warmup_ratio: float = Field(0.05, ge=0, lt=1)
     optimizer: Literal["adamw", "adam_amsgrad"] = "adam_amsgrad"
     weight_decay: float = Field(1e-3, ge=0)
+    decay_all: bool = False
     selected_after: float = Field(0.0, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _warm_up_ends(self) -> Self:
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"warmup_epochs is {self.warmup_epochs} and epochs {self.epochs}: training would "
-                "end in warm-up; lower warmup_epochs or raise epochs"
-            )
-        return self
 
 
 class EncoderModel(MSAModel):

@@ -22,7 +22,7 @@ logger = logging.getLogger("MMSA")
 FORMAT = 2
 _WITHOUT_DIGEST = 1  # the format before
 _WEIGHTS = "state_dict"
-_PARTS = {"config": dict, "seed": int, _WEIGHTS: dict, "metrics": dict}
+_PARTS = {"config": dict, "seed": int, _WEIGHTS: dict, "metrics": dict, "scaling": dict}
 # Names may share memory, as tied weights do. A model has its own for each: a multiple of the file.
 _MAX_SHARING = 4
 _MAX_DEPTH, _MAX_VALUES = 20, 100_000
@@ -38,12 +38,15 @@ class Checkpoint:
         seed: Seed of the run.
         state_dict: Weights, as of MMSA's wrapper (names begin with `Model.`).
         metrics: Metrics by split, in MMSA's units.
+        scaling: What the frames were scaled by, as `FeatureScaling.plain` says it; None if they
+            were not.
     """
 
     config: dict[str, Any]
     seed: int
     state_dict: dict[str, Tensor]
     metrics: dict[str, dict[str, float]]
+    scaling: dict[str, Any] | None = None
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -87,9 +90,11 @@ def load_checkpoint(path: str | Path, config: dict[str, Any] | None = None) -> C
         )
         return Checkpoint(config, 0, content, {})
     content = _unsealed(path, content, (_WITHOUT_DIGEST, FORMAT))
+    content.setdefault("scaling", None)  # a checkpoint from before features were scaled
     problems = [
         f"{key!r} is {type(content[key]).__name__ if key in content else 'missing'}"
         for key, kind in _PARTS.items()
+        if key != "scaling" or content[key] is not None
         if type(content.get(key)) is not kind
     ]
     problems += [f"{key!r} is unknown" for key in sorted(content.keys() - _PARTS)]

@@ -1,4 +1,4 @@
-"""The trainer of models whose text encoder is trained at a rate of its own."""
+"""The trainer of models that are trained otherwise than by linear decay."""
 
 from __future__ import annotations
 
@@ -11,37 +11,23 @@ from torch import nn
 
 from MMSA_ext.config import FineTuneConfig
 from MMSA_ext.models.contract import MSAModel
-from MMSA_ext.models.encoders import PretrainedText
-from MMSA_ext.training.trainer import Trainer, parameter_groups
+from MMSA_ext.training.trainer import Trainer, undivided
 
 Schedule = Literal["linear", "constant", "cosine"]
 
 
 class FineTuneTrainer(Trainer):
-    """`Trainer` that obeys `FineTuneConfig`: two rates, a schedule to choose, clipping."""
+    """`Trainer` that obeys `FineTuneConfig`: a schedule to choose, clipping, decay of all."""
 
     @property
     def _settings(self) -> FineTuneConfig:
         return cast("FineTuneConfig", self.config)
 
-    def make_optimizer(self, model: MSAModel) -> torch.optim.Optimizer:
-        """AdamW with a rate of its own for `model.text_encoder.encoder`."""
-        settings = self._settings
-        encoder = cast("PretrainedText", model.text_encoder).encoder
-        pretrained = {id(parameter) for parameter in encoder.parameters()}
-        groups = [
-            part
-            for group in self._decay_groups(model)
-            for part in _by_rate(group, pretrained, settings.encoder_learning_rate)
-        ]
-        return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
-
-    def _decay_groups(self, model: MSAModel) -> list[dict[str, Any]]:
-        settings = self._settings
-        if settings.decay_all:
-            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-            return [{"params": trained, "weight_decay": settings.weight_decay}]
-        return parameter_groups(model, settings.weight_decay, decay_norms=settings.decay_norms)
+    def decay_groups(self, model: MSAModel) -> list[dict[str, Any]]:
+        """Optimizer groups by weight decay: one, if all decay."""
+        if not self._settings.decay_all:
+            return super().decay_groups(model)
+        return [undivided(model, self._settings.weight_decay)]
 
     def make_schedule(
         self, optimizer: torch.optim.Optimizer, steps_per_epoch: int
@@ -53,7 +39,7 @@ class FineTuneTrainer(Trainer):
         factor = partial(
             rate_factor,
             settings.schedule,
-            warmup=settings.warmup_epochs * units_per_epoch,
+            warmup=self.warm_up(settings.num_epochs * units_per_epoch),
             last=settings.num_epochs * units_per_epoch,
         )
         return torch.optim.lr_scheduler.LambdaLR(
@@ -91,14 +77,3 @@ def rate_factor(schedule: Schedule, done: int, *, warmup: int, last: int) -> flo
     if schedule == "linear":
         return max(0.0, 1.0 - (done - warmup) / decay)
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, max(0, done - warmup - 1) / decay)))
-
-
-def _by_rate(
-    group: dict[str, Any], pretrained: set[int], encoder_rate: float | None
-) -> list[dict[str, Any]]:
-    """Split an optimizer group into the text encoder's parameters and all others."""
-    if encoder_rate is None:
-        return [group]
-    encoder = [parameter for parameter in group["params"] if id(parameter) in pretrained]
-    others = [parameter for parameter in group["params"] if id(parameter) not in pretrained]
-    return [group | {"params": others}, group | {"params": encoder, "lr": encoder_rate}]

@@ -14,6 +14,7 @@ import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from MMSA_ext.files import outside_scratch
 from MMSA_ext.models.contract import MSAModel
 from MMSA_ext.models.two_stage import EncoderTask, TwoStageModel
 from MMSA_ext.training.checkpoint import read_sealed, write_sealed
-from MMSA_ext.training.trainer import Trainer
+from MMSA_ext.training.trainer import Trainer, undivided
 from MMSA_ext.version import code_version
 
 logger = logging.getLogger("MMSA")
@@ -113,6 +114,7 @@ class TwoStageTrainer(Trainer):
             "target": target,
             "recipe": task.recipe.model_dump(),
             "decay_norms": self.config.decay_norms if decays else None,
+            "scaling": splits["train"].scaling and splits["train"].scaling.plain(),
             "encoder": task.identity,
             "data": {name: _digest(split, task.modality) for name, split in splits.items()},
             "seed": seed,
@@ -152,8 +154,6 @@ class TwoStageTrainer(Trainer):
 class _EncoderTrainer(Trainer):
     """The loop for one encoder: its recipe in place of the run's values."""
 
-    must_beat_untrained = False
-
     def __init__(self, whole: TwoStageTrainer, task: EncoderTask, weights: Path) -> None:
         super().__init__(EasyDict({**whole.args, "model_save_path": str(weights)}), whole.progress)
         recipe = task.recipe
@@ -163,15 +163,23 @@ class _EncoderTrainer(Trainer):
             update={
                 "model_name": f"{self.config.model_name}, {self.stage}",
                 "KeyEval": "MAE",
+                "selection_digits": None,
                 "early_stop": None,
+                "must_beat_untrained": False,
+                "new_layers_learning_rate": None,
                 "first_selected_epoch": int(recipe.epochs * recipe.selected_after) + 1,
                 "num_epochs": recipe.epochs,
-                "warmup_epochs": recipe.warmup_epochs,
+                "warmup_ratio": recipe.warmup_ratio,
                 "batch_size": recipe.batch_size,
                 "learning_rate": recipe.learning_rate,
                 "weight_decay": recipe.weight_decay,
             }
         )
+
+    def decay_groups(self, model: MSAModel) -> list[dict[str, Any]]:
+        if not self.recipe.decay_all:
+            return super().decay_groups(model)
+        return [undivided(model, self.recipe.weight_decay)]
 
     def make_optimizer(self, model: MSAModel) -> torch.optim.Optimizer:
         if self.recipe.optimizer == "adamw":

@@ -1,7 +1,7 @@
 """The one training loop of this package's models, with MMSA's trainer contract.
 
-MMSA's selection rule is the default: the epoch with the lowest validation `Loss` is kept, patience
-`early_stop`, and the test split is scored once, by the caller.
+The whole schedule is trained, the epoch with the lowest validation MAE is kept, and the test split
+is scored once, by the caller. Other rules are keys of `config.RunConfig`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from transformers import get_linear_schedule_with_warmup
 
 from MMSA_ext.data.loader import Batch, FeatureDataset, FeatureLoader, as_feature_loader
 from MMSA_ext.data.retrieval import RetrievalConfig, RetrievalIndex, build_index
+from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
 from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.models.contract import MSAModel, StepBatch, core_model
+from MMSA_ext.models.encoders import PretrainedText
 from MMSA_ext.training.weights_file import write_scratch
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("MMSA")
 
 MINIMISED = frozenset({"Loss", "MAE"})
+NOT_BETTER = "not better than untrained"  # how a note begins that says so
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,11 @@ class Trainer:
 
     Attributes:
         stage: See `Progress`.
-        must_beat_untrained: Whether an epoch is kept only if it beats the untrained model.
+        scaling: What the frames of MMSA's plain loaders are scaled by, from `do_train` on.
     """
 
     stage: str | None = None
-    must_beat_untrained = True
+    scaling: FeatureScaling | None = None
 
     def __init__(self, args: Any, progress: Callable[[Progress], None] | None = None) -> None:
         from MMSA_ext import mmsa_bridge
@@ -123,7 +126,7 @@ class Trainer:
 
         Args:
             model: MMSA's `AMIO` around a model of this package, or the model itself.
-            dataloader: Loaders by split; MMSA's plain ones are accepted.
+            dataloader: Loaders by split; of MMSA's plain ones the data are scaled as configured.
             return_epoch_results: Return the epochs' results in MMSA's form. The `test` list stays
                 empty: the test split is not looked at during training.
 
@@ -131,13 +134,15 @@ class Trainer:
             None, or training and validation results by epoch.
 
         Raises:
-            TrainingDivergedError: If the loss is not finite, or no epoch beats the untrained model;
-                no weights are written then, or the best before the divergence are removed.
+            TrainingDivergedError: If the loss is not finite, or the model is to beat its untrained
+                self and does not; no weights are there then.
             WriteError: If the disk refuses the weights.
         """
         core = core_model(model)
-        train = as_feature_loader(dataloader["train"], self.config.batch_size, shuffle=True)
-        valid = as_feature_loader(dataloader["valid"], self.config.eval_batch_size, shuffle=False)
+        if wants_scaling(self.args) and not isinstance(dataloader["train"], FeatureLoader):
+            self.scaling = FeatureScaling.of(dataloader["train"].dataset)
+        train = self._loader(dataloader["train"], self.config.batch_size, shuffle=True)
+        valid = self._loader(dataloader["valid"], self.config.eval_batch_size)
         destination = Path(self.args.model_save_path)
         destination.unlink(missing_ok=True)
         self.history = TrainingHistory(notes=core.data_notes(train.dataset))
@@ -177,7 +182,7 @@ class Trainer:
             TrainingDivergedError: If a prediction is not finite.
         """
         core = core_model(model)
-        loader = as_feature_loader(dataloader, self.config.eval_batch_size, shuffle=False)
+        loader = self._loader(dataloader, self.config.eval_batch_size)
         outputs = predict(core, loader, self.device, features=return_sample_results)
         results: dict[str, Any] = self.score(outputs)
         logger.info("%s-(%s) >> %s", mode, self.args.model_name, _format(results))
@@ -201,22 +206,32 @@ class Trainer:
         return results
 
     def make_optimizer(self, model: MSAModel) -> torch.optim.Optimizer:
-        """The optimizer of the parameters that ask for a gradient: AdamW."""
-        groups = parameter_groups(
+        """AdamW of the parameters that ask for a gradient, new layers at a rate of their own."""
+        groups = self.decay_groups(model)
+        rate = self.config.new_layers_learning_rate
+        if rate is not None:
+            groups = [part for group in groups for part in _by_rate(group, model, rate)]
+        return torch.optim.AdamW(groups, lr=self.config.learning_rate, fused=True)
+
+    def decay_groups(self, model: MSAModel) -> list[dict[str, Any]]:
+        """Optimizer groups by weight decay."""
+        return parameter_groups(
             model, self.config.weight_decay, decay_norms=self.config.decay_norms
         )
-        return torch.optim.AdamW(groups, lr=self.config.learning_rate, fused=True)
 
     def make_schedule(
         self, optimizer: torch.optim.Optimizer, steps_per_epoch: int
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Learning rate by step: linear warm-up, then linear decay to zero at the last epoch."""
+        """Learning rate by step: linear warm-up, then linear decay to zero at the last step."""
+        steps = self.config.num_epochs * steps_per_epoch
         schedule: torch.optim.lr_scheduler.LRScheduler = get_linear_schedule_with_warmup(
-            optimizer,
-            self.config.warmup_epochs * steps_per_epoch,
-            self.config.num_epochs * steps_per_epoch,
+            optimizer, self.warm_up(steps), steps
         )
         return schedule
+
+    def warm_up(self, units: int) -> int:
+        """How many of all steps, or epochs, are warm-up; the last one never is."""
+        return min(round(self.config.warmup_ratio * units), units - 1)
 
     def prepare_gradients(self, model: MSAModel) -> None:
         """Change the gradients before the optimizer reads them; does nothing here."""
@@ -235,7 +250,8 @@ class Trainer:
         sampler = StepSampler(train.dataset, core.retrieval)
         start = self.score(predict(core, valid, self.device))
         self.history.epochs.append({"epoch": 0, "valid": start})
-        best = self._key(start) if self.must_beat_untrained else math.inf
+        best = math.inf
+        warm = -(-self.warm_up(config.num_epochs * len(train)) // len(train))  # epochs
         for epoch in range(1, config.num_epochs + 1):
             began = time.perf_counter()
             core.begin_epoch(epoch, config.num_epochs)
@@ -254,19 +270,43 @@ class Trainer:
             )
             logger.info("TRAIN-(%s) [%d] >> %s", config.model_name, epoch, _format(trained))
             logger.info("VAL-(%s) [%d] >> %s", config.model_name, epoch, _format(scores))
-            if epoch >= config.first_selected_epoch and self._key(scores) < best:
+            if self._is_selected(epoch, self._key(scores), best):
                 best, self.history.chosen_epoch = self._key(scores), epoch
                 write_scratch(
                     destination, {name: value.cpu() for name, value in model.state_dict().items()}
                 )
-            last_good = max(self.history.chosen_epoch or 0, config.warmup_epochs)
-            if config.early_stop is not None and epoch - last_good >= config.early_stop:
-                break
-        if self.history.chosen_epoch is None:
+            chosen = self.history.chosen_epoch
+            if config.early_stop is not None and chosen is not None:
+                if epoch - max(chosen, warm) >= config.early_stop:
+                    break
+        if not best < self._key(start):
+            self._not_better(start)
+
+    def _is_selected(self, epoch: int, key: float, best: float) -> bool:
+        """Whether an epoch is kept in the place of the best one before it."""
+        if epoch < min(self.config.first_selected_epoch, self.config.num_epochs):
+            return False
+        if self.history.chosen_epoch is None or key < best:
+            return True
+        return self.config.selection_digits is not None and key == best
+
+    def _not_better(self, start: dict[str, float]) -> None:
+        """Say so where the selected epoch is not better than the untrained model."""
+        key, chosen = self.config.KeyEval, self.history.chosen_epoch
+        scores = next(e["valid"] for e in self.history.epochs if e["epoch"] == chosen)
+        found = (
+            f"validation {key} {scores[key]:.4f} in the best epoch, {chosen}, and {start[key]:.4f} "
+            "before training"
+        )
+        if self.config.must_beat_untrained:
             raise TrainingDivergedError(
-                f"no epoch had a better validation {config.KeyEval} than the untrained model "
-                f"({start[config.KeyEval]:.4f}); lower learning_rate or train longer."
+                f"{NOT_BETTER}: {found}; lower learning_rate or train longer."
             )
+        self.history.notes.append(f"{NOT_BETTER}: {found}")
+
+    def _loader(self, loader: Any, batch_size: int, *, shuffle: bool = False) -> FeatureLoader:
+        """Our loader as it is; the data of MMSA's plain ones are scaled by the training split."""
+        return as_feature_loader(loader, batch_size, shuffle=shuffle, scaling=self.scaling)
 
     def _train_epoch(
         self,
@@ -320,6 +360,8 @@ class Trainer:
         value = scores[self.config.KeyEval]
         if math.isnan(value):
             return math.inf
+        if self.config.selection_digits is not None:
+            value = round(value, self.config.selection_digits)
         return value if self.config.KeyEval in MINIMISED else -value
 
     def _shown(self, key: float) -> float:
@@ -452,6 +494,25 @@ def parameter_groups(
         {"params": decaying, "weight_decay": weight_decay},
         {"params": spared, "weight_decay": 0.0},
     ]
+
+
+def undivided(model: nn.Module, weight_decay: float) -> dict[str, Any]:
+    """One optimizer group of all parameters that ask for a gradient."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return {"params": trained, "weight_decay": weight_decay}
+
+
+def _by_rate(group: dict[str, Any], model: nn.Module, new: float) -> list[dict[str, Any]]:
+    """An optimizer group in two: pretrained text encoders, and all else at the rate `new`."""
+    pretrained = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, PretrainedText)
+        for parameter in module.encoder.parameters()
+    }
+    encoders = [parameter for parameter in group["params"] if id(parameter) in pretrained]
+    others = [parameter for parameter in group["params"] if id(parameter) not in pretrained]
+    return [group | {"params": encoders}, group | {"params": others, "lr": new}]
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -1,4 +1,4 @@
-"""Fine-tuning: schedules, the text encoder's rate, clipping, decay."""
+"""Fine-tuning: schedules, clipping, decay."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ STEPS = 3  # of an epoch: 12 samples by 4
 @pytest.fixture
 def setting(feature_file, tiny_encoder, tmp_path):
     def make(**more):
-        shipped = {"weight_decay": 0.1, "decay_all": False, "early_stop": None}
+        shipped = {"weight_decay": 0.1, "decay_all": False}
         overrides = tiny_config("almt", tiny_encoder, **TINY_SHAPES) | shipped | more
         args = mmsa_bridge.complete_args(
             resolve("almt", "mosi", "", overrides | {"featurePath": str(feature_file)}),
@@ -79,8 +79,8 @@ def test_without_warm_up_training_begins_at_the_peak(schedule):
 @pytest.mark.parametrize("unit", ["step", "epoch"])
 def test_every_step_is_made_at_the_rate_of_the_schedule(setting, schedule, unit):
     trainer, model, loaders = setting(
-        schedule=schedule, schedule_unit=unit, num_epochs=4, warmup_epochs=2,
-        learning_rate=1e-3, encoder_learning_rate=1e-4,
+        schedule=schedule, schedule_unit=unit, num_epochs=4, warmup_ratio=0.5,
+        learning_rate=1e-4, new_layers_learning_rate=1e-3,
     )  # fmt: skip
     rates = []
     make_optimizer = trainer.make_optimizer
@@ -98,23 +98,8 @@ def test_every_step_is_made_at_the_rate_of_the_schedule(setting, schedule, unit)
     for step, found in enumerate(rates):
         done = step if unit == "step" else step // STEPS
         factor = rate_factor(schedule, done, warmup=2 * units, last=4 * units)
-        assert found == pytest.approx([1e-3 * factor, 1e-4 * factor] * 2)
+        assert found == pytest.approx([1e-4 * factor, 1e-3 * factor] * 2)
     assert len(rates) == 4 * STEPS
-
-
-def test_the_text_encoder_has_its_own_rate(setting):
-    trainer, model, _ = setting(learning_rate=1e-3, encoder_learning_rate=2e-5)
-    optimizer = trainer.make_optimizer(model)
-    for group, members in zip(optimizer.param_groups, names(model, optimizer), strict=True):
-        inside = {name.startswith("text_encoder.encoder.") for name in members}
-        assert inside == {group["lr"] == 2e-5}
-    found = [name for members in names(model, optimizer) for name in members]
-    assert sorted(found) == sorted(name for name, _ in model.named_parameters())
-
-
-def test_without_a_rate_of_its_own_the_encoder_has_that_of_all(setting):
-    trainer, model, _ = setting(learning_rate=1e-3)
-    assert {group["lr"] for group in trainer.make_optimizer(model).param_groups} == {1e-3}
 
 
 def test_decay_all_spares_nothing(setting):
@@ -131,7 +116,7 @@ def test_decay_all_spares_nothing(setting):
     assert {"head.bias", "hyper_layers.0.hyper_norm.weight"} <= spared
     assert "head.weight" not in spared
     assert set(decays(decay_all=True).values()) == {0.1}
-    assert set(decays(decay_all=True, encoder_learning_rate=1e-5).values()) == {0.1}
+    assert set(decays(decay_all=True, new_layers_learning_rate=1e-5).values()) == {0.1}
 
 
 @pytest.mark.parametrize(("limit", "clipped"), [(0.01, True), (None, False)])
@@ -156,7 +141,7 @@ def test_gradients_are_clipped_together(setting, limit, clipped):
     [
         {"schedule": "cosinus"},
         {"schedule_unit": "batch"},
-        {"encoder_learning_rate": 0},
+        {"new_layers_learning_rate": 0},
         {"max_grad_norm": -1},
     ],
     ids=str,

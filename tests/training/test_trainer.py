@@ -40,7 +40,7 @@ def setting(feature_file, tiny_encoder, tmp_path):
     return make
 
 
-def scripted(trainer, values, key="Loss"):
+def scripted(trainer, values, key="MAE"):
     """Let validation give `values`, epoch 0 first."""
     remaining = iter(values)
     trainer.score = lambda outputs: {"Loss": 0.0} | {key: next(remaining)}
@@ -53,9 +53,14 @@ def scripted(trainer, values, key="Loss"):
         ({"early_stop": 2}, [9, 5, 4, 6, 6, 1], 2, 4),
         ({"early_stop": 8}, [9, 5, 4, 3], 3, 3),
         ({"early_stop": None}, [9, 5, 6, 6, 6, 4], 5, 5),
-        ({"early_stop": 2, "warmup_epochs": 3}, [9, 5, 6, 6, 6, 6, 1], 1, 5),
-        ({"early_stop": None, "first_selected_epoch": 2}, [9, 1, 5, 6], 2, 3),
+        ({"early_stop": 2, "warmup_ratio": 0.5}, [9, 5, 6, 6, 6, 6, 1], 1, 5),
+        ({"first_selected_epoch": 2}, [9, 1, 5, 6], 2, 3),
+        ({"first_selected_epoch": 2}, [9, 1], 1, 1),  # the only one there is
+        ({"first_selected_epoch": 3, "early_stop": 0}, [9, 1, 5, 6, 2], 3, 3),
         ({"early_stop": 0}, [9, 5, 1], 1, 1),
+        ({}, [9, 0.50002, 0.50004, 0.50001], 3, 3),
+        ({"selection_digits": 4}, [9, 0.50001, 0.50004, 0.6], 2, 3),  # ties go to the later
+        ({}, [9, float("nan"), 5, float("nan")], 2, 3),
     ],
 )
 def test_selection_and_patience(setting, options, losses, chosen, epochs):
@@ -75,20 +80,31 @@ def test_other_metrics_are_maximised_and_mae_is_minimised(setting):
 
 
 def test_kept_weights_are_those_of_the_chosen_epoch(setting):
-    args, model, loaders = setting(num_epochs=4, early_stop=None)
+    args, model, loaders = setting(num_epochs=4)
     trainer = Trainer(args)
     trainer.do_train(model, loaders)
-    best = min(trainer.history.epochs[1:], key=lambda entry: entry["valid"]["Loss"])
+    best = min(trainer.history.epochs[1:], key=lambda entry: entry["valid"]["MAE"])
     assert trainer.history.chosen_epoch == best["epoch"]
     model.load_state_dict(torch.load(args.model_save_path, weights_only=True))
-    assert trainer.do_test(model, loaders["valid"])["Loss"] == pytest.approx(best["valid"]["Loss"])
+    assert trainer.do_test(model, loaders["valid"])["MAE"] == pytest.approx(best["valid"]["MAE"])
 
 
-def test_never_better_than_the_start_is_diverged_and_leaves_no_weights(setting):
+@pytest.mark.parametrize("values", [[1.0, 3.0, 2.0], [float("nan")] * 3], ids=str)
+def test_never_better_than_the_start_is_finished_with_a_note(setting, values):
     args, model, loaders = setting(num_epochs=2)
+    trainer = scripted(Trainer(args), values)
+    trainer.do_train(model, loaders)
+    assert trainer.history.chosen_epoch == (2 if values[2] == 2.0 else 1)
+    assert args.model_save_path.exists()
+    (note,) = trainer.history.notes
+    assert note.startswith("not better than untrained: validation MAE ")
+
+
+def test_that_is_diverged_if_it_must_be_better_and_leaves_no_weights(setting):
+    args, model, loaders = setting(num_epochs=2, must_beat_untrained=True)
     args.model_save_path.write_bytes(b"another run's weights")
     trainer = scripted(Trainer(args), [1.0, 2.0, 3.0])
-    with pytest.raises(TrainingDivergedError, match="untrained"):
+    with pytest.raises(TrainingDivergedError, match=r"untrained: .* MAE 2\.0000 .* 1\.0000 before"):
         trainer.do_train(model, loaders)
     assert not args.model_save_path.exists()
     assert len(trainer.history.epochs) == 3
@@ -122,11 +138,36 @@ def test_non_finite_predictions_are_not_scored(setting):
 
 
 def test_schedule_warms_up_and_decays_linearly_to_zero(setting):
-    args, model, loaders = setting(num_epochs=4, warmup_epochs=2, early_stop=None)
+    args, model, loaders = setting(num_epochs=4, warmup_ratio=0.5)
     trainer = Trainer(args)
     trainer.do_train(model, loaders)
     rates = [entry["learning_rate"] for entry in trainer.history.epochs[1:]]
     assert rates == pytest.approx([0.5e-3, 1e-3, 0.5e-3, 0.0])
+
+
+@pytest.mark.parametrize(("epochs", "ratio"), [(1, 0.1), (1, 0.9), (3, 0.1), (2, 0.0)])
+def test_a_short_run_is_a_short_schedule(setting, epochs, ratio):
+    args, model, loaders = setting(num_epochs=epochs, warmup_ratio=ratio)
+    trainer = Trainer(args)
+    optimizer = trainer.make_optimizer(core_model(model))
+    schedule = trainer.make_schedule(optimizer, 10)
+    rates = []
+    for _ in range(10 * epochs):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert max(rates) == pytest.approx(1e-3)
+    assert rates.index(max(rates)) == round(10 * epochs * ratio)
+    assert schedule.get_last_lr()[0] == 0
+
+
+def test_new_layers_have_their_own_rate(setting):
+    args, model, _ = setting(new_layers_learning_rate=0.5)
+    optimizer = Trainer(args).make_optimizer(core_model(model))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in core_model(model).named_parameters():
+        pretrained = name.startswith("text_encoder.encoder.")
+        assert rates[id(parameter)] == (1e-3 if pretrained else 0.5), name
 
 
 def test_validation_loss_is_over_all_samples_whatever_the_batches(setting):
@@ -227,7 +268,7 @@ def test_with_a_bank_a_step_encodes_the_anchors_only(setting):
 
 def test_the_bank_is_renewed_with_the_similarity(setting):
     args, model, loaders = setting(
-        "dashfusion", retrieved_features="bank", num_epochs=4, refresh_epochs=2, early_stop=None
+        "dashfusion", retrieved_features="bank", num_epochs=4, refresh_epochs=2
     )
     core = core_model(model)
     passes, seen = [], []
@@ -270,7 +311,7 @@ def test_similarity_is_refreshed_at_the_stated_epochs(setting):
 
 
 def test_model_is_told_each_epoch_before_it_begins(setting):
-    args, model, loaders = setting(num_epochs=3, early_stop=None)
+    args, model, loaders = setting(num_epochs=3)
     core = core_model(model)
     told = []
     core.begin_epoch = lambda epoch, epochs: told.append(

@@ -1,0 +1,191 @@
+"""Audio and vision features on one scale: mean 0 and deviation 1 over the training split's frames.
+
+An encoder that adds a class token and positions of about 1 to its frames sees nothing of a feature
+of 0.001, and nothing but one of 1,000. Each feature is therefore standardised by the valid frames
+of the training split; the same numbers scale the other splits, and travel with the checkpoint to
+whatever it predicts later. A feature that is constant in training becomes 0, and so does padding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from MMSA_ext.data.feature_cache import remembered
+from MMSA_ext.data.feature_checks import blocks
+from MMSA_ext.errors import CheckpointError, ConfigError, suggest
+
+if TYPE_CHECKING:
+    from MMSA_ext.data.features import FeatureSet, FeatureSplit
+
+Scaling = Literal["standardise", "none"]
+MODALITIES = ("audio", "vision")
+
+
+@dataclass(frozen=True)
+class ModalityScaling:
+    """Scaling of one modality.
+
+    Attributes:
+        mean: `(d,)` float64.
+        deviation: `(d,)` float64, 0 of a constant feature.
+    """
+
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, frames: NDArray[Any], lengths: NDArray[Any]) -> Self:
+        """Fit to the valid frames of `(N, L, d)`, in blocks of samples; lengths are `(N,)`."""
+        from sklearn.preprocessing import StandardScaler
+
+        scaler = StandardScaler()
+        for start, block in blocks(frames):
+            valid = _valid(lengths[start : start + len(block)], frames.shape[1])
+            scaler.partial_fit(block[valid].astype(np.float64))
+        deviation = np.sqrt(scaler.var_)
+        # Of a feature that is constant but for rounding, scikit-learn makes the scale 1.
+        return cls(scaler.mean_, np.where(scaler.scale_ == deviation, deviation, 0.0))
+
+    def apply(self, frames: NDArray[Any], lengths: NDArray[Any]) -> NDArray[np.float32]:
+        """Scaled copy, float32, of frames `(B, L, d)`; zero behind their lengths `(B,)`."""
+        with np.errstate(divide="ignore"):
+            factor = np.where(self.deviation > 0, 1 / self.deviation, 0.0)
+        scaled = frames.astype(np.float32)
+        scaled -= self.mean.astype(np.float32)
+        scaled *= factor.astype(np.float32)
+        scaled[~_valid(lengths, frames.shape[1])] = 0
+        return scaled
+
+
+@dataclass(frozen=True)
+class FeatureScaling:
+    """Scaling of the frames of a feature file.
+
+    Attributes:
+        audio, vision: By modality.
+    """
+
+    audio: ModalityScaling
+    vision: ModalityScaling
+
+    @classmethod
+    def of(cls, train: Any) -> Self:
+        """Fit to a training split: a `FeatureSplit`, or what else has frames and their lengths."""
+        return cls(
+            ModalityScaling.of(train.audio, np.asarray(train.audio_lengths)),
+            ModalityScaling.of(train.vision, np.asarray(train.vision_lengths)),
+        )
+
+    @classmethod
+    def of_file(cls, features: FeatureSet) -> Self:
+        """Fit to the training split of a file; of a large file this is kept in the cache."""
+        train = features.splits["train"]
+        # The frames follow from the file, and where they are from how it was read.
+        about = hashlib.sha256(f"{features.fingerprint} {features.front_padding}".encode())
+        for modality in MODALITIES:
+            lengths: NDArray[Any] = getattr(train, f"{modality}_lengths")
+            about.update(f"{getattr(train, modality).shape}".encode() + lengths.tobytes())
+        plain = remembered(features.path, about.hexdigest(), lambda: cls.of(train).plain())
+        return cls.from_plain(plain, str(features.path))
+
+    def plain(self) -> dict[str, dict[str, list[float]]]:
+        """As JSON can say it, exactly."""
+        return {
+            modality: {name: values.tolist() for name, values in vars(found).items()}
+            for modality, found in vars(self).items()
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Any, source: str) -> Self:
+        """What `plain` was made of.
+
+        Args:
+            plain: The value.
+            source: The file that it is from.
+
+        Raises:
+            CheckpointError: If it is something else.
+        """
+        try:
+            found = {
+                modality: {
+                    name: np.array(plain[modality][name], np.float64)
+                    for name in ("mean", "deviation")
+                }
+                for modality in MODALITIES
+            }
+            for part in found.values():
+                mean, deviation = part["mean"], part["deviation"]
+                if mean.ndim != 1 or mean.shape != deviation.shape or not (deviation >= 0).all():
+                    raise ValueError("a deviation is no number from 0")
+                if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
+                    raise ValueError("a number is not finite")
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{source}: its feature scaling cannot be used ({error}); use a checkpoint as "
+                "MMSA_ext wrote it, or train again."
+            ) from None
+        return cls(**{modality: ModalityScaling(**part) for modality, part in found.items()})
+
+    def check_widths(self, feature_dims: Sequence[int], source: str) -> None:
+        """Refuse what is of other features than the model's.
+
+        Args:
+            feature_dims: Features of a word, an audio frame and a vision frame.
+            source: The file that the scaling is from.
+
+        Raises:
+            CheckpointError: If a number of features differs.
+        """
+        found = [len(part.mean) for part in (self.audio, self.vision)]
+        if found != list(feature_dims[1:]):
+            raise CheckpointError(
+                f"{source}: scales {found} features of audio and vision, its model reads "
+                f"{list(feature_dims[1:])}; use a checkpoint as MMSA_ext wrote it."
+            )
+
+    def scaled(self, features: FeatureSet) -> FeatureSet:
+        """A scaled copy of features, float32, for loaders that do not scale their batches."""
+        return replace(
+            features,
+            splits={name: self._split(split) for name, split in features.splits.items()},
+            scaling=None,
+        )
+
+    def _split(self, split: FeatureSplit) -> FeatureSplit:
+        changed: dict[str, Any] = {}
+        for modality, found in vars(self).items():
+            frames, lengths = getattr(split, modality), getattr(split, f"{modality}_lengths")
+            changed[modality] = np.empty(frames.shape, np.float32)
+            for start, block in blocks(frames):
+                rows = slice(start, start + len(block))
+                changed[modality][rows] = found.apply(block, lengths[rows])
+        return replace(split, **changed)
+
+
+def check_scaling(value: object) -> None:
+    """Check the key `feature_scaling` of a configuration.
+
+    Raises:
+        ConfigError: It is none of `Scaling`.
+    """
+    if value not in get_args(Scaling):
+        known = list(get_args(Scaling))
+        raise ConfigError(f"feature_scaling is {value!r:.80}; {suggest(str(value), known)}")
+
+
+def wants_scaling(args: Mapping[str, Any]) -> bool:
+    """Whether a configuration asks for scaled features."""
+    return bool(args.get("feature_scaling", "none") == "standardise")
+
+
+def _valid(lengths: NDArray[Any], time: int) -> NDArray[np.bool_]:
+    """Mask `(B, L)` of valid frames."""
+    valid: NDArray[np.bool_] = np.arange(time) < lengths[:, None]
+    return valid
