@@ -344,8 +344,7 @@ def configuration(task: dict[str, Any], folder: str) -> EasyDict:
     """MMSA's `args` of a task."""
     model = name_of(task["model"])
     base = SAME_AS.get(model, model)
-    in_mmsa = trains_in_mmsa(model)
-    short = {"early_stop": 0} if in_mmsa else {"num_epochs": 1, "warmup_epochs": 0}
+    short = {"num_epochs": 1}
     if base.startswith("confede"):
         short["stage_one"] = None
     given = {"featurePath": task["features"], "pretrained": task["pretrained"], **short}

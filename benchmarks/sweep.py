@@ -42,8 +42,8 @@ THREADS, WAITING = "OMP_NUM_THREADS", "OMP_WAIT_POLICY"
 SIZES, LENGTHS, ENCODER_WIDTH = (64, 16, 16), (16, 40, 24), 128
 # Small enough for seconds a run, wide enough that threads have something to share.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "dashfusion": {"num_epochs": 3, "warmup_epochs": 0},
-    "text_only": {"num_epochs": 3, "warmup_epochs": 0},
+    "dashfusion": {"num_epochs": 3},
+    "text_only": {"num_epochs": 3},
     "self_mm": {"early_stop": 3},
     "lf_dnn": {"early_stop": 3},
 }

@@ -9,7 +9,7 @@ install offline
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 output="$PWD/.demo"
 # Short on purpose: a first impression in minutes, not a result to report.
-settings=(pretrained=minilm num_epochs=6 warmup_epochs=1 learning_rate=2e-4)
+settings=(pretrained=minilm num_epochs=6 learning_rate=2e-4)
 
 for model in text_only dashfusion; do
   echo

@@ -7,7 +7,7 @@ from MMSA_ext.data.synthetic import achievable, write, write_tiny_encoder
 
 LENGTHS = (16, 24, 20)
 TRAINING = {
-    "dim": 32, "num_epochs": 15, "warmup_epochs": 1, "learning_rate": 2e-3, "early_stop": None,
+    "dim": 32, "num_epochs": 15, "learning_rate": 2e-3,
 }  # fmt: skip
 SHAPE = {"heads": 4, "feed_forward_dim": 64, "encoder_layers": 1}
 

@@ -52,7 +52,7 @@ def test_a_model_without_shipped_configuration_gets_its_defaults(toy):
     from MMSA_ext.config import get_config_regression
 
     args = get_config_regression("toy", "sims")
-    assert (args.batch_size, args.num_epochs, args.early_stop) == (16, 100, 8)
+    assert (args.batch_size, args.num_epochs, args.early_stop) == (16, 100, None)
     assert args.seq_lens == [39, 400, 55]
 
 

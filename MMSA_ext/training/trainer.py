@@ -275,10 +275,8 @@ class Trainer:
                 write_scratch(
                     destination, {name: value.cpu() for name, value in model.state_dict().items()}
                 )
-            chosen = self.history.chosen_epoch
-            if config.early_stop is not None and chosen is not None:
-                if epoch - max(chosen, warm) >= config.early_stop:
-                    break
+            if self._is_out_of_patience(epoch, warm):
+                break
         if not best < self._key(start):
             self._not_better(start)
 
@@ -289,6 +287,13 @@ class Trainer:
         if self.history.chosen_epoch is None or key < best:
             return True
         return self.config.selection_digits is not None and key == best
+
+    def _is_out_of_patience(self, epoch: int, warm: int) -> bool:
+        """Whether so many epochs after the kept one, and after the `warm` ones, none was better."""
+        chosen, patience = self.history.chosen_epoch, self.config.early_stop
+        if chosen is None or patience is None:
+            return False
+        return epoch - max(chosen, warm) >= patience
 
     def _not_better(self, start: dict[str, float]) -> None:
         """Say so where the selected epoch is not better than the untrained model."""

@@ -188,10 +188,10 @@ class TestOverridesOfAllRows:
 
     def test_a_row_is_given_what_its_model_reads(self, make, caplog):
         experiment = make(rows=list(self.ROWS), models={"lf_dnn": {"early_stop": 2}}).narrowed(
-            config={"pretrained": "minilm", "num_epochs": 3, "warmup_epochs": 0, "batch_size": 8}
+            config={"pretrained": "minilm", "num_epochs": 3, "warmup_ratio": 0, "batch_size": 8}
         )
         given = {row.label: experiment.overrides(row) for row in experiment.rows}
-        own = {"num_epochs": 3, "warmup_epochs": 0}
+        own = {"num_epochs": 3, "warmup_ratio": 0}
         assert given["a"] == own | {"pretrained": "minilm", "batch_size": 8}
         assert given["b"] == {"batch_size": 8, "early_stop": 2}
         assert given["c"] == {"batch_size": 8}

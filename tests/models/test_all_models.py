@@ -19,7 +19,7 @@ from MMSA_ext.data.loader import make_loaders
 from MMSA_ext.models.contract import core_model, inputs
 from MMSA_ext.registry import get_model, list_models, trains_in_mmsa
 from MMSA_ext.reporting.store import RunStore
-from MMSA_ext.training.trainer import StepSampler, Trainer
+from MMSA_ext.training.trainer import StepSampler
 from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
 
 MODELS = [name for name in list_models() if not trains_in_mmsa(name)]
@@ -79,12 +79,6 @@ def prepared(request, name, tmp_path, tiny_encoder):
     mmsa_bridge.setup_seed(0)
     model = mmsa_bridge.build_model(args)
     return args, model, make_loaders(read_features(path, dataset), 4, 4)
-
-
-@pytest.fixture
-def any_epoch_counts(monkeypatch):
-    """A single epoch is kept, whether or not it beats the untrained model."""
-    monkeypatch.setattr(Trainer, "must_beat_untrained", False)
 
 
 def test_exceptions_are_of_models_that_exist():
@@ -176,7 +170,7 @@ def planted(tmp_path):
 
 
 def test_learns_planted_data_better_than_the_mean(planted, name, tiny_encoder, tmp_path):
-    more = {"num_epochs": 25, "learning_rate": 5e-3, "early_stop": None, "batch_size": 6}
+    more = {"num_epochs": 25, "learning_rate": 5e-3, "batch_size": 6}
     more |= LEARNING.get(name, {})
     args = tiny_args(name, "mosi", tiny_encoder, tmp_path / "run", **more)
     trainer, model, loaders = train(args, planted, 0)
@@ -184,7 +178,6 @@ def test_learns_planted_data_better_than_the_mean(planted, name, tiny_encoder, t
     assert trainer.do_test(model, loaders["test"])["MAE"] < 0.5 * mean_absolute_error_of_the_mean
 
 
-@pytest.mark.usefixtures("any_epoch_counts")
 def test_same_seed_same_weights_and_alone_or_after_another(planted, name, tiny_encoder, tmp_path):
     args = tiny_args(name, "mosi", tiny_encoder, tmp_path / "run", **short(name))
     _, first, _ = train(args, planted, 5)
@@ -207,7 +200,6 @@ def test_save_and_load_give_the_same_predictions(prepared, tmp_path):
     )
 
 
-@pytest.mark.usefixtures("any_epoch_counts")
 @pytest.mark.parametrize("dataset", ["mosi", "sims"])
 def test_one_epoch_its_record_and_its_checkpoint(
     name, dataset, tiny_encoder, tmp_path, monkeypatch

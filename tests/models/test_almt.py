@@ -335,13 +335,14 @@ def test_shipped_values_are_the_released_ones(name, data, layers):
     args = resolve(name, data)
     assert args.fusion_layers == layers
     assert args.masked is (name == "almt")
-    assert (args.learning_rate, args.encoder_learning_rate) == (1e-4, None)
+    assert (args.learning_rate, args.new_layers_learning_rate) == (1e-4, None)
     assert (args.weight_decay, args.decay_all, args.max_grad_norm) == (1e-4, True, None)
-    assert (args.batch_size, args.num_epochs, args.early_stop) == (64, 200, 32)
+    assert (args.batch_size, args.num_epochs, args.early_stop) == (64, 200, None)
     assert (args.schedule, args.schedule_unit) == ("cosine", "epoch")
+    assert args.warmup_ratio * args.num_epochs == pytest.approx(20)
+    assert args.feature_scaling == ("standardise" if name == "almt" else "none")
     rates = [
-        args.learning_rate
-        * rate_factor(args.schedule, epoch - 1, warmup=args.warmup_epochs, last=args.num_epochs)
+        args.learning_rate * rate_factor(args.schedule, epoch - 1, warmup=20, last=args.num_epochs)
         for epoch in (1, 10, 21, 22, 50, 100, 150, 200)
     ]
     measured = [0, 4.5e-5, 1e-4, 1e-4, 9.4e-5, 6.0e-5, 1.9e-5, 3e-8]

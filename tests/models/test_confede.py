@@ -383,9 +383,10 @@ def test_shipped_hyper_parameters_are_the_released_ones(name, data):
         args.contrast_classes, args.refresh_epochs, args.candidates, args.similar_window,
         args.unimodal_labels,
     ) == expected  # fmt: skip
-    assert (args.learning_rate, args.warmup_epochs, args.weight_decay) == (1e-4, 1, 1e-3)
+    assert (args.learning_rate, args.weight_decay, args.decay_norms) == (1e-4, 1e-3, True)
+    assert round(args.warmup_ratio * args.num_epochs, 2) == 1
     assert (args.contrast_weight, args.mono_weight, args.temperature) == (0.1, 0.01, 0.5)
-    assert (args.KeyEval, args.early_stop, args.retrieval) == ("Loss", 8, "correct")
+    assert (args.KeyEval, args.early_stop, args.retrieval) == ("MAE", None, "correct")
     stages = {
         "mosi": ((200, 128, 1e-4, 5), (100, 128, 1e-4, 10), (100, 128, 1e-4, 5)),
         "mosei": ((150, 64, 1e-5, 5), (300, 128, 1e-4, 10), (300, 128, 1e-4, 10)),
@@ -394,7 +395,8 @@ def test_shipped_hyper_parameters_are_the_released_ones(name, data):
     for modality, stage in zip(MODALITIES, stages, strict=True):
         recipe = args.stage_one[modality]
         assert stage == (
-            recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.warmup_epochs
+            recipe.epochs, recipe.batch_size, recipe.learning_rate,
+            round(recipe.warmup_ratio * recipe.epochs),
         )  # fmt: skip
     frames = "adamw" if data == "mosei" else "adam_amsgrad"
     assert [args.stage_one[m].optimizer for m in MODALITIES] == ["adamw", frames, frames]

@@ -246,7 +246,7 @@ class TestSwitches:
 class TestTraining:
     def rates(self, encoder, tmp_path, **overrides):
         settings = tiny_config("dbf", encoder, **TINY_SHAPES)
-        settings |= {"learning_rate": 2e-5, "encoder_learning_rate": 1e-4} | overrides
+        settings |= {"learning_rate": 1e-4, "new_layers_learning_rate": 2e-5} | overrides
         args = mmsa_bridge.complete_args(
             resolve("dbf", "mosi", "", settings),
             device=torch.device("cpu"),
@@ -276,9 +276,10 @@ class TestTraining:
             args = resolve("dbf", dataset)
             got = args.batch_size, args.bottleneck_tokens, args.mi_weight
             assert got == (batch, tokens, alpha)
-            assert (args.learning_rate, args.encoder_learning_rate) == (new, backbone)
+            assert (args.new_layers_learning_rate, args.learning_rate) == (new, backbone)
             assert (args.fusion_layers, args.dim, args.max_grad_norm) == (4, 128, 1.0)
-            assert (args.schedule, args.warmup_epochs, args.num_epochs) == ("constant", 5, 100)
+            assert (args.schedule, args.warmup_ratio, args.num_epochs) == ("constant", 0.05, 100)
+            assert (args.early_stop, args.KeyEval) == (10, "MAE")
 
 
 def own_parameters(model) -> int:
@@ -317,5 +318,5 @@ class TestSize:
     def test_shipped_defaults_are_those_of_mosi(self):
         defaults = {name: field.default for name, field in DBFConfig.model_fields.items()}
         args = resolve("dbf", "mosi")
-        same = ("learning_rate", "encoder_learning_rate", "batch_size", "mi_weight", "schedule")
+        same = ("learning_rate", "new_layers_learning_rate", "batch_size", "mi_weight", "schedule")
         assert {key: args[key] for key in same} == {key: defaults[key] for key in same}

@@ -10,7 +10,7 @@ from MMSA_ext import mmsa_bridge
 from MMSA_ext.config import resolve
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import make_loaders
-from MMSA_ext.errors import ConfigError, TrainingDivergedError
+from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.models.contract import core_model
 from MMSA_ext.training.stage_one import TwoStageTrainer
 from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config

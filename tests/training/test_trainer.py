@@ -147,7 +147,7 @@ def test_schedule_warms_up_and_decays_linearly_to_zero(setting):
 
 @pytest.mark.parametrize(("epochs", "ratio"), [(1, 0.1), (1, 0.9), (3, 0.1), (2, 0.0)])
 def test_a_short_run_is_a_short_schedule(setting, epochs, ratio):
-    args, model, loaders = setting(num_epochs=epochs, warmup_ratio=ratio)
+    args, model, _ = setting(num_epochs=epochs, warmup_ratio=ratio)
     trainer = Trainer(args)
     optimizer = trainer.make_optimizer(core_model(model))
     schedule = trainer.make_schedule(optimizer, 10)

@@ -1,0 +1,299 @@
+"""Feature scaling: what is computed, who reads it, and that nothing is seen without it."""
+
+import json
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.preprocessing import StandardScaler
+
+from MMSA_ext import MMSA_run, predict_file
+from MMSA_ext.data import feature_cache
+from MMSA_ext.data.features import read_features
+from MMSA_ext.data.loader import make_loaders
+from MMSA_ext.data.scaling import FeatureScaling, ModalityScaling
+from MMSA_ext.errors import CheckpointError, ConfigError
+from MMSA_ext.training.checkpoint import load_checkpoint, save_checkpoint
+from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
+
+LENGTHS = np.array([3, 1, 4])
+
+
+@pytest.fixture
+def frames():
+    values = np.random.default_rng(0).normal([0, 500, -1e-4], [1, 30, 1e-6], (3, 4, 3))
+    values[np.arange(4) >= LENGTHS[:, None]] = 0
+    return values.astype(np.float32)
+
+
+def test_each_feature_has_mean_0_and_deviation_1_over_the_valid_frames(frames):
+    scaled = ModalityScaling.of(frames, LENGTHS).apply(frames, LENGTHS)
+    valid = np.arange(4) < LENGTHS[:, None]
+    np.testing.assert_allclose(scaled[valid].mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(scaled[valid].std(axis=0), 1, rtol=1e-4)
+    assert not scaled[~valid].any()
+    assert scaled.dtype == np.float32
+    assert frames[0, 0, 1] > 300  # a copy was scaled
+
+
+def test_blocks_change_nothing():
+    values = np.random.default_rng(0).normal(7, 3, (300, 40, 90)).astype(np.float16)  # two blocks
+    lengths = np.random.default_rng(1).integers(1, 41, 300)
+    found = ModalityScaling.of(values, lengths)
+    whole = StandardScaler().fit(values[np.arange(40) < lengths[:, None]].astype(np.float64))
+    np.testing.assert_allclose(found.mean, whole.mean_, rtol=1e-12)
+    np.testing.assert_allclose(found.deviation, whole.scale_, rtol=1e-12)
+
+
+@pytest.mark.parametrize("constant", [0.0, 1.0, 1e6 / 3, -1e-30])
+def test_a_constant_feature_becomes_0_whatever_comes_later(constant):
+    values = np.full((50, 9, 2), constant, np.float32)
+    values[..., 1] = np.arange(9)
+    lengths = np.full(50, 9)
+    found = ModalityScaling.of(values, lengths)
+    assert found.deviation[0] == 0
+    assert not found.apply(values + 5, lengths)[..., 0].any()
+
+
+def test_batches_are_those_of_a_scaled_copy(feature_file):
+    features = read_features(feature_file, "mosi")
+    scaling = FeatureScaling.of_file(features)
+    lazily = make_loaders(replace(features, scaling=scaling), 5, 5)
+    at_once = make_loaders(scaling.scaled(features), 5, 5)
+    plain = make_loaders(features, 5, 5)
+    for split in lazily:
+        rows = torch.arange(5)
+        batch, copied, raw = (
+            loaders[split].dataset.batch(rows) for loaders in (lazily, at_once, plain)
+        )
+        for key in ("audio", "vision"):
+            assert torch.equal(batch[key], copied[key])
+            assert not torch.equal(batch[key], raw[key])
+            assert not batch[key][~batch[f"{key}_mask"]].any()
+    assert lazily["train"].dataset.audio is features.splits["train"].audio  # not a copy
+
+
+def test_plain_and_back_is_exact(feature_file):
+    scaling = FeatureScaling.of_file(read_features(feature_file, "mosi"))
+    again = FeatureScaling.from_plain(json.loads(json.dumps(scaling.plain())), "x")
+    for modality in ("audio", "vision"):
+        for name in ("mean", "deviation"):
+            found, kept = (getattr(getattr(s, modality), name) for s in (again, scaling))
+            np.testing.assert_array_equal(found, kept)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None, [], {}, {"audio": {}}, {"audio": {"mean": [1.0], "deviation": [1.0]}},
+        {m: {"mean": [1.0], "deviation": [-1.0]} for m in ("audio", "vision")},
+        {m: {"mean": [1.0, 2.0], "deviation": [1.0]} for m in ("audio", "vision")},
+        {m: {"mean": ["a"], "deviation": [1.0]} for m in ("audio", "vision")},
+        {m: {"mean": [float("nan")], "deviation": [1.0]} for m in ("audio", "vision")},
+        {m: {"mean": [[1.0]], "deviation": [[1.0]]} for m in ("audio", "vision")},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_anything_else_is_refused(wrong):
+    with pytest.raises(CheckpointError, match=r"here\.pth: its feature scaling cannot be used"):
+        FeatureScaling.from_plain(wrong, "here.pth")
+
+
+class TestCache:
+    """What is kept beside a cached file."""
+
+    @pytest.fixture
+    def kept(self, tmp_path, monkeypatch, feature_file):
+        monkeypatch.setenv(feature_cache.VARIABLE, str(tmp_path / "cache"))
+        monkeypatch.setattr(feature_cache, "_SMALLEST_BYTES", 1)
+        monkeypatch.setattr(feature_cache, "_settled", lambda status: True)
+        read_features(feature_file, "mosi")
+        features = read_features(feature_file, "mosi")
+        self.first = FeatureScaling.of_file(features).plain()
+        (path,) = (tmp_path / "cache" / "feature_maps").glob("*.scaling")
+        return features, path
+
+    def test_is_computed_once(self, kept, monkeypatch):
+        features, _ = kept
+        monkeypatch.setattr(FeatureScaling, "of", None)
+        assert FeatureScaling.of_file(features).plain() == self.first
+
+    @pytest.mark.parametrize("damage", [b"", b"\xff", b"[1]", b'["a", "b", "c"]'])
+    def test_damage_is_found(self, kept, damage):
+        features, path = kept
+        path.write_bytes(damage)
+        assert FeatureScaling.of_file(features).plain() == self.first
+
+    def test_a_changed_number_is_found(self, kept):
+        features, path = kept
+        about, value, digest = json.loads(path.read_text())
+        value["audio"]["mean"][0] += 1
+        path.write_text(json.dumps([about, value, digest]))
+        assert FeatureScaling.of_file(features).plain() == self.first
+
+    def test_other_lengths_are_another_scaling(self, kept):
+        features, _ = kept
+        train = features.splits["train"]
+        shorter = replace(train, audio_lengths=np.ones_like(train.audio_lengths))
+        other = replace(features, splits=features.splits | {"train": shorter})
+        assert FeatureScaling.of_file(other).plain() != self.first
+
+    def test_is_cleared_with_the_file(self, kept):
+        _, path = kept
+        feature_cache.clear()
+        assert not path.exists()
+
+
+@pytest.fixture
+def run(tmp_path, tiny_encoder, feature_file):
+    def start(model="dashfusion", **config):
+        if model == "lf_dnn":
+            config = {"early_stop": 1} | config
+        else:
+            config = tiny_config(model, tiny_encoder, num_epochs=1) | config
+        folders = {k: tmp_path / k for k in ("model_save_dir", "res_save_dir", "log_dir")}
+        return MMSA_run(
+            model, "mosi", config=config, seeds=[1], custom_feature=feature_file,
+            gpu_ids="cpu", num_workers=0, verbose_level=0, **folders,
+        ).seeds[0]  # fmt: skip
+
+    return start
+
+
+def configured(result):
+    return result.record.identity.configuration
+
+
+def test_own_models_scale_by_default_and_others_do_not(run):
+    assert configured(run())["feature_scaling"] == "standardise"
+    assert configured(run("dashfusion_released"))["feature_scaling"] == "none"
+    plain = run("lf_dnn")
+    assert "feature_scaling" not in configured(plain)
+    assert run("lf_dnn", feature_scaling="none").record_path == plain.record_path
+
+
+@pytest.mark.parametrize("model", ["dashfusion", "lf_dnn"])
+def test_prediction_scales_by_the_training_split(run, model, feature_file, tmp_path):
+    result = run(model, feature_scaling="standardise")
+    assert configured(result)["feature_scaling"] == "standardise"
+    scored = predict_file(result.checkpoint, feature_file, gpu_ids="cpu")
+    data = pickle.loads(feature_file.read_bytes())
+    alone = {"test": data["test"]}  # no training split to scale by
+    (tmp_path / "alone.pkl").write_bytes(pickle.dumps(alone))
+    again = predict_file(result.checkpoint, tmp_path / "alone.pkl", gpu_ids="cpu")
+    mae = (again.prediction - again.label).abs().mean()
+    assert mae == pytest.approx(result.metrics["MAE"], abs=1e-4)
+    test = scored[scored.split == "test"].prediction.to_numpy()
+    np.testing.assert_allclose(test, again.prediction, rtol=1e-4, atol=1e-5)
+    raw = predict_file(
+        result.checkpoint, feature_file, gpu_ids="cpu", overrides={"feature_scaling": "none"}
+    )
+    assert not np.allclose(raw.prediction, scored.prediction)
+
+
+@pytest.mark.parametrize("model", ["dashfusion", "lf_dnn"])
+def test_units_change_nothing_that_a_scaled_model_sees(run, model, feature_file):
+    first = run(model, feature_scaling="standardise")
+    data = pickle.loads(feature_file.read_bytes())
+    for split in data.values():
+        for key in ("audio", "vision"):
+            split[key] = split[key] * 256  # exact in float32
+    feature_file.write_bytes(pickle.dumps(data))
+    second = run(model, feature_scaling="standardise")
+    assert second.record_path != first.record_path
+    for key, value in first.metrics.items():
+        assert second.metrics[key] == pytest.approx(value, abs=1e-4), key
+    assert run(model, feature_scaling="none").metrics != second.metrics
+
+
+@pytest.mark.parametrize("model", ["dashfusion", "lf_dnn"])
+def test_a_removed_modality_is_zeros_to_the_model(run, model, monkeypatch):
+    from MMSA_ext.run import Run
+
+    seen = []
+    monkeypatch.setattr(Run, "_train", lambda self, *_: seen.append(self._seen_features) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(model, feature_scaling="standardise", corruption={"remove": ["audio"], "at": "all"})
+    assert seen[0].scaling is None  # nor are the zeros scaled later
+    for split in seen[0].splits.values():
+        assert not split.audio.any()
+        assert abs(split.vision.std() - 1) < 0.5
+
+
+def test_a_checkpoint_without_its_scaling_is_refused(run, feature_file, tmp_path):
+    checkpoint = load_checkpoint(run().checkpoint)
+    for plain, told in (
+        (None, "lacks the means and deviations"),
+        ({m: {"mean": [0.0], "deviation": [1.0]} for m in ("audio", "vision")}, "scales"),
+    ):
+        save_checkpoint(tmp_path / "other.pth", replace(checkpoint, scaling=plain))
+        with pytest.raises(CheckpointError, match=told):
+            predict_file(tmp_path / "other.pth", feature_file, gpu_ids="cpu")
+
+
+@pytest.mark.parametrize("model", ["dashfusion", "lf_dnn", "lf_dnn_infoenh"])
+@pytest.mark.parametrize("wrong", ["standardize", None, True, 3])
+def test_other_values_are_refused_by_name(run, model, wrong):
+    with pytest.raises(ConfigError, match="feature_scaling"):
+        run(model, feature_scaling=wrong)
+
+
+def test_mmsas_own_loop_around_our_trainer_scales_too(tmp_path, tiny_encoder, feature_file):
+    from MMSA_ext import mmsa_bridge
+    from MMSA_ext.config import resolve
+    from MMSA_ext.training.trainer import Trainer
+
+    def scores(scaled_by_hand):
+        overrides = tiny_config("dashfusion", tiny_encoder, **TINY_SHAPES)
+        overrides["featurePath"] = str(feature_file)
+        args = mmsa_bridge.complete_args(
+            resolve("dashfusion", "mosi", "", overrides),
+            device=torch.device("cpu"), model_save_path=tmp_path / "w.pth",
+        )  # fmt: skip
+        features = read_features(feature_file, "mosi")
+        mmsa_bridge.setup_seed(0)
+        model = mmsa_bridge.build_model(args)
+        if scaled_by_hand:
+            scaling = FeatureScaling.of_file(features)
+            loaders = make_loaders(replace(features, scaling=scaling), args.batch_size, 4)
+        else:
+            loaders = mmsa_bridge.stock_loaders(args)
+        mmsa_bridge.setup_seed(1)
+        trainer = Trainer(args)
+        trainer.do_train(model, loaders)
+        return trainer.do_test(model, loaders["test"])
+
+    assert scores(scaled_by_hand=False) == pytest.approx(scores(scaled_by_hand=True), abs=1e-5)
+
+
+# Deviations of COVAREP's features in a real file, ten of them, and their means.
+SCALES = [3.8e-5, 0.002, 0.05, 0.1, 0.14, 0.19, 0.4, 0.96, 5.0, 54.7]
+MEANS = [0.0, 0.01, 0.26, 0.34, -0.07, 0.71, 0.1, -0.69, 5.0, 172.0]
+
+
+@pytest.mark.parametrize(("scaling", "seen"), [("standardise", True), ("none", False)])
+def test_a_label_in_one_median_feature_is_seen_only_if_scaled(
+    tmp_path, tiny_encoder, scaling, seen
+):
+    generator = np.random.default_rng(0)
+    data = make_feature_data((256, 64, 64), seed=1)
+    for split in data.values():
+        labels, lengths = split["regression_labels"], np.array(split["audio_lengths"])
+        frames = generator.standard_normal((len(labels), 12, len(SCALES)))
+        frames[..., 4] = labels[:, None] / labels.std()
+        frames = frames * SCALES + MEANS
+        frames[np.arange(12) >= lengths[:, None]] = 0
+        split["audio"] = frames.astype(np.float32)
+    (tmp_path / "planted.pkl").write_bytes(pickle.dumps(data))
+    folders = dict.fromkeys(("res_save_dir", "model_save_dir", "log_dir"), tmp_path)
+    config = tiny_config(
+        "dashfusion", tiny_encoder, num_epochs=3, dim=32, feature_scaling=scaling,
+        batch_size=16, warmup_ratio=0.1,
+    )  # fmt: skip
+    result = MMSA_run(
+        "dashfusion", "mosi", config=config, seeds=[1], custom_feature=tmp_path / "planted.pkl",
+        gpu_ids="cpu", num_workers=0, verbose_level=0, **folders,
+    ).seeds[0]  # fmt: skip
+    assert result.metrics["Corr"] > 0.9 if seen else result.metrics["Corr"] < 0.2
