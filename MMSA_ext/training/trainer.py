@@ -140,7 +140,7 @@ class Trainer:
         valid = as_feature_loader(dataloader["valid"], self.config.eval_batch_size, shuffle=False)
         destination = Path(self.args.model_save_path)
         destination.unlink(missing_ok=True)
-        self.history = TrainingHistory(notes=core.data_notes(train.dataset))
+        self.history = TrainingHistory(notes=core.adapt(train.dataset))
         try:
             self._fit(model, core, train, valid, destination)
         except TrainingDivergedError:
