@@ -91,7 +91,7 @@ def _line(problem: Mapping[str, object], cls: type[BaseModel], below: str) -> st
     path = [str(part) for part in location] if isinstance(location, tuple) else []
     key = ".".join([*filter(None, [below]), *path])
     if problem["type"] == "extra_forbidden":
-        return f"{key}: no such key; {suggest(path[-1], _fields_below(cls, path[:-1]))}"
+        return f"{key}: no such key; {_meant(path[-1], _below(cls, path[:-1]))}"
     if problem["type"] == "missing":
         return f"{key}: is missing; add it to the configuration file or to config=."
     if not path or isinstance(problem["input"], Mapping):  # a rule over keys, which it names
@@ -99,10 +99,24 @@ def _line(problem: Mapping[str, object], cls: type[BaseModel], below: str) -> st
     return f"{key}: {message} (given: {problem['input']!r:.200})"
 
 
-def _fields_below(cls: type[BaseModel], path: list[str]) -> list[str]:
-    """Names of the keys in a nested part of a configuration class."""
+def _meant(key: str, cls: type[BaseModel]) -> str:
+    """What an unknown key is called: it was renamed, stands in a nested part, or is misspelt."""
+    renamed: Mapping[str, str] = getattr(cls, "renamed", {})
+    parts = {name: _nested(cls, name) for name in cls.model_fields}
+    moved = [renamed[key]] if key in renamed else []
+    moved += [f"{name}.{key}" for name, part in parts.items() if part and key in part.model_fields]
+    return f"did you mean {' or '.join(moved)}?" if moved else suggest(key, list(cls.model_fields))
+
+
+def _below(cls: type[BaseModel], path: list[str]) -> type[BaseModel]:
+    """The class of a nested part of a configuration class."""
     for step in path:
-        annotation = cls.model_fields[step].annotation
-        nested = [annotation, *get_args(annotation)]
-        cls = next(t for t in nested if isinstance(t, type) and issubclass(t, BaseModel))
-    return list(cls.model_fields)
+        cls = _nested(cls, step) or cls
+    return cls
+
+
+def _nested(cls: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """The class of the part under a key, which may be optional; None of a plain value."""
+    annotation = cls.model_fields[name].annotation
+    types = (annotation, *get_args(annotation))
+    return next((t for t in types if isinstance(t, type) and issubclass(t, BaseModel)), None)

@@ -29,11 +29,8 @@ from MMSA_ext.training.trainer import Trainer
 MODALITIES = ("text", "audio", "vision")
 # Keys in which only the default reading is written out here.
 FIXED = (
-    *("activation", "text_projector", "encoder_attention_dropout", "encoder_final_norm"),
-    *("alignment_head_dim", "shared_query", "fusion_style", "fusion_output_projection"),
-    *("fusion_scale", "masking", "frame_mask", "multimodal_global", "similarity"),
-    *("semantic_negatives", "contrast_reduction", "temporal_alignment", "semantic_alignment"),
-    *("supervised_contrast", "fusion", "retrieved_features"),
+    *("reading", "temporal_alignment", "semantic_alignment", "supervised_contrast", "fusion"),
+    "retrieved_features",
 )
 
 

@@ -207,5 +207,5 @@ def tiny_config(model: str, encoder: Path, **more: object) -> dict:
     if model == "confede_infoenh":
         shape = shape | {"infoenh": {"k": 3, "d": 8}}
     if model == "dashfusion_released":
-        shape = shape | {"alignment_head_dim": 8}
+        shape = shape | {"reading.alignment_head_dim": 8}
     return {"pretrained": str(encoder)} | TINY_TRAINING | shape | more

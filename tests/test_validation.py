@@ -1,5 +1,7 @@
 """Problems of a configuration, in sentences."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -23,6 +25,7 @@ class Inner(BaseModel):
 
 class Outer(BaseModel):
     model_config = ConfigDict(extra="forbid")
+    renamed: ClassVar = {"breadth": "inner.width"}
 
     name: str
     inner: Inner | None = None
@@ -34,6 +37,8 @@ class Outer(BaseModel):
         ({"name": "x", "nam": 1}, "nam: no such key; did you mean name?"),
         ({}, "name: is missing; add it to the configuration file or to config=."),
         ({"name": "x", "inner": {"widht": 2}}, "inner.widht: no such key; did you mean width?"),
+        ({"name": "x", "depth": 2}, "depth: no such key; did you mean inner.depth?"),
+        ({"name": "x", "breadth": 2}, "breadth: no such key; did you mean inner.width?"),
         ({"name": "x", "inner": {"depth": 9}}, "inner: Value error, depth is larger than width"),
     ],
 )

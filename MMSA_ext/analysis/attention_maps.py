@@ -8,6 +8,7 @@ are computed again from the module's own queries and keys.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from MMSA_ext.analysis.words import words_of
 from MMSA_ext.errors import CheckpointError
 from MMSA_ext.models.attention import MultiSourceAttention
 from MMSA_ext.models.dashfusion import DashFusion
-from MMSA_ext.models.packing import Packing, Ragged
+from MMSA_ext.models.packing import Ragged
 
 CLASS_TOKEN = -1
 """Number of the column of the class token, which stands in front of the frames."""
@@ -31,7 +32,7 @@ def attention_weights(
     attention: MultiSourceAttention,
     target: Tensor,
     sources: dict[str, Tensor],
-    masks: dict[str, Tensor | None],
+    masks: Mapping[str, Tensor | None],
 ) -> dict[str, Tensor]:
     """The weights by which a target reads its sources.
 
@@ -76,8 +77,8 @@ def attention_maps(trained: TrainedModel) -> pd.DataFrame:
         One row a sample, modality, token and frame: `id`, `modality` (`audio`, `vision`), `token`
         (from 0, special tokens included), `piece` (its name), `frame` (from 0; -1 is the class
         token that the encoder puts in front), `valid` (False for padding, which only a model with
-        `masking=encoders` attends to), `weight` (mean over heads) and `head_0`, `head_1`, ... Over
-        the frames of a token each of these adds up to one.
+        `reading.padding=seen` attends to), `weight` (mean over heads) and `head_0`, `head_1`, ...
+        Over the frames of a token each of these adds up to one.
 
     Raises:
         CheckpointError: The model has no temporal alignment.
@@ -105,15 +106,17 @@ def attention_maps(trained: TrainedModel) -> pd.DataFrame:
 def _maps_of(
     trained: TrainedModel, model: DashFusion, call: Call, tokenizer: Any
 ) -> list[pd.DataFrame]:
-    caught: list[tuple[dict[str, Tensor], dict[str, Tensor | Packing | None]]] = []
+    caught: list[dict[str, Ragged]] = []
     handle = model.temporal_alignment.register_forward_pre_hook(
-        lambda module, given: caught.append(given)
+        lambda module, given: caught.append(given[0])
     )
     try:
         model(*call.inputs)
     finally:
         handle.remove()
-    features, masks = _padded(*caught[0])
+    padded = {name: sequence.padded() for name, sequence in caught[0].items()}
+    features = {name: x for name, (x, _) in padded.items()}
+    masks = {name: mask for name, (_, mask) in padded.items()}
     weights = attention_weights(
         model.temporal_alignment.cross_attention, features["text"], features, masks
     )
@@ -124,19 +127,6 @@ def _maps_of(
         for position, row in enumerate(call.rows)
         for name in stacked
     ]
-
-
-def _padded(
-    features: dict[str, Tensor], masks: dict[str, Tensor | Packing | None]
-) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
-    """Features and masks of padded batches, also where frames came packed."""
-    features, seen = dict(features), dict[str, Tensor | None]()
-    for name, mask in masks.items():
-        if isinstance(mask, Packing):
-            features[name], seen[name] = Ragged(features[name], mask).padded()
-        else:
-            seen[name] = mask
-    return features, seen
 
 
 def _table(

@@ -50,7 +50,7 @@ _SMALL_ENCODER = {
 # Wide feed-forward networks that bring Concat&SA to the printed number.
 _WIDE = 512
 # Frames include the class token here, and a head is d / heads wide.
-_CLOSEST_READING = {"alignment_head_dim": 16, "seq_lens": [39, 399, 54]}
+_CLOSEST_READING = {"reading.alignment_head_dim": 16, "seq_lens": [39, 399, 54]}
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,17 @@ class FeatureDataset:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def is_constant(self, modality: str) -> bool:
+        """Whether all samples say the same: the same tokens, or one frame wherever one is valid.
+
+        Frames are compared sample by sample, up to the first that differs.
+        """
+        if modality == "text":
+            return bool((self.text_bert[:, 0] == self.text_bert[:1, 0]).all())
+        frames, lengths = getattr(self, modality), getattr(self, f"{modality}_lengths")
+        filled = np.flatnonzero(lengths)
+        return all((frames[i, : lengths[i]] == frames[filled[0], 0]).all() for i in filled)
+
     def by_length(self) -> Tensor:
         """Indices of all samples `(N,)` int64, from short to long: by frames and tokens together.
 

@@ -182,10 +182,11 @@ def _rank_positions(
     for rows in _blocks(count, block_rows):
         ranking = (features[rows] @ features.T).argsort(dim=1, descending=True)
         same_class = classes[ranking] == classes[rows, None]
-        # The released loop skips the position that equals the anchor's index, not the anchor.
+        # From the top the released loop skips the position that equals the anchor's index, not the
+        # anchor; from the bottom it counts -1, -2, ..., which no index equals, and skips nothing.
         not_skipped = position != position[rows, None]
         from_top = torch.where(top & not_skipped, (count - position).float(), -torch.inf)
-        from_bottom = torch.where(bottom & not_skipped, position.float(), -torch.inf)
+        from_bottom = torch.where(bottom, position.float(), -torch.inf).expand(len(ranking), -1)
         found[0, rows] = _top(from_top.masked_fill(~same_class, -torch.inf), k, position)
         found[1, rows] = _top(from_top.masked_fill(same_class, -torch.inf), k, position)
         found[2, rows] = _top(from_bottom.masked_fill(same_class, -torch.inf), k, position)

@@ -396,7 +396,7 @@ class ConFEDE(TwoStageModel):
             ),
         ]
 
-    def data_notes(self, train: FeatureDataset) -> list[str]:
+    def adapt(self, train: FeatureDataset) -> list[str]:
         """Which labels stand for the modalities' own, where the file is asked."""
         if self.config.unimodal_labels != "file":
             return []

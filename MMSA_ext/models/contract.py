@@ -103,8 +103,12 @@ class MSAModel(nn.Module):
         trainer makes its optimizer, before the first epoch.
         """
 
-    def data_notes(self, train: FeatureDataset) -> list[str]:
-        """What a record should say about how this model reads this data; nothing here."""
+    def adapt(self, train: FeatureDataset) -> list[str]:
+        """Look at the training split before training; nothing here.
+
+        Returns:
+            What a record should say about how this model reads this data.
+        """
         return []
 
     def check(self, split: FeatureDataset, source: str) -> None:

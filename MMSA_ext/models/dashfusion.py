@@ -2,14 +2,14 @@
 
 Two readings are registered. `dashfusion` follows the paper, with sound masks and correct retrieval;
 `dashfusion_released` computes what the authors' code computes. Each difference is one configuration
-key, documented at `DashFusionConfig`; docs/deviations.md lists them side by side.
+key, documented at `Reading`; docs/deviations.md lists them side by side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,17 +17,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from MMSA_ext.config import RunConfig
-from MMSA_ext.data.loader import Batch
-from MMSA_ext.data.retrieval import ClassRule, ContrastSets, RetrievalConfig, RetrievalMode
-from MMSA_ext.losses import PairLosses, Reduction, Similarity, nt_xent, nt_xent_in_batch
-from MMSA_ext.models.attention import (
-    Activation,
-    MultiSourceAttention,
-    ResidualStyle,
-    masked_mean,
-)
+from MMSA_ext.data.loader import Batch, FeatureDataset
+from MMSA_ext.data.retrieval import ClassRule, ContrastSets, RetrievalConfig
+from MMSA_ext.losses import PairLosses, nt_xent, nt_xent_in_batch
+from MMSA_ext.models.attention import MultiSourceAttention
 from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
-from MMSA_ext.models.encoders import FrameEncoder, Projector, TextEncoder
+from MMSA_ext.models.dashfusion_reading import Reading, ReleasedReading
+from MMSA_ext.models.encoders import FrameEncoder, TextEncoder
 from MMSA_ext.models.fusion import (
     MODALITIES,
     FusionName,
@@ -47,10 +43,7 @@ PAPER = (
 
 
 class DashFusionConfig(RunConfig):
-    """Configuration of DashFusion: the paper's hyper-parameters, its ablations, and readings.
-
-    Where paper and released code differ, the default is the paper's, and the released value is
-    named in brackets.
+    """Configuration of DashFusion: the paper's hyper-parameters, its ablations, and its reading.
 
     Attributes:
         dim: Width d of all sequences (section IV-D).
@@ -67,40 +60,22 @@ class DashFusionConfig(RunConfig):
         fusion: Table V; `concat` is Table IV's row without HBF too.
         without_temporal: What stands for H without temporal alignment: `learned` bottleneck tokens
             (as the paper says for its ablation) or `text`, H = X_t.
-        activation: ReLU as printed [GELU].
-        text_projector: `linear` [`mlp`], see `TextEncoder`.
         embedding_dropout: Dropout on the embedded frames.
-        encoder_dropout: Dropout inside the audio and vision encoders [0.5].
-        encoder_attention_dropout: Dropout on their attention weights [0.5]. Default 0: it forces a
-            slow attention path and the paper does not ask for it.
-        encoder_final_norm: LayerNorm after the audio and vision encoders [True].
-        alignment_head_dim: Width of an alignment head; None is d / heads [32].
-        shared_query: Alignment and Multi-CA with one query (and one or no output) projection for
-            all source modalities, without biases [True].
-        fusion_style: `post_norm`, LN(x + f(x)) [`branch_norm`, x + LN(f(x))].
-        fusion_output_projection: Whether attention inside the fusion ends in a linear layer
-            [False].
-        fusion_scale: `head` scales logits by 1/sqrt(d_k) [`model`: 1/sqrt(d)].
-        masking: `full` masks every attention [`encoders`: alignment and fusion see padding].
-        frame_mask: Valid frames by their `lengths` [`nonzero`: rows whose sum is not 0].
-        pad_frames: Pad audio and vision to the data set's full length, which matters only where
-            padding is seen [True].
-        multimodal_global: Global feature of H: `mean` over tokens [`first` token].
-        similarity: Of the contrastive loss; cosine, the paper writes a dot product.
-        semantic_negatives: Negatives of semantic alignment: the other anchors of the `batch`, in
-            the positive's modality [`retrieved_text`: text of the retrieved negatives].
-        contrast_reduction: See `PairLosses.reduce` [`mean_released`].
+        encoder_dropout: Dropout inside the audio and vision encoders; released: 0.5.
         contrast_classes: Classes for retrieval: labels `exact` (SIMS) or `rounded` (MOSI, MOSEI).
-        retrieval: `correct` or [`rank_position`], see `RetrievalConfig`.
         candidates: Retrieved candidates of each kind.
         refresh_epochs: Epochs between two refreshes of the similarity.
         retrieved_features: `encoded`: retrieved samples are encoded in every step, with gradients.
             `bank`: their features are those of the last refresh, without gradients; a step then
             encodes the anchors only. docs/speed.md says what that gains and costs.
-        similar_window, dissimilar_window: Shares of the ranking searched by `rank_position`.
         length_groups: Groups of similar length in which sequences attend, to save padding; changes
             no result beyond rounding and the draws of dropout.
+        reading: Where paper and released code differ, see `Reading`.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("masking", "frame_mask", "pad_frames"), "reading.padding"
+    )
 
     dim: int = Field(128, ge=1)
     heads: int = Field(8, ge=1)
@@ -117,32 +92,15 @@ class DashFusionConfig(RunConfig):
     fusion: FusionName = "hbf"
     without_temporal: Literal["learned", "text"] = "learned"
 
-    activation: Activation = "relu"
-    text_projector: Projector = "linear"
     embedding_dropout: float = Field(0.1, ge=0, lt=1)
     encoder_dropout: float = Field(0.1, ge=0, lt=1)
-    encoder_attention_dropout: float = Field(0.0, ge=0, lt=1)
-    encoder_final_norm: bool = False
-    alignment_head_dim: int | None = Field(None, ge=1)
-    shared_query: bool = False
-    fusion_style: ResidualStyle = "post_norm"
-    fusion_output_projection: bool = True
-    fusion_scale: Literal["head", "model"] = "head"
-    masking: Literal["full", "encoders"] = "full"
-    frame_mask: Literal["lengths", "nonzero"] = "lengths"
-    pad_frames: bool = False
-    multimodal_global: Literal["mean", "first"] = "mean"
-    similarity: Similarity = "cosine"
-    semantic_negatives: Literal["batch", "retrieved_text"] = "batch"
-    contrast_reduction: Reduction = "mean_live"
     contrast_classes: ClassRule = "rounded"
-    retrieval: RetrievalMode = "correct"
     candidates: int = Field(10, ge=1)
     refresh_epochs: int = Field(2, ge=1)
     retrieved_features: Literal["encoded", "bank"] = "encoded"
-    similar_window: float = Field(1.0, gt=0, le=1)
-    dissimilar_window: float = Field(1.0, gt=0, le=1)
     length_groups: int = Field(8, ge=1)
+
+    reading: Reading = Reading()
 
     @property
     def needs_retrieval(self) -> bool:
@@ -150,7 +108,7 @@ class DashFusionConfig(RunConfig):
         if self.contrast_weight == 0:
             return False
         return self.supervised_contrast or (
-            self.semantic_alignment and self.semantic_negatives == "retrieved_text"
+            self.semantic_alignment and self.reading.semantic_negatives == "retrieved_text"
         )
 
     def retrieval_config(self) -> RetrievalConfig | None:
@@ -161,9 +119,9 @@ class DashFusionConfig(RunConfig):
             classes=self.contrast_classes,
             candidates=self.candidates,
             refresh_epochs=self.refresh_epochs,
-            mode=self.retrieval,
-            similar_window=self.similar_window,
-            dissimilar_window=self.dissimilar_window,
+            mode=self.reading.retrieval,
+            similar_window=self.reading.similar_window,
+            dissimilar_window=self.reading.dissimilar_window,
         )
 
     def fusion_shape(self) -> FusionShape:
@@ -174,11 +132,11 @@ class DashFusionConfig(RunConfig):
             feed_forward_dim=self.feed_forward_dim,
             layers=self.fusion_layers,
             bottleneck_tokens=self.bottleneck_tokens,
-            activation=self.activation,
-            style=self.fusion_style,
-            output_projection=self.fusion_output_projection,
-            scale=self.dim**-0.5 if self.fusion_scale == "model" else None,
-            shared_query=self.shared_query,
+            activation=self.reading.activation,
+            style=self.reading.fusion_style,
+            output_projection=self.reading.fusion_output_projection,
+            scale=self.dim**-0.5 if self.reading.fusion_scale == "model" else None,
+            shared_query=self.reading.shared_query,
         )
 
 
@@ -193,12 +151,13 @@ class TemporalAlignment(nn.Module):
             ("audio", "vision"), dim, heads, head_dim, shared_query=shared_query
         )
 
-    def forward(
-        self, features: dict[str, Tensor], masks: Mapping[str, Tensor | Packing | None]
-    ) -> Tensor:
-        """Align `(B, L_m, d)` features, or packed rows `(R_m, d)` of frames: H `(B, L_t, d)`."""
-        aligned: Tensor = features["text"] + self.cross_attention(features["text"], features, masks)
-        return aligned
+    def forward(self, sequences: Mapping[str, Ragged]) -> Ragged:
+        """Align text, audio and vision: H, packed as the text is."""
+        text = sequences["text"]
+        X_t = text.padded()[0]
+        rows = {m: x.rows for m, x in sequences.items()}
+        packings = {m: x.packing for m, x in sequences.items()}
+        return Ragged.of(X_t + self.cross_attention(X_t, rows, packings), text.packing)
 
 
 @dataclass(frozen=True)
@@ -206,7 +165,7 @@ class Representation:
     """Encoded and aligned samples.
 
     Attributes:
-        sequences: H and the unimodal sequences, with the masks that fusion sees.
+        sequences: H and the unimodal sequences, as fusion reads them.
         globals: `text`, `audio`, `vision` and, with temporal alignment, `multimodal`: `(B, d)`.
     """
 
@@ -215,20 +174,24 @@ class Representation:
 
 
 class DashFusion(MSAModel):
-    """The model of Fig. 2: encode, align in time and meaning, fuse by a bottleneck, predict."""
+    """The model of Fig. 2: encode, align in time and meaning, fuse by a bottleneck, predict.
+
+    Attributes:
+        contrasted: Of whose global features the contrastive loss makes pairs.
+    """
 
     ranked_by = MODALITIES
+    contrasted: tuple[str, ...] = (*MODALITIES, "multimodal")
 
     def __init__(self, config: DashFusionConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, reading = config, config.reading
         self.retrieval = config.retrieval_config()
         self.feature_bank = config.retrieved_features == "bank"
-        self.reads_padding = config.masking != "full"
         self.text_encoder = TextEncoder(
             config.dim,
             config.pretrained,
-            projector=config.text_projector,
+            projector=reading.text_projector,
             random_init=config.random_init,
             architecture=config.text_encoder_config,
             length_groups=config.length_groups,
@@ -239,15 +202,15 @@ class DashFusion(MSAModel):
             self.temporal_alignment = TemporalAlignment(
                 config.dim,
                 config.heads,
-                config.alignment_head_dim,
-                shared_query=config.shared_query,
+                reading.alignment_head_dim,
+                shared_query=reading.shared_query,
             )
         elif config.without_temporal == "learned":
             self.learned_bottleneck = nn.Parameter(
                 torch.randn(1, config.bottleneck_tokens, config.dim) * 0.02
             )
         self.fusion = build_fusion(config.fusion, config.fusion_shape())
-        self.head = PredictionHead(self.fusion.output_dim, config.dim, config.activation)
+        self.head = PredictionHead(self.fusion.output_dim, config.dim, reading.activation)
 
     @staticmethod
     def _frame_encoder(config: DashFusionConfig, modality: int) -> FrameEncoder:
@@ -258,11 +221,12 @@ class DashFusion(MSAModel):
             layers=config.encoder_layers,
             heads=config.heads,
             feed_forward_dim=config.feed_forward_dim,
-            activation=config.activation,
+            activation=config.reading.activation,
             embedding_dropout=config.embedding_dropout,
             dropout=config.encoder_dropout,
-            attention_dropout=config.encoder_attention_dropout,
-            final_norm=config.encoder_final_norm,
+            attention_dropout=config.reading.encoder_attention_dropout,
+            final_norm=config.reading.encoder_final_norm,
+            cloned_layers=config.reading.cloned_layers,
             length_groups=config.length_groups,
         )
 
@@ -275,47 +239,58 @@ class DashFusion(MSAModel):
         vision_mask: Tensor | None = None,
         fused: Tensor | None = None,
     ) -> Representation:
-        """Encode the modalities and align them in time.
+        """Encode the modalities, align them in time and pool them.
 
-        Arguments are those of `forward`, and `fused`, `(b,)` int64: the samples whose sequences are
-        wanted; None is all. Global features are always those of all.
+        Arguments are those of `forward`, and `fused`, `(b,)` int64: the samples that fusion is to
+        read; None is all. Global features are always those of all.
         """
+        encoded = self.encode(text, audio, vision, audio_mask, vision_mask)
+        H = self.align(encoded)
+        pooled = self.pool(encoded, H)
+        return Representation(self.to_fuse(encoded, H, fused), pooled)
+
+    def encode(
+        self,
+        text: Tensor,
+        audio: Tensor,
+        vision: Tensor,
+        audio_mask: Tensor | None = None,
+        vision_mask: Tensor | None = None,
+    ) -> dict[str, Ragged]:
+        """X_t, X_a and X_v (section III-B), width d; audio and vision begin with a class token."""
         words, words_mask = self.text_encoder(text)
-        frames: dict[str, Ragged] = {
-            "audio": self.audio_encoder(*self._frames(audio, audio_mask, 1)),
-            "vision": self.vision_encoder(*self._frames(vision, vision_mask, 2)),
+        return {
+            "text": Ragged.of(words, Packing.of(words_mask, 1)),
+            "audio": self.audio_encoder(audio, audio_mask),
+            "vision": self.vision_encoder(vision, vision_mask),
         }
-        pooled = {"text": masked_mean(words, words_mask)} | {m: x.mean() for m, x in frames.items()}
-        full = self.config.masking == "full"
+
+    def align(self, encoded: Mapping[str, Ragged]) -> Ragged:
+        """H (section III-C.1), or what stands for it without temporal alignment."""
+        text = encoded["text"]
         if self.config.temporal_alignment:
-            H = self._align(words, frames, full=full)
-            pooled["multimodal"] = (
-                masked_mean(H, words_mask) if self.config.multimodal_global == "mean" else H[:, 0]
-            )
-            H_mask = words_mask if full else None
-        elif self.config.without_temporal == "text":
-            H, H_mask = words, words_mask if full else None
-        else:
-            H, H_mask = self.learned_bottleneck.expand(len(text), -1, -1), None
+            H: Ragged = self.temporal_alignment(encoded)
+            return H
+        if self.config.without_temporal == "text":
+            return text
+        return Ragged.whole(self.learned_bottleneck.expand(len(text.packing.order), -1, -1))
 
-        def take(x: Tensor) -> Tensor:
-            return x if fused is None else x.index_select(0, fused)
+    def pool(self, encoded: Mapping[str, Ragged], H: Ragged) -> dict[str, Tensor]:
+        """Global features `(B, d)` of T, A, V and, with temporal alignment, H."""
+        pooled = {m: x.mean() for m, x in encoded.items()}
+        if self.config.temporal_alignment:
+            by_mean = self.config.reading.multimodal_global == "mean"
+            pooled["multimodal"] = H.mean() if by_mean else H.first()
+        return pooled
 
-        features, masks = {"text": take(words)}, {"text": take(words_mask)}
-        for m, x in frames.items():
-            features[m], masks[m] = x.padded() if fused is None else x.take(fused, trim=full)
-        seen = {m: masks[m] if full else None for m in MODALITIES}
-        H_mask = None if H_mask is None else take(H_mask)
-        return Representation(Sequences(take(H), H_mask, features, seen), pooled)
-
-    def _align(self, words: Tensor, frames: dict[str, Ragged], *, full: bool) -> Tensor:
-        """H `(B, L_t, d)`; padding of frames is not even there, unless alignment sees it."""
-        sources: dict[str, Tensor] = {"text": words}
-        masks: dict[str, Packing | None] = {}
-        for m, x in frames.items():
-            sources[m], masks[m] = (x.rows, x.packing) if full else (x.padded()[0], None)
-        aligned: Tensor = self.temporal_alignment(sources, masks)
-        return aligned
+    def to_fuse(
+        self, encoded: Mapping[str, Ragged], H: Ragged, samples: Tensor | None
+    ) -> Sequences:
+        """H and the unimodal sequences of some samples `(b,)` int64, padded; None is all."""
+        taken = {m: x.take(samples) for m, x in encoded.items()}
+        features = {m: x for m, (x, _) in taken.items()}
+        masks = {m: mask for m, (_, mask) in taken.items()}
+        return Sequences(*H.take(samples), features, masks)
 
     def forward(
         self,
@@ -338,9 +313,20 @@ class DashFusion(MSAModel):
         losses = {"prediction_loss": F.mse_loss(outputs["M"], labels)}  # eq. 10
         pairs = self._contrastive_pairs(represented.globals, step.anchors, step.contrast, step.bank)
         if pairs:
-            contrast = PairLosses.concatenate(pairs).reduce(self.config.contrast_reduction)
+            contrast = PairLosses.concatenate(pairs).reduce(self.config.reading.contrast_reduction)
             losses["contrastive_loss"] = self.config.contrast_weight * contrast  # eq. 12
         return StepOutput(outputs["M"], losses)
+
+    def adapt(self, train: FeatureDataset) -> list[str]:
+        """Leave out the pairs of constant modalities, which would weigh as much as live ones."""
+        if self.config.reading.constant_pairs or self.config.contrast_weight == 0:
+            return []
+        constant = [m for m in MODALITIES if train.is_constant(m)]
+        self.contrasted = tuple(m for m in DashFusion.contrasted if m not in constant)
+        return [
+            f"{m} is constant in the training split: its pairs are left out of the contrastive loss"
+            for m in constant
+        ]
 
     def contrast_features(self, batch: Batch) -> dict[str, Tensor]:
         """Global features of T, A, V and H; the unimodal ones rank samples."""
@@ -364,16 +350,16 @@ class DashFusion(MSAModel):
         bank: dict[str, Tensor] | None = None,
     ) -> list[PairLosses]:
         """Pairs of semantic alignment and supervised contrastive learning (III-C and III-D)."""
-        config, retrieved = self.config, bank or pooled
+        config, reading, retrieved = self.config, self.config.reading, bank or pooled
         if config.contrast_weight == 0:
             return []
         pairs: list[PairLosses] = []
-        options: dict[str, Any] = {"temperature": config.temperature, "kind": config.similarity}
-        if config.semantic_alignment:
+        options: dict[str, Any] = {"temperature": config.temperature, "kind": reading.similarity}
+        if config.semantic_alignment and "text" in self.contrasted:
             text = pooled["text"][anchors]
-            for partner in ("vision", "audio"):
+            for partner in (m for m in ("vision", "audio") if m in self.contrasted):
                 other = pooled[partner][anchors]
-                if contrast is not None and config.semantic_negatives == "retrieved_text":
+                if contrast is not None and reading.semantic_negatives == "retrieved_text":
                     negatives = F.embedding(contrast.negatives, retrieved["text"])
                     pairs.append(
                         nt_xent(
@@ -398,54 +384,76 @@ class DashFusion(MSAModel):
                     **options,
                 )
                 for name, feature in pooled.items()
+                if name in self.contrasted
             ]
         return pairs
 
-    def _frames(self, frames: Tensor, mask: Tensor | None, modality: int) -> tuple[Tensor, Tensor]:
-        """Frames and the mask of valid ones, by the configured rule."""
-        if self.config.pad_frames:
-            missing = max(0, self.config.seq_lens[modality] - frames.shape[1])
-            frames = F.pad(frames, (0, 0, 0, missing))
-            mask = F.pad(mask, (0, missing)) if mask is not None else None
-        if self.config.frame_mask == "nonzero":
-            mask = frames.sum(dim=-1) != 0
-            mask[:, 0] = True
-        elif mask is None:
-            mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
-        return frames, mask
+
+class DashFusionSeeingPadding(DashFusion):
+    """What the released code sees: padding is content, but for the encoders and the means."""
+
+    reads_padding = True
+
+    def encode(
+        self,
+        text: Tensor,
+        audio: Tensor,
+        vision: Tensor,
+        audio_mask: Tensor | None = None,
+        vision_mask: Tensor | None = None,
+    ) -> dict[str, Ragged]:
+        """Frames padded to the data set's full lengths; those whose sum is 0 count as padding."""
+        audio, vision = self._filled(audio, 1), self._filled(vision, 2)
+        return super().encode(text, audio, vision, _is_frame(audio), _is_frame(vision))
+
+    def align(self, encoded: Mapping[str, Ragged]) -> Ragged:
+        """H of everything, padding too, at all positions of the text."""
+        return super().align(_whole(encoded))
+
+    def to_fuse(
+        self, encoded: Mapping[str, Ragged], H: Ragged, samples: Tensor | None
+    ) -> Sequences:
+        """Sequences without masks."""
+        return super().to_fuse(_whole(encoded), H, samples)
+
+    def _filled(self, frames: Tensor, modality: int) -> Tensor:
+        missing = max(0, self.config.seq_lens[modality] - frames.shape[1])
+        return F.pad(frames, (0, 0, 0, missing))
+
+
+def _is_frame(frames: Tensor) -> Tensor:
+    mask = frames.sum(dim=-1) != 0
+    mask[:, 0] = True
+    return mask
+
+
+def _whole(encoded: Mapping[str, Ragged]) -> dict[str, Ragged]:
+    return {m: Ragged.whole(x.padded()[0]) for m, x in encoded.items()}
+
+
+def of_reading(config: DashFusionConfig) -> DashFusion:
+    """The model that sees what the configured reading sees."""
+    model = DashFusionSeeingPadding if config.reading.padding == "seen" else DashFusion
+    return model(config)
 
 
 @register_model("dashfusion", config=DashFusionConfig, trainer=Trainer, paper=PAPER)
 def build_dashfusion(args: Any) -> DashFusion:
     """DashFusion as printed, with the decisions of docs/deviations.md."""
-    return DashFusion(DashFusionConfig.from_args(args))
+    return of_reading(DashFusionConfig.from_args(args))
 
 
 class ReleasedDashFusionConfig(DashFusionConfig):
-    """The released code's reading: every bracketed value of `DashFusionConfig` as the default."""
+    """The released code's reading, and its training."""
 
-    activation: Activation = "gelu"
-    text_projector: Projector = "mlp"
     encoder_dropout: float = Field(0.5, ge=0, lt=1)
-    encoder_attention_dropout: float = Field(0.5, ge=0, lt=1)
-    encoder_final_norm: bool = True
-    alignment_head_dim: int | None = Field(32, ge=1)
-    shared_query: bool = True
-    fusion_style: ResidualStyle = "branch_norm"
-    fusion_output_projection: bool = False
-    fusion_scale: Literal["head", "model"] = "model"
-    masking: Literal["full", "encoders"] = "encoders"
-    frame_mask: Literal["lengths", "nonzero"] = "nonzero"
-    pad_frames: bool = True
-    multimodal_global: Literal["mean", "first"] = "first"
-    semantic_negatives: Literal["batch", "retrieved_text"] = "retrieved_text"
-    contrast_reduction: Reduction = "mean_released"
-    retrieval: RetrievalMode = "rank_position"
     decay_norms: bool = True
     KeyEval: str = "MAE"
     early_stop: int | None = Field(None, ge=0)
     first_selected_epoch: int = Field(2, ge=1)
     length_groups: int = Field(1, ge=1)
+
+    reading: ReleasedReading = ReleasedReading()
 
 
 @register_model(
@@ -453,4 +461,4 @@ class ReleasedDashFusionConfig(DashFusionConfig):
 )
 def build_released(args: Any) -> DashFusion:
     """DashFusion as the authors' released code computes it."""
-    return DashFusion(ReleasedDashFusionConfig.from_args(args))
+    return of_reading(ReleasedDashFusionConfig.from_args(args))

@@ -283,6 +283,8 @@ class FrameEncoder(nn.Module):
         dropout: Dropout inside the layers.
         attention_dropout: Dropout on attention weights.
         final_norm: LayerNorm after the last layer (released).
+        cloned_layers: All layers start as copies of the first, as those of
+            `torch.nn.TransformerEncoder` do (released).
         length_groups: Groups of similar length, see `Packing`.
     """
 
@@ -300,6 +302,7 @@ class FrameEncoder(nn.Module):
         dropout: float = 0.1,
         attention_dropout: float = 0.0,
         final_norm: bool = False,
+        cloned_layers: bool = False,
         length_groups: int = 1,
     ) -> None:
         super().__init__()
@@ -319,14 +322,17 @@ class FrameEncoder(nn.Module):
             )
             for _ in range(layers)
         )
+        if cloned_layers:
+            for layer in self.layers[1:]:
+                layer.load_state_dict(self.layers[0].state_dict())
         self.norm = nn.LayerNorm(dim) if final_norm else nn.Identity()
 
-    def forward(self, frames: Tensor, mask: Tensor) -> Ragged:
+    def forward(self, frames: Tensor, mask: Tensor | None = None) -> Ragged:
         """Encode frames.
 
         Args:
             frames: `(B, L, feature_dim)`, float.
-            mask: `(B, L)`, True where valid; valid frames come first.
+            mask: `(B, L)`, True where valid; valid frames come first. None if all are.
 
         Returns:
             Features of B samples of up to 1 + L positions, the class token first, width d.
@@ -339,6 +345,8 @@ class FrameEncoder(nn.Module):
                 f"{frames.shape[1]} frames, but the model was built for at most "
                 f"{self.positions.shape[1] - 1}; cut the sequences or set seq_lens and retrain."
             )
+        if mask is None:
+            mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
         with_class = F.pad(mask, (1, 0), value=True)
         packing = Packing.of(with_class, self.length_groups)
         # The class token's place is kept by a frame of zeros.

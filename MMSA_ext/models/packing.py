@@ -60,9 +60,7 @@ class Packing:
         batch, length = mask.shape
         groups = min(groups, batch // 2)
         if groups < 2:
-            samples = torch.arange(batch, device=mask.device)
-            positions = torch.arange(batch * length, device=mask.device)
-            return cls((Block(batch, length, mask),), samples, positions, samples * length, mask)
+            return cls._as_it_is(mask, mask)
         ends = (mask * torch.arange(1, length + 1, device=mask.device)).amax(dim=1).clamp(min=1)
         order = torch.argsort(ends, stable=True)
         lengths = ends[order].tolist()
@@ -80,6 +78,23 @@ class Packing:
         positions = torch.cat([block.flatten() for block in rows])
         return cls(tuple(blocks), order, positions, torch.cat(starts)[torch.argsort(order)], mask)
 
+    @classmethod
+    def whole(cls, mask: Tensor) -> Packing:
+        """A batch as it is, in which every position of `(B, L)` counts as valid, padding too."""
+        return cls._as_it_is(torch.ones_like(mask, dtype=torch.bool), None)
+
+    @classmethod
+    def _as_it_is(cls, mask: Tensor, masked: Tensor | None) -> Packing:
+        batch, length = mask.shape
+        samples = torch.arange(batch, device=mask.device)
+        positions = torch.arange(batch * length, device=mask.device)
+        return cls((Block(batch, length, masked),), samples, positions, samples * length, mask)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every position of the padded batch counts as valid, so that none is masked."""
+        return len(self.blocks) == 1 and self.blocks[0].mask is None
+
     @property
     def within(self) -> Tensor:
         """`(R,)` int64, the position of each row in its own sample."""
@@ -87,12 +102,15 @@ class Packing:
 
     def pack(self, x: Tensor) -> Tensor:
         """Rows `(R, ...)` of a padded batch `(B, L, ...)`."""
-        return x.flatten(0, 1).index_select(0, self.positions)
+        rows = x.flatten(0, 1)
+        return rows if len(self.blocks) == 1 else rows.index_select(0, self.positions)
 
     def unpack(self, rows: Tensor) -> Tensor:
         """The padded batch `(B, L, D)` of rows `(R, D)`; zero where there is no row."""
-        flat = rows.new_zeros(self.mask.numel(), rows.shape[-1])
-        return flat.index_copy_(0, self.positions, rows).view(*self.mask.shape, -1)
+        if len(self.blocks) > 1:
+            flat = rows.new_zeros(self.mask.numel(), rows.shape[-1])
+            rows = flat.index_copy_(0, self.positions, rows)
+        return rows.view(*self.mask.shape, -1)
 
     def split_rows(self, rows: Tensor) -> list[Tensor]:
         """The blocks `(b, l, D)` of rows `(R, D)`."""
@@ -123,20 +141,45 @@ class Ragged:
     rows: Tensor
     packing: Packing
 
+    @classmethod
+    def of(cls, x: Tensor, packing: Packing) -> Ragged:
+        """Pack a padded batch `(B, L, D)`, whatever stands at its padding."""
+        return cls(packing.pack(x * packing.mask.unsqueeze(-1)), packing)
+
+    @classmethod
+    def whole(cls, x: Tensor) -> Ragged:
+        """A batch `(B, L, D)` as it is, every position of which counts as valid."""
+        return cls(x.flatten(0, 1), Packing.whole(x[..., 0]))
+
     def padded(self) -> tuple[Tensor, Tensor]:
         """The padded batch `(B, L, D)`, zero at padding, and its mask `(B, L)`."""
         return self.packing.unpack(self.rows), self.packing.mask
 
-    def take(self, samples: Tensor, *, trim: bool = True) -> tuple[Tensor, Tensor]:
-        """Some samples `(b, l, D)`, zero at padding, and their mask; `trim`med to their longest."""
-        mask = self.packing.mask.index_select(0, samples)
-        if trim:
+    def take(self, samples: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Some samples `(b, l, D)`, padded with zeros to their longest, and their mask `(b, l)`.
+
+        Args:
+            samples: `(b,)` int64; None is the batch as it is, `(B, L, D)`.
+
+        Returns:
+            Features and mask; None for a mask where every position counts as valid.
+        """
+        if samples is None:
+            x, mask = self.padded()
+        else:
+            mask = self.packing.mask.index_select(0, samples)
             positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-            mask = mask[:, : max(1, int((mask * positions).max()))]
-        starts = self.packing.starts.index_select(0, samples)
-        rows = starts[:, None] + torch.arange(mask.shape[1], device=samples.device)
-        taken = self.rows.index_select(0, rows.clamp(max=len(self.rows) - 1).flatten())
-        return taken.view(*mask.shape, -1) * mask.unsqueeze(-1), mask
+            if not self.packing.is_whole:
+                mask = mask[:, : max(1, int((mask * positions).max()))]
+            starts = self.packing.starts.index_select(0, samples)
+            rows = starts[:, None] + positions[: mask.shape[1]] - 1
+            taken = self.rows.index_select(0, rows.clamp(max=len(self.rows) - 1).flatten())
+            x = taken.view(*mask.shape, -1) * mask.unsqueeze(-1)
+        return x, None if self.packing.is_whole else mask
+
+    def first(self) -> Tensor:
+        """The first position of each sample, `(B, D)`."""
+        return self.rows.index_select(0, self.packing.starts)
 
     def mean(self) -> Tensor:
         """Mean over the valid positions, `(B, D)`; zero for a sample that has none."""

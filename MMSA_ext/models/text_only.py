@@ -6,7 +6,7 @@ difference to this row.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,17 +29,20 @@ class TextOnlyConfig(RunConfig):
         dim: Width d.
         activation: Of the head.
         text_projector: See `TextEncoder`.
+        readout: What the head reads: the `first` token, which is what DashFusion's head reads of
+            every sequence, or `first_and_mean`, the masked mean beside it.
         length_groups: See `DashFusionConfig`.
     """
 
     dim: int = Field(128, ge=1)
     activation: Activation = "relu"
     text_projector: Projector = "linear"
+    readout: Literal["first", "first_and_mean"] = "first"
     length_groups: int = Field(8, ge=1)
 
 
 class TextOnly(MSAModel):
-    """First token and masked mean of the projected text, concatenated, into the head."""
+    """The first token of the projected text, into the head."""
 
     def __init__(self, config: TextOnlyConfig) -> None:
         super().__init__()
@@ -51,7 +54,9 @@ class TextOnly(MSAModel):
             architecture=config.text_encoder_config,
             length_groups=config.length_groups,
         )
-        self.head = PredictionHead(2 * config.dim, config.dim, config.activation)
+        self.reads_mean = config.readout == "first_and_mean"
+        width = 2 * config.dim if self.reads_mean else config.dim
+        self.head = PredictionHead(width, config.dim, config.activation)
 
     def forward(
         self,
@@ -65,8 +70,9 @@ class TextOnly(MSAModel):
         features, mask = self.text_encoder(text)
         first = features[:, 0]
         mean = masked_mean(features, mask)
+        read = torch.cat([first, mean], dim=-1) if self.reads_mean else first
         return {
-            "M": self.head(torch.cat([first, mean], dim=-1)),
+            "M": self.head(read),
             "Feature_t": mean,
             "Feature_f": first,
         }

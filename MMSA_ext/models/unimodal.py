@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -37,8 +36,6 @@ def encode_text(encoder: PooledTextEncoder, text: Tensor) -> Encoded:
 
 def encode_frames(encoder: FrameEncoder, frames: Tensor, mask: Tensor | None) -> Encoded:
     """Encode frames `(B, L, feature_dim)`; the vector is the mean over class token and frames."""
-    if mask is None:
-        mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
     encoded = encoder(frames, mask)
     return Encoded(encoded.mean(), *encoded.padded())
 

@@ -145,7 +145,7 @@ class Trainer:
         valid = self._loader(dataloader["valid"], self.config.eval_batch_size)
         destination = Path(self.args.model_save_path)
         destination.unlink(missing_ok=True)
-        self.history = TrainingHistory(notes=core.data_notes(train.dataset))
+        self.history = TrainingHistory(notes=core.adapt(train.dataset))
         try:
             self._fit(model, core, train, valid, destination)
         except TrainingDivergedError:

@@ -111,7 +111,7 @@ def test_released_bottlenecks_have_the_measured_cost():
     ("dataset", "overrides", "module", "expected"),
     [
         ("sims", {"seq_lens": [39, 399, 54]}, "fusion", 124.3),
-        ("sims", {"alignment_head_dim": 16}, "temporal_alignment", 20.8),
+        ("sims", {"reading.alignment_head_dim": 16}, "temporal_alignment", 20.8),
         ("mosi", {}, "fusion", 227.8),
         ("mosei", {"seq_lens": [50, 500, 500]}, "fusion", 379.8),
     ],

@@ -1,5 +1,7 @@
 """Batches: trimming, masks, order, joining by index."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,31 @@ def test_training_shuffles_by_seed_and_evaluation_keeps_file_order(features, fea
     assert sorted(first) == sorted(feature_data["train"]["id"])
     assert order("valid") == feature_data["valid"]["id"]
     assert [len(loaders[s]) for s in ("train", "valid", "test")] == [3, 2, 2]
+
+
+@pytest.mark.parametrize("modality", ["audio", "vision"])
+def test_constant_frames_are_seen_wherever_they_are_valid(features, modality):
+    dataset = FeatureDataset.from_split(features.splits["train"])
+    lengths = getattr(dataset, f"{modality}_lengths")
+    assert not dataset.is_constant(modality)
+    frames = np.full_like(getattr(dataset, modality), 2.5)
+    frames[..., 1] = -1.0  # each feature by itself
+    for row, length in enumerate(lengths):
+        frames[row, length:] = 9.0  # padding, which does not count
+    same = replace(dataset, **{modality: frames})
+    assert same.is_constant(modality)
+    frames[-1, lengths[-1] - 1, 1] = 0.0
+    assert not same.is_constant(modality)
+    absent = {modality: np.zeros_like(frames), f"{modality}_lengths": np.zeros_like(lengths)}
+    assert replace(dataset, **absent).is_constant(modality)
+
+
+def test_a_text_is_constant_if_all_have_the_same_tokens(features):
+    dataset = FeatureDataset.from_split(features.splits["train"])
+    assert not dataset.is_constant("text")
+    text = dataset.text_bert.copy()
+    text[:] = text[:1]
+    assert replace(dataset, text_bert=text).is_constant("text")
 
 
 def test_samples_by_length_go_from_short_to_long(features):

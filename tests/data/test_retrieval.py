@@ -131,7 +131,10 @@ def test_one_sample_alone_has_nothing():
 
 
 def released_positions(features, labels, config):
-    """The released double loop: it appends the rank position j, and skips j == i."""
+    """The released loops: they append the rank position j, and skip j == i.
+
+    The second counts from the end, -1, -2, ..., which is never i: it skips nothing.
+    """
     features = F.normalize(features, dim=1)
     n = len(features)
     rank = (features @ features.T).argsort(dim=1, descending=True)
@@ -143,11 +146,11 @@ def released_positions(features, labels, config):
             if j == i or j >= n * config.similar_window:
                 continue
             (ss if labels[rank[i, j]] == labels[i] else sd).append(j)
-        for j in reversed(range(n)):
-            if j == i or j < n - n * config.dissimilar_window:
+        for j in range(-1, -int(n * config.dissimilar_window) - 1, -1):
+            if i == j:
                 continue
             if labels[rank[i, j]] != labels[i]:
-                dd.append(j)
+                dd.append(n + j)  # what a list's item -1, -2, ... is
         same.append(ss[:k])
         similar.append(sd[:k])
         dissimilar.append(dd[:k])

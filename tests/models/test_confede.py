@@ -230,7 +230,7 @@ def test_unimodal_labels_are_targets_of_the_dissimilar_parts_where_asked(tiny_en
 def test_the_record_says_which_labels_stood_for_the_modalities_own(tiny_encoder, dataset):
     def notes(labels, kind="file"):
         model = build(tiny_encoder, data="sims", unimodal_labels=kind)
-        return model.data_notes(replace(dataset, labels=labels))
+        return model.adapt(replace(dataset, labels=labels))
 
     assert notes(dataset.labels) == []
     assert notes(dataset.labels, "multimodal") == []

@@ -1,5 +1,8 @@
 """DashFusion: padding invariance, ablations, losses, the released reading."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,17 +11,18 @@ from easydict import EasyDict
 from MMSA_ext.config import resolve
 from MMSA_ext.data.loader import FeatureDataset
 from MMSA_ext.data.retrieval import ContrastSets
-from MMSA_ext.losses import nt_xent_in_batch
+from MMSA_ext.errors import ConfigError
+from MMSA_ext.losses import nt_xent, nt_xent_in_batch
 from MMSA_ext.models.contract import StepBatch, inputs
 from MMSA_ext.models.dashfusion import DashFusion
+from MMSA_ext.models.dashfusion_reading import Reading
+from MMSA_ext.models.fusion import MODALITIES
 from MMSA_ext.registry import get_model
 from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
 
 
 @pytest.fixture(scope="module")
 def dataset() -> FeatureDataset:
-    import numpy as np
-
     train = make_feature_data()["train"]
     return FeatureDataset(
         train["id"], list(train["raw_text"]), train["text_bert"], train["audio"], train["vision"],
@@ -59,9 +63,9 @@ VARIANTS = [
     {"temporal_alignment": False},
     {"temporal_alignment": False, "without_temporal": "text"},
     {"temporal_alignment": False, "semantic_alignment": False},
-    {"shared_query": True, "alignment_head_dim": 8},
+    {"reading": {"shared_query": True, "alignment_head_dim": 8}},
     {"bottleneck_tokens": 64},
-    {"fusion_layers": 3, "text_projector": "mlp", "activation": "gelu"},
+    {"fusion_layers": 3, "reading": {"text_projector": "mlp", "activation": "gelu"}},
 ]
 
 
@@ -107,7 +111,8 @@ def test_temporal_alignment_is_equation_4(tiny_encoder, dataset):
     want = s.features["text"]
     for m in ("audio", "vision"):
         want = want + ca[m](s.features["text"], s.features[m], s.masks[m])
-    torch.testing.assert_close(s.H, want)
+    torch.testing.assert_close(s.H, want * s.masks["text"].unsqueeze(-1))
+    torch.testing.assert_close(s.H_mask, s.masks["text"])
 
 
 def test_losses_are_equations_10_to_12(tiny_encoder, dataset):
@@ -189,7 +194,7 @@ def test_retrieval_is_asked_for_only_where_a_loss_reads_it(tiny_encoder):
     assert build(tiny_encoder).retrieval is not None
     assert build(tiny_encoder, supervised_contrast=False).retrieval is None
     assert build(tiny_encoder, contrast_weight=0).retrieval is None
-    with_text = {"supervised_contrast": False, "semantic_negatives": "retrieved_text"}
+    with_text = {"supervised_contrast": False, "reading.semantic_negatives": "retrieved_text"}
     assert build(tiny_encoder, **with_text).retrieval is not None
 
 
@@ -214,21 +219,104 @@ def test_released_pairs_and_their_mean_over_22(tiny_encoder, dataset):
 
 def test_released_defaults_are_the_released_values(tiny_encoder):
     config = build(tiny_encoder, "dashfusion_released").config
-    assert config.encoder_dropout == config.encoder_attention_dropout == 0.5
-    assert config.masking == "encoders"
-    assert config.retrieval == "rank_position"
-    assert config.contrast_reduction == "mean_released"
+    assert config.encoder_dropout == config.reading.encoder_attention_dropout == 0.5
+    assert config.reading.padding == "seen"
+    assert config.reading.retrieval == "rank_position"
+    assert config.reading.contrast_reduction == "mean_released"
     assert config.KeyEval == "MAE"
     assert config.early_stop is None
 
 
 def test_released_frame_mask_is_by_rows_that_sum_to_zero(tiny_encoder, dataset):
     model = build(tiny_encoder, "dashfusion_released")
+    batch = dataset.batch(torch.tensor([0]))
     frames = torch.zeros(1, 3, 5)
     frames[0, 1] = 1.0
-    padded, mask = model._frames(frames, None, 1)
-    assert padded.shape == (1, 12, 5)
-    assert mask[0].tolist() == [True, True] + [False] * 10
+    everything = torch.ones(1, 3, dtype=torch.bool)
+    encoded = model.encode(batch["text"], frames, batch["vision"], everything, None)
+    mask = encoded["audio"].packing.mask
+    assert mask[0].tolist() == [True, True, True] + [False] * 10  # the class token in front
+
+
+def test_a_reading_is_one_group_of_keys_and_any_mixture_can_be_had(tiny_encoder, dataset):
+    mixed = {"reading": {"padding": "seen"}, "reading.retrieval": "rank_position"}
+    model = build(tiny_encoder, **mixed)
+    assert model.reads_padding
+    assert model.retrieval.mode == "rank_position"
+    assert model.config.reading == Reading(padding="seen", retrieval="rank_position")
+    released = build(tiny_encoder, "dashfusion_released", **{"reading.padding": "masked"})
+    assert not released.reads_padding
+    assert released.config.reading.activation == "gelu"
+
+
+@pytest.mark.parametrize(
+    ("flat", "meant"),
+    [("retrieval", "retrieval"), ("activation", "activation"), ("masking", "padding")],
+)
+def test_a_key_that_moved_is_named_where_it_stands(flat, meant):
+    with pytest.raises(ConfigError, match=f"{flat}: no such key; did you mean reading.{meant}?"):
+        resolve("dashfusion", "mosi", "", {flat: "correct"})
+
+
+def with_constant(dataset, *modalities) -> FeatureDataset:
+    values = {m: np.ones_like(getattr(dataset, m)) for m in modalities if m != "text"}
+    if "text" in modalities:
+        values["text_bert"] = np.repeat(dataset.text_bert[:1], len(dataset), axis=0)
+    return replace(dataset, **values)
+
+
+@pytest.mark.parametrize(
+    ("constant", "semantic", "supervised"),
+    [
+        (["vision"], ["audio"], ["text", "audio", "multimodal"]),
+        (["audio", "vision"], [], ["text", "multimodal"]),
+        (["text"], [], ["audio", "vision", "multimodal"]),
+    ],
+    ids=str,
+)
+def test_lambda_is_that_of_the_live_pairs(tiny_encoder, dataset, constant, semantic, supervised):
+    """The weighted loss is lambda times the mean over the pairs of modalities that vary."""
+    dataset = with_constant(dataset, *constant)
+    model = build(tiny_encoder, contrast_weight=0.3)
+    notes = model.adapt(dataset)
+    assert [note.split()[0] for note in notes] == [m for m in MODALITIES if m in constant]
+    assert all("pairs are left out of the contrastive loss" in note for note in notes)
+    s = step(dataset)
+    pooled = model.represent(*inputs(s.samples)).globals
+    own = {m: value[s.anchors] for m, value in pooled.items()}
+    pairs = [nt_xent_in_batch(own["text"], own[m], temperature=0.5) for m in semantic]
+    pairs += [
+        nt_xent(
+            own[m], pooled[m][s.contrast.positives], pooled[m][s.contrast.negatives],
+            s.contrast.positive_mask, s.contrast.negative_mask, temperature=0.5,
+        )
+        for m in supervised
+    ]  # fmt: skip
+    live = torch.cat([part.live for part in pairs], 1)
+    values = torch.cat([part.values for part in pairs], 1) * live
+    want = (values.sum(1) / live.sum(1).clamp(min=1)).mean()
+    torch.testing.assert_close(model.training_step(s).losses["contrastive_loss"], 0.3 * want)
+
+
+def test_pairs_are_left_as_they_are_where_nothing_is_constant_or_they_are_the_released(
+    tiny_encoder, dataset
+):
+    for name, data in (
+        ("dashfusion", dataset),
+        ("dashfusion_released", with_constant(dataset, "vision")),
+    ):
+        model = build(tiny_encoder, name)
+        before = model.training_step(step(data)).losses["contrastive_loss"]
+        assert model.adapt(data) == []
+        after = model.training_step(step(data)).losses["contrastive_loss"]
+        assert torch.equal(before, after)
+    assert build(tiny_encoder, contrast_weight=0).adapt(with_constant(dataset, "vision")) == []
+
+
+def test_the_layers_of_a_released_encoder_start_alike(tiny_encoder):
+    for name, alike in (("dashfusion", False), ("dashfusion_released", True)):
+        first, second = build(tiny_encoder, name, encoder_layers=2).audio_encoder.layers
+        assert torch.equal(first.attention.key.weight, second.attention.key.weight) == alike
 
 
 def test_mmsa_calls_it_without_masks(tiny_encoder, dataset):

@@ -177,3 +177,20 @@ def test_a_causal_bert_is_not_packed(tiny_encoder):
     packed, _ = encoder(text)
     encoder.length_groups = 1
     torch.testing.assert_close(packed, encoder(text)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_cloned_layers_start_alike_and_move_no_other_draw():
+    def weights(**options):
+        torch.manual_seed(0)
+        encoder = frame_encoder(**options)
+        return encoder, torch.rand(1)
+
+    (plain, after), (cloned, after_cloned) = weights(), weights(cloned_layers=True)
+    first, second = (layer.state_dict() for layer in cloned.layers)
+    for name, value in plain.layers[0].state_dict().items():
+        assert torch.equal(first[name], value)
+        assert torch.equal(second[name], value)
+        assert second[name].data_ptr() != first[name].data_ptr()
+    other = plain.layers[1].attention.query.weight
+    assert not torch.equal(other, second["attention.query.weight"])
+    assert torch.equal(after, after_cloned)

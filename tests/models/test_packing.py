@@ -99,11 +99,32 @@ def test_ragged_sequences_are_padded_pooled_and_taken(groups):
     assert torch.equal(padded, x)
     assert torch.equal(its_mask, mask)
     torch.testing.assert_close(ragged.mean(), masked_mean(x, mask))
+    assert all(map(torch.equal, ragged.take(), (x, mask)))
+    assert torch.equal(ragged.first(), x[:, 0])
     for samples in ([7, 0, 2], [1, 4, 10], [10]):
         taken, valid = ragged.take(torch.tensor(samples))
         longest = max(1, int(mask[samples].sum(dim=1).max()))
         assert torch.equal(taken, x[samples, :longest])
         assert torch.equal(valid, mask[samples, :longest])
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_what_stands_at_padding_is_not_packed(groups):
+    mask = make_mask(LENGTHS, 12)
+    x = torch.randn(len(mask), 12, 4)
+    padded, _ = Ragged.of(x, Packing.of(mask, groups)).padded()
+    assert torch.equal(padded, x * mask.unsqueeze(-1))
+
+
+def test_of_a_whole_batch_nothing_is_masked():
+    x = torch.randn(3, 5, 4)
+    whole = Ragged.whole(x)
+    assert torch.equal(whole.padded()[0], x)
+    torch.testing.assert_close(whole.mean(), x.mean(dim=1))
+    for samples, want in ((None, x), (torch.tensor([2, 0]), x[[2, 0]])):
+        taken, mask = whole.take(samples)
+        assert torch.equal(taken, want)
+        assert mask is None
 
 
 def test_a_source_without_valid_positions_is_not_read_in_training_either():

@@ -343,7 +343,7 @@ def test_diagnostics_are_kept_by_epoch_and_are_no_part_of_the_loss(setting):
 
 def test_notes_on_the_data_come_with_the_history(setting):
     args, model, loaders = setting(num_epochs=1)
-    core_model(model).data_notes = lambda train: [f"{len(train)} samples"]
+    core_model(model).adapt = lambda train: [f"{len(train)} samples"]
     trainer = Trainer(args)
     trainer.do_train(model, loaders)
     assert trainer.history.notes == ["12 samples"]
