@@ -13,12 +13,13 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from MMSA_ext.config import RunConfig
 from MMSA_ext.data.loader import Batch, FeatureDataset
 from MMSA_ext.data.retrieval import ClassRule, ContrastSets, RetrievalConfig
+from MMSA_ext.data.scaling import Scaling
 from MMSA_ext.losses import PairLosses, nt_xent, nt_xent_in_batch
 from MMSA_ext.models.attention import MultiSourceAttention
 from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
@@ -444,16 +445,22 @@ def build_dashfusion(args: Any) -> DashFusion:
 
 
 class ReleasedDashFusionConfig(DashFusionConfig):
-    """The released code's reading, and its training."""
+    """The released code's reading, and its training: evaluation too is in its `batch_size`."""
 
     encoder_dropout: float = Field(0.5, ge=0, lt=1)
     decay_norms: bool = True
-    KeyEval: str = "MAE"
-    early_stop: int | None = Field(None, ge=0)
+    selection_digits: int | None = Field(4, ge=0)
     first_selected_epoch: int = Field(2, ge=1)
     length_groups: int = Field(1, ge=1)
+    feature_scaling: Scaling = "none"
 
     reading: ReleasedReading = ReleasedReading()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _evaluates_as_it_trains(cls, values: Any) -> Any:
+        size = values.get("batch_size", cls.model_fields["batch_size"].default)
+        return {"eval_batch_size": size} | values
 
 
 @register_model(

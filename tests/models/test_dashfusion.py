@@ -330,15 +330,15 @@ def test_mmsa_calls_it_without_masks(tiny_encoder, dataset):
 def test_shipped_hyper_parameters_are_the_papers(dataset_name):
     args: EasyDict = resolve("dashfusion", dataset_name)
     expected = {
-        "mosi": (16, 5e-5, 100, 10, 2, 2, "rounded", "bert-base-uncased"),
-        "mosei": (8, 2e-5, 25, 1, 4, 3, "rounded", "bert-base-uncased"),
-        "sims": (16, 5e-5, 100, 10, 2, 2, "exact", "bert-base-chinese"),
+        "mosi": (16, 5e-5, 100, 0.1, 2, 2, "rounded", "bert-base-uncased"),
+        "mosei": (8, 2e-5, 25, 0.04, 4, 3, "rounded", "bert-base-uncased"),
+        "sims": (16, 5e-5, 100, 0.1, 2, 2, "exact", "bert-base-chinese"),
     }[dataset_name]
     assert (
         args.batch_size,
         args.learning_rate,
         args.num_epochs,
-        args.warmup_epochs,
+        args.warmup_ratio,
         args.encoder_layers,
         args.fusion_layers,
         args.contrast_classes,
@@ -346,7 +346,19 @@ def test_shipped_hyper_parameters_are_the_papers(dataset_name):
     ) == expected
     assert (args.dim, args.heads, args.feed_forward_dim, args.bottleneck_tokens) == (128, 8, 256, 8)
     assert (args.contrast_weight, args.temperature, args.weight_decay) == (0.2, 0.5, 1e-3)
-    assert (args.KeyEval, args.early_stop) == ("Loss", 8)
+    assert (args.KeyEval, args.early_stop) == ("MAE", None)
+    assert args.feature_scaling == "standardise"
+
+
+@pytest.mark.parametrize(("dataset_name", "size"), [("mosi", 16), ("mosei", 8), ("sims", 16)])
+def test_released_training_and_evaluation(dataset_name, size):
+    args = resolve("dashfusion_released", dataset_name)
+    assert (args.batch_size, args.eval_batch_size) == (size, size)
+    assert (args.KeyEval, args.selection_digits, args.first_selected_epoch) == ("MAE", 4, 2)
+    assert (args.early_stop, args.feature_scaling, args.decay_norms) == (None, "none", True)
+    assert resolve("dashfusion_released", dataset_name, "", {"batch_size": 3}).eval_batch_size == 3
+    given = {"batch_size": 3, "eval_batch_size": 5}
+    assert resolve("dashfusion_released", dataset_name, "", given).eval_batch_size == 5
 
 
 def test_gradients_are_the_same_every_time_with_two_threads(tiny_encoder, dataset):
