@@ -8,7 +8,6 @@ its configuration key.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Self, cast
 
@@ -26,7 +25,6 @@ from MMSA_ext.models.fusion import MODALITIES
 from MMSA_ext.models.pre_norm import FrameEmbedding, LayerShape, PreNormLayer
 from MMSA_ext.registry import register_model
 from MMSA_ext.training.fine_tuning import FineTuneTrainer
-from MMSA_ext.training.trainer import Progress
 
 PAPER = (
     "DBF: Denoising Bottleneck with Mutual Information Maximization for Video Multimodal Fusion "
@@ -128,13 +126,12 @@ class DBFConfig(FineTuneConfig):
 class DBFTrainer(FineTuneTrainer):
     """`FineTuneTrainer` that obeys `swap_lr`."""
 
-    def __init__(self, args: Any, progress: Callable[[Progress], None] | None = None) -> None:
-        super().__init__(args, progress)
-        settings = cast("DBFConfig", self.config)
-        if settings.swap_lr:
-            rates = (settings.new_layers_learning_rate, settings.learning_rate)
-            keys = ("learning_rate", "new_layers_learning_rate")
-            self.config = settings.model_copy(update=dict(zip(keys, rates, strict=True)))
+    def rates(self) -> tuple[float, float | None]:
+        """Peak learning rates of the pretrained encoder and of all else, exchanged or not."""
+        encoder, new = super().rates()
+        if new is None or not cast("DBFConfig", self.config).swap_lr:
+            return encoder, new
+        return new, encoder
 
 
 @dataclass(frozen=True)
