@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -347,6 +348,16 @@ def test_notes_on_the_data_come_with_the_history(setting):
     trainer = Trainer(args)
     trainer.do_train(model, loaders)
     assert trainer.history.notes == ["12 samples"]
+
+
+def test_dashfusion_notes_that_vision_is_absent(setting):
+    args, model, loaders = setting("dashfusion", num_epochs=1)
+    dataset = loaders["train"].dataset
+    absent = replace(dataset, vision=np.zeros_like(dataset.vision))
+    trainer = Trainer(args)
+    trainer.do_train(model, loaders | {"train": replace(loaders["train"], dataset=absent)})
+    (note,) = trainer.history.notes
+    assert note.startswith("vision is constant in the training split")
 
 
 def test_parameters_that_ask_for_no_gradient_are_not_optimized():
