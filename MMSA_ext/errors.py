@@ -2,6 +2,9 @@
 
 import difflib
 
+# How a note on a finished run begins that trained in vain.
+NOT_BETTER = "not better than untrained"
+
 
 class MMSAExtError(Exception):
     """Base of every error that MMSA_ext raises on purpose."""
@@ -28,7 +31,7 @@ class WriteError(MMSAExtError, OSError):
 
 
 class TrainingDivergedError(MMSAExtError, ArithmeticError):
-    """Training produced a non-finite loss or never improved on the untrained model."""
+    """Training produced a non-finite loss, or did not beat the untrained model as it must."""
 
 
 def suggest(word: str, known: list[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import pandas as pd
 
-from MMSA_ext.errors import suggest
+from MMSA_ext.errors import NOT_BETTER, suggest
 from MMSA_ext.reporting.statistics import (
     PairedDifference,
     StatisticsError,
@@ -412,6 +412,7 @@ def _facts(
     return [
         *_grouped("seeds", [(s.label, [_seeds(s)]) for s in systems if s.seeds]),
         *_named("diverged", systems, _divergences),
+        *_named("untrained", systems, _not_better),
         *_named("undefined", systems, lambda system: _undefined(system, metrics, split)),
         *_named("control", systems, lambda s: ["a control, not a system"] * (s.role == "control")),
         *per_run("selection", lambda run: run.selection),
@@ -470,6 +471,15 @@ def _divergences(system: SystemRuns) -> list[str]:
     return [f"seed {r.identity.seed}: {r.reason}" for r in system.records if not r.finished]
 
 
+def _not_better(system: SystemRuns) -> list[str]:
+    return [
+        f"seed {run.identity.seed}: {note}"
+        for run in system.records
+        for note in run.notes
+        if note.startswith(NOT_BETTER)
+    ]
+
+
 def _undefined(system: SystemRuns, metrics: Sequence[str], split: str) -> list[str]:
     finished = sum(run.finished for run in system.records)
     missing = {metric: finished - len(_values(system, metric, split)) for metric in metrics}
@@ -478,7 +488,7 @@ def _undefined(system: SystemRuns, metrics: Sequence[str], split: str) -> list[s
 
 def _shared_notes(system: SystemRuns) -> list[str]:
     """Notes that all runs of a row have; those of single seeds stay in the records."""
-    notes = [set(run.notes) for run in system.records]
+    notes = [{n for n in run.notes if not n.startswith(NOT_BETTER)} for run in system.records]
     common = set.intersection(*notes) if notes else set()
     return [note for note in system.records[0].notes if note in common] if notes else []
 

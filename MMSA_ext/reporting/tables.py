@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from MMSA_ext.errors import NOT_BETTER
 from MMSA_ext.files import exclusive, move_aside, read_regular, write_atomically
 from MMSA_ext.reporting.statistics import Summary, summarise
 from MMSA_ext.reporting.store import RunRecord, StoreWarning
@@ -392,7 +393,7 @@ def _notes(rows: Sequence[_Row], width: int) -> str:
         *_fact("selection", rows, lambda row: [run.selection for run in row.runs]),
         *_fact("data", rows, lambda row: [_provenance(run) for run in row.runs]),
         *_fact("environment", rows, lambda row: [run.environment.describe() for run in row.runs]),
-        *_fact("note", rows, lambda row: [note for run in row.runs for note in run.notes]),
+        *_fact("note", rows, lambda row: [said for run in row.runs for said in _said(run)]),
     ]
     return text_notes(facts, width)
 
@@ -439,6 +440,12 @@ def _seeds(runs: Sequence[RunRecord]) -> str:
 
 def _divergences(runs: Sequence[RunRecord]) -> list[str]:
     return [f"seed {run.identity.seed}, {run.reason}" for run in runs if not run.finished]
+
+
+def _said(run: RunRecord) -> list[str]:
+    """Its notes; what is true of one seed alone names it."""
+    seed = f"seed {run.identity.seed}, "
+    return [seed + note if note.startswith(NOT_BETTER) else note for note in run.notes]
 
 
 def _provenance(run: RunRecord) -> str:

@@ -22,7 +22,7 @@ from transformers import get_linear_schedule_with_warmup
 from MMSA_ext.data.loader import Batch, FeatureDataset, FeatureLoader, as_feature_loader
 from MMSA_ext.data.retrieval import RetrievalConfig, RetrievalIndex, build_index
 from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
-from MMSA_ext.errors import TrainingDivergedError
+from MMSA_ext.errors import NOT_BETTER, TrainingDivergedError
 from MMSA_ext.models.contract import MSAModel, StepBatch, core_model
 from MMSA_ext.models.encoders import PretrainedText
 from MMSA_ext.training.weights_file import write_scratch
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("MMSA")
 
 MINIMISED = frozenset({"Loss", "MAE"})
-NOT_BETTER = "not better than untrained"  # how a note begins that says so
 
 
 @dataclass(frozen=True)

@@ -306,6 +306,16 @@ class TestWhatNumbersDependOn:
         row = SystemRuns("a", "a", first.records + second.records, (1, 2), {})
         assert texts(compare([row], ["MAE"]), "note") == [("shared", ("a",))]
 
+    def test_seeds_that_trained_in_vain_are_named(self, system):
+        note = "not better than untrained: validation MAE 2 in the best epoch, 1, and 1 before"
+        first = system("a", {"MAE": (0.8,)}, seeds=(1,), notes=("shared", note))
+        second = system("a", {"MAE": (0.9,)}, seeds=(2,), notes=("shared",))
+        row = SystemRuns("a", "a", first.records + second.records, (1, 2), {})
+        found = compare([row], ["MAE"])
+        assert texts(found, "untrained") == [(f"seed 1: {note}", ("a",))]
+        assert texts(found, "note") == [("shared", ("a",))]
+        assert line(found, "a", "MAE")["n"] == 2  # finished all the same
+
     def test_the_callers_facts_come_first(self, system):
         fact = Fact("settings", "early_stop = 2")
         found = compare([system("a", HOST)], ["MAE"], title="T", facts=[fact])

@@ -284,6 +284,10 @@ class TestRenderTable:
         assert "vision absent" in text
         assert "Corr" not in text
 
+    def test_a_seed_that_trained_in_vain_is_named(self, make_record):
+        note = "not better than untrained: validation MAE 2 and 1"
+        assert f"seed 1, {note}" in render_table([make_record(seed=1, notes=[note])])
+
     def test_nothing_to_show(self):
         assert render_table([]) == "No runs to show."
 
