@@ -539,7 +539,7 @@ def _relative_feature_path(args: EasyDict) -> str:
 def identity_config(args: Any) -> dict[str, Any]:
     """The part of a configuration that decides the numbers: plain JSON, without places."""
     plain = {key: value for key, value in dict(args).items() if key not in PLACES}
-    for key in ("corruption", "front_padding"):
+    for key in mmsa_config.OPTIONS:
         if plain.get(key) is None:
             plain.pop(key, None)  # not every model's configuration has the key
     return dict(json.loads(json.dumps(plain, default=str)))

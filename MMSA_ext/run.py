@@ -556,9 +556,12 @@ def _selection_rule(args: EasyDict) -> str:
     lowest = key in MINIMISED if own else key == "Loss"
     patience = args.get("early_stop")
     stop = "no early stop" if patience is None else f"patience {patience}"
+    cap = None if own else args.get("num_epochs")
     warmup = args.get("warmup_epochs") if own and patience is not None else None
-    return f"{'lowest' if lowest else 'highest'} validation {key}, {stop}" + (
-        f" after {warmup} warm-up epochs" if warmup else ""
+    return (
+        f"{'lowest' if lowest else 'highest'} validation {key}, {stop}"
+        + (f" after {warmup} warm-up epochs" if warmup else "")
+        + (f", at most {cap} epoch{'s' * (cap > 1)}" if cap else "")
     )
 
 

@@ -151,7 +151,7 @@ def test_list_names_models_papers_and_data_sets():
         (["run", "--set", "learning_rate=NaN"], "NaN is no number"),
         (["run", "-m", "lf_dnn", "--set", "lr=1"], "did you mean learning_rate"),
         (["run", "-m", "lf_dnn", "--set", "use_bert=True"], "give true or false"),
-        (["run", "-m", "lf_dnn", "--set", "num_epochs=1"], "no cap on epochs"),
+        (["run", "-m", "lf_dnn", "--set", "num_epochs=0"], "a whole number from 1"),
         (["run", "-m", "fdmer"], "run fdmer_reconstructed"),
         (["run", "-tt", "3"], "add --tune"),
         (["run", "--tune-on-test"], "add is_tune=True (--tune)"),
