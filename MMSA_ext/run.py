@@ -135,10 +135,11 @@ class Run:
         self,
         overrides: dict[str, Any],
         *,
+        features: FeatureSet | None = None,
         notes: tuple[str, ...] = (),
         marks: dict[str, str] | None = None,
     ) -> Run:
-        """The same run with other configuration values; the features are shared."""
+        """The same run with other configuration values; features that are not given are shared."""
         return Run(
             merge(self.args, overrides),
             self.places,
@@ -149,7 +150,7 @@ class Run:
             show_progress=self.show_progress,
             reuse=self.reuse,
             # Unless they are to be read otherwise.
-            features=None if "front_padding" in overrides else self.features,
+            features=features or (None if "front_padding" in overrides else self.features),
             notes=(*self.notes, *notes),
             marks=self.marks | (marks or {}),
         )

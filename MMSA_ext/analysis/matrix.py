@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,13 +23,13 @@ import pandas as pd
 import torch
 from pydantic import TypeAdapter
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import mmsa_bridge, smoke
 from MMSA_ext.config import DATASETS, resolve, unread
 from MMSA_ext.data import synthetic
 from MMSA_ext.data.features import fingerprint
 from MMSA_ext.errors import ConfigError, MMSAExtError, suggest
 from MMSA_ext.files import read_regular, scratch_folder, write_atomically
-from MMSA_ext.registry import list_models, trains_in_mmsa
+from MMSA_ext.registry import list_models
 from MMSA_ext.reporting.store import collect_environment
 from MMSA_ext.reporting.tables import csv_text
 from MMSA_ext.text_encoders import identity
@@ -131,30 +131,14 @@ def generate(
 
 
 def one_epoch(model: str, dataset: str, encoder: str) -> dict[str, Any]:
-    """Overrides that let a model train for one epoch, whoever's loop it trains in.
-
-    MMSA's loop has no cap on epochs; a patience of 0 ends it after the first. Models trained in
-    stages train one epoch in each.
+    """Overrides that let a model train for one epoch, with a text encoder where it reads one.
 
     Raises:
         ConfigError: If the model has no configuration for the data set.
     """
     args = resolve(model, dataset)
-    overrides = _single_epochs(args)
-    overrides["early_stop"] = 0 if trains_in_mmsa(model) else None
-    # Few samples make too few batches for MMSA's step.
-    overrides |= {"update_epochs": 1, "pretrained": encoder}
-    idle = unread(args, ["update_epochs", "pretrained"])
-    return {key: value for key, value in overrides.items() if key not in idle}
-
-
-def _single_epochs(args: Mapping[str, Any]) -> dict[str, Any]:
-    single = {"num_epochs": 1, "epochs": 1, "warmup_epochs": 0, "first_selected_epoch": 1}
-    overrides: dict[str, Any] = {key: value for key, value in single.items() if key in args}
-    for key, value in args.items():
-        if isinstance(value, Mapping) and (nested := _single_epochs(value)):
-            overrides[key] = nested
-    return overrides
+    reads_tokens = not unread(args, ["pretrained"])
+    return smoke.one_epoch(args) | ({"pretrained": encoder} if reads_tokens else {})
 
 
 def run_matrix(
