@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from MMSA_ext import mmsa_bridge, mmsa_config
 from MMSA_ext.data.corruption import CorruptionConfig, normalise
+from MMSA_ext.data.feature_checks import OFFICIAL_LENGTHS
 from MMSA_ext.data.front_padding import FrontPadding, check_choice
 from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.json_files import check_depth
@@ -226,7 +227,10 @@ def extension_config(kind: Literal["regression", "tune"]) -> dict[str, Any]:
         if entry.host is not None:
             content[name] = _variant_entry(entry, entry.host, kind, content.get(name, {}))
         else:
-            content.setdefault(name, _default_entry(entry))
+            section = content.setdefault(name, _default_entry(entry))
+            for dataset, params in section["datasetParams"].items():
+                # MMSA's own are in another order than the files.
+                params.setdefault("seq_lens", list(OFFICIAL_LENGTHS[dataset]))
     return content
 
 
