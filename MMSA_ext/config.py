@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from MMSA_ext import mmsa_bridge, mmsa_config
 from MMSA_ext.data.corruption import CorruptionConfig, normalise
+from MMSA_ext.data.feature_checks import OFFICIAL_LENGTHS
 from MMSA_ext.data.front_padding import FrontPadding, check_choice
 from MMSA_ext.data.scaling import Scaling, check_scaling, wants_scaling
 from MMSA_ext.errors import ConfigError, suggest
@@ -227,7 +228,10 @@ def extension_config(kind: Literal["regression", "tune"]) -> dict[str, Any]:
         if entry.host is not None:
             content[name] = _variant_entry(entry, entry.host, kind, content.get(name, {}))
         else:
-            content.setdefault(name, _default_entry(entry))
+            section = content.setdefault(name, _default_entry(entry))
+            for dataset, params in section["datasetParams"].items():
+                # MMSA's own are in another order than the files.
+                params.setdefault("seq_lens", list(OFFICIAL_LENGTHS[dataset]))
     return content
 
 
@@ -549,7 +553,7 @@ def _relative_feature_path(args: EasyDict) -> str:
 def identity_config(args: Any) -> dict[str, Any]:
     """The part of a configuration that decides the numbers: plain JSON, without places."""
     plain = {key: value for key, value in dict(args).items() if key not in PLACES}
-    for key in ("corruption", "front_padding"):
+    for key in mmsa_config.OPTIONS:
         if plain.get(key) is None:
             plain.pop(key, None)  # not every model's configuration has the key
     return dict(json.loads(json.dumps(plain, default=str)))

@@ -19,8 +19,8 @@ from MMSA_ext.registry import ModelEntry, get_model, is_registered, refusal
 
 # What the feature file decides; what a configuration says of it is taken over from there.
 FACTS = ("featurePath", "feature_dims", "seq_lens", "train_samples")
-# Options of this package that every model takes; checked where they are read.
-OPTIONS = ("corruption", "front_padding", "feature_scaling")
+# Options of this package that every model takes, and that MMSA knows nothing of.
+OPTIONS = ("corruption", "front_padding", "num_epochs", "feature_scaling")
 # Keys of every configuration that this package reads, whoever's model it is.
 _READ_HERE = ("model_name", "dataset_name", *OPTIONS, *FACTS)
 # What a run adds to the configuration before MMSA sees it.
@@ -29,7 +29,6 @@ _ADDED = frozenset({"device", "model_save_path", "train_mode", "cur_seed", "cust
 }
 # Arguments of their own.
 _GIVEN = frozenset({"model_name", "dataset_name"})
-_CAPS = ("num_epochs", "max_epochs", "n_epochs", "epochs", "epoch")
 
 
 def host_of(model_name: str) -> str:
@@ -53,7 +52,7 @@ def problems(args: Mapping[str, Any], *, drawn: bool = False) -> list[str]:
     read = mmsa_bridge.keys_read(host, args)
     shipped, known = mmsa_bridge.shipped_values(host), _shipped(args, drawn)
     own = own_keys(model)
-    found = []
+    found = _cap_problems(args)
     for key, value in args.items():
         if key in own or key in OPTIONS:
             continue
@@ -74,6 +73,14 @@ def problems(args: Mapping[str, Any], *, drawn: bool = False) -> list[str]:
         for path in sorted(read.needed - there)
     ]
     return found
+
+
+def _cap_problems(args: Mapping[str, Any]) -> list[str]:
+    """What is wrong with `num_epochs`, which is this package's: MMSA's loops have no such cap."""
+    cap = args.get("num_epochs")
+    if cap is None or (isinstance(cap, int) and not isinstance(cap, bool) and cap >= 1):
+        return []
+    return [f"num_epochs: give a whole number from 1, or null for no cap (given: {cap!r:.80})"]
 
 
 def unread(args: Mapping[str, Any], keys: Collection[str]) -> list[str]:
@@ -119,8 +126,6 @@ def _unread(
         return f"{model} does not read it with {decided}; leave it out, or change that"
     if path in known:
         return f"{model} does not read it; leave it at {known[path][0]!r}, as in the shipped file"
-    if key in _CAPS:
-        return f"{model} does not read it: MMSA's loop has no cap on epochs, early_stop ends it"
     if key == "infoenh":
         variant = f"{model}_infoenh"
         reason = f"{model} is MMSA's model alone; run {variant}"

@@ -137,10 +137,11 @@ class Run:
         self,
         overrides: dict[str, Any],
         *,
+        features: FeatureSet | None = None,
         notes: tuple[str, ...] = (),
         marks: dict[str, str] | None = None,
     ) -> Run:
-        """The same run with other configuration values; the features are shared."""
+        """The same run with other configuration values; features that are not given are shared."""
         return Run(
             merge(self.args, overrides),
             self.places,
@@ -151,7 +152,7 @@ class Run:
             show_progress=self.show_progress,
             reuse=self.reuse,
             # Unless they are to be read otherwise.
-            features=None if "front_padding" in overrides else self.features,
+            features=features or (None if "front_padding" in overrides else self.features),
             notes=(*self.notes, *notes),
             marks=self.marks | (marks or {}),
         )
@@ -573,8 +574,11 @@ def _selection_rule(args: EasyDict) -> str:
     patience = args.get("early_stop")
     stop = "no early stop" if patience is None else f"patience {patience}"
     warm = own and patience is not None and args.get("warmup_ratio")
-    return f"{'lowest' if lowest else 'highest'} validation {key}, {stop}" + (
-        " after warm-up" if warm else ""
+    cap = None if own else args.get("num_epochs")
+    return (
+        f"{'lowest' if lowest else 'highest'} validation {key}, {stop}"
+        + (" after warm-up" if warm else "")
+        + (f", at most {cap} epoch{'s' * (cap > 1)}" if cap else "")
     )
 
 

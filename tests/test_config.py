@@ -126,8 +126,11 @@ class TestKeysThatNothingReads:
         [
             ("lf_dnn", {"lr": 1e-3}, r"lr: lf_dnn has no such key; did you mean learning_rate\?"),
             ("lf_dnn", {"my_key": 1}, "my_key: lf_dnn has no such key; known: KeyEval, "),
-            ("lf_dnn", {"num_epochs": 1}, "no cap on epochs, early_stop ends it"),
-            ("self_mm_infoenh", {"num_epochs": 1}, "no cap on epochs, early_stop ends it"),
+            *(
+                (model, {key: 1}, rf"{key}: {model} has no such key; did you mean .*num_epochs")
+                for model in ("lf_dnn", "self_mm_infoenh")
+                for key in ("max_epochs", "n_epochs", "epochs")
+            ),
             ("self_mm", {"lr": 1.0}, "did you mean learning_rate_audio"),
             ("mctn", {"lr": 1.0}, r"did you mean init_lr\?"),
             ("misa", {"weight_decay": 0.5}, r"misa does not read it; leave it at 0\.0"),
@@ -153,6 +156,18 @@ class TestKeysThatNothingReads:
         with pytest.raises(ConfigError, match=r"train_mode is 'classification'; .* regression"):
             config.resolve(model, "mosi", "", {"train_mode": "classification"})
         assert "train_mode" not in config.resolve(model, "mosi", "", {"train_mode": "regression"})
+
+    @pytest.mark.parametrize("cap", [0, -1, True, 1.0, "3", [1]])
+    def test_a_cap_is_a_number_of_epochs(self, cap):
+        with pytest.raises(ConfigError, match="num_epochs: give a whole number from 1, or null"):
+            config.resolve("lf_dnn", "mosi", "", {"num_epochs": cap})
+
+    def test_no_cap_is_the_run_without_the_key(self):
+        without = config.identity_config(config.resolve("lf_dnn", "mosi"))
+        args = config.resolve("lf_dnn", "mosi", "", {"num_epochs": None})
+        assert config.identity_config(args) == without
+        args = config.resolve("lf_dnn", "mosi", "", {"num_epochs": 3})
+        assert config.identity_config(args) == without | {"num_epochs": 3}
 
     def test_may_have_the_values_of_the_shipped_file(self):
         assert config.resolve("misa", "mosi", "", {"weight_decay": 0.0}).weight_decay == 0.0

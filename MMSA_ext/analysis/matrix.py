@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from pydantic import TypeAdapter
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import mmsa_bridge, smoke
 from MMSA_ext.config import DATASETS, resolve, unread
 from MMSA_ext.data import synthetic
 from MMSA_ext.data.features import fingerprint
@@ -130,26 +130,14 @@ def generate(
 
 
 def one_epoch(model: str, dataset: str, encoder: str) -> dict[str, Any]:
-    """Overrides that let a model train for one epoch, and in every stage if it has several.
+    """Overrides that let a model train for one epoch, with a text encoder where it reads one.
 
     Raises:
         ConfigError: If the model has no configuration for the data set.
     """
     args = resolve(model, dataset)
-    overrides = _single_epochs(args) | {"num_epochs": 1}
-    # Few samples make too few batches for MMSA's step.
-    overrides |= {"update_epochs": 1, "pretrained": encoder}
-    idle = unread(args, ["update_epochs", "pretrained"])
-    return {key: value for key, value in overrides.items() if key not in idle}
-
-
-def _single_epochs(args: Mapping[str, Any]) -> dict[str, Any]:
-    single = {"epochs": 1}
-    overrides: dict[str, Any] = {key: value for key, value in single.items() if key in args}
-    for key, value in args.items():
-        if isinstance(value, Mapping) and (nested := _single_epochs(value)):
-            overrides[key] = nested
-    return overrides
+    reads_tokens = not unread(args, ["pretrained"])
+    return smoke.one_epoch(args) | ({"pretrained": encoder} if reads_tokens else {})
 
 
 def run_matrix(

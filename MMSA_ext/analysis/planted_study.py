@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -40,7 +40,9 @@ class StudyConfig:
 
     Attributes:
         infoenh: InfoEnh; its k must leave a choice.
-        dataset: Whose lengths, label grid and cues are generated.
+        dataset: Whose label grid and cues are generated.
+        lengths: Time steps of text, audio and vision; those of the published figures, which are
+            MMSA's `seq_lens` of mosi and not the official file's.
         sizes: Samples to train and to measure on.
         dims: Widths of text, audio and vision.
         hidden: Width of the readouts.
@@ -53,6 +55,7 @@ class StudyConfig:
 
     infoenh: InfoEnhConfig = field(default_factory=InfoEnhConfig)
     dataset: str = "mosi"
+    lengths: tuple[int, int, int] = (50, 500, 375)
     sizes: tuple[int, int] = (512, 256)
     dims: tuple[int, int, int] = (64, 16, 16)
     hidden: int = 32
@@ -121,12 +124,17 @@ def planted_samples(config: StudyConfig) -> tuple[Samples, Samples]:
     """Generate the training and the test samples."""
     train, test = config.sizes
     data = synthetic.make(
-        config.dataset, sizes=(train, 1, test), dims=config.dims, seed=config.data_seed
+        config.dataset,
+        sizes=(train, 1, test),
+        lengths=config.lengths,
+        dims=config.dims,
+        seed=config.data_seed,
     )
-    return _samples(data["train"], config.dataset), _samples(data["test"], config.dataset)
+    spec = replace(synthetic.DATASETS[config.dataset], lengths=config.lengths)
+    return _samples(data["train"], spec), _samples(data["test"], spec)
 
 
-def _samples(split: dict[str, Any], dataset: str) -> Samples:
+def _samples(split: dict[str, Any], spec: synthetic.DatasetSpec) -> Samples:
     sequences = {name: torch.from_numpy(split[name]) for name in MODALITIES}
     truth = {name: torch.as_tensor(values) for name, values in split["planted"].items()}
     positions = {
@@ -139,7 +147,7 @@ def _samples(split: dict[str, Any], dataset: str) -> Samples:
         )
     }
     for i, name in enumerate(MODALITIES[1:], start=1):
-        frames = synthetic.cue_frames(synthetic.DATASETS[dataset], i)
+        frames = synthetic.cue_frames(spec, i)
         positions[f"{name} cue"] = truth[f"{name}_frame"][:, None] + torch.arange(frames)
     return Samples(
         sequences,

@@ -1,7 +1,8 @@
 """Commands that train, tune and score: `run`, `tune`, `predict`."""
 
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -63,6 +64,12 @@ def run(
     res_save_dir: ResultDir = "",
     log_dir: LogDir = "",
     repeat: Repeat = False,
+    smoke: Annotated[
+        bool,
+        typer.Option(
+            "--smoke", help="See whether it runs: two batches, one epoch, and nothing is kept."
+        ),
+    ] = False,
 ) -> None:
     """Train and test a model, with MMSA's flags; prints a table and where everything is."""
     from MMSA_ext import MMSA_run
@@ -74,6 +81,28 @@ def run(
         raise ConfigError("--tune-times has no effect without a search; add --tune.")
     if synthetic and features:
         raise ConfigError("--synthetic and --features both name the data; leave one out.")
+    options = {
+        "config_file": config or None,
+        "config": values,
+        "feature_T": feature_t or None,
+        "feature_A": feature_a or None,
+        "feature_V": feature_v or None,
+        "gpu_ids": gpu_ids or [],
+        "num_workers": num_workers,
+        "verbose_level": verbose,
+    }
+    if smoke:
+        meaningless = {
+            "--tune": tune, "--repeat": repeat, "--model-save-dir": model_save_dir,
+            "--res-save-dir": res_save_dir, "--log-dir": log_dir,
+            "more than one --seeds": len(set(seeds or ())) > 1,
+        }  # fmt: skip
+        if named := [option for option, given in meaningless.items() if given]:
+            raise ConfigError(
+                f"--smoke trains one seed and keeps nothing: leave out {', '.join(named)}."
+            )
+        _smoke(model, dataset, (seeds or [None])[0], features, synthetic, options)
+        return
     if synthetic:
         from MMSA_ext.data.demo import demo_features
 
@@ -81,18 +110,11 @@ def run(
     results = MMSA_run(
         model,
         dataset,
-        config_file=config or None,
-        config=values,
+        **options,
         seeds=seeds,
         is_tune=tune,
         tune_times=50 if tune_times is None else tune_times,
         custom_feature=features or None,
-        feature_T=feature_t or None,
-        feature_A=feature_a or None,
-        feature_V=feature_v or None,
-        gpu_ids=gpu_ids or [],
-        num_workers=num_workers,
-        verbose_level=verbose,
         model_save_dir=model_save_dir or None,
         res_save_dir=res_save_dir or None,
         log_dir=log_dir or None,
@@ -173,6 +195,28 @@ def predict(
     else:
         write_atomically(output, text)
         typer.echo(f"{len(table)} predictions written to {output}")
+
+
+def _smoke(
+    model: str, dataset: str, seed: int | None, features: str, synthetic: bool, options: Any
+) -> None:
+    """`run --smoke`: everything is in a folder that is gone afterwards."""
+    from MMSA_ext.data.demo import demo_features
+    from MMSA_ext.reporting.tables import render_table
+    from MMSA_ext.runner import DEFAULT_SEEDS
+    from MMSA_ext.smoke import smoke_run
+    from MMSA_ext.validation import distinct_seeds
+
+    (seed,) = distinct_seeds(DEFAULT_SEEDS[0] if seed is None else seed)
+    with tempfile.TemporaryDirectory(prefix="mmsa-ext-smoke-") as folder:
+        if synthetic:
+            features = str(demo_features(dataset, folder))
+        record = smoke_run(
+            model, dataset, folder, seed=seed, custom_feature=features or None, **options
+        )
+    if options["verbose_level"] > 0:
+        typer.echo(f"\n{render_table([record])}\n")
+        typer.echo("One epoch on two batches: the numbers mean nothing, and nothing was kept.")
 
 
 def _show(results: "RunResults") -> None:

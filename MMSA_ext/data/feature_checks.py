@@ -18,6 +18,7 @@ from MMSA_ext.data.pickles.errors import shown
 
 __all__ = [
     "LABEL_RANGES",
+    "OFFICIAL_LENGTHS",
     "Scope",
     "SequenceFindings",
     "as_numbers",
@@ -40,6 +41,9 @@ LABEL_RANGES = {
     "sims": (-1.0, 1.0),
     "simsv2": (-1.0, 1.0),
 }
+# Time steps of text, audio and vision in the official unaligned files. What MMSA's `seq_lens` say
+# of mosi and mosei, (50, 500, 375), is not their order.
+OFFICIAL_LENGTHS = {"mosi": (50, 375, 500), "mosei": (50, 500, 500), "sims": (39, 400, 55)}
 _RANGE_TOLERANCE = 1e-4  # labels such as 1/3 are stored rounded
 _BLOCK_VALUES = 1 << 20
 _SHOWN = 5

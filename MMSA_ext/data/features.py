@@ -125,6 +125,27 @@ class FeatureSplit:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def thinned(self, samples: int) -> "FeatureSplit":
+        """Every so many-th sample, `samples` of them, or all if there are not as many."""
+        step = max(1, len(self) // samples)
+        kept = slice(0, step * samples, step)
+        values = {
+            key: value[kept] if isinstance(value, np.ndarray | list) else value
+            for key, value in vars(self).items()
+        }
+        labels = {kind: value[kept] for kind, value in self.labels.items()}
+        return FeatureSplit(**values | {"labels": labels, "gaps": self._thinned_gaps(kept)})
+
+    def _thinned_gaps(self, kept: slice) -> dict[str, NDArray[np.int64]]:
+        found = {}
+        for key, gaps in self.gaps.items():
+            width = getattr(self, key).shape[2]
+            sample, feature = np.divmod(gaps, width)
+            inside = (sample % kept.step == 0) & (sample < kept.stop)
+            if inside.any():
+                found[key] = sample[inside] // kept.step * width + feature[inside]
+        return found
+
 
 @dataclass(frozen=True)
 class FeatureSet:

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from MMSA_ext.data import synthetic_text as words
+from MMSA_ext.data.feature_checks import OFFICIAL_LENGTHS
 from MMSA_ext.errors import ConfigError
 
 FloatArray = NDArray[np.float32]
@@ -31,7 +32,7 @@ class DatasetSpec:
 
     Attributes:
         sizes: Samples of train, valid and test.
-        lengths: Time steps of text, audio and vision (MMSA's ``seq_lens``, unaligned).
+        lengths: Time steps of text, audio and vision, unaligned.
         dims: Feature dimensions of text, audio and vision (MMSA's ``feature_dims``).
         label_range: Labels lie in [-label_range, label_range].
         steps: Labels are multiples of 1/steps, as most of the official ones are.
@@ -58,13 +59,31 @@ class DatasetSpec:
 
 DATASETS = {
     "mosi": DatasetSpec(
-        (1284, 229, 686), (50, 500, 375), (768, 5, 20), 3, 5, (2.40, 0.62), words.ENGLISH
+        (1284, 229, 686),
+        OFFICIAL_LENGTHS["mosi"],
+        (768, 5, 20),
+        3,
+        5,
+        (2.40, 0.62),
+        words.ENGLISH,
     ),
     "mosei": DatasetSpec(
-        (16326, 1871, 4659), (50, 500, 375), (768, 74, 35), 3, 3, (3.00, 0.65), words.ENGLISH
+        (16326, 1871, 4659),
+        OFFICIAL_LENGTHS["mosei"],
+        (768, 74, 35),
+        3,
+        3,
+        (3.00, 0.65),
+        words.ENGLISH,
     ),
     "sims": DatasetSpec(
-        (1368, 456, 457), (39, 400, 55), (768, 33, 709), 1, 5, (2.65, 0.49), words.CHINESE
+        (1368, 456, 457),
+        OFFICIAL_LENGTHS["sims"],
+        (768, 33, 709),
+        1,
+        5,
+        (2.65, 0.49),
+        words.CHINESE,
     ),
 }
 

@@ -191,7 +191,8 @@ def train_and_test(
     tested. The best weights are there afterwards.
 
     Args:
-        args: From `complete_args`; changed by MMSA's parts.
+        args: From `complete_args`; changed by MMSA's parts. `num_epochs`, which MMSA does not know,
+            ends its loop after that epoch; absent or None, patience alone does.
         seed: Seed of all random streams.
         num_workers: Worker processes of each loader; does not change the numbers.
         also_predict: Splits to predict and score, beside `test`, with the best weights, in file
@@ -278,12 +279,13 @@ def _train(
     recorder: PredictionRecorder,
     on_epoch: Callable[[EpochRecord, nn.Module], None] | None,
 ) -> EvaluationRecorder:
-    evaluations = EvaluationRecorder(
-        trainer.do_test,
-        recorder,
-        metrics(args.dataset_name),
-        on_epoch and (lambda record: on_epoch(record, model)),
-    )
+    def close(record: EpochRecord) -> None:
+        if record.epoch == args.get("num_epochs"):
+            trainer.args.early_stop = 0  # each of MMSA's trainers asks for it next
+        if on_epoch:
+            on_epoch(record, model)
+
+    evaluations = EvaluationRecorder(trainer.do_test, recorder, metrics(args.dataset_name), close)
     watched = {split: WatchedLoader(loader, recorder) for split, loader in loaders.items()}
     trainer.do_test = evaluations
     try:

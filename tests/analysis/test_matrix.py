@@ -51,7 +51,8 @@ def test_generated_sources_are_made_once(sources, encoder):
 def test_one_epoch_is_asked_for_in_every_loop(model):
     overrides = matrix.one_epoch(model, "sims" if model != "mctn" else "mosi", "folder")
     assert overrides["num_epochs"] == 1
-    assert "early_stop" not in overrides
+    assert overrides.get("first_selected_epoch", 1) == 1
+    assert overrides.get("update_epochs", 1) == 1
     if model == "confede":
         assert overrides["stage_one"]["text"] == {"epochs": 1}
 

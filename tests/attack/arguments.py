@@ -201,8 +201,8 @@ def wrong_calls(place: Place) -> Iterator[tuple[str, dict[str, Any]]]:
 def wrong_values(place: Place) -> Iterator[tuple[str, dict[str, Any]]]:
     """Configurations of single models that are wrong, and configuration files."""
     for model, key, value in (
-        ("lf_dnn", "num_epochs", 1),
-        ("self_mm", "num_epochs", 1),
+        ("lf_dnn", "num_epochs", 0),
+        ("self_mm", "num_epochs", "1"),
         ("misa", "weight_decay", 0.5),
         ("mfm", "learning_rate", 0.5),
         ("mult", "pretrained", "minilm"),
@@ -261,7 +261,7 @@ def wrong_commands(place: Place) -> Iterator[list[str]]:
         *(["-v", "3"], ["-v", "x"], ["-tt", "3"], ["-t", "-tt", "0"], ["--tune-on-test"]),
         *(["-g", "x"], ["-g", ""], ["-m", "lf_dn"], ["-d", "mossi"], ["-m", ""], ["--nope"]),
         *(["--modle", "x"], ["--set", "a"], ["--set", "=1"], ["--set", "a=1", "--set", "a=2"]),
-        *(["--set", "lr=1"], ["--set", "num_epochs=1"], ["--set", "batch_size=x"]),
+        *(["--set", "lr=1"], ["--set", "num_epochs=0"], ["--set", "batch_size=x"]),
         *(["--set", "batch_size=NaN"], ["--set", "a..b=1"], ["--set", "use_bert=True"]),
         *(["--set", 'a={"k":1,"k":2}'], ["--set", "batch_size=" + "[" * 9999]),
         *(["--set", "train_mode=classification"], ["--set", "seeds=1"], ["--set", "device=cpu"]),
@@ -297,7 +297,7 @@ def wrong_commands(place: Place) -> Iterator[list[str]]:
         ["experiment", "run", "robustness", "-s", "-1"],
         ["experiment", "run", "robustness", "-d", "mossi"],
         ["experiment", "run", "baselines_sims", "--set", "my_key=1"],
-        ["experiment", "run", "baselines_sims", "--set", "lf_dnn:num_epochs=1"],
+        ["experiment", "run", "baselines_sims", "--set", "lf_dnn:num_epochs=0"],
         ["experiment", "run", "baselines_sims", "-v", "3"],
         ["experiment", "run", "baselines_sims", "-g", "x"],
         ["experiment", "run", "baselines_sims", "-n", "-1"],

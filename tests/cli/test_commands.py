@@ -59,6 +59,26 @@ def test_run_on_generated_data(tmp_path, tiny_encoder):
     assert list((tmp_path / "r" / "synthetic").glob("sims-*.pkl"))
 
 
+@pytest.mark.parametrize("model", ["text_only", "lf_dnn"])
+def test_a_smoke_test_shows_a_table_and_leaves_nothing(model, tmp_path, monkeypatch):
+    """Neither at home nor in the folder for temporary files."""
+    from MMSA_ext.data.synthetic import write_tiny_encoder
+
+    encoder = write_tiny_encoder(tmp_path / "encoder", hidden=16, layers=1)
+    for variable in ("HOME", "TMPDIR"):
+        (tmp_path / variable).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    own = settings("text_only", encoder) if model == "text_only" else []
+    arguments = ["run", "-m", model, "-d", "sims", "--synthetic", "--smoke", "-g", "cpu", "-n", "0"]
+    result = runner.invoke(app, [*arguments, *own])
+    assert result.exit_code == 0, result.output
+    for part in (model, "MAE", "seeds        1111", "nothing was kept"):
+        assert part in result.output
+    left = [path for name in ("HOME", "TMPDIR") for path in (tmp_path / name).rglob("*.*")]
+    assert [path for path in left if "MMSA" in str(path) or "smoke" in str(path)] == []
+
+
 def test_check_data(feature_file, tmp_path, feature_data):
     result = runner.invoke(app, ["check-data", str(feature_file), "-d", "mosi"])
     assert result.exit_code == 0
@@ -151,9 +171,14 @@ def test_list_names_models_papers_and_data_sets():
         (["run", "--set", "learning_rate=NaN"], "NaN is no number"),
         (["run", "-m", "lf_dnn", "--set", "lr=1"], "did you mean learning_rate"),
         (["run", "-m", "lf_dnn", "--set", "use_bert=True"], "give true or false"),
-        (["run", "-m", "lf_dnn", "--set", "num_epochs=1"], "no cap on epochs"),
+        (["run", "-m", "lf_dnn", "--set", "num_epochs=0"], "a whole number from 1"),
         (["run", "-m", "fdmer"], "run fdmer_reconstructed"),
         (["run", "-tt", "3"], "add --tune"),
+        (["run", "--smoke", "--repeat"], "keeps nothing: leave out --repeat"),
+        (["run", "--smoke", "-t", "--log-dir", "x"], "leave out --tune, --log-dir"),
+        (["run", "--smoke", "-s", "1", "-s", "2"], "leave out more than one --seeds"),
+        (["run", "--smoke", "-s", "-1"], "-1 is no seed"),
+        (["run", "--smoke", "--set", "num_epochs=0"], "num_epochs"),
         (["run", "--tune-on-test"], "add is_tune=True (--tune)"),
         (["run", "--synthetic", "-f", "x.pkl"], "leave one out"),
         (["run", "-s", "-1"], "-1 is no seed"),

@@ -191,13 +191,13 @@ class TestOverridesOfAllRows:
             config={"pretrained": "minilm", "num_epochs": 3, "warmup_ratio": 0, "batch_size": 8}
         )
         given = {row.label: experiment.overrides(row) for row in experiment.rows}
-        own = {"num_epochs": 3, "warmup_ratio": 0}
-        assert given["a"] == own | {"pretrained": "minilm", "batch_size": 8}
-        assert given["b"] == {"batch_size": 8, "early_stop": 2}
-        assert given["c"] == {"batch_size": 8}
-        assert given["d"] == self.ROWS[3]["config"] | {"pretrained": "minilm", "batch_size": 8}
+        common = {"num_epochs": 3, "batch_size": 8}
+        assert given["a"] == common | {"pretrained": "minilm", "warmup_ratio": 0}
+        assert given["b"] == common | {"early_stop": 2}
+        assert given["c"] == common
+        assert given["d"] == self.ROWS[3]["config"] | common | {"pretrained": "minilm"}
         check(experiment)
-        assert "config: num_epochs is left out for lf_dnn, mult" in caplog.text
+        assert "config: warmup_ratio is left out for lf_dnn, mult" in caplog.text
         assert "config: pretrained is left out for lf_dnn, mult" in caplog.text
         assert "batch_size" not in caplog.text
 
@@ -208,8 +208,8 @@ class TestOverridesOfAllRows:
 
     def test_what_one_model_does_not_read_is_refused_in_its_own_values(self, make):
         experiment = make(rows=list(self.ROWS[:2]))
-        with pytest.raises(ConfigError, match=r"b on mosi: (?s:.*)num_epochs: lf_dnn does not"):
-            check(experiment.narrowed(config={"lf_dnn:num_epochs": 3}))
+        with pytest.raises(ConfigError, match=r"b on mosi: (?s:.*)warmup_epochs: lf_dnn has no"):
+            check(experiment.narrowed(config={"lf_dnn:warmup_epochs": 3}))
         rows = [self.ROWS[0], self.ROWS[1] | {"config": {"lr": 1}}]
         with pytest.raises(ConfigError, match=r"b on mosi: (?s:.*)did you mean learning_rate"):
             check(make(rows=rows))

@@ -12,7 +12,7 @@ from mmsa_toys import RecordedReads
 from MMSA_ext import MMSA_run, mmsa_bridge, predict_file
 from MMSA_ext.analysis.verification import verify_store
 from MMSA_ext.config import get_config_regression, unread
-from MMSA_ext.mmsa_config import host_of, own_keys
+from MMSA_ext.mmsa_config import OPTIONS, host_of, own_keys
 from MMSA_ext.registry import list_models, trains_in_mmsa
 from MMSA_ext.reporting.store import RunStore
 
@@ -35,7 +35,7 @@ CASES = [(model, d) for model in mmsa_bridge.mmsa_models() for d in ("mosi", "si
 
 
 def run(model: str, dataset: str, path: Path, encoder: Path, folder: Path, **config: Any) -> Any:
-    small: dict[str, Any] = {"early_stop": 0, "batch_size": 4}
+    small: dict[str, Any] = {"num_epochs": 1, "batch_size": 4}
     read = get_config_regression(model, dataset)
     if not unread(read, ["pretrained"]):
         small["pretrained"] = str(encoder)
@@ -79,7 +79,7 @@ def check_that_reads_are_found(
     model: str, reads: RecordedReads, configuration: dict[str, Any]
 ) -> None:
     found = mmsa_bridge.keys_read(host_of(model), configuration)
-    own = {key for key in reads._seen if key not in own_keys(model)}
+    own = reads._seen - own_keys(model) - set(OPTIONS)
     assert len(own) > 15  # the recording works
     assert own <= set(found.names), "read, and not found in the sources"
     if model == host_of(model):  # a variant replaces parts of its host
@@ -121,7 +121,10 @@ def test_one_epoch_its_record_and_its_checkpoint(
     (seed,) = results.seeds
     check_that_reads_are_found(model, recorded_reads[0], seed.record.identity.configuration)
     assert not seed.diverged
-    assert len(seed.record.history) == 1
+    assert len(seed.record.history) == 1  # by the cap: its patience is MMSA's
+    assert f"patience {get_config_regression(model, dataset).early_stop}, at most 1 epoch" in (
+        seed.record.selection
+    )
     expected = mmsa_bridge.metrics(dataset)(torch.tensor([1.0, -1.0]), torch.tensor([1.0, -1.0]))
     assert list(seed.metrics) == [*expected, "Loss"]
     store = RunStore(tmp_path / "runs")

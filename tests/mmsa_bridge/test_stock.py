@@ -180,6 +180,24 @@ def test_history_has_every_epoch_and_the_chosen_one(
     assert all(record.seconds > 0 for record in run.history)
 
 
+@pytest.mark.parametrize("cap", [1, 2])
+def test_a_cap_ends_the_same_run_earlier(
+    cap: int, run_lf_dnn: Callable[..., mmsa_bridge.StockRun]
+) -> None:
+    run, whole = run_lf_dnn(config={"num_epochs": cap}), run_lf_dnn(config={"num_epochs": None})
+    assert len(whole.history) > cap
+    assert [e.valid for e in run.history] == [e.valid for e in whole.history[:cap]]
+    assert [e.train for e in run.history] == [e.train for e in whole.history[:cap]]
+
+
+def test_patience_may_end_a_run_before_its_cap(
+    run_lf_dnn: Callable[..., mmsa_bridge.StockRun],
+) -> None:
+    run, whole = run_lf_dnn(config={"num_epochs": 99}), run_lf_dnn()
+    assert len(run.history) == len(whole.history) == run.best_epoch + LF_DNN["early_stop"]
+    assert run.metrics == whole.metrics
+
+
 def test_what_else_is_predicted_does_not_change_the_run(
     run_lf_dnn: Callable[..., mmsa_bridge.StockRun],
 ) -> None:
