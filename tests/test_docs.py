@@ -113,7 +113,7 @@ class TestDeviations:
     def test_what_is_the_same_is_the_same(self, dataset, layers):
         models = ("dashfusion", "dashfusion_released")
         paper, released = (self.values(model, dataset) for model in models)
-        keys = [row[1] for row in self.table("The same in both") if row[1] != "\u2013"]
+        keys = [row[1] for row in self.table("The same in both") if row[1][0].isalpha()]
         assert len(keys) >= 10
         assert {key: paper[key] for key in keys} == {key: released[key] for key in keys}
         assert paper["encoder_layers"] == layers

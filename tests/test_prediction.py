@@ -99,9 +99,13 @@ def test_weights_alone_with_their_configuration(trained, tmp_path, feature_file)
     checkpoint = load_checkpoint(trained.checkpoint)
     bare, config = tmp_path / "bare.pth", tmp_path / "config.json"
     torch.save(checkpoint.state_dict, bare)
-    config.write_text(json.dumps(checkpoint.config))
-    whole = predict_file(trained.checkpoint, feature_file)
-    again = predict_file(bare, feature_file, overrides=checkpoint.config)
+    if checkpoint.scaling is not None:  # weights alone say nothing of what they were trained on
+        with pytest.raises(CheckpointError, match="lacks the means and deviations"):
+            predict_file(bare, feature_file, overrides=checkpoint.config)
+    unscaled = checkpoint.config | {"feature_scaling": "none"}
+    config.write_text(json.dumps(unscaled))
+    whole = predict_file(trained.checkpoint, feature_file, overrides={"feature_scaling": "none"})
+    again = predict_file(bare, feature_file, overrides=unscaled)
     np.testing.assert_array_equal(whole.prediction, again.prediction)
     with pytest.raises(FeatureFileError, match="24 samples"):  # the file was understood
         MMSA_test(config, bare, feature_file)

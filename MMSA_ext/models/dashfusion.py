@@ -391,7 +391,7 @@ class DashFusion(MSAModel):
 
 
 class DashFusionSeeingPadding(DashFusion):
-    """What the released code sees: padding is content, but for the encoders and the means."""
+    """What the released code sees: to alignment and fusion, padding is content."""
 
     reads_padding = True
 
