@@ -479,7 +479,8 @@ def check_replaces(overrides: Mapping[str, Any] | None, configuration: Mapping[s
         name, dataset = (str(configuration.get(key)) for key in ("model_name", "dataset_name"))
         known |= get_config_regression(name, dataset).keys()
     options = {*PLACES, *mmsa_config.OPTIONS, "d_paras"}
-    unknown = sorted(_plain_overrides(overrides).keys() - known - options)
+    given = {key.partition(".")[0] for key in _plain_overrides(overrides)}
+    unknown = sorted(given - known - options)
     if unknown:
         raise ConfigError(
             f"config: the checkpoint's configuration has no key {unknown[0]!r:.80}; "

@@ -14,7 +14,7 @@ from easydict import EasyDict
 from torch import Tensor
 
 from MMSA_ext import mmsa_bridge, text_encoders
-from MMSA_ext.config import check_names, check_replaces, read_json
+from MMSA_ext.config import check_names, check_replaces, merge, read_json
 from MMSA_ext.data.features import FeatureSet, read_features
 from MMSA_ext.data.fit_lengths import Longer, fit_lengths
 from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
@@ -152,7 +152,8 @@ def trained(checkpoint_path: str | Path, overrides: dict[str, Any] | None = None
     check_replaces(overrides, checkpoint.config)
     try:
         given = {k: str(v) if isinstance(v, Path) else v for k, v in (overrides or {}).items()}
-        config = _completed({**checkpoint.config, **given})
+        _check_keys({**checkpoint.config, **given})
+        config = _completed(merge(checkpoint.config, given))
     except ConfigError as error:
         raise CheckpointError(
             f"{checkpoint_path}: its configuration cannot be used: {error} Pass the complete "
@@ -180,6 +181,17 @@ def _scaling(args: EasyDict, plain: Any, checkpoint_path: str | Path) -> Feature
     return scaling
 
 
+def _check_keys(config: Mapping[str, Any]) -> None:
+    """Refuse names that an `EasyDict` has for itself.
+
+    Raises:
+        ConfigError: With the first.
+    """
+    hidden = [key for key in _keys(config) if hasattr(EasyDict, key)]
+    if hidden:
+        raise ConfigError(f"{hidden[0]!r} is no name of a key.")
+
+
 def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration, checked, with the defaults of this package's models for what it lacks.
 
@@ -189,9 +201,6 @@ def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
     missing = {"model_name", "dataset_name", "feature_dims", "seq_lens"} - config.keys()
     if missing:
         raise ConfigError(f"it lacks {', '.join(sorted(missing))}.")
-    hidden = [key for key in _keys(config) if hasattr(EasyDict, key)]
-    if hidden:
-        raise ConfigError(f"{hidden[0]!r} is no name of a key.")
     for key in ("model_name", "dataset_name", "pretrained"):
         if not isinstance(config.get(key, ""), str):
             raise ConfigError(f"{key} is no name.")

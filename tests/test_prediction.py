@@ -40,7 +40,7 @@ def test_a_whole_file_is_scored_as_in_the_run(trained, feature_file):
 def test_overrides_that_replace_nothing_are_refused(trained, feature_file):
     for given, said in (
         ({"early_stp": 3}, "did you mean early_stop"),
-        ({"a.b": 3}, "no key 'a.b'"),
+        ({"a.b": 3}, "no key 'a'"),
     ):
         with pytest.raises(ConfigError, match=said):
             predict_file(trained.checkpoint, feature_file, overrides=given)
