@@ -91,7 +91,7 @@ def standardise(
     front_padding: FrontPadding = "",
 ) -> None:
     """Give each audio and vision feature mean 0 and deviation 1, by the training split."""
-    from MMSA_ext.data.standardise import MODALITIES
+    from MMSA_ext.data.scaling import MODALITIES
     from MMSA_ext.data.standardise import standardise as scale
 
     written = scale(

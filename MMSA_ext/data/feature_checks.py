@@ -372,8 +372,9 @@ def check_scales(scope: Scope, key: str) -> None:
         scope.warning(
             key,
             f"is not of one scale: {' and '.join(filter(None, parts))} the features' median (root "
-            "mean square over frames). Large features outweigh the others; `mmsa-ext standardise` "
-            "gives each the same scale.",
+            "mean square over frames). Where they are not scaled, large features outweigh the "
+            "others: feature_scaling=standardise, this package's models' default, scales them in "
+            "any model, and `mmsa-ext standardise` in the file.",
         )
 
 

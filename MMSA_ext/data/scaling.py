@@ -52,6 +52,10 @@ class ModalityScaling:
         # Of a feature that is constant but for rounding, scikit-learn makes the scale 1.
         return cls(scaler.mean_, np.where(scaler.scale_ == deviation, deviation, 0.0))
 
+    def plain(self) -> dict[str, list[float]]:
+        """As JSON can say it, exactly."""
+        return {name: values.tolist() for name, values in vars(self).items()}
+
     def apply(self, frames: NDArray[Any], lengths: NDArray[Any]) -> NDArray[np.float32]:
         """Scaled copy, float32, of frames `(B, L, d)`; zero behind their lengths `(B,)`."""
         with np.errstate(divide="ignore"):
@@ -96,10 +100,7 @@ class FeatureScaling:
 
     def plain(self) -> dict[str, dict[str, list[float]]]:
         """As JSON can say it, exactly."""
-        return {
-            modality: {name: values.tolist() for name, values in vars(found).items()}
-            for modality, found in vars(self).items()
-        }
+        return {modality: found.plain() for modality, found in vars(self).items()}
 
     @classmethod
     def from_plain(cls, plain: Any, source: str) -> Self:

@@ -3,19 +3,18 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.preprocessing import StandardScaler
 
 from MMSA_ext.data.feature_layout import ARRAYS
 from MMSA_ext.data.features import FeatureSplit, read_features, write_features
 from MMSA_ext.data.front_padding import FrontPadding
 from MMSA_ext.data.safe_pickle import safe_load
+from MMSA_ext.data.scaling import MODALITIES, ModalityScaling
 from MMSA_ext.errors import ConfigError, FeatureFileError
 from MMSA_ext.paths import expand, expand_file
-
-MODALITIES = ("audio", "vision")
 
 
 def standardise(
@@ -27,9 +26,10 @@ def standardise(
 ) -> Path:
     """Write a copy of a feature file with mean 0 and deviation 1 in each feature.
 
-    Mean and deviation are those of the training split's valid frames; padding becomes 0 in all
-    splits, and a feature that is constant in training is only centred. Everything else is kept.
-    The top-level key `standardised`, which MMSA ignores, names the modalities.
+    Mean and deviation are those of the training split's valid frames, as in `data.scaling`: padding
+    becomes 0 in all splits, and so does a feature that is constant in training. Everything else is
+    kept. Of the top-level keys, which MMSA ignores, `standardised` names the modalities, and
+    `scaling` has the means and deviations by modality, from which the frames can be had back.
 
     MMSA's `need_normalized` is something else: it replaces a sequence by its mean over time.
 
@@ -63,27 +63,16 @@ def standardise(
             data[name] |= {
                 key: array for key in ARRAYS if (array := getattr(split, key)) is not None
             }
+    scaling = {}
     for modality in modalities:
-        scaler = StandardScaler().fit(_frames(splits["train"], modality))
+        found = ModalityScaling.of(*_frames(splits["train"], modality))
+        scaling[modality] = found.plain()
         for name, split in splits.items():
-            data[name][modality] = _scaled(split, modality, scaler)
-    data["standardised"] = sorted(modalities)
+            data[name][modality] = found.apply(*_frames(split, modality))
+    data |= {"standardised": sorted(modalities), "scaling": scaling}
     return write_features(target, data)
 
 
-def _valid(split: FeatureSplit, modality: str) -> NDArray[np.bool_]:
-    """Mask `(n, L)` of a split's valid frames."""
-    frames, lengths = getattr(split, modality), getattr(split, f"{modality}_lengths")
-    return np.asarray(np.arange(frames.shape[1]) < lengths[:, None])
-
-
-def _frames(split: FeatureSplit, modality: str) -> NDArray[np.float64]:
-    """Valid frames of a split, `(frames, features)`."""
-    frames = getattr(split, modality)[_valid(split, modality)]
-    return np.asarray(frames, dtype=np.float64)
-
-
-def _scaled(split: FeatureSplit, modality: str, scaler: StandardScaler) -> NDArray[np.float32]:
-    scaled = np.zeros(getattr(split, modality).shape, np.float32)
-    scaled[_valid(split, modality)] = scaler.transform(_frames(split, modality))
-    return scaled
+def _frames(split: FeatureSplit, modality: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Frames `(n, L, d)` and their lengths `(n,)`."""
+    return getattr(split, modality), getattr(split, f"{modality}_lengths")

@@ -246,6 +246,27 @@ def test_optimizers_are_those_of_the_recipes(run):
     assert made["audio"].defaults["amsgrad"]
     assert made["audio"].defaults["weight_decay"] == 1e-3
     assert {group["weight_decay"] for group in made["vision"].param_groups} == {0.5, 0.0}
+    # Text decays in everything; of AdamW's other encoders only biases are spared, norms are not.
+    assert [group["weight_decay"] for group in made["text"].param_groups] == [1e-3]
+    spared = made["vision"].param_groups[1]["params"]
+    vision = next(found for found in model.stage_one() if found.modality == "vision").build()
+    biases = [p for name, p in vision.named_parameters() if name.endswith("bias")]
+    assert [p.shape for p in spared] == [p.shape for p in biases]
+
+
+def test_stage_two_spares_the_names_that_the_released_code_spares(run):
+    trainer, model = run()
+    decay = {
+        id(p): group["weight_decay"]
+        for group in trainer.make_optimizer(model).param_groups
+        for p in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            spared = "bias" in name or "LayerNorm.weight" in name
+            assert decay[id(parameter)] == (0 if spared else 1e-3), name
+    norms = [m for n, m in model.named_modules() if isinstance(m, torch.nn.LayerNorm)]
+    assert any(decay.get(id(norm.weight)) == 1e-3 for norm in norms)
 
 
 def test_a_model_without_encoders_to_train_is_refused(run, feature_file, tmp_path):
