@@ -126,9 +126,11 @@ class TestKeysThatNothingReads:
         [
             ("lf_dnn", {"lr": 1e-3}, r"lr: lf_dnn has no such key; did you mean learning_rate\?"),
             ("lf_dnn", {"my_key": 1}, "my_key: lf_dnn has no such key; known: KeyEval, "),
-            *((model, {key: 1}, rf"{key}: {model} has no such key; did you mean .*num_epochs")
-              for model in ("lf_dnn", "self_mm_infoenh")
-              for key in ("max_epochs", "n_epochs", "epochs")),
+            *(
+                (model, {key: 1}, rf"{key}: {model} has no such key; did you mean .*num_epochs")
+                for model in ("lf_dnn", "self_mm_infoenh")
+                for key in ("max_epochs", "n_epochs", "epochs")
+            ),
             ("self_mm", {"lr": 1.0}, "did you mean learning_rate_audio"),
             ("mctn", {"lr": 1.0}, r"did you mean init_lr\?"),
             ("misa", {"weight_decay": 0.5}, r"misa does not read it; leave it at 0\.0"),
