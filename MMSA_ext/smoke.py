@@ -39,8 +39,8 @@ def smoke_run(
         FeatureFileError: As for `MMSA_run`.
         TextEncoderError: As for `MMSA_run`.
     """
-    folders = dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), folder)
-    with open_run(model_name, dataset_name, **folders, **options) as run:
+    options |= dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), folder)
+    with open_run(model_name, dataset_name, **options) as run:
         features = few(run.features, BATCHES * int(run.args.batch_size))
         return run.with_overrides(one_epoch(run.args), features=features).seed(seed).record
 

@@ -81,7 +81,7 @@ def run(
         raise ConfigError("--tune-times has no effect without a search; add --tune.")
     if synthetic and features:
         raise ConfigError("--synthetic and --features both name the data; leave one out.")
-    options = {
+    options: dict[str, Any] = {
         "config_file": config or None,
         "config": values,
         "feature_T": feature_t or None,
@@ -92,16 +92,20 @@ def run(
         "verbose_level": verbose,
     }
     if smoke:
-        meaningless = {
-            "--tune": tune, "--repeat": repeat, "--model-save-dir": model_save_dir,
-            "--res-save-dir": res_save_dir, "--log-dir": log_dir,
+        useless = {
+            "--tune": tune,
+            "--tune-on-test": tune_on_test,
+            "--repeat": repeat,
+            "--model-save-dir": model_save_dir,
+            "--res-save-dir": res_save_dir,
+            "--log-dir": log_dir,
             "more than one --seeds": len(set(seeds or ())) > 1,
-        }  # fmt: skip
-        if named := [option for option, given in meaningless.items() if given]:
+        }
+        if given := [option for option, value in useless.items() if value]:
             raise ConfigError(
-                f"--smoke trains one seed and keeps nothing: leave out {', '.join(named)}."
+                f"--smoke trains one seed and keeps nothing: leave out {', '.join(given)}."
             )
-        _smoke(model, dataset, (seeds or [None])[0], features, synthetic, options)
+        _smoke(model, dataset, seeds, features, synthetic, options)
         return
     if synthetic:
         from MMSA_ext.data.demo import demo_features
@@ -198,7 +202,12 @@ def predict(
 
 
 def _smoke(
-    model: str, dataset: str, seed: int | None, features: str, synthetic: bool, options: Any
+    model: str,
+    dataset: str,
+    seeds: list[int] | None,
+    features: str,
+    synthetic: bool,
+    options: dict[str, Any],
 ) -> None:
     """`run --smoke`: everything is in a folder that is gone afterwards."""
     from MMSA_ext.data.demo import demo_features
@@ -207,7 +216,7 @@ def _smoke(
     from MMSA_ext.smoke import smoke_run
     from MMSA_ext.validation import distinct_seeds
 
-    (seed,) = distinct_seeds(DEFAULT_SEEDS[0] if seed is None else seed)
+    seed = distinct_seeds(seeds or DEFAULT_SEEDS)[0]
     with tempfile.TemporaryDirectory(prefix="mmsa-ext-smoke-") as folder:
         if synthetic:
             features = str(demo_features(dataset, folder))

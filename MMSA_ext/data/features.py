@@ -24,7 +24,7 @@ import hashlib
 import os
 import pickle
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +129,13 @@ class FeatureSplit:
         """Every so many-th sample, `samples` of them, or all if there are not as many."""
         step = max(1, len(self) // samples)
         kept = slice(0, step * samples, step)
-        values = {
-            key: value[kept] if isinstance(value, np.ndarray | list) else value
+        values: dict[str, Any] = {
+            key: value[kept]
             for key, value in vars(self).items()
+            if isinstance(value, np.ndarray | list)
         }
         labels = {kind: value[kept] for kind, value in self.labels.items()}
-        return FeatureSplit(**values | {"labels": labels, "gaps": self._thinned_gaps(kept)})
+        return replace(self, **values, labels=labels, gaps=self._thinned_gaps(kept))
 
     def _thinned_gaps(self, kept: slice) -> dict[str, NDArray[np.int64]]:
         found = {}
