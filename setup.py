@@ -56,6 +56,7 @@ setup(
         "filelock>=3.16",
         "huggingface_hub>=1.3",
         "jinja2>=3.1",
+        "joblib>=1.4",
         "markupsafe>=2.1",
         "matplotlib>=3.9",
         "numpy>=1.26",

@@ -20,8 +20,9 @@ from MMSA_ext.experiments.files import (
     published_numbers,
 )
 from MMSA_ext.experiments.plan import Plan, Unit, render_status, status
-from MMSA_ext.experiments.running import Outcome, Progress, run
+from MMSA_ext.experiments.running import Progress, run
 from MMSA_ext.experiments.tables import table, write_tables
+from MMSA_ext.experiments.workers import Outcome
 from MMSA_ext.paths import Places
 
 __all__ = [

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from MMSA_ext.data import features
-from MMSA_ext.errors import TextEncoderError, WriteError
+from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.experiments.files import Experiment, Row
 from MMSA_ext.experiments.records import configuration_digest, expected_runs
 from MMSA_ext.files import write_error
@@ -78,8 +78,12 @@ class Claims:
     def __init__(self, store: RunStore) -> None:
         self._folder = store.root / ".claims"
 
-    def take(self, key: str) -> FileLock | None:
-        """The claim on a unit; None if another process holds it. Release it when done.
+    @contextmanager
+    def claim(self, key: str) -> Iterator[bool]:
+        """Hold the claim on a unit; its file goes when the block ends without an error.
+
+        Yields:
+            Whether it is held; False where another process has it.
 
         Raises:
             WriteError: The file cannot be made or locked.
@@ -89,28 +93,28 @@ class Claims:
             self._folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
-            return None
+            yield False
+            return
         except (OSError, NotImplementedError) as error:
             raise write_error(self._path(key), error) from error
-        return lock
-
-    def drop(self, key: str, lock: FileLock, *, finished: bool) -> None:
-        """Give a claim back; the file of a finished unit, which has a record now, is removed."""
-        if finished:
+        try:
+            yield True
             with suppress(OSError):  # it may stay, and is empty
                 self._path(key).unlink(missing_ok=True)
-        lock.release()
+        finally:
+            lock.release()
 
     def held(self, key: str) -> bool:
         """Whether a process is running the unit."""
-        if not self._path(key).is_file():
-            return False
+        lock = FileLock(self._path(key), timeout=0)
         try:
-            lock = self.take(key)
-        except WriteError:  # of another user, or on a disk that can only be read: nobody can tell
-            return False
-        if lock is None:
+            if not self._path(key).is_file():
+                return False
+            lock.acquire()
+        except Timeout:
             return True
+        except (OSError, NotImplementedError):  # of another user, or a disk that is only read
+            return False  # nobody can tell
         lock.release()
         return False
 
@@ -198,16 +202,13 @@ class Plan:
         self.units = tuple(by_key.values())
 
     def record(self, unit: Unit) -> RunRecord | None:
-        """The record of a unit, as it was when the plan was made or last looked."""
+        """The record of a unit, as far as it was there when the plan was made, or added."""
         return self._records.get(unit.key)
 
     def look(self, unit: Unit) -> RunRecord | None:
         """The record of a unit as it is now: another process may have made it since."""
         stored = self.store.records(unit.dataset, unit.model)
-        found = max((r for r in stored if unit.made(r)), key=lambda r: r.created, default=None)
-        if found is not None:
-            self.add(found)
-        return found
+        return max((r for r in stored if unit.made(r)), key=lambda r: r.created, default=None)
 
     def add(self, record: RunRecord) -> None:
         """Take a new record into account; one that repeats another's run changes nothing."""

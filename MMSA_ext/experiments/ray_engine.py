@@ -3,7 +3,7 @@
 Workers train in a temporary folder of their own and return what they made; the driver, which holds
 the claims, writes it into the store. So nothing is shared but what a run reads: on every worker
 this package is installed in the same version, feature files lie under the same path, and text
-encoders can be loaded. A worker that dies is replaced by Ray.
+encoders can be loaded. A worker that dies is replaced by Ray, and its run made again by the driver.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,16 +23,13 @@ import pandas as pd
 
 from MMSA_ext.errors import ConfigError, WriteError
 from MMSA_ext.experiments.plan import FEATURE_FILES, Unit
-from MMSA_ext.experiments.running import Engine, Outcome, Worker
+from MMSA_ext.experiments.workers import Engine, LostWorkerError, Outcome, Worker
 from MMSA_ext.files import scratch_folder, write_atomically
 from MMSA_ext.paths import Places, expand
 from MMSA_ext.reporting.rescue import store_or_rescue
 from MMSA_ext.reporting.store import RunRecord, RunStore
 
 logger = logging.getLogger("MMSA")
-
-# Times that Ray runs a unit again after its worker died.
-RETRIES = 3
 
 
 @dataclass(frozen=True)
@@ -91,23 +89,29 @@ def connect(
             except (OSError, RuntimeError, ValueError) as error:
                 where = address or "this machine"
                 raise ConfigError(f"no Ray cluster at {where}: {error}") from error
-        return RayEngine(ray, store, options, slots, cpus, gpus, checkpoints, started)
+        return RayEngine(
+            ray,
+            store,
+            options,
+            started,
+            slots=slots,
+            cpus=cpus,
+            gpus=gpus,
+            checkpoints=checkpoints,
+        )
 
     return make
 
 
 class RayEngine:
-    """See `connect`, whose arguments these are.
+    """Makes runs on a cluster; its threads wait for one task each.
 
     Args:
         ray: The module, connected.
         store: Where records go.
         options: Arguments of `open_run`; the folders are the driver's.
-        slots: Runs at once.
-        cpus: CPUs of a run.
-        gpus: GPUs of a run.
-        checkpoints: Whether checkpoints are brought back.
         started: Whether the connection ends with the engine.
+        slots, cpus, gpus, checkpoints: See `connect`.
     """
 
     def __init__(
@@ -115,11 +119,12 @@ class RayEngine:
         ray: Any,
         store: RunStore,
         options: Mapping[str, Any],
+        started: bool,
+        *,
         slots: int | None,
         cpus: float,
         gpus: float,
         checkpoints: bool,
-        started: bool,
     ) -> None:
         self._ray, self._store, self._started = ray, store, started
         self._models = Places.resolved(options.get("model_save_dir")).models
@@ -132,32 +137,26 @@ class RayEngine:
         # Ray shows a worker its GPUs alone, so the first of them is the right one.
         shared |= {"verbose_level": 0, "gpu_ids": [0] if gpus else ["cpu"], "num_workers": 0}
         self._options, self._checkpoints = shared, checkpoints
-        self._remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(deliver)
-        self._running: dict[Any, Unit] = {}
+        self._remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(deliver)
+        self._lock = threading.Lock()
+        self._closed = False
+        self._running: set[Any] = set()
 
-    def submit(self, unit: Unit) -> None:
+    def execute(self, unit: Unit) -> Outcome:
         """See `Engine`."""
-        self._running[self._remote.remote(unit, self._options, self._checkpoints)] = unit
-
-    def collect(self, timeout: float | None) -> list[Outcome]:
-        """See `Engine`; what is collected is in the store."""
-        ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout)
-        return [self._take(reference) for reference in ready]
-
-    def close(self) -> None:
-        """See `Engine`."""
-        for reference in self._running:
-            self._ray.cancel(reference, force=True)
-        self._running = {}
-        if self._started:
-            self._ray.shutdown()
-
-    def _take(self, reference: Any) -> Outcome:
-        unit = self._running.pop(reference)
+        with self._lock:
+            if self._closed:
+                raise LostWorkerError("its task was cancelled")
+            reference = self._remote.remote(unit, self._options, self._checkpoints)
+            self._running.add(reference)
         try:
             delivery: Delivery = self._ray.get(reference)
-        except self._ray.exceptions.RayError as error:
+        except self._ray.exceptions.RayTaskError as error:  # of the task itself: it would be again
             return Outcome(unit, "failed", error=f"Ray: {error}")
+        except self._ray.exceptions.RayError as error:
+            raise LostWorkerError(f"Ray: {error}") from error
+        finally:
+            self._running.discard(reference)
         record = delivery.outcome.record
         if record is None:
             return delivery.outcome
@@ -166,6 +165,15 @@ class RayEngine:
         except WriteError as error:
             return Outcome(unit, "failed", error=str(error))
         return delivery.outcome
+
+    def close(self) -> None:
+        """See `Engine`."""
+        with self._lock:
+            self._closed = True
+        for reference in list(self._running):
+            self._ray.cancel(reference, force=True)
+        if self._started:
+            self._ray.shutdown()
 
     def _keep(self, record: RunRecord, delivery: Delivery) -> None:
         """Bring a run into the store.

@@ -64,10 +64,8 @@ class TestStatus:
         run(experiment.narrowed(seeds=[1]), **options)
         more = experiment.narrowed(seeds=[1, 2, 3])
         plan = Plan(more, store, options)
-        claims = Claims(store)
-        lock = claims.take(plan.units[1].key)
-        lines = status(more, store, custom_feature=options["custom_feature"])
-        claims.drop(plan.units[1].key, lock, finished=False)
+        with Claims(store).claim(plan.units[1].key):
+            lines = status(more, store, custom_feature=options["custom_feature"])
         assert lines["row"].tolist() == ["slow", "fast"]
         states = lines[["done", "diverged", "running", "missing", "older"]].to_numpy().tolist()
         assert states == [[1, 0, 1, 1, 0], [1, 0, 0, 2, 0]]
@@ -117,20 +115,26 @@ class TestStatus:
 
 
 class TestClaims:
-    def test_are_exclusive_until_dropped(self, tmp_path):
+    def test_are_exclusive_until_the_block_ends(self, tmp_path):
         mine, theirs = (Claims(RunStore(tmp_path)) for _ in range(2))
-        lock = mine.take("a")
-        assert theirs.take("a") is None
-        assert theirs.held("a")
-        assert not theirs.held("b")
-        mine.drop("a", lock, finished=False)
+        with mine.claim("a") as ours:
+            assert ours
+            with theirs.claim("a") as too:
+                assert not too
+            assert theirs.held("a")
+            assert not theirs.held("b")
         assert not theirs.held("a")
-        assert theirs.take("a") is not None
+        with theirs.claim("a") as again:
+            assert again
 
-    def test_of_finished_units_leave_nothing(self, tmp_path):
+    def test_that_end_without_an_error_leave_nothing(self, tmp_path):
         claims = Claims(RunStore(tmp_path))
-        claims.drop("a", claims.take("a"), finished=True)
+        with claims.claim("a"):
+            pass
         assert not list((tmp_path / ".claims").iterdir())
+        with pytest.raises(KeyboardInterrupt), claims.claim("a"):
+            raise KeyboardInterrupt
+        assert not claims.held("a")
 
 
 class TestTime:

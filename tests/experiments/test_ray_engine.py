@@ -112,7 +112,7 @@ def test_as_many_runs_as_fit():
 class FakeRay:
     """As much of Ray as the driver's end of a delivery needs."""
 
-    exceptions = SimpleNamespace(RayError=RuntimeError)
+    exceptions = SimpleNamespace(RayError=RuntimeError, RayTaskError=KeyError)
 
     def __init__(self, delivery):
         self.delivery = delivery
@@ -121,9 +121,11 @@ class FakeRay:
         return {"CPU": 1}
 
     def remote(self, **options):
-        return lambda function: function
+        return lambda function: SimpleNamespace(remote=lambda *arguments: "reference")
 
     def get(self, reference):
+        if isinstance(self.delivery, Exception):
+            raise self.delivery
         return self.delivery
 
 
@@ -138,9 +140,8 @@ class TestTheDriver:
         def take(checkpoint=b"weights"):
             outcome = Outcome(unit, "finished", run.model_copy(update=vouched))
             ray = FakeRay(Delivery(outcome, table, checkpoint))
-            engine = RayEngine(ray, store, options, None, 1, 0, True, False)
-            engine._running["reference"] = unit
-            return run, engine._take("reference")
+            needs = {"slots": None, "cpus": 1, "gpus": 0, "checkpoints": True}
+            return run, RayEngine(ray, store, options, False, **needs).execute(unit)
 
         return take
 

@@ -7,18 +7,22 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 
 from MMSA_ext.errors import ConfigError, WriteError
 from MMSA_ext.experiments import Plan, run
 from MMSA_ext.experiments.plan import Claims
-from MMSA_ext.experiments.running import (
-    InProcess,
+from MMSA_ext.experiments.running import run_missing
+from MMSA_ext.experiments.workers import (
     LocalProcesses,
+    LostWorkerError,
     Outcome,
-    _Scheduler,
+    Worker,
     _threads_of_new_processes,
+    options_of,
+    threads_each,
 )
 from tests.experiments.conftest import CONTENT
 
@@ -151,23 +155,19 @@ class TestHere:
 
 
 class Fake:
-    """An engine that finishes or loses units as told, and says what it was given."""
+    """An engine that refuses or loses units as told, and says what it was given."""
 
     def __init__(self, slots=1, losses=0, while_running=lambda unit: None):
         self.slots, self.losses, self.while_running = slots, losses, while_running
-        self.given, self.running, self.closed = [], [], False
+        self.given, self.closed = [], False
 
-    def submit(self, unit):
+    def execute(self, unit):
         self.given.append(unit.seed)
-        self.running.append(unit)
         self.while_running(unit)
-
-    def collect(self, timeout):
-        unit = self.running.pop(0)
         if self.losses:
             self.losses -= 1
-            return [Outcome(unit, "lost", error="killed")]
-        return [Outcome(unit, "refused", error="only a test")]
+            raise LostWorkerError("killed")
+        return Outcome(unit, "refused", error="only a test")
 
     def close(self):
         self.closed = True
@@ -182,17 +182,17 @@ class TestScheduling:
     @staticmethod
     def schedule(plan, engine):
         outcomes = {}
-        _Scheduler(plan, engine, True, lambda progress: None, outcomes).run(plan.units)
+        run_missing(plan, engine, outcomes)
         return outcomes
 
     def test_what_another_process_runs_is_passed_over_and_taken_when_it_dies(self, plan, store):
         """Here it dies, without a record, when the last of the others is begun."""
-        others = Claims(store)
-        lock = others.take(plan.units[0].key)
+        other = ExitStack()
+        other.enter_context(Claims(store).claim(plan.units[0].key))
 
         def dies(unit):
             if unit.seed == 3:
-                others.drop(plan.units[0].key, lock, finished=False)
+                other.close()
 
         engine = Fake(while_running=dies)
         assert len(self.schedule(plan, engine)) == 3
@@ -219,9 +219,9 @@ class TestScheduling:
         given = []
 
         def engine(store, _):
-            inner = InProcess(options)
-            submit = inner.submit
-            inner.submit = lambda unit: given.append(unit.key) or submit(unit)
+            inner = Worker(options)
+            execute = inner.execute
+            inner.execute = lambda unit: given.append(unit.key) or execute(unit)
             return inner
 
         first = run(experiment, engine=engine, **blind)
@@ -240,19 +240,19 @@ class TestScheduling:
         other = experiment.model_copy(update={"rows": rows[:1]})
         run(other, reuse=False, **options)
         engine, outcomes = Fake(), {}
-        _Scheduler(plan, engine, False, lambda progress: None, outcomes).run(plan.units)
+        run_missing(plan, engine, outcomes, reuse=False)
         assert [unit.label for unit in plan.units] == ["slow", "fast"]
         assert states(outcomes.values()) == ["finished", "refused"]
         assert len(engine.given) == 1
 
-    def test_a_lost_unit_is_tried_once_more(self, plan):
+    def test_a_lost_unit_is_tried_when_the_others_are_done_three_times_at_most(self, plan):
         engine = Fake(losses=1)
         assert set(states(self.schedule(plan, engine).values())) == {"refused"}
         assert engine.given == [1, 2, 3, 1]
-        engine = Fake(losses=6)
+        engine = Fake(losses=9)
         outcomes = self.schedule(plan, engine)
         assert states(outcomes.values()) == ["failed"] * 3
-        assert len(engine.given) == 6
+        assert engine.given == [1, 2, 3] * 3
         assert outcomes[plan.units[0].key].error == "killed"
 
     def test_a_record_of_another_run_does_not_count(self, make, store, options, tiny):
@@ -261,7 +261,7 @@ class TestScheduling:
         (record, _) = (outcome.record for outcome in run(experiment, **options))
         plan = Plan(experiment.narrowed(seeds=[2]), store, options)
         engine = Fake()
-        engine.collect = lambda timeout: [Outcome(engine.running.pop(), "finished", record)]
+        engine.execute = lambda unit: Outcome(unit, "finished", record)
         outcomes = self.schedule(plan, engine)
         assert states(outcomes.values()) == ["failed"] * 2
         assert all(record.identity.short_id in o.error for o in outcomes.values())
@@ -274,7 +274,9 @@ class TestScheduling:
             raise WriteError("the disk is full")
 
         def full(unit):
-            where, name = {"store": (store, "check_writable"), "claims": (Claims, "take")}[breaking]
+            where, name = {"store": (store, "check_writable"), "claims": (Claims, "claim")}[
+                breaking
+            ]
             monkeypatch.setattr(where, name, refuse)
 
         engine = Fake(while_running=full)
@@ -304,27 +306,28 @@ class TestScheduling:
 
 
 def test_cuda_devices_are_dealt_out():
-    dealt = LocalProcesses(3, {"gpu_ids": ["0", "1"]})
-    assert [dealt._device(number) for number in range(3)] == [
-        {"gpu_ids": ["0"]}, {"gpu_ids": ["1"]}, {"gpu_ids": ["0"]}
-    ]  # fmt: skip
-    assert LocalProcesses(2, {"gpu_ids": "cpu"})._device(1) == {}
+    def devices(jobs, ids):
+        options = {"gpu_ids": ids}
+        return [options_of(number, jobs, options)["gpu_ids"] for number in range(jobs)]
+
+    assert devices(3, ["0", "1"]) == [["0"], ["1"], ["0"]]
+    assert devices(2, "cpu") == ["cpu"] * 2
 
 
 @pytest.mark.parametrize(("cores", "jobs", "each"), [(8, 2, 4), (8, 3, 2), (2, 4, 1)])
 def test_processes_share_the_threads(monkeypatch, cores, jobs, each):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("torch.get_num_threads", lambda: cores)
-    assert LocalProcesses(jobs, {})._threads == each
+    assert threads_each(jobs) == each
 
 
 def test_threads_that_the_user_set_stand(monkeypatch, caplog):
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     monkeypatch.setattr("torch.get_num_threads", lambda: 4)
-    monkeypatch.setattr("MMSA_ext.experiments.running._cores", lambda: 8)
-    assert LocalProcesses(2, {})._threads == 4
+    monkeypatch.setattr("MMSA_ext.experiments.workers._cores", lambda: 8)
+    assert threads_each(2) == 4
     assert not caplog.messages
-    assert LocalProcesses(3, {})._threads == 4
+    assert threads_each(3) == 4
     assert "unset it, or set it to 2" in caplog.text
 
 
@@ -348,22 +351,28 @@ def test_a_new_process_is_told_its_threads_and_this_one_keeps_its_own(monkeypatc
     assert {name: os.environ[name] for name in names if name in os.environ} == before
 
 
-def test_a_process_goes_on_with_the_data_that_it_has_open(make, store, feature_file):
-    from multiprocessing import Pipe
+def test_a_process_goes_on_with_the_data_that_it_has_open(make, store, feature_file, monkeypatch):
+    class Process:
+        cell = None
 
-    from MMSA_ext.experiments.running import _Child
+        def __init__(self, options):
+            self.made = []
 
+        def execute(self, unit):
+            self.cell = unit.cell
+            self.made.append(unit)
+
+        def revive(self): ...
+
+        terminate = join = revive
+
+    monkeypatch.setattr("MMSA_ext.experiments.workers._Process", Process)
     slow, _, fast, _ = Plan(make(), store, {"custom_feature": feature_file}).units
     engine = LocalProcesses(2, {})
-    pipes = [Pipe() for _ in range(2)]
-    engine._children = [
-        _Child(number, None, ours, cell=unit.cell)
-        for number, ((ours, _), unit) in enumerate(zip(pipes, (slow, fast), strict=True))
-    ]
-    engine.submit(fast)
-    assert pipes[1][1].recv() == fast
-    engine.submit(fast)
-    assert pipes[0][1].recv() == fast
+    for unit in (slow, fast, fast, slow, slow):
+        engine.execute(unit)
+    engine.close()
+    assert [process.made for process in engine._all] == [[slow, slow, slow], [fast, fast]]
 
 
 def test_a_killed_process_is_replaced(make, options, tiny, store, tmp_path):

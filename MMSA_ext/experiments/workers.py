@@ -1,0 +1,298 @@
+"""Making the runs of an experiment: in this process, or in processes of this machine."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Literal, Protocol
+
+import torch
+
+from MMSA_ext.errors import MMSAExtError
+from MMSA_ext.experiments.plan import Unit
+from MMSA_ext.reporting.store import RunRecord
+from MMSA_ext.run import Run
+from MMSA_ext.runner import open_run
+from MMSA_ext.stopping import stop
+
+logger = logging.getLogger("MMSA")
+
+# Threads of a process, if the user set them; numeric libraries read it when they are loaded.
+THREADS_VARIABLE = "OMP_NUM_THREADS"
+# What a thread does that waits for the others of its process. By default it spins, and so takes the
+# core from the thread that it waits for, where there are more threads than cores.
+WAITING_VARIABLE = "OMP_WAIT_POLICY"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a unit.
+
+    Attributes:
+        unit: The unit.
+        state: "refused" is an error with a mend, "failed" any other.
+        record: Its record, where it has one.
+        reused: Whether the record was there before.
+        error: Why there is none.
+    """
+
+    unit: Unit
+    state: Literal["finished", "diverged", "refused", "failed"]
+    record: RunRecord | None = None
+    reused: bool = False
+    error: str = ""
+
+    @classmethod
+    def of(cls, unit: Unit, record: RunRecord, *, reused: bool) -> Outcome:
+        """The outcome that is a record."""
+        return cls(unit, "finished" if record.finished else "diverged", record, reused)
+
+
+class LostWorkerError(Exception):
+    """What was making a run died, or was ended; says how."""
+
+
+class Engine(Protocol):
+    """Makes runs, several at once.
+
+    Attributes:
+        slots: How many; so many threads call `execute` at once, or with 1 the thread of `run`.
+    """
+
+    slots: int
+
+    def execute(self, unit: Unit) -> Outcome:
+        """Make a run, whose record is in the store afterwards.
+
+        Raises:
+            LostWorkerError: What was making it died.
+        """
+
+    def close(self) -> None:
+        """End whatever is running, also while other threads wait for it."""
+
+
+class Worker:
+    """Makes runs in this process; those of one row and data set share the reading of its data.
+
+    Args:
+        options: Arguments of `open_run`.
+    """
+
+    slots = 1
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = options
+        self._cell: tuple[str, str, str] | None = None
+        self._run: Run | None = None
+        self._open = ExitStack()
+        self._refused: dict[tuple[str, str, str], MMSAExtError] = {}
+
+    def execute(self, unit: Unit) -> Outcome:
+        """See `Engine`; every error becomes the unit's outcome."""
+        try:
+            result = self._opened(unit).seed(unit.seed)
+        except MMSAExtError as error:
+            return Outcome(unit, "refused", error=str(error))
+        except Exception as error:  # one broken model must not stop the others
+            logger.exception("%s", unit)
+            return Outcome(unit, "failed", error=f"{type(error).__name__}: {error}")
+        return Outcome.of(unit, result.record, reused=result.reused)
+
+    def close(self) -> None:
+        """Let go of the data and the surroundings of the last unit."""
+        self._cell, self._run = None, None
+        self._open.close()
+
+    def _opened(self, unit: Unit) -> Run:
+        if unit.cell in self._refused:  # the data need not be read again for every seed
+            raise self._refused[unit.cell]
+        if self._run is None or self._cell != unit.cell:
+            self.close()
+            opening = open_run(
+                unit.model, unit.dataset, config=dict(unit.overrides), **self._options
+            )
+            try:
+                self._run = self._open.enter_context(opening)
+            except MMSAExtError as error:
+                self._refused[unit.cell] = error
+                raise
+            self._cell = unit.cell
+        return self._run
+
+
+class LocalProcesses:
+    """Makes runs in processes of this machine, which end with this one, however it ends.
+
+    Args:
+        jobs: How many.
+        options: Arguments of `open_run`; `gpu_ids` are dealt out in turn, `num_workers` shared.
+    """
+
+    def __init__(self, jobs: int, options: Mapping[str, Any]) -> None:
+        self.slots = jobs
+        self._lock = threading.Lock()
+        self._closed = False
+        self._environment = ExitStack()
+        self._environment.enter_context(_threads_of_new_processes(threads_each(jobs)))
+        self._all = [_Process(options_of(number, jobs, options)) for number in range(jobs)]
+        self._idle = list(self._all)
+
+    def execute(self, unit: Unit) -> Outcome:
+        """See `Engine`; a process that has the unit's data open is preferred."""
+        with self._lock:
+            if self._closed:
+                raise LostWorkerError("its process was ended")
+            self._idle.sort(key=lambda process: process.cell != unit.cell)
+            process = self._idle.pop(0)
+            process.revive()
+        try:
+            return process.execute(unit)
+        finally:
+            with self._lock:
+                self._idle.append(process)
+
+    def close(self) -> None:
+        """See `Engine`; a process that is storing a result is given the time for it."""
+        with self._lock:
+            self._closed = True
+        for process in self._all:
+            process.terminate()
+        for process in self._all:
+            process.join()
+        self._environment.close()
+
+
+class _Process:
+    """A process that makes one run after another, and whose data it has open."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = options
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, self._options))
+        with _ignored_interrupts():
+            self._process.start()
+        theirs.close()  # the process has its own; with ours open, its death would not be seen
+        self.cell: tuple[str, str, str] | None = None
+
+    def revive(self) -> None:
+        """Start again if it died."""
+        if not self._process.is_alive():
+            self._connection.close()
+            self._start()
+
+    def execute(self, unit: Unit) -> Outcome:
+        self.cell = unit.cell
+        try:
+            self._connection.send(unit)
+            outcome: Outcome = self._connection.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            said = f"its process died (exit code {self._process.exitcode})"
+            raise LostWorkerError(f"{said}; was there enough memory?") from None
+        return outcome
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def join(self) -> None:
+        self._process.join(timeout=10)
+        self._process.kill()
+
+
+def options_of(number: int, jobs: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `open_run` in one of several processes."""
+    loaders = int(options.get("num_workers", 0)) // jobs
+    ids = options.get("gpu_ids", ())
+    dealt = isinstance(ids, Sequence) and not isinstance(ids, str) and len(ids) > 1
+    own = {"gpu_ids": [ids[number % len(ids)]]} if dealt else {}
+    return {**options, "verbose_level": 0, "num_workers": loaders, **own}
+
+
+def threads_each(jobs: int) -> int:
+    """Threads of each of several processes: what the user set, else a share of this one's."""
+    if THREADS_VARIABLE not in os.environ:
+        return max(1, torch.get_num_threads() // jobs)
+    threads, cores = torch.get_num_threads(), _cores()
+    if jobs > 1 and threads > 1 and jobs * threads > cores:
+        logger.warning(
+            "%d processes of %s=%d threads share %d cores and hinder each other; unset it, or set "
+            "it to %d.",
+            jobs,
+            THREADS_VARIABLE,
+            threads,
+            cores,
+            max(1, cores // jobs),
+        )
+    return threads
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def _threads_of_new_processes(threads: int) -> Iterator[None]:
+    """Let processes that are started inside have so many threads, in every numeric library."""
+    waiting = os.environ.get(WAITING_VARIABLE, "PASSIVE")
+    told = {THREADS_VARIABLE: str(threads), WAITING_VARIABLE: waiting}
+    before = {name: os.environ[name] for name in told if name in os.environ}
+    os.environ.update(told)
+    try:
+        yield
+    finally:
+        for name in told:
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextmanager
+def _ignored_interrupts() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C from their first instruction; it is this one's affair."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _serve(connection: Connection, options: Mapping[str, Any]) -> None:
+    """Main function of a process: units in, outcomes out, until it is told to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
+    signal.signal(signal.SIGTERM, stop)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    worker = Worker(options)
+    try:
+        while True:
+            connection.send(worker.execute(connection.recv()))
+    except (EOFError, ConnectionError):  # the parent is gone
+        return
+    finally:
+        worker.close()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(30)  # enough to store a result, unless a computation does not return
+    os._exit(1)
