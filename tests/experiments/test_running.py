@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 
@@ -395,16 +397,76 @@ def test_a_killed_process_is_replaced(make, options, tiny, store, tmp_path):
     assert not multiprocessing.active_children()
 
 
-def test_two_invocations_share_the_work_and_one_may_be_killed(make, options, tiny, store, tmp_path):
+@pytest.fixture
+def command(options, tmp_path):
+    """The command that runs the experiment, in a session of its own."""
+
+    def start(*arguments):
+        line = [sys.executable, "-m", "MMSA_ext", "experiment", "run", str(tmp_path / "rates.json"),
+                "-f", str(options["custom_feature"]), "-g", "cpu", "-n", "0", "-v", "0",
+                "--model-save-dir", str(tmp_path / "m"), "--res-save-dir", str(tmp_path / "r"),
+                "--log-dir", str(tmp_path / "l"), *arguments]  # fmt: skip
+        return subprocess.Popen(
+            line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"}, start_new_session=True,
+        )  # fmt: skip
+
+    return start
+
+
+def alive(session):
+    """Processes of a session that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, its = path.read_text().rpartition(")")[2].split()[:4]
+            if int(its) == session and state != "Z":
+                found.append(path.parent.name)
+    return found
+
+
+def wait_until(reached):
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes by /proc")
+@pytest.mark.parametrize(
+    ("number", "whom", "code"),
+    [
+        (signal.SIGINT, os.killpg, 130),  # as a terminal sends it, to the processes too
+        (signal.SIGTERM, os.kill, 143),
+        (signal.SIGKILL, os.kill, -9),
+    ],
+)
+def test_stopped_in_any_way_its_processes_end_and_the_claims_are_free(
+    make, command, options, tiny, store, tmp_path, number, whom, code
+):
+    experiment = make(config=tiny | {"num_epochs": 500})
+    plan = Plan(experiment, store, options)
+    running = command("--jobs", "2")
+    log = tmp_path / "l" / "text_only-mosi.log"
+    wait_until(lambda: log.is_file() and begun(tmp_path).total() == 2)
+    claims = Claims(store)
+    assert [claims.held(unit.key) for unit in plan.units] == [True, True, False, False]
+    whom(running.pid, number)
+    _, error = running.communicate(timeout=60)
+    assert running.returncode == code
+    assert ("goes on after what was finished" in error) == (code > 0)
+    assert code < 0 or "Traceback" not in error
+    assert not any(claims.held(unit.key) for unit in plan.units)
+    wait_until(lambda: not alive(running.pid))
+    assert not list(store.records())
+
+
+def test_two_invocations_share_the_work_and_one_may_be_killed(
+    make, command, options, tiny, store, tmp_path
+):
     """The other process is killed in the middle of a run; this one takes all that is left."""
     experiment = make(config=tiny, seeds=list(range(1, 7)))
-    command = [sys.executable, "-m", "MMSA_ext", "experiment", "run", str(tmp_path / "rates.json"),
-               "-f", str(options["custom_feature"]), "-g", "cpu", "-n", "0", "-v", "0",
-               "--model-save-dir", str(tmp_path / "m"), "--res-save-dir", str(tmp_path / "r"),
-               "--log-dir", str(tmp_path / "l")]  # fmt: skip
-    other = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
-    )
+    other = command()
     lines = (line for line in other.stdout)
     assert any("seed 1: finished" in line for line in lines)
     (first,) = (path for path in store.root.rglob("*seed1.json"))
@@ -421,6 +483,7 @@ def test_two_invocations_share_the_work_and_one_may_be_killed(make, options, tin
     experiment_units = Plan(experiment, store, options).units
     outcomes = run(experiment, progress=kill, **options)
     other.stdout.close()
+    other.stderr.close()
     assert together, "the other process was at work"
     assert states(outcomes) == ["finished"] * 12
     assert len(list(store.records())) == 12
