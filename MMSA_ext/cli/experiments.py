@@ -38,6 +38,14 @@ ExperimentFile = Annotated[
         metavar="EXPERIMENT", help="Name of a shipped experiment, or a file (docs/experiments.md)."
     ),
 ]
+OnlyRows = Annotated[
+    list[str] | None,
+    typer.Option("--row", metavar="LABEL", help="Only this row of the experiment; repeatable."),
+]
+OnlyModels = Annotated[
+    list[str] | None,
+    typer.Option("-m", "--model", help="Only the rows of this model; repeatable."),
+]
 OnlyDatasets = Annotated[
     list[str] | None,
     typer.Option("-d", "--dataset", help="Only this data set of the experiment; repeatable."),
@@ -83,6 +91,8 @@ FORMATS = ("csv", "md", "tex", "html")
 @app.command("run")
 def run(
     experiment: ExperimentFile,
+    rows: OnlyRows = None,
+    models: OnlyModels = None,
     datasets: OnlyDatasets = None,
     overrides: Overrides = None,
     seeds: OtherSeeds = None,
@@ -124,7 +134,7 @@ def run(
     from MMSA_ext import experiments
     from MMSA_ext.experiments import ray_engine
 
-    chosen = _load(experiment, datasets, overrides, seeds)
+    chosen = _load(experiment, datasets, overrides, seeds, rows=rows, models=models)
     if engine != "ray" and address:
         from MMSA_ext.errors import ConfigError
 
@@ -175,6 +185,8 @@ def run(
 @app.command("status")
 def status(
     experiment: ExperimentFile,
+    rows: OnlyRows = None,
+    models: OnlyModels = None,
     datasets: OnlyDatasets = None,
     overrides: Overrides = None,
     seeds: OtherSeeds = None,
@@ -188,7 +200,7 @@ def status(
     from MMSA_ext import experiments
     from MMSA_ext.reporting.store import RunStore
 
-    chosen = _load(experiment, datasets, overrides, seeds)
+    chosen = _load(experiment, datasets, overrides, seeds, rows=rows, models=models)
     store = RunStore(experiments.results_folder(res_save_dir or None) / "runs")
     lines = experiments.status(
         chosen,
@@ -249,12 +261,18 @@ def _load(
     overrides: list[str] | None,
     seeds: list[int] | None,
     baseline: str = "",
+    rows: list[str] | None = None,
+    models: list[str] | None = None,
 ) -> experiments.Experiment:
     from MMSA_ext.experiments import load
 
-    values = parse_overrides(overrides or [])
     return load(experiment).narrowed(
-        datasets=datasets, seeds=seeds, config=values, baseline=baseline or None
+        rows=rows,
+        models=models,
+        datasets=datasets,
+        seeds=seeds,
+        config=parse_overrides(overrides or []),
+        baseline=baseline or None,
     )
 
 

@@ -148,6 +148,8 @@ class Experiment(_Part):
         figure: How the experiment is drawn.
         rows: The rows, in the table's order.
         shown: Which records tables and figures show; not written in the file.
+        chosen: Labels of the rows that are run, all of them if empty; tables and figures show every
+            row all the same. Not written in the file.
     """
 
     name: str
@@ -163,6 +165,7 @@ class Experiment(_Part):
     figure: Figure = Figure()
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     shown: Shown = Shown()
+    chosen: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _names_agree(self) -> Experiment:
@@ -218,6 +221,8 @@ class Experiment(_Part):
     def narrowed(
         self,
         *,
+        rows: Sequence[str] | None = None,
+        models: Sequence[str] | None = None,
         datasets: Sequence[str] | None = None,
         seeds: Sequence[int] | None = None,
         config: Mapping[str, Any] | None = None,
@@ -225,9 +230,11 @@ class Experiment(_Part):
         fingerprint: str | None = None,
         code: str = "",
     ) -> Experiment:
-        """The same experiment on some of its data sets, on other seeds, or with other values.
+        """The same experiment with some of its rows, data sets, other seeds, or other values.
 
         Args:
+            rows: Labels of the rows that are run; None is all of them.
+            models: Models whose rows are run; None is all of them.
             datasets: Data sets of the experiment; None is all of them.
             seeds: Seeds; None is the experiment's.
             config: Overrides of all rows, or with `MODEL:KEY` of one model's; a row's own win,
@@ -237,8 +244,8 @@ class Experiment(_Part):
             code: Show records of this code version, see `Shown`.
 
         Raises:
-            ConfigError: If a data set, a model or a row is not one of the experiment's, or a seed
-                is none.
+            ConfigError: If a data set, a model or a row is not one of the experiment's, if no row
+                is left to run, or if a seed is none.
         """
         other_seeds = distinct_seeds(seeds or ())
         for name in datasets or ():
@@ -252,7 +259,7 @@ class Experiment(_Part):
             raise ConfigError(
                 f"experiment {self.name!r} has no row {baseline!r}; {suggest(baseline, labels)}"
             )
-        common, models = dict(self.config), dict(self.models)
+        common, of_models = dict(self.config), dict(self.models)
         for key, value in (config or {}).items():
             model, separator, rest = key.rpartition(":")
             if not separator:
@@ -261,7 +268,7 @@ class Experiment(_Part):
             known = self.known_models
             if model not in known:
                 raise ConfigError(f"{key}: no row runs {model!r}; {suggest(model, known)}")
-            models[model] = dict(merge(models.get(model, {}), {rest: value}))
+            of_models[model] = dict(merge(of_models.get(model, {}), {rest: value}))
         return self.model_copy(
             update={
                 "datasets": tuple(datasets or self.datasets),
@@ -270,15 +277,38 @@ class Experiment(_Part):
                     fingerprint=fingerprint or self.shown.fingerprint, code=code or self.shown.code
                 ),
                 "config": common,
-                "models": models,
+                "models": of_models,
                 "baseline": baseline or self.baseline,
+                "chosen": self._chosen(rows, models),
             }
         )
 
+    def _chosen(self, rows: Sequence[str] | None, models: Sequence[str] | None) -> tuple[str, ...]:
+        if not rows and not models:
+            return self.chosen
+        runnable = {row.label: row.model for row in self.rows if row.model is not None}
+        for names, known in ((rows, list(runnable)), (models, self.known_models)):
+            if unknown := [name for name in names or () if name not in known]:
+                raise ConfigError(
+                    f"experiment {self.name!r} runs no {unknown[0]!r}; {suggest(unknown[0], known)}"
+                )
+        labels = [label for label in runnable if not rows or label in rows]
+        chosen = tuple(label for label in labels if not models or runnable[label] in models)
+        if not chosen:
+            raise ConfigError(
+                f"experiment {self.name!r}: {', '.join(labels)}: none of these rows runs "
+                f"{' or '.join(models or ())}."
+            )
+        return chosen
+
     def cells(self) -> Iterator[tuple[Row, str]]:
-        """Every row that can be run, on every data set, in the order in which they are run."""
-        runnable = [row for row in self.rows if row.model is not None]
-        return ((row, dataset) for dataset in self.datasets for row in runnable)
+        """Every row that is run, on every data set, in the order in which they are run."""
+        chosen = [
+            row
+            for row in self.rows
+            if row.model is not None and (not self.chosen or row.label in self.chosen)
+        ]
+        return ((row, dataset) for dataset in self.datasets for row in chosen)
 
     def overrides(self, row: Row) -> dict[str, Any]:
         """What `row` is run with: overrides of all rows, over them its model's, then its own.
@@ -371,7 +401,7 @@ def load(experiment: str | Path) -> Experiment:
                 f"no experiment {str(experiment)!r}; {suggest(str(experiment), list_experiments())}"
             )
     content = read_json(path)
-    own = {"name": path.stem, "folder": path.parent, "shown": Shown()}
+    own = {"name": path.stem, "folder": path.parent, "shown": Shown(), "chosen": ()}
     try:
         loaded = Experiment.model_validate({**content, **own})
     except ValidationError as error:

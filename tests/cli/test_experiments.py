@@ -67,6 +67,22 @@ def test_run_status_and_table(file, run, tmp_path, feature_file):
     assert [path.name for path in (tmp_path / "r" / "experiments").iterdir()] == ["small-mosi.md"]
 
 
+def test_some_rows_are_run_and_all_are_shown(file, run, tmp_path, feature_file):
+    rows = [{"label": label, "model": "text_only", "config": {"learning_rate": rate}}
+            for label, rate in (("slow", 1e-4), ("fast", 1e-3))]  # fmt: skip
+    path = file(rows=rows, seeds=[1])
+    only = run(path, "--row", "fast", "--model", "text_only")
+    assert only.exit_code == 0, only.output
+    assert "fast on mosi, seed 1: finished [1 of 1 done, 0 running]" in only.output
+    assert "slow on mosi" not in only.output
+    results = ["-f", str(feature_file), "--res-save-dir", str(tmp_path / "r")]
+    status = runner.invoke(app, ["status", path, "--row", "slow", *results])
+    assert "0 done, 0 diverged, 0 running, 1 missing" in status.output
+    assert "slow on mosi, seed 1: finished [2 of 2 done" in run(path).output
+    shown = run(path, "--row", "fast").output
+    assert all(label in shown for label in ("slow", "fast"))
+
+
 def test_a_refused_row_ends_with_an_error_that_is_said_once(file, run):
     rows = [
         {"label": "no encoder", "model": "text_only", "config": {"pretrained": "./none"}},
@@ -122,6 +138,9 @@ def test_the_engines_options_reach_it(file, run, monkeypatch):
     [
         (["run", "robustnes"], "did you mean robustness"),
         (["run", "robustness", "--address", "auto"], "add --engine ray"),
+        (["run", "infoenh_table1", "--row", "MSIA"], "did you mean MISA"),
+        (["status", "infoenh_table1", "-m", "msia"], "did you mean misa"),
+        (["run", "infoenh_table1", "--row", "MISA", "-m", "mmim"], "MISA: none of these rows runs"),
         (["table", "robustness", "-d", "sims"], "mosi"),
         (["table", "robustness", "--format", "pdf"], "no format 'pdf' of a table"),
         (["table", "robustness", "-f", "none.pkl", "-d", "mosi"], "none.pkl"),
