@@ -12,6 +12,7 @@ import logging
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -172,6 +173,9 @@ class RayEngine:
             self._closed = True
         for reference in list(self._running):
             self._ray.cancel(reference, force=True)
+        deadline = time.monotonic() + 10
+        while self._running and time.monotonic() < deadline:  # other threads still use Ray
+            time.sleep(0.05)
         if self._started:
             self._ray.shutdown()
 

@@ -174,6 +174,7 @@ class _Missing:
         self._reuse, self._progress = reuse, progress
         self._claims = Claims(plan.store)
         self._losses: Counter[str] = Counter()
+        self._busy = 0  # threads that may have a claim
         self._running: set[str] = set()
         self._refusal = ""
         self._ended = False
@@ -196,14 +197,14 @@ class _Missing:
         self._ended = True
         self._engine.close()
         with self._change:
-            self._change.wait_for(lambda: not self._running)
+            self._change.wait_for(lambda: not self._busy, timeout=10)
 
     def _make(self, unit: Unit) -> None:
         """Make a run, in one of the threads; nothing where another process does."""
         with self._change:
             if self._ended or self._refusal:
                 return
-            self._running.add(unit.key)
+            self._busy += 1
         outcome = None
         try:
             with self._claims.claim(unit.key) as ours:
@@ -216,10 +217,11 @@ class _Missing:
             outcome = self._lost(unit, error)
         finally:
             with self._change:
+                self._busy -= 1
+                self._change.notify_all()
                 self._running.discard(unit.key)
                 if outcome is not None:
                     self._settle(outcome)
-                self._change.notify_all()
 
     def _found(self, unit: Unit) -> Outcome | None:
         """What another process has made since the plan was."""
@@ -231,7 +233,9 @@ class _Missing:
 
     def _made(self, unit: Unit) -> Outcome:
         self._plan.store.check_writable(unit.dataset, unit.model)
-        self._report(f"{unit}: begun")
+        with self._change:
+            self._running.add(unit.key)
+            self._report(f"{unit}: begun")
         return _as_planned(self._engine.execute(unit))
 
     def _lost(self, unit: Unit, error: LostWorkerError) -> Outcome | None:
