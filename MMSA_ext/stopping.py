@@ -38,7 +38,7 @@ def stop(number: int, frame: FrameType | None) -> None:
 def stoppable() -> Iterator[None]:
     """Inside, Ctrl-C and SIGTERM raise `Stopped`; a signal that is ignored stays ignored."""
     usual = (signal.SIG_DFL, signal.default_int_handler)
-    with _handlers({n: stop for n in _SIGNALS if signal.getsignal(n) in usual}):
+    with handlers({n: stop for n in _SIGNALS if signal.getsignal(n) in usual}):
         yield
 
 
@@ -59,7 +59,7 @@ def deferred(what: str) -> Iterator[None]:
 
     taken = (n for n, handler in before.items() if handler not in (signal.SIG_IGN, None))
     try:
-        with _handlers(dict.fromkeys(taken, take_down)):
+        with handlers(dict.fromkeys(taken, take_down)):
             yield
     except MMSAExtError as error:
         if came:  # the signal takes the error's place
@@ -71,8 +71,10 @@ def deferred(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _handlers(handlers: Mapping[signal.Signals, Callable[..., Any]]) -> Iterator[None]:
-    """Set signal handlers and give the old ones back; only the main thread can."""
+def handlers(
+    handlers: Mapping[signal.Signals, Callable[..., Any] | signal.Handlers],
+) -> Iterator[None]:
+    """Inside, signals have these handlers; where it is not the main thread, which alone can, none."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -11,11 +11,11 @@ from __future__ import annotations
 import logging
 import socket
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -90,16 +90,7 @@ def connect(
             except (OSError, RuntimeError, ValueError) as error:
                 where = address or "this machine"
                 raise ConfigError(f"no Ray cluster at {where}: {error}") from error
-        return RayEngine(
-            ray,
-            store,
-            options,
-            started,
-            slots=slots,
-            cpus=cpus,
-            gpus=gpus,
-            checkpoints=checkpoints,
-        )
+        return RayEngine(ray, started, store, options, slots, cpus, gpus, checkpoints)
 
     return make
 
@@ -109,19 +100,18 @@ class RayEngine:
 
     Args:
         ray: The module, connected.
+        started: Whether the connection ends with the engine.
         store: Where records go.
         options: Arguments of `open_run`; the folders are the driver's.
-        started: Whether the connection ends with the engine.
         slots, cpus, gpus, checkpoints: See `connect`.
     """
 
     def __init__(
         self,
         ray: Any,
+        started: bool,
         store: RunStore,
         options: Mapping[str, Any],
-        started: bool,
-        *,
         slots: int | None,
         cpus: float,
         gpus: float,
@@ -139,17 +129,15 @@ class RayEngine:
         shared |= {"verbose_level": 0, "gpu_ids": [0] if gpus else ["cpu"], "num_workers": 0}
         self._options, self._checkpoints = shared, checkpoints
         self._remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(deliver)
-        self._lock = threading.Lock()
-        self._closed = False
         self._running: set[Any] = set()
 
-    def execute(self, unit: Unit) -> Outcome:
+    def begin(self, unit: Unit) -> Callable[[], Outcome]:
         """See `Engine`."""
-        with self._lock:
-            if self._closed:
-                raise LostWorkerError("its task was cancelled")
-            reference = self._remote.remote(unit, self._options, self._checkpoints)
-            self._running.add(reference)
+        reference = self._remote.remote(unit, self._options, self._checkpoints)
+        self._running.add(reference)
+        return partial(self._outcome, unit, reference)
+
+    def _outcome(self, unit: Unit, reference: Any) -> Outcome:
         try:
             delivery: Delivery = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:  # of the task itself: it would be again
@@ -169,8 +157,6 @@ class RayEngine:
 
     def close(self) -> None:
         """See `Engine`."""
-        with self._lock:
-            self._closed = True
         for reference in list(self._running):
             self._ray.cancel(reference, force=True)
         deadline = time.monotonic() + 10

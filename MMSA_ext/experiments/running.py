@@ -194,7 +194,8 @@ class _Missing:
 
     def end(self) -> None:
         """End whatever is running, and give the claims back."""
-        self._ended = True
+        with self._change:
+            self._ended = True
         self._engine.close()
         with self._change:
             self._change.wait_for(lambda: not self._busy, timeout=10)
@@ -231,12 +232,15 @@ class _Missing:
             return None
         return Outcome.of(unit, record, reused=True)
 
-    def _made(self, unit: Unit) -> Outcome:
+    def _made(self, unit: Unit) -> Outcome | None:
         self._plan.store.check_writable(unit.dataset, unit.model)
         with self._change:
+            if self._ended:
+                return None
             self._running.add(unit.key)
             self._report(f"{unit}: begun")
-        return _as_planned(self._engine.execute(unit))
+            outcome = self._engine.begin(unit)
+        return _as_planned(outcome())
 
     def _lost(self, unit: Unit, error: LostWorkerError) -> Outcome | None:
         """None: it is missing still, and run again when the others are done."""

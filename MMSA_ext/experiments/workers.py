@@ -8,20 +8,22 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Literal, Protocol
 
 import torch
+from joblib import cpu_count
 
 from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.experiments.plan import Unit
 from MMSA_ext.reporting.store import RunRecord
 from MMSA_ext.run import Run
 from MMSA_ext.runner import open_run
-from MMSA_ext.stopping import stop
+from MMSA_ext.stopping import handlers, stop
 
 logger = logging.getLogger("MMSA")
 
@@ -64,16 +66,18 @@ class Engine(Protocol):
     """Makes runs, several at once.
 
     Attributes:
-        slots: How many; so many threads call `execute` at once, or with 1 the thread of `run`.
+        slots: How many.
     """
 
     slots: int
 
-    def execute(self, unit: Unit) -> Outcome:
-        """Make a run, whose record is in the store afterwards.
+    def begin(self, unit: Unit) -> Callable[[], Outcome]:
+        """Begin a run; called by one thread at a time, and not after `close`.
 
-        Raises:
-            LostWorkerError: What was making it died.
+        Returns:
+            What waits for the outcome, whose record is in the store then; of a worker that died it
+            raises `LostWorkerError`. Called by as many threads as there are slots, or where there
+            is one by the main thread.
         """
 
     def close(self) -> None:
@@ -96,8 +100,12 @@ class Worker:
         self._open = ExitStack()
         self._refused: dict[tuple[str, str, str], MMSAExtError] = {}
 
+    def begin(self, unit: Unit) -> Callable[[], Outcome]:
+        """See `Engine`; the run is made when its outcome is waited for."""
+        return partial(self.execute, unit)
+
     def execute(self, unit: Unit) -> Outcome:
-        """See `Engine`; every error becomes the unit's outcome."""
+        """Run a unit, or look it up; every error becomes its outcome."""
         try:
             result = self._opened(unit).seed(unit.seed)
         except MMSAExtError as error:
@@ -139,31 +147,26 @@ class LocalProcesses:
 
     def __init__(self, jobs: int, options: Mapping[str, Any]) -> None:
         self.slots = jobs
-        self._lock = threading.Lock()
-        self._closed = False
         self._environment = ExitStack()
         self._environment.enter_context(_threads_of_new_processes(threads_each(jobs)))
         self._all = [_Process(options_of(number, jobs, options)) for number in range(jobs)]
         self._idle = list(self._all)
 
-    def execute(self, unit: Unit) -> Outcome:
+    def begin(self, unit: Unit) -> Callable[[], Outcome]:
         """See `Engine`; a process that has the unit's data open is preferred."""
-        with self._lock:
-            if self._closed:
-                raise LostWorkerError("its process was ended")
-            self._idle.sort(key=lambda process: process.cell != unit.cell)
-            process = self._idle.pop(0)
-            process.revive()
+        process = min(self._idle, key=lambda process: process.cell != unit.cell)
+        self._idle.remove(process)
+        process.send(unit)
+        return partial(self._outcome, process)
+
+    def _outcome(self, process: _Process) -> Outcome:
         try:
-            return process.execute(unit)
+            return process.receive()
         finally:
-            with self._lock:
-                self._idle.append(process)
+            self._idle.append(process)
 
     def close(self) -> None:
         """See `Engine`; a process that is storing a result is given the time for it."""
-        with self._lock:
-            self._closed = True
         for process in self._all:
             process.terminate()
         for process in self._all:
@@ -182,21 +185,22 @@ class _Process:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, self._options))
-        with _ignored_interrupts():
+        with handlers({signal.SIGINT: signal.SIG_IGN}):  # from its first instruction: see `_serve`
             self._process.start()
         theirs.close()  # the process has its own; with ours open, its death would not be seen
         self.cell: tuple[str, str, str] | None = None
 
-    def revive(self) -> None:
-        """Start again if it died."""
+    def send(self, unit: Unit) -> None:
+        """Hand a unit over; a process that died is replaced."""
         if not self._process.is_alive():
             self._connection.close()
             self._start()
-
-    def execute(self, unit: Unit) -> Outcome:
         self.cell = unit.cell
-        try:
+        with suppress(ConnectionError):  # it died just now; `receive` says so
             self._connection.send(unit)
+
+    def receive(self) -> Outcome:
+        try:
             outcome: Outcome = self._connection.recv()
         except (EOFError, ConnectionError):
             self._process.join()
@@ -225,7 +229,7 @@ def threads_each(jobs: int) -> int:
     """Threads of each of several processes: what the user set, else a share of this one's."""
     if THREADS_VARIABLE not in os.environ:
         return max(1, torch.get_num_threads() // jobs)
-    threads, cores = torch.get_num_threads(), _cores()
+    threads, cores = torch.get_num_threads(), cpu_count()
     if jobs > 1 and threads > 1 and jobs * threads > cores:
         logger.warning(
             "%d processes of %s=%d threads share %d cores and hinder each other; unset it, or set "
@@ -237,13 +241,6 @@ def threads_each(jobs: int) -> int:
             max(1, cores // jobs),
         )
     return threads
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager
@@ -259,19 +256,6 @@ def _threads_of_new_processes(threads: int) -> Iterator[None]:
         for name in told:
             del os.environ[name]
         os.environ.update(before)
-
-
-@contextmanager
-def _ignored_interrupts() -> Iterator[None]:
-    """Start processes that ignore Ctrl-C from their first instruction; it is this one's affair."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _serve(connection: Connection, options: Mapping[str, Any]) -> None:

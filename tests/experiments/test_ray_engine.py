@@ -140,8 +140,8 @@ class TestTheDriver:
         def take(checkpoint=b"weights"):
             outcome = Outcome(unit, "finished", run.model_copy(update=vouched))
             ray = FakeRay(Delivery(outcome, table, checkpoint))
-            needs = {"slots": None, "cpus": 1, "gpus": 0, "checkpoints": True}
-            return run, RayEngine(ray, store, options, False, **needs).execute(unit)
+            engine = RayEngine(ray, False, store, options, None, 1, 0, True)
+            return run, engine.begin(unit)()
 
         return take
 

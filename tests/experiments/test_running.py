@@ -163,8 +163,11 @@ class Fake:
         self.slots, self.losses, self.while_running = slots, losses, while_running
         self.given, self.closed = [], False
 
-    def execute(self, unit):
+    def begin(self, unit):
         self.given.append(unit.seed)
+        return lambda: self.outcome(unit)
+
+    def outcome(self, unit):
         self.while_running(unit)
         if self.losses:
             self.losses -= 1
@@ -222,8 +225,8 @@ class TestScheduling:
 
         def engine(store, _):
             inner = Worker(options)
-            execute = inner.execute
-            inner.execute = lambda unit: given.append(unit.key) or execute(unit)
+            begin = inner.begin
+            inner.begin = lambda unit: given.append(unit.key) or begin(unit)
             return inner
 
         first = run(experiment, engine=engine, **blind)
@@ -263,7 +266,7 @@ class TestScheduling:
         (record, _) = (outcome.record for outcome in run(experiment, **options))
         plan = Plan(experiment.narrowed(seeds=[2]), store, options)
         engine = Fake()
-        engine.execute = lambda unit: Outcome(unit, "finished", record)
+        engine.outcome = lambda unit: Outcome(unit, "finished", record)
         outcomes = self.schedule(plan, engine)
         assert states(outcomes.values()) == ["failed"] * 2
         assert all(record.identity.short_id in o.error for o in outcomes.values())
@@ -326,7 +329,7 @@ def test_processes_share_the_threads(monkeypatch, cores, jobs, each):
 def test_threads_that_the_user_set_stand(monkeypatch, caplog):
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     monkeypatch.setattr("torch.get_num_threads", lambda: 4)
-    monkeypatch.setattr("MMSA_ext.experiments.workers._cores", lambda: 8)
+    monkeypatch.setattr("MMSA_ext.experiments.workers.cpu_count", lambda: 8)
     assert threads_each(2) == 4
     assert not caplog.messages
     assert threads_each(3) == 4
@@ -360,19 +363,19 @@ def test_a_process_goes_on_with_the_data_that_it_has_open(make, store, feature_f
         def __init__(self, options):
             self.made = []
 
-        def execute(self, unit):
+        def send(self, unit):
             self.cell = unit.cell
             self.made.append(unit)
 
-        def revive(self): ...
+        def receive(self): ...
 
-        terminate = join = revive
+        terminate = join = receive
 
     monkeypatch.setattr("MMSA_ext.experiments.workers._Process", Process)
     slow, _, fast, _ = Plan(make(), store, {"custom_feature": feature_file}).units
     engine = LocalProcesses(2, {})
     for unit in (slow, fast, fast, slow, slow):
-        engine.execute(unit)
+        engine.begin(unit)()
     engine.close()
     assert [process.made for process in engine._all] == [[slow, slow, slow], [fast, fast]]
 
