@@ -74,7 +74,7 @@ def deferred(what: str) -> Iterator[None]:
 def handlers(
     handlers: Mapping[signal.Signals, Callable[..., Any] | signal.Handlers],
 ) -> Iterator[None]:
-    """Inside, signals have these handlers; where it is not the main thread, which alone can, none."""
+    """Set signal handlers and give the old ones back; only the main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

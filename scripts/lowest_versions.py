@@ -28,6 +28,7 @@ TESTS = (
     "tests/cli/test_commands.py",
     "tests/data/test_features.py",
     "tests/experiments/test_ray_engine.py",
+    "tests/experiments/test_running.py",
     "tests/mmsa_bridge/test_stock.py",
     "tests/models/test_all_models.py",
     "tests/reporting",

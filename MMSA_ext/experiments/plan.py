@@ -176,6 +176,7 @@ class Plan:
         units: Every run once, in the order in which they are run.
         rows: By row label and data set, the row's units.
         store: The store.
+        claims: Which units are being run.
 
     Raises:
         ConfigError: If a configuration is not usable.
@@ -187,7 +188,7 @@ class Plan:
     ) -> None:
         self.store = store
         self._files = {key: (files or {}).get(key) or None for key in FEATURE_FILES}
-        self._claims = Claims(store)
+        self.claims = Claims(store)
         self._durations = Durations()
         self._records: dict[str, RunRecord] = {}  # by all that `record_keys` gives
         self._each: dict[str, RunRecord] = {}
@@ -220,7 +221,7 @@ class Plan:
         record = self.record(unit)
         if record is not None:
             return "done" if record.finished else "diverged"
-        return "running" if self._claims.held(unit.key) else "missing"
+        return "running" if self.claims.held(unit.key) else "missing"
 
     def older(self, units: Iterable[Unit]) -> int:
         """Records of these units' runs by other code or on other data, which do not count."""

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from joblib import Parallel, delayed
@@ -20,7 +20,7 @@ from joblib import Parallel, delayed
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.errors import ConfigError, WriteError
 from MMSA_ext.experiments.files import Experiment, check
-from MMSA_ext.experiments.plan import FEATURE_FILES, Claims, Plan, TimeLeft, Unit
+from MMSA_ext.experiments.plan import FEATURE_FILES, Plan, TimeLeft, Unit
 from MMSA_ext.experiments.workers import Engine, LocalProcesses, LostWorkerError, Outcome, Worker
 from MMSA_ext.paths import Places
 from MMSA_ext.reporting.store import RunStore
@@ -159,124 +159,120 @@ def run_missing(
         missing.end()
 
 
+@dataclass
 class _Missing:
     """What `run_missing` and its threads share."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        engine: Engine,
-        outcomes: dict[str, Outcome],
-        reuse: bool,
-        progress: Callable[[Progress], None] | None,
-    ) -> None:
-        self._plan, self._engine, self._outcomes = plan, engine, outcomes
-        self._reuse, self._progress = reuse, progress
-        self._claims = Claims(plan.store)
-        self._losses: Counter[str] = Counter()
-        self._busy = 0  # threads that may have a claim
-        self._running: set[str] = set()
-        self._refusal = ""
-        self._ended = False
-        self._change = threading.Condition()  # of all that is above, and for one report at a time
+    plan: Plan
+    engine: Engine
+    outcomes: dict[str, Outcome]
+    reuse: bool
+    progress: Callable[[Progress], None] | None
+    losses: Counter[str] = field(default_factory=Counter)
+    running: set[str] = field(default_factory=set)
+    refusal: str = ""
+    ended: bool = False
+    busy: int = 0  # threads that may have a claim
+    # Of all that is above, and for one report at a time.
+    change: threading.Condition = field(default_factory=threading.Condition)
 
     def run(self) -> None:
         self._report("begin")
-        while units := [unit for unit in self._plan.units if unit.key not in self._outcomes]:
-            if self._refusal:
+        while units := [unit for unit in self.plan.units if unit.key not in self.outcomes]:
+            if self.refusal:
                 for unit in units:
-                    self._settle(Outcome(unit, "refused", error=self._refusal))
-            elif free := [unit for unit in units if not self._claims.held(unit.key)]:
-                threads = Parallel(self._engine.slots, backend="threading", pre_dispatch="n_jobs")
+                    self._settle(Outcome(unit, "refused", error=self.refusal))
+            elif free := [unit for unit in units if not self.plan.claims.held(unit.key)]:
+                threads = Parallel(self.engine.slots, backend="threading", pre_dispatch="n_jobs")
                 threads(delayed(self._make)(unit) for unit in free)
             else:
                 self._wait_for_others(units)
 
     def end(self) -> None:
         """End whatever is running, and give the claims back."""
-        with self._change:
-            self._ended = True
-        self._engine.close()
-        with self._change:
-            self._change.wait_for(lambda: not self._busy, timeout=10)
+        with self.change:
+            self.ended = True
+        self.engine.close()
+        with self.change:
+            self.change.wait_for(lambda: not self.busy, timeout=10)
 
     def _make(self, unit: Unit) -> None:
         """Make a run, in one of the threads; nothing where another process does."""
-        with self._change:
-            if self._ended or self._refusal:
+        with self.change:
+            if self.ended or self.refusal:
                 return
-            self._busy += 1
+            self.busy += 1
         outcome = None
         try:
-            with self._claims.claim(unit.key) as ours:
+            with self.plan.claims.claim(unit.key) as ours:
                 if ours:
                     outcome = self._found(unit) or self._made(unit)
         except WriteError as error:
             # What cannot be stored is not computed, and no more is begun; what is running goes on.
-            self._refusal = str(error)
+            self.refusal = str(error)
         except LostWorkerError as error:
             outcome = self._lost(unit, error)
         finally:
-            with self._change:
-                self._busy -= 1
-                self._change.notify_all()
-                self._running.discard(unit.key)
+            with self.change:
+                self.busy -= 1
+                self.change.notify_all()
+                self.running.discard(unit.key)
                 if outcome is not None:
                     self._settle(outcome)
 
     def _found(self, unit: Unit) -> Outcome | None:
         """What another process has made since the plan was."""
-        before = None if self._reuse else self._plan.record(unit)
-        record = self._plan.look(unit)
+        before = None if self.reuse else self.plan.record(unit)
+        record = self.plan.look(unit)
         if record is None or record == before:
             return None
         return Outcome.of(unit, record, reused=True)
 
     def _made(self, unit: Unit) -> Outcome | None:
-        self._plan.store.check_writable(unit.dataset, unit.model)
-        with self._change:
-            if self._ended:
+        self.plan.store.check_writable(unit.dataset, unit.model)
+        with self.change:
+            if self.ended:
                 return None
-            self._running.add(unit.key)
+            self.running.add(unit.key)
             self._report(f"{unit}: begun")
-            outcome = self._engine.begin(unit)
+            outcome = self.engine.begin(unit)
         return _as_planned(outcome())
 
     def _lost(self, unit: Unit, error: LostWorkerError) -> Outcome | None:
         """None: it is missing still, and run again when the others are done."""
-        self._losses[unit.key] += 1
-        if self._losses[unit.key] == ATTEMPTS:
+        self.losses[unit.key] += 1
+        if self.losses[unit.key] == ATTEMPTS:
             return Outcome(unit, "failed", error=str(error))
         self._report(f"{unit}: its process died; it is run again")
         return None
 
     def _settle(self, outcome: Outcome) -> None:
-        self._outcomes[outcome.unit.key] = outcome
+        self.outcomes[outcome.unit.key] = outcome
         if outcome.record is not None:
-            self._plan.add(outcome.record)
+            self.plan.add(outcome.record)
         said = "found, made by another process" if outcome.reused else outcome.state
         self._report(f"{outcome.unit}: {said}")
 
     def _wait_for_others(self, units: Sequence[Unit]) -> None:
         self._report(f"waiting for {len(units)} run(s) that other processes have begun")
-        while all(self._claims.held(unit.key) for unit in units):
+        while all(self.plan.claims.held(unit.key) for unit in units):
             time.sleep(POLL_SECONDS)
 
     def _report(self, event: str) -> None:
-        if self._progress is None or self._ended:
+        if self.progress is None or self.ended:
             return
-        with self._change:
-            units = self._plan.units
-            done = sum(outcome.record is not None for outcome in self._outcomes.values())
-            left = self._plan.time_left(unit for unit in units if unit.key not in self._outcomes)
-            self._progress(
+        with self.change:
+            units = self.plan.units
+            done = sum(outcome.record is not None for outcome in self.outcomes.values())
+            left = self.plan.time_left(unit for unit in units if unit.key not in self.outcomes)
+            self.progress(
                 Progress(
                     event,
                     total=len(units),
                     done=done,
-                    failed=len(self._outcomes) - done,
-                    running=len(self._running),
-                    left=replace(left, seconds=left.seconds / self._engine.slots),
+                    failed=len(self.outcomes) - done,
+                    running=len(self.running),
+                    left=replace(left, seconds=left.seconds / self.engine.slots),
                 )
             )
 

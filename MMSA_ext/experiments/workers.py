@@ -167,10 +167,11 @@ class LocalProcesses:
 
     def close(self) -> None:
         """See `Engine`; a process that is storing a result is given the time for it."""
-        for process in self._all:
-            process.terminate()
-        for process in self._all:
-            process.join()
+        for each in self._all:
+            each.process.terminate()
+        for each in self._all:
+            each.process.join(timeout=10)
+            each.process.kill()
         self._environment.close()
 
 
@@ -184,15 +185,15 @@ class _Process:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._options))
+        self.process = context.Process(target=_serve, args=(theirs, self._options))
         with handlers({signal.SIGINT: signal.SIG_IGN}):  # from its first instruction: see `_serve`
-            self._process.start()
+            self.process.start()
         theirs.close()  # the process has its own; with ours open, its death would not be seen
         self.cell: tuple[str, str, str] | None = None
 
     def send(self, unit: Unit) -> None:
         """Hand a unit over; a process that died is replaced."""
-        if not self._process.is_alive():
+        if not self.process.is_alive():
             self._connection.close()
             self._start()
         self.cell = unit.cell
@@ -203,17 +204,10 @@ class _Process:
         try:
             outcome: Outcome = self._connection.recv()
         except (EOFError, ConnectionError):
-            self._process.join()
-            said = f"its process died (exit code {self._process.exitcode})"
+            self.process.join()
+            said = f"its process died (exit code {self.process.exitcode})"
             raise LostWorkerError(f"{said}; was there enough memory?") from None
         return outcome
-
-    def terminate(self) -> None:
-        self._process.terminate()
-
-    def join(self) -> None:
-        self._process.join(timeout=10)
-        self._process.kill()
 
 
 def options_of(number: int, jobs: int, options: Mapping[str, Any]) -> dict[str, Any]:

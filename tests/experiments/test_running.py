@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -358,7 +359,7 @@ def test_a_new_process_is_told_its_threads_and_this_one_keeps_its_own(monkeypatc
 
 def test_a_process_goes_on_with_the_data_that_it_has_open(make, store, feature_file, monkeypatch):
     class Process:
-        cell = None
+        cell, process = None, Mock()
 
         def __init__(self, options):
             self.made = []
@@ -368,8 +369,6 @@ def test_a_process_goes_on_with_the_data_that_it_has_open(make, store, feature_f
             self.made.append(unit)
 
         def receive(self): ...
-
-        terminate = join = receive
 
     monkeypatch.setattr("MMSA_ext.experiments.workers._Process", Process)
     slow, _, fast, _ = Plan(make(), store, {"custom_feature": feature_file}).units
