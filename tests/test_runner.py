@@ -737,3 +737,25 @@ class TestData:
         assert seed.diverged
         assert "no optimizer made a step" in seed.record.reason
         assert not seed.metrics
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "said"),
+    [
+        ("dashfusion", {}, "lowest validation MAE, no early stop"),
+        ("dashfusion", {"KeyEval": "Corr"}, "highest validation Corr, no early stop"),
+        ("dbf", {}, "lowest validation MAE, patience 10 after warm-up"),
+        (
+            "dashfusion_released",
+            {},
+            "lowest validation MAE, rounded to 4 digits, from epoch 2 on, no early stop",
+        ),
+        ("lf_dnn", {}, "lowest validation Loss, patience 8"),
+        ("lf_dnn", {"num_epochs": 3}, "lowest validation Loss, patience 8, at most 3 epochs"),
+    ],
+)
+def test_the_rule_of_selection_in_words(model, config, said):
+    from MMSA_ext.config import resolve
+    from MMSA_ext.run import _selection_rule
+
+    assert _selection_rule(resolve(model, "mosi", "", config)) == said
