@@ -387,4 +387,4 @@ class TestVariants:
     [("mosi", [50, 375, 500]), ("mosei", [50, 500, 500]), ("sims", [39, 400, 55])],
 )
 def test_lengths_of_our_models_are_the_official_files(model, dataset, lengths):
-    assert list(resolve(model, dataset).seq_lens) == lengths
+    assert list(config.resolve(model, dataset).seq_lens) == lengths

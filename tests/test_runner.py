@@ -393,7 +393,7 @@ def test_seeds_may_be_a_number_or_an_array_and_count_once(run):
         ({"KeyEval": "Mult_acc_3"}, "no metric of mosi"),
         ({"feature_A": "x.pkl"}, "argument of MMSA_run"),
         ({"device": "cuda:7"}, "gpu_ids"),
-        ({"warmup_epochs": 5}, "did you mean warmup_ratio"),
+        ({"warmup_epochs": 5}, "did you mean .*warmup_ratio"),
         ({"learning_rate": float("inf")}, "learning_rate"),
     ],
 )

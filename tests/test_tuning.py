@@ -34,10 +34,10 @@ def test_selection_split_and_best_configuration(tune, tmp_path, on_test, split):
     stem = f"mosi-text_only{'-on-test' if on_test else ''}"
     trials = pd.read_csv(tmp_path / f"r/tune/{stem}.csv")
     assert len(trials) == 3
-    scores = pd.to_numeric(trials[f"{split}_Loss"], errors="coerce")
+    scores = pd.to_numeric(trials[f"{split}_MAE"], errors="coerce")
     best = json.loads((tmp_path / f"r/tune/{stem}-best.json").read_text())
     chosen = results.seeds[0].record
-    assert chosen.metrics[split]["Loss"] == pytest.approx(scores.min())
+    assert chosen.metrics[split]["MAE"] == pytest.approx(scores.min())
     assert best.keys() > {"learning_rate", "weight_decay", "batch_size", "pretrained", "dim"}
     for key in ("learning_rate", "weight_decay", "batch_size", "dim", "num_epochs"):
         assert chosen.identity.configuration[key] == best[key]
