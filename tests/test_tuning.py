@@ -45,8 +45,15 @@ def test_selection_split_and_best_configuration(tune, tmp_path, on_test, split):
     assert any("TEST split" in note for note in chosen.notes) == on_test
 
 
-@pytest.mark.parametrize("model", ["text_only", "self_mm"])
-@pytest.mark.parametrize("form", ["config", "config_file"])
+@pytest.mark.parametrize(
+    ("model", "form"),
+    [
+        ("text_only", "config"),
+        ("self_mm", "config_file"),
+        pytest.param("text_only", "config_file", marks=pytest.mark.slow),
+        pytest.param("self_mm", "config", marks=pytest.mark.slow),
+    ],
+)
 def test_the_best_configuration_gives_the_reported_numbers_again(
     model, form, tmp_path, feature_file, tiny_encoder
 ):
