@@ -575,8 +575,9 @@ def _selection_rule(args: EasyDict) -> str:
     rule = [f"{'lowest' if lowest else 'highest'} validation {key}"]
     if own and args.get("selection_digits") is not None:
         rule.append(f"rounded to {args.selection_digits} digits")
-    if own and args.get("first_selected_epoch", 1) > 1:
-        rule.append(f"from epoch {args.first_selected_epoch} on")
+    first = min(args.get("first_selected_epoch", 1), args.get("num_epochs") or 1)
+    if own and first > 1:
+        rule.append(f"from epoch {first} on")
     rule.append("no early stop" if patience is None else f"patience {patience}")
     if own and patience is not None and args.get("warmup_ratio"):
         rule[-1] += " after warm-up"
