@@ -38,7 +38,7 @@ from MMSA_ext.registry import (
     refusal,
     trains_in_mmsa,
 )
-from MMSA_ext.validation import explain
+from MMSA_ext.validation import explain, meant
 
 DATASETS = ("mosi", "mosei", "sims")
 
@@ -115,7 +115,7 @@ class RunConfig(MMSAKeys):
     """
 
     KeyEval: str = "MAE"
-    selection_digits: int | None = Field(None, ge=0)
+    selection_digits: int | None = Field(None, ge=0, le=15)
     early_stop: int | None = Field(None, ge=0)
     first_selected_epoch: int = Field(1, ge=1)
     must_beat_untrained: bool = False
@@ -414,8 +414,12 @@ def _settled(args: EasyDict, searched: Mapping[str, list[Any]], *, own_file: boo
     _settle_scaling(args)
     args = merge(merge({}, {key: choices[0] for key, choices in searched.items()}), args)
     if own_file and (idle := unread(args, searched)):
-        told = f"is searched (d_paras), but {args.model_name} does not read it; take it out"
-        raise _problems(str(args.model_name), [f"{key}: {told}" for key in idle])
+        name = str(args.model_name)
+        told = f"is searched (d_paras), but {name} does not read it; take it out"
+        if trains_in_mmsa(name):
+            raise _problems(name, [f"{key}: {told}" for key in idle])
+        cls = get_model(name).config
+        raise _problems(name, [f"{key}: {told}, or {meant(key, cls)}" for key in idle])
     return checked(args, drawn=drawn or bool(searched))
 
 

@@ -67,6 +67,9 @@ def problems(args: Mapping[str, Any], *, drawn: bool = False) -> list[str]:
                     found.append(f"{path}: {_unread(path, args, read, known)}")
             elif mend := mmsa_bridge.misfit(path, given, shipped.get(path, [])):
                 found.append(f"{path}: {mend} (given: {given!r:.80})")
+    if args.get("KeyEval") == "MAE":
+        told = "MMSA's loop takes the highest value of all but Loss, of MAE the worst; use Loss"
+        found.append(f"KeyEval: {told} (given: 'MAE')")
     there = {path for path, _ in mmsa_bridge.leaves(args)} | args.keys() | _ADDED
     found += [
         f"{path}: is missing; {_add(path, args, host, known)}"

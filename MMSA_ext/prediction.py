@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from easydict import EasyDict
@@ -107,10 +108,11 @@ def predict_file(
     for warning in features.report.warnings:
         logger.warning("%s", warning)
     features = model.seen(fitting(args, features, checkpoint_path, longer))
+    predicted = mmsa_bridge.predict_stock if trains_in_mmsa(args.model_name) else _predict_extension
     with mmsa_bridge.registered():
-        if trains_in_mmsa(args.model_name):
-            return mmsa_bridge.predict_stock(args, model.state_dict, features)
-        return _predict_extension(args, model.state_dict, features)
+        table = predicted(args, model.state_dict, features)
+    _check_finite(table, features)
+    return table
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,9 @@ def trained(checkpoint_path: str | Path, overrides: dict[str, Any] | None = None
         config = _completed(merge(checkpoint.config, given))
     except ConfigError as error:
         raise CheckpointError(
-            f"{checkpoint_path}: its configuration cannot be used: {error} Pass the complete "
-            "configuration that trained it as config, or use another checkpoint."
+            f"{checkpoint_path}: its configuration cannot be used: {error} If another version of "
+            "MMSA_ext wrote it, use that one or train again; of a file of weights alone, pass the "
+            "complete configuration that trained them as config."
         ) from None
     args = mmsa_bridge.complete_args(
         config, device=torch.device("cpu"), model_save_path=Path(checkpoint_path)
@@ -170,11 +173,16 @@ def trained(checkpoint_path: str | Path, overrides: dict[str, Any] | None = None
 
 def _scaling(args: EasyDict, plain: Any, checkpoint_path: str | Path) -> FeatureScaling | None:
     if not wants_scaling(args):
+        if plain is not None:
+            told = "%s was trained on scaled features, and is given them unscaled, as asked for."
+            logger.warning(told, checkpoint_path)
         return None
     if plain is None:
         raise CheckpointError(
             f"{checkpoint_path}: lacks the means and deviations of its training features, by which "
-            "what it predicts has to be scaled; use the checkpoint that MMSA_ext wrote."
+            "what it predicts has to be scaled. MMSA_ext's own checkpoints have them; weights "
+            "alone, as MMSA writes them, do not. If it was trained on features as they are, say so "
+            "by feature_scaling='none' in its configuration."
         )
     scaling = FeatureScaling.from_plain(plain, str(checkpoint_path))
     scaling.check_widths(args.feature_dims, str(checkpoint_path))
@@ -224,6 +232,21 @@ def _keys(config: Mapping[str, Any]) -> Iterator[str]:
         yield key
         if isinstance(value, Mapping):
             yield from _keys(value)
+
+
+def _check_finite(table: pd.DataFrame, features: FeatureSet) -> None:
+    """Refuse predictions that are no numbers.
+
+    Raises:
+        FeatureFileError: Naming the first sample.
+    """
+    unusable = table.loc[~np.isfinite(table["prediction"].to_numpy(dtype=np.float64)), "id"]
+    if len(unusable):
+        raise FeatureFileError(
+            f"{features.path}: the prediction of {len(unusable)} sample(s) is not a finite number, "
+            f"first of {unusable.iloc[0]!r}: their features are too far from those of training. "
+            "Compare both files with `mmsa-ext check-data`."
+        )
 
 
 def _predict_extension(

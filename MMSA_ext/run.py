@@ -572,14 +572,18 @@ def _selection_rule(args: EasyDict) -> str:
     own = not trains_in_mmsa(args.model_name)
     lowest = key in MINIMISED if own else key == "Loss"
     patience = args.get("early_stop")
-    stop = "no early stop" if patience is None else f"patience {patience}"
-    warm = own and patience is not None and args.get("warmup_ratio")
-    cap = None if own else args.get("num_epochs")
-    return (
-        f"{'lowest' if lowest else 'highest'} validation {key}, {stop}"
-        + (" after warm-up" if warm else "")
-        + (f", at most {cap} epoch{'s' * (cap > 1)}" if cap else "")
-    )
+    rule = [f"{'lowest' if lowest else 'highest'} validation {key}"]
+    if own and args.get("selection_digits") is not None:
+        rule.append(f"rounded to {args.selection_digits} digits")
+    first = min(args.get("first_selected_epoch", 1), args.get("num_epochs") or 1)
+    if own and first > 1:
+        rule.append(f"from epoch {first} on")
+    rule.append("no early stop" if patience is None else f"patience {patience}")
+    if own and patience is not None and args.get("warmup_ratio"):
+        rule[-1] += " after warm-up"
+    if not own and (cap := args.get("num_epochs")):
+        rule.append(f"at most {cap} epoch{'s' * (cap > 1)}")
+    return ", ".join(rule)
 
 
 def _environment(device: torch.device) -> Environment:

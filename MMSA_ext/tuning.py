@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pandas as pd
 
+from MMSA_ext import mmsa_bridge
 from MMSA_ext.config import checked, get_config_tune, merge, unread
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.files import write_atomically
@@ -66,7 +67,9 @@ def tune(
     """
     name, dataset = run.args.model_name, run.args.dataset_name
     given = dict(given or {})
-    space = {key: v for key, v in space.items() if not {key, key.split(".")[0]} & given.keys()}
+    fixed = {*given, *(path for path, _ in mmsa_bridge.leaves(given))}
+    whole = {key for key, value in given.items() if not isinstance(value, Mapping)}
+    space = {k: v for k, v in space.items() if k not in fixed and k.split(".")[0] not in whole}
     space = _read_by(run.args, space)
     if not space:
         raise ConfigError(

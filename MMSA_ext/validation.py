@@ -91,7 +91,7 @@ def _line(problem: Mapping[str, object], cls: type[BaseModel], below: str) -> st
     path = [str(part) for part in location] if isinstance(location, tuple) else []
     key = ".".join([*filter(None, [below]), *path])
     if problem["type"] == "extra_forbidden":
-        return f"{key}: no such key; {_meant(path[-1], _below(cls, path[:-1]))}"
+        return f"{key}: no such key; {meant(path[-1], _below(cls, path[:-1]))}"
     if problem["type"] == "missing":
         return f"{key}: is missing; add it to the configuration file or to config=."
     if not path or isinstance(problem["input"], Mapping):  # a rule over keys, which it names
@@ -99,7 +99,7 @@ def _line(problem: Mapping[str, object], cls: type[BaseModel], below: str) -> st
     return f"{key}: {message} (given: {problem['input']!r:.200})"
 
 
-def _meant(key: str, cls: type[BaseModel]) -> str:
+def meant(key: str, cls: type[BaseModel]) -> str:
     """What an unknown key is called: it was renamed, stands in a nested part, or is misspelt."""
     renamed: Mapping[str, str] = getattr(cls, "renamed", {})
     parts = {name: _nested(cls, name) for name in cls.model_fields}

@@ -43,8 +43,8 @@ TESTS = (
 
 def requirements(setup: Path = ROOT / "setup.py") -> list[str]:
     """What setup.py asks for, with the extras that are tested here."""
-    calls = (node for node in ast.walk(ast.parse(setup.read_text("utf-8"))))
-    (call,) = (c for c in calls if isinstance(c, ast.Call) and ast.unparse(c.func) == "setup")
+    nodes = ast.walk(ast.parse(setup.read_text("utf-8")))
+    (call,) = (n for n in nodes if isinstance(n, ast.Call) and ast.unparse(n.func) == "setup")
     given = {k.arg: k.value for k in call.keywords}
     extras = ast.literal_eval(given["extras_require"])
     return [*ast.literal_eval(given["install_requires"]), *(r for e in EXTRAS for r in extras[e])]

@@ -379,3 +379,12 @@ class TestVariants:
         host = config.get_config_tune("self_mm", "mosi", random_choice=False)
         variant = config.get_config_tune("self_mm_infoenh", "mosi", random_choice=False)
         assert set(host.d_paras) < set(variant.d_paras)
+
+
+@pytest.mark.parametrize("model", ["dashfusion", "text_only", "confede", "dbf", "almt_released"])
+@pytest.mark.parametrize(
+    ("dataset", "lengths"),
+    [("mosi", [50, 375, 500]), ("mosei", [50, 500, 500]), ("sims", [39, 400, 55])],
+)
+def test_lengths_of_our_models_are_the_official_files(model, dataset, lengths):
+    assert list(config.resolve(model, dataset).seq_lens) == lengths

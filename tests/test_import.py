@@ -34,11 +34,16 @@ def test_the_import_alone_loads_nothing_heavy() -> None:
     [
         "import MMSA_ext, MMSA",
         "import MMSA, MMSA_ext",
-        "import MMSA_ext; from MMSA.run import MMSA_run",
-        "from MMSA_ext import MMSA_run",
         "from MMSA_ext.training.trainer import Trainer",
-        "from MMSA_ext.models.infoenh_hosts import misa",
-        "from MMSA_ext.reporting.store import RunStore",
+        *(
+            pytest.param(first, marks=pytest.mark.slow)
+            for first in (
+                "import MMSA_ext; from MMSA.run import MMSA_run",
+                "from MMSA_ext import MMSA_run",
+                "from MMSA_ext.models.infoenh_hosts import misa",
+                "from MMSA_ext.reporting.store import RunStore",
+            )
+        ),
     ],
 )
 def test_mmsa_knows_the_models_whichever_part_is_imported_first(first: str) -> None:

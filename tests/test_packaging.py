@@ -101,6 +101,7 @@ def test_wheel_finds_its_configuration(wheel, tmp_path):
     assert_shipped(probe(PROBE, tmp_path / "site", cwd=tmp_path), package, package / "configs")
 
 
+@pytest.mark.slow
 def test_editable_install_finds_its_configuration(source_tree, tmp_path):
     if (Path(sysconfig.get_paths()["purelib"]) / "MMSA_ext").is_dir():
         pytest.skip("a regular install of MMSA_ext comes before any editable one")
@@ -114,6 +115,7 @@ def test_editable_install_finds_its_configuration(source_tree, tmp_path):
     assert_shipped(found, source_tree / "MMSA_ext", source_tree / "configs")
 
 
+@pytest.mark.slow
 def test_bare_source_tree_finds_its_configuration(source_tree, tmp_path):
     found = probe(PROBE, source_tree, cwd=tmp_path)
     assert_shipped(found, source_tree / "MMSA_ext", source_tree / "configs")

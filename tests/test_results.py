@@ -11,7 +11,7 @@ from MMSA_ext.reporting.store import RunStore
 
 RESULTS = Path(__file__).parents[1] / "results"
 EXPERIMENTS = sorted(
-    table.with_name(f"{table.parent.name}.json") for table in RESULTS.glob("mosi_*/*-mosi.csv")
+    table.with_name(f"{table.parent.name}.json") for table in RESULTS.glob("*/*-mosi.csv")
 )
 
 

@@ -393,7 +393,7 @@ def test_seeds_may_be_a_number_or_an_array_and_count_once(run):
         ({"KeyEval": "Mult_acc_3"}, "no metric of mosi"),
         ({"feature_A": "x.pkl"}, "argument of MMSA_run"),
         ({"device": "cuda:7"}, "gpu_ids"),
-        ({"warmup_epochs": 5}, "did you mean warmup_ratio"),
+        ({"warmup_epochs": 5}, "did you mean .*warmup_ratio"),
         ({"learning_rate": float("inf")}, "learning_rate"),
     ],
 )
@@ -737,3 +737,25 @@ class TestData:
         assert seed.diverged
         assert "no optimizer made a step" in seed.record.reason
         assert not seed.metrics
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "said"),
+    [
+        ("dashfusion", {}, "lowest validation MAE, no early stop"),
+        ("dashfusion", {"KeyEval": "Corr"}, "highest validation Corr, no early stop"),
+        ("dbf", {}, "lowest validation MAE, patience 10 after warm-up"),
+        (
+            "dashfusion_released",
+            {},
+            "lowest validation MAE, rounded to 4 digits, from epoch 2 on, no early stop",
+        ),
+        ("lf_dnn", {}, "lowest validation Loss, patience 8"),
+        ("lf_dnn", {"num_epochs": 3}, "lowest validation Loss, patience 8, at most 3 epochs"),
+    ],
+)
+def test_the_rule_of_selection_in_words(model, config, said):
+    from MMSA_ext.config import resolve
+    from MMSA_ext.run import _selection_rule
+
+    assert _selection_rule(resolve(model, "mosi", "", config)) == said

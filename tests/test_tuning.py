@@ -34,10 +34,10 @@ def test_selection_split_and_best_configuration(tune, tmp_path, on_test, split):
     stem = f"mosi-text_only{'-on-test' if on_test else ''}"
     trials = pd.read_csv(tmp_path / f"r/tune/{stem}.csv")
     assert len(trials) == 3
-    scores = pd.to_numeric(trials[f"{split}_Loss"], errors="coerce")
+    scores = pd.to_numeric(trials[f"{split}_MAE"], errors="coerce")
     best = json.loads((tmp_path / f"r/tune/{stem}-best.json").read_text())
     chosen = results.seeds[0].record
-    assert chosen.metrics[split]["Loss"] == pytest.approx(scores.min())
+    assert chosen.metrics[split]["MAE"] == pytest.approx(scores.min())
     assert best.keys() > {"learning_rate", "weight_decay", "batch_size", "pretrained", "dim"}
     for key in ("learning_rate", "weight_decay", "batch_size", "dim", "num_epochs"):
         assert chosen.identity.configuration[key] == best[key]
@@ -45,8 +45,15 @@ def test_selection_split_and_best_configuration(tune, tmp_path, on_test, split):
     assert any("TEST split" in note for note in chosen.notes) == on_test
 
 
-@pytest.mark.parametrize("model", ["text_only", "self_mm"])
-@pytest.mark.parametrize("form", ["config", "config_file"])
+@pytest.mark.parametrize(
+    ("model", "form"),
+    [
+        ("text_only", "config"),
+        ("self_mm", "config_file"),
+        pytest.param("text_only", "config_file", marks=pytest.mark.slow),
+        pytest.param("self_mm", "config", marks=pytest.mark.slow),
+    ],
+)
 def test_the_best_configuration_gives_the_reported_numbers_again(
     model, form, tmp_path, feature_file, tiny_encoder
 ):

@@ -226,6 +226,9 @@ def _smoke(
     if options["verbose_level"] > 0:
         typer.echo(f"\n{render_table([record])}\n")
         typer.echo("One epoch on two batches: the numbers mean nothing, and nothing was kept.")
+    if not record.finished:
+        typer.echo(f"{model} diverged: {record.reason}", err=True)
+        raise typer.Exit(1)
 
 
 def _show(results: "RunResults") -> None:

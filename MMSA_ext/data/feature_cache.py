@@ -144,6 +144,8 @@ def clear() -> int:
         _remove(entry.path)
     if folder is not None:
         remove_leftovers(folder / "feature_maps")
+        for value in (folder / "feature_maps").glob(f"*{_VALUE}"):  # whose entry is gone
+            value.unlink(missing_ok=True)
     return sum(entry.size for entry in removed)
 
 

@@ -97,10 +97,13 @@ class FeatureDataset:
     def is_constant(self, modality: str) -> bool:
         """Whether all samples say the same: the same tokens, or one frame wherever one is valid.
 
-        Frames are compared sample by sample, up to the first that differs.
+        Frames are compared sample by sample, up to the first that differs; those of a training
+        split that is to be scaled are as constant as their scaling found them.
         """
         if modality == "text":
             return bool((self.text_bert[:, 0] == self.text_bert[:1, 0]).all())
+        if self.scaling is not None:
+            return not getattr(self.scaling, modality).deviation.any()
         frames, lengths = getattr(self, modality), getattr(self, f"{modality}_lengths")
         filled = np.flatnonzero(lengths)
         return all((frames[i, : lengths[i]] == frames[filled[0], 0]).all() for i in filled)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 Scaling = Literal["standardise", "none"]
 MODALITIES = ("audio", "vision")
+# A smaller deviation is none in float32, in which models compute.
+_SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -49,22 +52,47 @@ class ModalityScaling:
             valid = _valid(lengths[start : start + len(block)], frames.shape[1])
             scaler.partial_fit(block[valid].astype(np.float64))
         deviation = np.sqrt(scaler.var_)
-        # Of a feature that is constant but for rounding, scikit-learn makes the scale 1.
-        return cls(scaler.mean_, np.where(scaler.scale_ == deviation, deviation, 0.0))
+        # Of a feature that is constant but for rounding, scikit-learn makes the scale 1; that of
+        # the file's numbers is coarser than its own.
+        rounding = np.finfo(frames.dtype).eps if frames.dtype.kind == "f" else 0.0
+        varies = (scaler.scale_ == deviation) & (deviation > rounding * np.abs(scaler.mean_))
+        return cls(scaler.mean_, np.where(varies & (deviation >= _SMALLEST), deviation, 0.0))
 
     def plain(self) -> dict[str, list[float]]:
         """As JSON can say it, exactly."""
         return {name: values.tolist() for name, values in vars(self).items()}
 
+    @classmethod
+    def from_plain(cls, plain: Any) -> Self:
+        """What `plain` was made of.
+
+        Raises:
+            KeyError, TypeError, ValueError: If it is something else.
+        """
+        mean, deviation = (np.array(plain[name], np.float64) for name in ("mean", "deviation"))
+        if mean.ndim != 1 or mean.shape != deviation.shape:
+            raise ValueError("a feature has no mean or no deviation")
+        if not (np.abs(mean) <= np.finfo(np.float32).max).all():
+            raise ValueError("a mean is no usable number")
+        if not ((deviation == 0) | ((deviation >= _SMALLEST) & np.isfinite(deviation))).all():
+            raise ValueError("a deviation is no usable number")
+        return cls(mean, deviation)
+
     def apply(self, frames: NDArray[Any], lengths: NDArray[Any]) -> NDArray[np.float32]:
         """Scaled copy, float32, of frames `(B, L, d)`; zero behind their lengths `(B,)`."""
-        with np.errstate(divide="ignore"):
-            factor = np.where(self.deviation > 0, 1 / self.deviation, 0.0)
-        scaled = frames.astype(np.float32)
-        scaled -= self.mean.astype(np.float32)
-        scaled *= factor.astype(np.float32)
+        varies, factor = self.deviation > 0, np.zeros_like(self.deviation)
+        factor[varies] = 1 / self.deviation[varies]
+        # In float64: a mean may be larger than the deviation by more than float32 resolves.
+        with np.errstate(over="ignore"):  # what is so far off is seen in the prediction
+            scaled = ((frames - self.mean) * factor).astype(np.float32)
         scaled[~_valid(lengths, frames.shape[1])] = 0
         return scaled
+
+    def after(self, before: ModalityScaling) -> ModalityScaling:
+        """One scaling in place of `before` and, on what that gives, this one."""
+        return ModalityScaling(
+            before.mean + before.deviation * self.mean, before.deviation * self.deviation
+        )
 
 
 @dataclass(frozen=True)
@@ -92,11 +120,15 @@ class FeatureScaling:
         train = features.splits["train"]
         # The frames follow from the file, and where they are from how it was read.
         about = hashlib.sha256(f"{features.fingerprint} {features.front_padding}".encode())
+        about.update(Path(__file__).read_bytes())
         for modality in MODALITIES:
             lengths: NDArray[Any] = getattr(train, f"{modality}_lengths")
             about.update(f"{getattr(train, modality).shape}".encode() + lengths.tobytes())
         plain = remembered(features.path, about.hexdigest(), lambda: cls.of(train).plain())
-        return cls.from_plain(plain, str(features.path))
+        try:
+            return cls.from_plain(plain, str(features.path))
+        except CheckpointError:  # a stranger's value in the cache
+            return cls.of(train)
 
     def plain(self) -> dict[str, dict[str, list[float]]]:
         """As JSON can say it, exactly."""
@@ -115,24 +147,14 @@ class FeatureScaling:
         """
         try:
             found = {
-                modality: {
-                    name: np.array(plain[modality][name], np.float64)
-                    for name in ("mean", "deviation")
-                }
-                for modality in MODALITIES
+                modality: ModalityScaling.from_plain(plain[modality]) for modality in MODALITIES
             }
-            for part in found.values():
-                mean, deviation = part["mean"], part["deviation"]
-                if mean.ndim != 1 or mean.shape != deviation.shape or not (deviation >= 0).all():
-                    raise ValueError("a deviation is no number from 0")
-                if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
-                    raise ValueError("a number is not finite")
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{source}: its feature scaling cannot be used ({error}); use a checkpoint as "
                 "MMSA_ext wrote it, or train again."
             ) from None
-        return cls(**{modality: ModalityScaling(**part) for modality, part in found.items()})
+        return cls(**found)
 
     def check_widths(self, feature_dims: Sequence[int], source: str) -> None:
         """Refuse what is of other features than the model's.

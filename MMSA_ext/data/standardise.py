@@ -1,7 +1,8 @@
 """Standardise audio and vision of a feature file by its training split."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ def standardise(
     """Write a copy of a feature file with mean 0 and deviation 1 in each feature.
 
     Mean and deviation are those of the training split's valid frames, as in `data.scaling`: padding
-    becomes 0 in all splits, and so does a feature that is constant in training. Everything else is
-    kept. Of the top-level keys, which MMSA ignores, `standardised` names the modalities, and
-    `scaling` has the means and deviations by modality, from which the frames can be had back.
+    becomes 0 in all splits, and so does a feature that is constant in training. All else is kept,
+    and lengths are stated. Of the top-level keys, which MMSA ignores, `standardised` names the
+    modalities, and `scaling` has the means and deviations by modality, from which the frames
+    can be had back; of a file that was standardised before, all the way.
 
     MMSA's `need_normalized` is something else: it replaces a sequence by its mean over time.
 
@@ -63,14 +65,28 @@ def standardise(
             data[name] |= {
                 key: array for key in ARRAYS if (array := getattr(split, key)) is not None
             }
-    scaling = {}
+    scaling = _scaling_before(data)
     for modality in modalities:
         found = ModalityScaling.of(*_frames(splits["train"], modality))
-        scaling[modality] = found.plain()
+        before = scaling.get(modality)
+        scaling[modality] = found if before is None else found.after(before)
         for name, split in splits.items():
-            data[name][modality] = found.apply(*_frames(split, modality))
-    data |= {"standardised": sorted(modalities), "scaling": scaling}
+            frames, lengths = _frames(split, modality)
+            data[name] |= {modality: found.apply(frames, lengths), f"{modality}_lengths": lengths}
+    data |= {
+        "standardised": sorted(scaling),
+        "scaling": {modality: found.plain() for modality, found in sorted(scaling.items())},
+    }
     return write_features(target, data)
+
+
+def _scaling_before(data: Mapping[str, Any]) -> dict[str, ModalityScaling]:
+    """By modality, how a file was standardised before."""
+    found = {}
+    for modality in MODALITIES:
+        with suppress(KeyError, TypeError, ValueError):
+            found[modality] = ModalityScaling.from_plain(data["scaling"][modality])
+    return found
 
 
 def _frames(split: FeatureSplit, modality: str) -> tuple[NDArray[Any], NDArray[np.int64]]:

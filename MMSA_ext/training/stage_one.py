@@ -22,6 +22,7 @@ from easydict import EasyDict
 from torch import Tensor, nn
 
 from MMSA_ext import mmsa_bridge
+from MMSA_ext.data.feature_checks import blocks
 from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
 from MMSA_ext.errors import CheckpointError, TrainingDivergedError, WriteError
 from MMSA_ext.files import outside_scratch
@@ -114,7 +115,6 @@ class TwoStageTrainer(Trainer):
             "target": target,
             "recipe": task.recipe.model_dump(),
             "decay_norms": self.config.decay_norms if decays else None,
-            "scaling": splits["train"].scaling and splits["train"].scaling.plain(),
             "encoder": task.identity,
             "data": {name: _digest(split, task.modality) for name, split in splits.items()},
             "seed": seed,
@@ -202,8 +202,16 @@ def _digest(dataset: FeatureDataset, modality: str) -> str:
     digest = hashlib.sha256()
     arrays = {name: getattr(dataset, name) for name in _ARRAYS[modality]}
     for name, array in (arrays | {"label": dataset.labels["M"]}).items():
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        scaling = getattr(dataset.scaling, name, None) if name == modality else None
+        dtype = array.dtype if scaling is None else np.dtype(np.float32)
+        digest.update(f"{name} {dtype} {array.shape}\n".encode())
+        if scaling is None:
+            digest.update(np.ascontiguousarray(array).data)
+            continue
+        lengths = getattr(dataset, f"{name}_lengths")
+        for start, block in blocks(array):
+            scaled = scaling.apply(block, lengths[start : start + len(block)])
+            digest.update(np.ascontiguousarray(scaled).data)
     return digest.hexdigest()
 
 

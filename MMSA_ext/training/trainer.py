@@ -21,7 +21,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from MMSA_ext.data.loader import Batch, FeatureDataset, FeatureLoader, as_feature_loader
 from MMSA_ext.data.retrieval import RetrievalConfig, RetrievalIndex, build_index
-from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
+from MMSA_ext.data.scaling import FeatureScaling
 from MMSA_ext.errors import NOT_BETTER, TrainingDivergedError
 from MMSA_ext.models.contract import MSAModel, StepBatch, core_model
 from MMSA_ext.models.encoders import PretrainedText
@@ -138,7 +138,9 @@ class Trainer:
             WriteError: If the disk refuses the weights.
         """
         core = core_model(model)
-        if wants_scaling(self.args) and not isinstance(dataloader["train"], FeatureLoader):
+        # MMSA's own runner hands over the bare file's configuration: the typed one has defaults.
+        scales = self.config.feature_scaling == "standardise"
+        if scales and not isinstance(dataloader["train"], FeatureLoader):
             self.scaling = FeatureScaling.of(dataloader["train"].dataset)
         train = self._loader(dataloader["train"], self.config.batch_size, shuffle=True)
         valid = self._loader(dataloader["valid"], self.config.eval_batch_size)

@@ -14,7 +14,7 @@ from MMSA_ext.data import feature_cache
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import make_loaders
 from MMSA_ext.data.scaling import FeatureScaling, ModalityScaling
-from MMSA_ext.errors import CheckpointError, ConfigError
+from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
 from MMSA_ext.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
 
@@ -57,6 +57,24 @@ def test_a_constant_feature_becomes_0_whatever_comes_later(constant):
     assert not found.apply(values + 5, lengths)[..., 0].any()
 
 
+def test_what_is_constant_but_for_the_files_rounding_is_constant():
+    values = np.full((40, 5, 3), 0.1, np.float32)
+    values[0, 0, 0] = np.nextafter(np.float32(0.1), np.float32(1))
+    values[:, :, 1] = np.linspace(1e-45, 1e-40, 5)  # less than float32 computes with
+    values[:, :, 2] = np.arange(5)
+    lengths = np.full(40, 5)
+    found = ModalityScaling.of(values, lengths)
+    assert (found.deviation > 0).tolist() == [False, False, True]
+    assert np.abs(found.apply(values + np.float32(0.001), lengths)).max() < 10
+
+
+def test_a_mean_beyond_what_float32_resolves_is_taken_off_first():
+    values = np.random.default_rng(0).normal(1.6e9, 1, (50, 4, 2))
+    lengths = np.full(50, 4)
+    scaled = ModalityScaling.of(values, lengths).apply(values, lengths)
+    np.testing.assert_allclose(scaled.std(axis=(0, 1)), 1, rtol=1e-3)
+
+
 def test_batches_are_those_of_a_scaled_copy(feature_file):
     features = read_features(feature_file, "mosi")
     scaling = FeatureScaling.of_file(features)
@@ -93,6 +111,8 @@ def test_plain_and_back_is_exact(feature_file):
         {m: {"mean": ["a"], "deviation": [1.0]} for m in ("audio", "vision")},
         {m: {"mean": [float("nan")], "deviation": [1.0]} for m in ("audio", "vision")},
         {m: {"mean": [[1.0]], "deviation": [[1.0]]} for m in ("audio", "vision")},
+        {m: {"mean": [1e300], "deviation": [1.0]} for m in ("audio", "vision")},
+        {m: {"mean": [0.0], "deviation": [1e-300]} for m in ("audio", "vision")},
     ],
     ids=str,
 )  # fmt: skip
@@ -140,10 +160,19 @@ class TestCache:
         other = replace(features, splits=features.splits | {"train": shorter})
         assert FeatureScaling.of_file(other).plain() != self.first
 
-    def test_is_cleared_with_the_file(self, kept):
+    def test_is_cleared_with_the_file_and_without(self, kept):
         _, path = kept
+        alone = path.with_name("0.scaling")
+        alone.write_bytes(path.read_bytes())
         feature_cache.clear()
         assert not path.exists()
+        assert not alone.exists()
+
+    def test_a_strangers_value_is_passed_over(self, kept):
+        features, path = kept
+        about, _, _ = json.loads(path.read_text())
+        path.write_text(json.dumps([about, {}, feature_cache._value_digest({})]))
+        assert FeatureScaling.of_file(features).plain() == self.first
 
 
 @pytest.fixture
@@ -233,6 +262,17 @@ def test_a_checkpoint_without_its_scaling_is_refused(run, feature_file, tmp_path
             predict_file(tmp_path / "other.pth", feature_file, gpu_ids="cpu")
 
 
+def test_predictions_that_are_no_numbers_are_refused(run, feature_file, tmp_path):
+    checkpoint = load_checkpoint(run().checkpoint)
+    tiny = {
+        m: {"mean": [3e38] * len(part["mean"]), "deviation": [1.2e-38] * len(part["mean"])}
+        for m, part in checkpoint.scaling.items()
+    }
+    save_checkpoint(tmp_path / "other.pth", replace(checkpoint, scaling=tiny))
+    with pytest.raises(FeatureFileError, match=r"not a finite number, first of 'train"):
+        predict_file(tmp_path / "other.pth", feature_file, gpu_ids="cpu")
+
+
 @pytest.mark.parametrize("model", ["dashfusion", "lf_dnn", "lf_dnn_infoenh"])
 @pytest.mark.parametrize("wrong", ["standardize", None, True, 3])
 def test_other_values_are_refused_by_name(run, model, wrong):
@@ -260,6 +300,7 @@ def test_mmsas_own_loop_around_our_trainer_scales_too(tmp_path, tiny_encoder, fe
             loaders = make_loaders(replace(features, scaling=scaling), args.batch_size, 4)
         else:
             loaders = mmsa_bridge.stock_loaders(args)
+            del args["feature_scaling"]  # MMSA's runner reads the bare file, which lacks it
         mmsa_bridge.setup_seed(1)
         trainer = Trainer(args)
         trainer.do_train(model, loaders)

@@ -73,6 +73,30 @@ def test_bad_options_are_refused(source: Path, tmp_path: Path) -> None:
         standardise(without, tmp_path / "out.pkl")
 
 
+def test_a_modality_after_the_other_and_once_more(source: Path, tmp_path: Path) -> None:
+    once = standardise(source, tmp_path / "audio.pkl", ["audio"])
+    both = standardise(once, tmp_path / "both.pkl", ["vision"])
+    twice = safe_load(standardise(both, tmp_path / "twice.pkl"))
+    at_once = safe_load(standardise(source, tmp_path / "out.pkl"))
+    assert twice["standardised"] == ["audio", "vision"]
+    for modality in ("audio", "vision"):
+        for name in ("mean", "deviation"):
+            found, expected = (d["scaling"][modality][name] for d in (twice, at_once))
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_lengths_are_stated_where_zeros_alone_told_them(source: Path, tmp_path: Path) -> None:
+    data = safe_load(source)
+    for name in LENGTHS:
+        del data[name]["audio_lengths"]
+        data[name]["audio"][..., 0] = 0
+        data[name]["audio"][..., 1] = 0  # what is left is constant, and will be zeros
+    path = write_features(tmp_path / "none.pkl", data)
+    written = standardise(path, tmp_path / "out.pkl")
+    for name, lengths in LENGTHS.items():
+        assert read_features(written).splits[name].audio_lengths.tolist() == lengths
+
+
 def test_the_means_and_deviations_give_the_frames_back(source: Path, tmp_path: Path) -> None:
     written = standardise(source, tmp_path / "out.pkl")
     scaling = safe_load(written)["scaling"]

@@ -87,7 +87,7 @@ def test_text_names_n_rule_environment_data_and_overrides(done, store):
     text = render_text(comparison)
     for part in (
         *("Two rates", "A paper, Table 9", "mosi", "±", "1, 2"),
-        *("lowest validation Loss", "cpu", "torch", "sha256", "MMSA_ext", '"num_epochs": 2'),
+        *("lowest validation MAE", "cpu", "torch", "sha256", "MMSA_ext", '"num_epochs": 2'),
     ):
         assert part in text, part
 
