@@ -303,11 +303,8 @@ class Experiment(_Part):
 
     def cells(self) -> Iterator[tuple[Row, str]]:
         """Every row that is run, on every data set, in the order in which they are run."""
-        chosen = [
-            row
-            for row in self.rows
-            if row.model is not None and (not self.chosen or row.label in self.chosen)
-        ]
+        runnable = (row for row in self.rows if row.model is not None)
+        chosen = [row for row in runnable if not self.chosen or row.label in self.chosen]
         return ((row, dataset) for dataset in self.datasets for row in chosen)
 
     def overrides(self, row: Row) -> dict[str, Any]:

@@ -280,3 +280,24 @@ class TestPublished:
         (tmp_path / "published" / "table9.csv").write_text(content, "utf-8")
         with pytest.raises(ConfigError, match=f"table9.csv: {said}"):
             make()
+
+
+def test_some_rows_are_run_and_the_others_stay_in_the_table(make):
+    rows = [
+        {"label": "a", "model": "text_only"},
+        {"label": "b", "model": "text_only"},
+        {"label": "c", "model": "lf_dnn"},
+        {"label": "printed", "published": "Fast"},
+    ]
+    experiment = make(rows=rows, baseline="a")
+
+    def run(**chosen):
+        return [row.label for row, _ in experiment.narrowed(**chosen).narrowed(seeds=[3]).cells()]
+
+    assert run() == ["a", "b", "c"]
+    assert run(rows=["c", "b"]) == ["b", "c"]
+    assert run(models=["text_only"]) == ["a", "b"]
+    assert run(rows=["a", "c"], models=["lf_dnn"]) == ["c"]
+    assert len(experiment.narrowed(rows=["c"]).rows) == 4
+    with pytest.raises(ConfigError, match="runs no 'printed'"):
+        run(rows=["printed"])
