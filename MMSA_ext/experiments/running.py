@@ -243,7 +243,9 @@ class _Missing:
         self.losses[unit.key] += 1
         if self.losses[unit.key] == ATTEMPTS:
             return Outcome(unit, "failed", error=str(error))
-        self._report(f"{unit}: its process died; it is run again")
+        with self.change:
+            self.running.discard(unit.key)
+            self._report(f"{unit}: its process died; it is run again")
         return None
 
     def _settle(self, outcome: Outcome) -> None:
