@@ -153,7 +153,7 @@ def _draw_row(axes: Axes, y: int, cell: Estimate) -> None:
     if math.isfinite(cell.mean):
         axes.plot([cell.mean], [y], marker, color=color, markersize=5, mec="white", mew=0.5)
     elif not math.isfinite(cell.published):
-        reason = "diverged" if cell.diverged else "no run"
+        reason = "diverged" if cell.diverged else "no value"
         axes.text(
             *(0.02, y, reason),
             transform=axes.get_yaxis_transform(),

@@ -74,7 +74,7 @@ def test_printed_numbers_are_hollow(shown):
 
 
 def test_a_row_without_any_number_says_so(shown):
-    assert [text.get_text() for text in shown["Mult_acc_7 (%)"].texts] == ["no run"]
+    assert [text.get_text() for text in shown["Mult_acc_7 (%)"].texts] == ["no value"]
     assert not shown["MAE"].texts
 
 
