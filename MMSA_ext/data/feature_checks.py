@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from MMSA_ext.data.feature_report import FeatureReport
+from MMSA_ext.data.feature_report import FeatureReport, ScaleSummary
 from MMSA_ext.data.pickles.errors import shown
 
 __all__ = [
@@ -350,7 +350,7 @@ def _mean_squares(array: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def check_scales(scope: Scope, key: str) -> None:
-    """Warn of features that are much larger or smaller than the others.
+    """Report the scales of features, and warn of those that are much larger or smaller.
 
     The scale of a feature is its root mean square over frames. Padding is zeros in every feature,
     so that it changes no ratio of two scales.
@@ -360,6 +360,8 @@ def check_scales(scope: Scope, key: str) -> None:
         key: `audio` or `vision`.
     """
     scales = np.sqrt(scope.known[key].mean_squares) if key in scope.known else np.zeros(0)
+    if len(scales) and np.isfinite(scales).all():
+        scope.report.scales[key] = ScaleSummary.of(scales)
     used = scales > 0
     if used.sum() < 3 or not np.isfinite(scales).all():
         return

@@ -75,6 +75,32 @@ class LabelSummary:
 
 
 @dataclass(frozen=True)
+class ScaleSummary:
+    """Scales of one modality's features: root mean squares over the training split's frames.
+
+    Attributes:
+        features: number of features.
+        zero: how many of them are zero everywhere.
+        smallest: of the others; 0 where there are none, like the next two.
+        median: of the others.
+        largest: of the others.
+    """
+
+    features: int
+    zero: int
+    smallest: float
+    median: float
+    largest: float
+
+    @classmethod
+    def of(cls, scales: NDArray[np.float64]) -> "ScaleSummary":
+        """Summarise scales of shape (d,)."""
+        used = scales[scales > 0] if (scales > 0).any() else np.zeros(1)
+        found = (float(used.min()), float(np.median(used)), float(used.max()))
+        return cls(len(scales), int((scales == 0).sum()), *found)
+
+
+@dataclass(frozen=True)
 class SplitSummary:
     """One split in numbers.
 
@@ -104,6 +130,7 @@ class FeatureReport:
         warnings: what was repaired or may surprise.
         notes: what is worth knowing.
         summary: split -> numbers, for every split whose arrays fit together.
+        scales: `audio`, `vision` -> scales of the training split's features.
     """
 
     path: Path
@@ -114,6 +141,7 @@ class FeatureReport:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     summary: dict[str, SplitSummary] = field(default_factory=dict)
+    scales: dict[str, ScaleSummary] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -143,6 +171,8 @@ class FeatureReport:
         ]
         if self.summary:
             sections += [self._shape_table(), self._length_table()]
+        if self.scales:
+            sections.append(self._scale_table())
         if any(split.labels for split in self.summary.values()):
             sections.append(self._label_table())
         for title, items in (
@@ -178,6 +208,22 @@ class FeatureReport:
             for modality, item in split.lengths.items()
         ]
         return _table(["split", "length", "min", "5%", "50%", "95%", "max", "padded to"], rows)
+
+    def _scale_table(self) -> str:
+        rows = [
+            [
+                key,
+                str(item.features),
+                str(item.zero),
+                f"{item.smallest:.3g}",
+                f"{item.median:.3g}",
+                f"{item.largest:.3g}",
+                f"{item.largest / item.smallest:.3g}" if item.smallest else "-",
+            ]
+            for key, item in self.scales.items()
+        ]
+        header = ["scale", "features", "zero", "smallest", "median", "largest", "largest/smallest"]
+        return _table(header, rows)
 
     def _label_table(self) -> str:
         rows = [

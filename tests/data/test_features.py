@@ -714,6 +714,17 @@ class TestReport:
         assert label.mean == pytest.approx(1 / 6)
         assert (label.minimum, label.maximum) == (-1, 1)
 
+    def test_the_spread_of_scales(self, data: Data, read: Any) -> None:
+        audio = np.zeros_like(data["train"]["audio"])
+        audio[:, :, 1], audio[:, :, 2] = 2, 300
+        data["train"]["audio"] = audio
+        report = read(data).report
+        scales = report.scales["audio"]
+        assert (scales.features, scales.zero) == (3, 1)
+        assert (scales.smallest, scales.median, scales.largest) == pytest.approx((2, 151, 300))
+        line = next(line for line in report.render().splitlines() if line.startswith("audio"))
+        assert line.split() == ["audio", "3", "1", "2", "151", "300", "150"]
+
     def test_render(self, data: Data, tmp_path: Path) -> None:
         data["train"]["vision_lengths"][0] = 0
         data["test"]["regression_labels"][1] = np.nan
