@@ -15,11 +15,18 @@ import os
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import numpy as np
 from easydict import EasyDict
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from MMSA_ext import mmsa_bridge, mmsa_config
 from MMSA_ext.data.corruption import CorruptionConfig, normalise
@@ -132,6 +139,15 @@ class RunConfig(MMSAKeys):
     text_encoder_config: dict[str, Any] | None = None
     feature_scaling: Scaling = "standardise"
     corruption: CorruptionConfig | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_flag(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where they would count as the numbers 1 and 0."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and {int, float} & {annotation, *get_args(annotation)}:
+            raise ValueError("give a number, not true or false")
+        return value
 
     @classmethod
     def from_args(cls, args: Any) -> Self:

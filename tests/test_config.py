@@ -381,6 +381,12 @@ class TestVariants:
         assert set(host.d_paras) < set(variant.d_paras)
 
 
+@pytest.mark.parametrize("key", ["num_epochs", "selection_digits", "warmup_ratio", "dim"])
+def test_true_is_no_number(key):
+    with pytest.raises(ConfigError, match=rf"{key}: .*give a number, not true or false"):
+        config.resolve("dashfusion", "mosi", "", {key: True})
+
+
 @pytest.mark.parametrize("model", ["dashfusion", "text_only", "confede", "dbf", "almt_released"])
 @pytest.mark.parametrize(
     ("dataset", "lengths"),
