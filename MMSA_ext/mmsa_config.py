@@ -16,6 +16,7 @@ import torch
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.errors import ConfigError, MMSAExtError, suggest
 from MMSA_ext.registry import ModelEntry, get_model, is_registered, refusal
+from MMSA_ext.validation import integer
 
 # What the feature file decides; what a configuration says of it is taken over from there.
 FACTS = ("featurePath", "feature_dims", "seq_lens", "train_samples")
@@ -81,7 +82,7 @@ def problems(args: Mapping[str, Any], *, drawn: bool = False) -> list[str]:
 def _cap_problems(args: Mapping[str, Any]) -> list[str]:
     """What is wrong with `num_epochs`, which is this package's: MMSA's loops have no such cap."""
     cap = args.get("num_epochs")
-    if cap is None or (isinstance(cap, int) and not isinstance(cap, bool) and cap >= 1):
+    if cap is None or (integer(cap) or 0) >= 1:
         return []
     return [f"num_epochs: give a whole number from 1, or null for no cap (given: {cap!r:.80})"]
 

@@ -9,7 +9,7 @@ whatever it predicts later. A feature that is constant in training becomes 0, an
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
@@ -87,6 +87,20 @@ class ModalityScaling:
             scaled = ((frames - self.mean) * factor).astype(np.float32)
         scaled[~_valid(lengths, frames.shape[1])] = 0
         return scaled
+
+    def blocks(
+        self, frames: NDArray[Any], lengths: NDArray[Any]
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """`apply` to many samples, in groups with the index of their first; no group is large."""
+        for start, block in blocks(frames):
+            yield start, self.apply(block, lengths[start : start + len(block)])
+
+    def scaled(self, frames: NDArray[Any], lengths: NDArray[Any]) -> NDArray[np.float32]:
+        """`apply` to a whole split `(N, L, d)`, without another temporary of its size."""
+        result = np.empty(frames.shape, np.float32)
+        for start, block in self.blocks(frames, lengths):
+            result[start : start + len(block)] = block
+        return result
 
     def after(self, before: ModalityScaling) -> ModalityScaling:
         """One scaling in place of `before` and, on what that gives, this one."""
@@ -185,10 +199,7 @@ class FeatureScaling:
         changed: dict[str, Any] = {}
         for modality, found in vars(self).items():
             frames, lengths = getattr(split, modality), getattr(split, f"{modality}_lengths")
-            changed[modality] = np.empty(frames.shape, np.float32)
-            for start, block in blocks(frames):
-                rows = slice(start, start + len(block))
-                changed[modality][rows] = found.apply(block, lengths[rows])
+            changed[modality] = found.scaled(frames, lengths)
         return replace(split, **changed)
 
 

@@ -72,7 +72,7 @@ def standardise(
         scaling[modality] = found if before is None else found.after(before)
         for name, split in splits.items():
             frames, lengths = _frames(split, modality)
-            data[name] |= {modality: found.apply(frames, lengths), f"{modality}_lengths": lengths}
+            data[name] |= {modality: found.scaled(frames, lengths), f"{modality}_lengths": lengths}
     data |= {
         "standardised": sorted(scaling),
         "scaling": {modality: found.plain() for modality, found in sorted(scaling.items())},

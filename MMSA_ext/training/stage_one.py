@@ -22,7 +22,6 @@ from easydict import EasyDict
 from torch import Tensor, nn
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.data.feature_checks import blocks
 from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
 from MMSA_ext.errors import CheckpointError, TrainingDivergedError, WriteError
 from MMSA_ext.files import outside_scratch
@@ -208,10 +207,8 @@ def _digest(dataset: FeatureDataset, modality: str) -> str:
         if scaling is None:
             digest.update(np.ascontiguousarray(array).data)
             continue
-        lengths = getattr(dataset, f"{name}_lengths")
-        for start, block in blocks(array):
-            scaled = scaling.apply(block, lengths[start : start + len(block)])
-            digest.update(np.ascontiguousarray(scaled).data)
+        for _, block in scaling.blocks(array, getattr(dataset, f"{name}_lengths")):
+            digest.update(np.ascontiguousarray(block).data)
     return digest.hexdigest()
 
 
