@@ -27,6 +27,7 @@ from MMSA_ext.experiments.workers import (
     options_of,
     threads_each,
 )
+from MMSA_ext.stopping import handlers
 from tests.experiments.conftest import CONTENT
 
 
@@ -408,10 +409,12 @@ def command(options, tmp_path):
                 "-f", str(options["custom_feature"]), "-g", "cpu", "-n", "0", "-v", "0",
                 "--model-save-dir", str(tmp_path / "m"), "--res-save-dir", str(tmp_path / "r"),
                 "--log-dir", str(tmp_path / "l"), *arguments]  # fmt: skip
-        return subprocess.Popen(
-            line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"}, start_new_session=True,
-        )  # fmt: skip
+        # Where the tests run in the background, Ctrl-C is ignored, and would be inherited so.
+        with handlers({signal.SIGINT: signal.default_int_handler}):
+            return subprocess.Popen(
+                line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"}, start_new_session=True,
+            )  # fmt: skip
 
     return start
 
