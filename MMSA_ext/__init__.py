@@ -23,13 +23,13 @@ from MMSA_ext.version import __version__
 
 if TYPE_CHECKING:
     from MMSA_ext import models
-    from MMSA_ext.config import get_config_regression, get_config_tune
+    from MMSA_ext.config.resolve import get_config_regression, get_config_tune
     from MMSA_ext.mmsa_bridge import register, unregister
-    from MMSA_ext.models.infoenh import InfoEnh, InfoEnhConfig
-    from MMSA_ext.prediction import MMSA_test, predict_file
+    from MMSA_ext.models.infoenh.module import InfoEnh, InfoEnhConfig
     from MMSA_ext.registry import list_models, register_model, unregister_model
-    from MMSA_ext.results import MetricSummary, RunResults, SeedResult
-    from MMSA_ext.runner import MMSA_run
+    from MMSA_ext.runs.api import MMSA_run
+    from MMSA_ext.runs.prediction import MMSA_test, predict_file
+    from MMSA_ext.runs.results import MetricSummary, RunResults, SeedResult
 
 __all__ = [
     "InfoEnh",
@@ -54,17 +54,17 @@ __all__ = [
 
 # Modules of the names that are imported when they are first used.
 _HOMES = {
-    "InfoEnh": "MMSA_ext.models.infoenh",
-    "InfoEnhConfig": "MMSA_ext.models.infoenh",
-    "MMSA_run": "MMSA_ext.runner",
-    "MMSA_test": "MMSA_ext.prediction",
-    "MetricSummary": "MMSA_ext.results",
-    "RunResults": "MMSA_ext.results",
-    "SeedResult": "MMSA_ext.results",
-    "get_config_regression": "MMSA_ext.config",
-    "get_config_tune": "MMSA_ext.config",
+    "InfoEnh": "MMSA_ext.models.infoenh.module",
+    "InfoEnhConfig": "MMSA_ext.models.infoenh.module",
+    "MMSA_run": "MMSA_ext.runs.api",
+    "MMSA_test": "MMSA_ext.runs.prediction",
+    "MetricSummary": "MMSA_ext.runs.results",
+    "RunResults": "MMSA_ext.runs.results",
+    "SeedResult": "MMSA_ext.runs.results",
+    "get_config_regression": "MMSA_ext.config.resolve",
+    "get_config_tune": "MMSA_ext.config.resolve",
     "list_models": "MMSA_ext.registry",
-    "predict_file": "MMSA_ext.prediction",
+    "predict_file": "MMSA_ext.runs.prediction",
     "register": "MMSA_ext.mmsa_bridge",
     "register_model": "MMSA_ext.registry",
     "unregister": "MMSA_ext.mmsa_bridge",

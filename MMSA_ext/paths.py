@@ -202,3 +202,10 @@ def _measure(folder: Path) -> None:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise
+
+
+def config_folder() -> Path:
+    """Folder with the shipped configuration files (wheel, editable install or source tree)."""
+    package = Path(__file__).resolve().parent
+    inside, beside = package / "configs", package.parent / "configs"
+    return inside if inside.is_dir() else beside

@@ -16,7 +16,7 @@ from MMSA_ext.errors import ConfigError, suggest
 if TYPE_CHECKING:
     from torch import nn
 
-    from MMSA_ext.config import RunConfig, VariantConfig
+    from MMSA_ext.config.schema import RunConfig, VariantConfig
 
 Builder = Callable[[Any], "nn.Module"]
 

@@ -13,9 +13,18 @@ __version__ = "0.1.0"
 _PACKAGE = Path(__file__).resolve().parent
 # What only shows results, talks to the user or makes files cannot change a number of a run.
 _NOT_DECIDING = (
-    *("reporting", "analysis", "cli", "__main__.py", "version.py", "errors.py", "paths.py"),
-    *("results.py", "prediction.py", "tuning.py", "experiments", "requirements.py"),
-    *("validation.py", "json_files.py", "mmsa_config.py"),
+    *(
+        "reporting",
+        "records",
+        "explain",
+        "cli",
+        "__main__.py",
+        "version.py",
+        "errors.py",
+        "paths.py",
+    ),
+    *("runs/results.py", "runs/prediction.py", "runs/tuning.py", "experiments"),
+    *("runs/requirements.py", "validation.py", "json_files.py", "config/mmsa_keys.py"),
     *("mmsa_bridge/keys.py", "mmsa_bridge/values.py"),
     *("data/demo.py", "data/encode_text.py", "data/feature_report.py", "data/synthetic.py"),
     "data/fit_lengths.py",

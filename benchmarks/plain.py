@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from MMSA_ext.data.loader import Batch
 from MMSA_ext.data.retrieval import ContrastSets
-from MMSA_ext.models.attention import MultiHeadAttention, TransformerLayer, masked_mean
 from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
 from MMSA_ext.models.dashfusion import DashFusion, DashFusionConfig
-from MMSA_ext.models.fusion import BottleneckFusionLayer
+from MMSA_ext.models.parts.attention import MultiHeadAttention, TransformerLayer, masked_mean
+from MMSA_ext.models.parts.fusion import BottleneckFusionLayer
 from MMSA_ext.registry import is_registered, register_model
 from MMSA_ext.text_encoders import build_text_encoder, load_text_encoder
 from MMSA_ext.training.trainer import Trainer

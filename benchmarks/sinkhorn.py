@@ -32,7 +32,7 @@ from geomloss import ot as geomloss
 from measuring import write_csv
 from torch import Tensor
 
-from MMSA_ext.optimal_transport import cosine_cost, sinkhorn
+from MMSA_ext.models.optimal_transport import cosine_cost, sinkhorn
 
 PAIRS = 3
 MOST_ITERATIONS = 1000
@@ -71,7 +71,7 @@ def iteration_counts(tolerance: float, k: int) -> Iterator[float]:
 
 
 def ours(cost: Tensor, inverse_temperature: float, threshold: float) -> Tensor:
-    """MMSA_ext.optimal_transport.sinkhorn."""
+    """MMSA_ext.models.optimal_transport.sinkhorn."""
     return sinkhorn(
         cost, inverse_temperature, max_iterations=MOST_ITERATIONS, tolerance=threshold
     ).plan

@@ -55,7 +55,7 @@ import torch
 from easydict import EasyDict
 
 from MMSA_ext import mmsa_bridge, text_encoders
-from MMSA_ext.config import check_names, resolve
+from MMSA_ext.config.resolve import check_names, resolve
 from MMSA_ext.data import synthetic
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import FeatureLoader, make_loaders

@@ -36,7 +36,7 @@ import torch
 from measuring import write_csv
 
 from MMSA_ext.data.synthetic import write, write_tiny_encoder
-from MMSA_ext.reporting.store import RunStore
+from MMSA_ext.records.store import RunStore
 
 THREADS, WAITING = "OMP_NUM_THREADS", "OMP_WAIT_POLICY"
 SIZES, LENGTHS, ENCODER_WIDTH = (64, 16, 16), (16, 40, 24), 128

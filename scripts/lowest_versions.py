@@ -1,7 +1,7 @@
 """Run tests with the lowest versions that setup.py names.
 
     python scripts/lowest_versions.py                   # minutes; makes .venv-lowest
-    python scripts/lowest_versions.py tests/test_config.py -x
+    python scripts/lowest_versions.py tests/config/test_resolve.py -x
 
 Makes a virtual environment with each requirement at its lower bound and runs `TESTS`, or what the
 arguments give to pytest, in it. torch alone is the one of constraints.txt: an older one from the
@@ -23,20 +23,20 @@ EXTRAS = ("offline", "chinese", "ray")
 NOT_LOWERED = "torch"
 # Of every requirement what is used of it, and every model trained once.
 TESTS = (
-    "tests/analysis/test_attribution.py",
-    "tests/analysis/test_embeddings.py",
+    "tests/explain/test_attribution.py",
+    "tests/explain/test_embeddings.py",
     "tests/cli/test_commands.py",
     "tests/data/test_features.py",
     "tests/experiments/test_ray_engine.py",
-    "tests/experiments/test_running.py",
+    "tests/experiments/test_execution.py",
     "tests/mmsa_bridge/test_stock.py",
     "tests/models/test_all_models.py",
     "tests/reporting",
-    "tests/test_config.py",
-    "tests/test_optimal_transport.py",
-    "tests/test_runner.py",
+    "tests/config/test_resolve.py",
+    "tests/models/test_optimal_transport.py",
+    "tests/runs/test_api.py",
     "tests/test_text_encoders.py",
-    "tests/test_tuning.py",
+    "tests/runs/test_tuning.py",
     "tests/training/test_checkpoint.py",
 )
 

@@ -25,7 +25,7 @@ from MMSA_ext.text_encoders import (
 )
 from tests.conftest import tiny_config
 from tests.fake_hub import hub, no_hub
-from tests.models.infoenh_hosts.variants import SIZES, TRAINING, read_by
+from tests.models.hosts.variants import SIZES, TRAINING, read_by
 
 NAME = "org/encoder"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 440473133\n"
@@ -50,7 +50,7 @@ def online(monkeypatch, tmp_path):
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch):
     """They take longer than the runs."""
-    monkeypatch.setattr("MMSA_ext.runner.Run._draw", lambda self, results: ())
+    monkeypatch.setattr("MMSA_ext.runs.api.Run._draw", lambda self, results: ())
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_without_network_every_model_says_so_in_time(
 
 @pytest.fixture(scope="module")
 def planted_file(tmp_path_factory):
-    from tests.models.infoenh_hosts.variants import write_features
+    from tests.models.hosts.variants import write_features
 
     return write_features(tmp_path_factory.mktemp("planted") / "features.pkl", planted=True)
 

@@ -40,8 +40,8 @@ def test_the_import_alone_loads_nothing_heavy() -> None:
             for first in (
                 "import MMSA_ext; from MMSA.run import MMSA_run",
                 "from MMSA_ext import MMSA_run",
-                "from MMSA_ext.models.infoenh_hosts import misa",
-                "from MMSA_ext.reporting.store import RunStore",
+                "from MMSA_ext.models.hosts import misa",
+                "from MMSA_ext.records.store import RunStore",
             )
         ),
     ],
@@ -80,7 +80,8 @@ def test_threads_may_import_both_at_once() -> None:
             except BaseException as error:
                 errors.append(error)
 
-        statements = ["import MMSA", "from MMSA_ext.config import resolve", "import MMSA.run"]
+        resolve = "from MMSA_ext.config.resolve import resolve"
+        statements = ["import MMSA", resolve, "import MMSA.run"]
         threads = [threading.Thread(target=load, args=(s,)) for s in statements]
         for thread in threads: thread.start()
         for thread in threads: thread.join()

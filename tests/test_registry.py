@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from MMSA_ext import registry
-from MMSA_ext.config import RunConfig, VariantConfig
+from MMSA_ext.config.schema import RunConfig, VariantConfig
 from MMSA_ext.errors import ConfigError
 
 
@@ -49,7 +49,7 @@ def test_unknown_name_suggests_the_closest():
 
 
 def test_a_model_without_shipped_configuration_gets_its_defaults(toy):
-    from MMSA_ext.config import get_config_regression
+    from MMSA_ext.config.resolve import get_config_regression
 
     args = get_config_regression("toy", "sims")
     assert (args.batch_size, args.num_epochs, args.early_stop) == (16, 100, None)

@@ -10,7 +10,7 @@ import pytest
 
 from MMSA_ext import cli
 from MMSA_ext.errors import WriteError
-from MMSA_ext.reporting.store import RunStore
+from MMSA_ext.records.store import RunStore
 from MMSA_ext.stopping import Stopped, deferred, stoppable
 from MMSA_ext.training.trainer import Trainer
 from tests.conftest import tiny_config

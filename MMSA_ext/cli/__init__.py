@@ -8,17 +8,7 @@ import sys
 
 import typer
 
-from MMSA_ext.cli import (
-    cache,
-    checks,
-    data,
-    experiments,
-    explain,
-    models,
-    report,
-    runs,
-    statistics,
-)
+from MMSA_ext.cli import cache, checks, data, experiments, explain, models, report, runs, statistics
 from MMSA_ext.cli.options import parse_overrides
 from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.stopping import Stopped, stoppable

@@ -13,7 +13,7 @@ from MMSA_ext.cli.options import ResultDir
 from MMSA_ext.paths import Places, expand, shown, why_no_file
 
 if TYPE_CHECKING:
-    from MMSA_ext.analysis.matrix import Cell, Source
+    from MMSA_ext.explain.matrix import Cell, Source
 
 
 def matrix(
@@ -47,9 +47,9 @@ def matrix(
 
     Exit code 1 if a cell fails.
     """
-    from MMSA_ext.analysis import matrix as cells_of
-    from MMSA_ext.config import DATASETS
+    from MMSA_ext.config.schema import DATASETS
     from MMSA_ext.errors import ConfigError, suggest
+    from MMSA_ext.explain import matrix as cells_of
 
     work = Path(expand(work_dir))
     if unknown := [name for name in datasets or () if name not in DATASETS]:
@@ -88,9 +88,9 @@ def verify(res_save_dir: ResultDir = "") -> None:
 
     Exit code 1 if a record differs or is damaged.
     """
-    from MMSA_ext.analysis.verification import problems, render, verify_store
     from MMSA_ext.errors import ConfigError
-    from MMSA_ext.reporting.store import RunStore
+    from MMSA_ext.explain.verification import problems, render, verify_store
+    from MMSA_ext.records.store import RunStore
 
     folder = Places.resolved(results=res_save_dir or None).results / "runs"
     if not folder.is_dir():
@@ -105,8 +105,8 @@ def verify(res_save_dir: ResultDir = "") -> None:
 
 
 def _real_source(path: Path) -> Source:
-    from MMSA_ext.analysis.matrix import Source
     from MMSA_ext.errors import FeatureFileError
+    from MMSA_ext.explain.matrix import Source
 
     path = Path(expand(path))
     if reason := why_no_file(path, "feature file"):

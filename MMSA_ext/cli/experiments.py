@@ -198,7 +198,7 @@ def status(
 ) -> None:
     """Show which seeds of each row are done, running or missing, and the time used and left."""
     from MMSA_ext import experiments
-    from MMSA_ext.reporting.store import RunStore
+    from MMSA_ext.records.store import RunStore
 
     chosen = _load(experiment, datasets, overrides, seeds, rows=rows, models=models)
     store = RunStore(experiments.results_folder(res_save_dir or None) / "runs")
@@ -304,8 +304,8 @@ def _show_tables(
 ) -> None:
     from MMSA_ext import experiments
     from MMSA_ext.errors import ConfigError
+    from MMSA_ext.records.store import RunStore
     from MMSA_ext.reporting.comparison_formats import render_text
-    from MMSA_ext.reporting.store import RunStore
 
     folder: Path = experiments.results_folder(res_save_dir or None)
     comparisons = experiments.table(experiment, RunStore(folder / "runs"))
@@ -324,7 +324,7 @@ def _show_tables(
 
 def _draw(experiment: experiments.Experiment, res_save_dir: str, kind: str | None = None) -> None:
     from MMSA_ext import experiments
-    from MMSA_ext.reporting.store import RunStore
+    from MMSA_ext.records.store import RunStore
 
     folder: Path = experiments.results_folder(res_save_dir or None)
     store = RunStore(folder / "runs")

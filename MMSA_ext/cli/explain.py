@@ -20,7 +20,7 @@ from MMSA_ext.errors import ConfigError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from MMSA_ext.analysis.trained_model import TrainedModel
+    from MMSA_ext.explain.trained_model import TrainedModel
 
 app = typer.Typer(
     no_args_is_help=True, help="Look into trained models: representations, attention, words, cases."
@@ -65,7 +65,7 @@ def embeddings(
     overrides: Overrides = None,
 ) -> None:
     """t-SNE of the modalities' representations, before and after InfoEnh, with distances."""
-    from MMSA_ext.analysis import embeddings as analysis
+    from MMSA_ext.explain import embeddings as analysis
     from MMSA_ext.reporting.figures.embeddings import embedding_figure
 
     trained = _load(checkpoint, features, gpu_ids, overrides, split=split, limit=limit, seed=seed)
@@ -92,7 +92,7 @@ def attention(
     overrides: Overrides = None,
 ) -> None:
     """Attention of DashFusion's temporal alignment, words by frames, mean and head by head."""
-    from MMSA_ext.analysis.attention_maps import attention_maps
+    from MMSA_ext.explain.attention_maps import attention_maps
     from MMSA_ext.reporting.figures.attention import attention_figure, head_figure
 
     trained = _load(checkpoint, features, gpu_ids, overrides, ids=samples, split=split)
@@ -123,7 +123,7 @@ def attribution(
     overrides: Overrides = None,
 ) -> None:
     """What words and frames contribute to a prediction (integrated gradients)."""
-    from MMSA_ext.analysis.attribution import attribute
+    from MMSA_ext.explain.attribution import attribute
     from MMSA_ext.reporting.figures.attribution import attribution_figure
 
     trained = _load(checkpoint, features, gpu_ids, overrides, ids=samples, split=split)
@@ -181,12 +181,12 @@ def cases(
     res_save_dir: ResultDir = "",
 ) -> None:
     """Single samples with their text through several systems, from the stored predictions."""
-    from MMSA_ext.analysis.cases import case_study, find_records, to_markdown
     from MMSA_ext.data.features import read_features
+    from MMSA_ext.explain.cases import case_study, find_records, to_markdown
     from MMSA_ext.files import write_atomically
     from MMSA_ext.paths import Places
+    from MMSA_ext.records.store import RunStore
     from MMSA_ext.reporting.figures.cases import case_figure
-    from MMSA_ext.reporting.store import RunStore
 
     wanted = dict(parse_row(row) for row in rows)
     if len(wanted) < len(rows):
@@ -253,7 +253,7 @@ def _load(
     limit: int | None = None,
     **options: Any,
 ) -> TrainedModel:
-    from MMSA_ext.analysis.trained_model import load_trained
+    from MMSA_ext.explain.trained_model import load_trained
 
     if ids is None and limit is None:
         limit = DEFAULT_SAMPLES

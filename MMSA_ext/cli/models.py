@@ -33,6 +33,6 @@ def complexity(
     overrides: Overrides = None,
 ) -> None:
     """Multiply-adds and parameters of a model on one sample, by module, and Table V."""
-    from MMSA_ext.analysis.complexity import report
+    from MMSA_ext.explain.complexity import report
 
     typer.echo(report(model, dataset, text_length, parse_overrides(overrides or [])))

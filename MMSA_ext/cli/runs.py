@@ -30,7 +30,7 @@ from MMSA_ext.errors import ConfigError
 
 if TYPE_CHECKING:
     from MMSA_ext.data.fit_lengths import Longer
-    from MMSA_ext.results import RunResults
+    from MMSA_ext.runs.results import RunResults
 
 Synthetic = Annotated[
     bool,
@@ -212,8 +212,8 @@ def _smoke(
     """`run --smoke`: everything is in a folder that is gone afterwards."""
     from MMSA_ext.data.demo import demo_features
     from MMSA_ext.reporting.tables import render_table
-    from MMSA_ext.runner import DEFAULT_SEEDS
-    from MMSA_ext.smoke import smoke_run
+    from MMSA_ext.runs.api import DEFAULT_SEEDS
+    from MMSA_ext.runs.smoke import smoke_run
     from MMSA_ext.validation import distinct_seeds
 
     seed = distinct_seeds(seeds or DEFAULT_SEEDS)[0]

@@ -13,8 +13,8 @@ from MMSA_ext.cli.options import ResultDir
 if TYPE_CHECKING:
     import pandas as pd
 
-    from MMSA_ext.reporting.run_groups import RunGroup
-    from MMSA_ext.reporting.store import RunStore
+    from MMSA_ext.records.store import RunStore
+    from MMSA_ext.reporting.groups import RunGroup
 
 Group = Annotated[
     str, typer.Argument(help="Model, or first digits of an experiment's or a run's id.")
@@ -43,8 +43,8 @@ def compare(
     """Test run A against run B: over their shared seeds, and over the samples that both predict."""
     from MMSA_ext.reporting.comparison import compare as compare_systems
     from MMSA_ext.reporting.comparison_formats import render_text
-    from MMSA_ext.reporting.run_groups import check_split, shared_seeds
-    from MMSA_ext.reporting.run_pairs import bootstrap_groups, render_bootstrap
+    from MMSA_ext.reporting.groups import check_split, shared_seeds
+    from MMSA_ext.reporting.pairs import bootstrap_groups, render_bootstrap
     from MMSA_ext.reporting.sample_metrics import sample_metric, sample_metrics
 
     _check_output(output)
@@ -85,7 +85,7 @@ def power(
 ) -> None:
     """How many seeds a paired t-test of A against B needs, by the spread that their runs have."""
     from MMSA_ext.reporting.comparison import compare as compare_systems
-    from MMSA_ext.reporting.run_pairs import power_of_groups, render_power
+    from MMSA_ext.reporting.pairs import power_of_groups, render_power
     from MMSA_ext.reporting.sample_metrics import sample_metrics
 
     _check_output(output)
@@ -117,7 +117,7 @@ def result_stat(
 
 
 def _groups(a: str, b: str, dataset: str, res_save_dir: str) -> tuple[RunStore, RunGroup, RunGroup]:
-    from MMSA_ext.reporting.run_groups import select_groups
+    from MMSA_ext.reporting.groups import select_groups
 
     store = _store(res_save_dir)
     first, second = select_groups(store.records(), (a, b), dataset.lower() or None)
@@ -127,7 +127,7 @@ def _groups(a: str, b: str, dataset: str, res_save_dir: str) -> tuple[RunStore, 
 def _store(res_save_dir: str) -> RunStore:
     from MMSA_ext.errors import ConfigError
     from MMSA_ext.paths import Places
-    from MMSA_ext.reporting.store import RunStore
+    from MMSA_ext.records.store import RunStore
 
     root = Places.resolved(results=res_save_dir or None).results / "runs"
     if not root.is_dir():

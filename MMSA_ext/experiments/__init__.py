@@ -7,6 +7,7 @@ was, and its tables are read from the records alone. The format of the files is 
 
 from pathlib import Path
 
+from MMSA_ext.experiments.execution import Progress, run
 from MMSA_ext.experiments.figures import draw
 from MMSA_ext.experiments.files import (
     Experiment,
@@ -20,7 +21,6 @@ from MMSA_ext.experiments.files import (
     published_numbers,
 )
 from MMSA_ext.experiments.plan import Plan, Unit, render_status, status
-from MMSA_ext.experiments.running import Progress, run
 from MMSA_ext.experiments.tables import table, write_tables
 from MMSA_ext.experiments.workers import Outcome
 from MMSA_ext.paths import Places

@@ -12,7 +12,7 @@ import pandas as pd
 from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.experiments.files import FIGURE_KINDS, Experiment
 from MMSA_ext.experiments.tables import Collected, collect
-from MMSA_ext.reporting.store import RunRecord, RunStore
+from MMSA_ext.records.store import RunRecord, RunStore
 
 
 def draw(

@@ -14,18 +14,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.config import (
-    DATASETS,
-    config_folder,
-    get_config_regression,
-    merge,
-    read_json,
-    resolve,
-    unread,
-)
+from MMSA_ext.config.resolve import get_config_regression, merge, read_json, resolve, unread
+from MMSA_ext.config.schema import DATASETS
 from MMSA_ext.errors import ConfigError, suggest
-from MMSA_ext.paths import expand
-from MMSA_ext.runner import DEFAULT_SEEDS
+from MMSA_ext.paths import config_folder, expand
+from MMSA_ext.runs.api import DEFAULT_SEEDS
 from MMSA_ext.validation import SEEDS, distinct_seeds, no_seed
 
 logger = logging.getLogger("MMSA")

@@ -19,8 +19,8 @@ from MMSA_ext.experiments.files import Experiment, Row
 from MMSA_ext.experiments.records import configuration_digest, expected_runs
 from MMSA_ext.files import write_error
 from MMSA_ext.paths import expand
-from MMSA_ext.reporting.store import RunRecord, RunStore, content_digest
-from MMSA_ext.run import model_code_version
+from MMSA_ext.records.store import RunRecord, RunStore, content_digest
+from MMSA_ext.runs.seeds import model_code_version
 
 # Arguments of `MMSA_run` that name feature files.
 FEATURE_FILES = ("custom_feature", "feature_T", "feature_A", "feature_V")

@@ -27,8 +27,8 @@ from MMSA_ext.experiments.plan import FEATURE_FILES, Unit
 from MMSA_ext.experiments.workers import Engine, LostWorkerError, Outcome, Worker
 from MMSA_ext.files import scratch_folder, write_atomically
 from MMSA_ext.paths import Places, expand
-from MMSA_ext.reporting.rescue import store_or_rescue
-from MMSA_ext.reporting.store import RunRecord, RunStore
+from MMSA_ext.records.rescue import store_or_rescue
+from MMSA_ext.records.store import RunRecord, RunStore
 
 logger = logging.getLogger("MMSA")
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from MMSA_ext.config import defaults, resolve
+from MMSA_ext.config.resolve import defaults, resolve
 from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.experiments.files import Experiment, Row, Shown
+from MMSA_ext.records.store import RunRecord, RunStore, content_digest
 from MMSA_ext.registry import get_model, is_registered
-from MMSA_ext.reporting.store import RunRecord, RunStore, content_digest
-from MMSA_ext.run import identifying_configuration
+from MMSA_ext.runs.seeds import identifying_configuration
 
 logger = logging.getLogger("MMSA")
 

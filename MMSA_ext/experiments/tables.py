@@ -11,10 +11,11 @@ from typing import Any
 import pandas as pd
 
 from MMSA_ext import text_encoders as encoders
-from MMSA_ext.config import PLACES
+from MMSA_ext.config.schema import PLACES
 from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.experiments.files import Experiment, Row, published_numbers
 from MMSA_ext.experiments.records import RowRecords, matching
+from MMSA_ext.records.store import RunStore
 from MMSA_ext.reporting.comparison import (
     TABLE_BASELINE,
     Comparison,
@@ -24,7 +25,6 @@ from MMSA_ext.reporting.comparison import (
     compare,
 )
 from MMSA_ext.reporting.comparison_formats import write_comparison
-from MMSA_ext.reporting.store import RunStore
 
 # Papers print these two as they are, all others in percent.
 _PRINTED_PLAIN = ("MAE", "Corr")

@@ -20,9 +20,9 @@ from joblib import cpu_count
 
 from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.experiments.plan import Unit
-from MMSA_ext.reporting.store import RunRecord
-from MMSA_ext.run import Run
-from MMSA_ext.runner import open_run
+from MMSA_ext.records.store import RunRecord
+from MMSA_ext.runs.api import open_run
+from MMSA_ext.runs.seeds import Run
 from MMSA_ext.stopping import handlers, stop
 
 logger = logging.getLogger("MMSA")

@@ -22,7 +22,7 @@ def _later(module: str, name: str) -> Callable[..., Any]:
 THIS_PACKAGE = Extension(
     list_models=_later("registry", "list_models"),
     get_model=_later("registry", "get_model"),
-    configuration=_later("config", "extension_config"),
-    run=_later("runner", "MMSA_run"),
-    test=_later("prediction", "MMSA_test"),
+    configuration=_later("config.resolve", "extension_config"),
+    run=_later("runs.api", "MMSA_run"),
+    test=_later("runs.prediction", "MMSA_test"),
 )

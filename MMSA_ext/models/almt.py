@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from MMSA_ext.config import FineTuneConfig
+from MMSA_ext.config.schema import FineTuneConfig
 from MMSA_ext.data.scaling import Scaling
-from MMSA_ext.models.attention import FeedForward, MultiSourceAttention, attend
 from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
-from MMSA_ext.models.encoders import PretrainedText
+from MMSA_ext.models.parts.attention import FeedForward, MultiSourceAttention, attend
+from MMSA_ext.models.parts.encoders import PretrainedText
 from MMSA_ext.registry import register_model
 from MMSA_ext.training.fine_tuning import FineTuneTrainer
 

@@ -22,18 +22,18 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from MMSA_ext.config import RunConfig
+from MMSA_ext.config.schema import RunConfig
 from MMSA_ext.data.loader import Batch, FeatureDataset
 from MMSA_ext.data.retrieval import ClassRule, ContrastSets, RetrievalConfig, RetrievalMode
-from MMSA_ext.losses import PairLosses, nt_xent
-from MMSA_ext.models.attention import Activation
 from MMSA_ext.models.contract import StepBatch, StepOutput, inputs
-from MMSA_ext.models.encoders import FrameEncoder, PooledTextEncoder, TextPooling
-from MMSA_ext.models.fusion import MODALITIES
-from MMSA_ext.models.infoenh import InfoEnh, InfoEnhOutput
-from MMSA_ext.models.infoenh_readout import InfoEnhHostConfig, VectorReadouts
-from MMSA_ext.models.two_stage import EncoderRecipe, EncoderTask, TwoStageModel
-from MMSA_ext.models.unimodal import (
+from MMSA_ext.models.infoenh.module import InfoEnh, InfoEnhOutput
+from MMSA_ext.models.infoenh.readout import InfoEnhHostConfig, VectorReadouts
+from MMSA_ext.models.losses import PairLosses, nt_xent
+from MMSA_ext.models.parts.attention import Activation
+from MMSA_ext.models.parts.encoders import FrameEncoder, PooledTextEncoder, TextPooling
+from MMSA_ext.models.parts.fusion import MODALITIES
+from MMSA_ext.models.parts.two_stage import EncoderRecipe, EncoderTask, TwoStageModel
+from MMSA_ext.models.parts.unimodal import (
     MLP,
     AudioModel,
     Encoded,

@@ -16,16 +16,16 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from MMSA_ext.config import RunConfig
+from MMSA_ext.config.schema import RunConfig
 from MMSA_ext.data.loader import Batch, FeatureDataset
 from MMSA_ext.data.retrieval import ClassRule, ContrastSets, RetrievalConfig
 from MMSA_ext.data.scaling import Scaling
-from MMSA_ext.losses import PairLosses, nt_xent, nt_xent_in_batch
-from MMSA_ext.models.attention import MultiSourceAttention
 from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
 from MMSA_ext.models.dashfusion_reading import Reading, ReleasedReading
-from MMSA_ext.models.encoders import FrameEncoder, TextEncoder
-from MMSA_ext.models.fusion import (
+from MMSA_ext.models.losses import PairLosses, nt_xent, nt_xent_in_batch
+from MMSA_ext.models.parts.attention import MultiSourceAttention
+from MMSA_ext.models.parts.encoders import FrameEncoder, TextEncoder
+from MMSA_ext.models.parts.fusion import (
     MODALITIES,
     FusionName,
     FusionShape,
@@ -33,7 +33,7 @@ from MMSA_ext.models.fusion import (
     Sequences,
     build_fusion,
 )
-from MMSA_ext.models.packing import Packing, Ragged
+from MMSA_ext.models.parts.packing import Packing, Ragged
 from MMSA_ext.registry import register_model
 from MMSA_ext.training.trainer import Trainer
 

@@ -10,9 +10,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from MMSA_ext.data.retrieval import RetrievalMode
-from MMSA_ext.losses import Reduction, Similarity
-from MMSA_ext.models.attention import Activation, ResidualStyle
-from MMSA_ext.models.encoders import Projector
+from MMSA_ext.models.losses import Reduction, Similarity
+from MMSA_ext.models.parts.attention import Activation, ResidualStyle
+from MMSA_ext.models.parts.encoders import Projector
 
 
 class Reading(BaseModel):

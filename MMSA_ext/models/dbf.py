@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from MMSA_ext.config import FineTuneConfig
-from MMSA_ext.losses import mi_max_loss
-from MMSA_ext.models.attention import Activation, masked_mean
+from MMSA_ext.config.schema import FineTuneConfig
 from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
-from MMSA_ext.models.encoders import PooledTextEncoder
-from MMSA_ext.models.fusion import MODALITIES
-from MMSA_ext.models.pre_norm import FrameEmbedding, LayerShape, PreNormLayer
+from MMSA_ext.models.losses import mi_max_loss
+from MMSA_ext.models.parts.attention import Activation, masked_mean
+from MMSA_ext.models.parts.encoders import PooledTextEncoder
+from MMSA_ext.models.parts.fusion import MODALITIES
+from MMSA_ext.models.parts.pre_norm import FrameEmbedding, LayerShape, PreNormLayer
 from MMSA_ext.registry import register_model
 from MMSA_ext.training.fine_tuning import FineTuneTrainer
 

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from MMSA_ext.config import RunConfig
-from MMSA_ext.models.attention import Activation, masked_mean
+from MMSA_ext.config.schema import RunConfig
 from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
-from MMSA_ext.models.encoders import Projector, TextEncoder
-from MMSA_ext.models.fusion import PredictionHead
+from MMSA_ext.models.parts.attention import Activation, masked_mean
+from MMSA_ext.models.parts.encoders import Projector, TextEncoder
+from MMSA_ext.models.parts.fusion import PredictionHead
 from MMSA_ext.registry import register_model
 from MMSA_ext.training.trainer import Trainer
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 import pandas as pd
 
 from MMSA_ext.errors import NOT_BETTER, suggest
+from MMSA_ext.records.store import RunRecord
 from MMSA_ext.reporting.statistics import (
     PairedDifference,
     StatisticsError,
@@ -19,7 +20,6 @@ from MMSA_ext.reporting.statistics import (
     paired_difference,
     summarise,
 )
-from MMSA_ext.reporting.store import RunRecord
 
 Role = Literal["system", "control", "baseline"]
 

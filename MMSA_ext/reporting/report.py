@@ -21,21 +21,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from MMSA_ext.files import write_atomically
+from MMSA_ext.records.store import RunRecord, RunStore, StoreError, StoreWarning
 from MMSA_ext.reporting.figures import curves_overview
 from MMSA_ext.reporting.figures.comparison import comparison_figure
-from MMSA_ext.reporting.report_contents import (
-    Experiment,
-    Section,
-    comparison_of,
-    flatten,
-    sections,
-)
-from MMSA_ext.reporting.store import (
-    RunRecord,
-    RunStore,
-    StoreError,
-    StoreWarning,
-)
+from MMSA_ext.reporting.report_contents import Experiment, Section, comparison_of, flatten, sections
 
 # More rows or lines than this cannot be told apart in one picture; the caption says what is shown.
 ROWS_DRAWN: Final = 16

@@ -14,6 +14,7 @@ from typing import Any, Final
 import pandas as pd
 from pydantic import JsonValue
 
+from MMSA_ext.records.store import RunRecord
 from MMSA_ext.reporting.comparison import (
     Comparison,
     SystemRuns,
@@ -21,7 +22,6 @@ from MMSA_ext.reporting.comparison import (
     lower_is_better,
     text_encoder,
 )
-from MMSA_ext.reporting.store import RunRecord
 from MMSA_ext.reporting.tables import ordered_metrics
 
 SPLIT: Final = "test"

@@ -6,9 +6,9 @@ what MMSA's leaves open: seeds and their number, selection rule, data, code and 
 
 from collections.abc import Iterable, Sequence
 
+from MMSA_ext.records.store import RunRecord, content_digest
 from MMSA_ext.reporting.comparison import Fact
 from MMSA_ext.reporting.report_contents import Experiment, Section, sections
-from MMSA_ext.reporting.store import RunRecord, content_digest
 
 # MMSA's table has no column for the loss, whose meaning differs between models.
 _LEFT_OUT = "Loss"

@@ -24,8 +24,8 @@ import pandas as pd
 
 from MMSA_ext.errors import NOT_BETTER
 from MMSA_ext.files import exclusive, move_aside, read_regular, write_atomically
+from MMSA_ext.records.store import RunRecord, StoreWarning
 from MMSA_ext.reporting.statistics import Summary, summarise
-from MMSA_ext.reporting.store import RunRecord, StoreWarning
 
 # The order in which MMSA's trainers return their metrics, over its three data sets.
 MMSA_METRICS = (

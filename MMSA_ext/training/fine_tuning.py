@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from MMSA_ext.config import FineTuneConfig
+from MMSA_ext.config.schema import FineTuneConfig
 from MMSA_ext.models.contract import MSAModel
 from MMSA_ext.training.trainer import Trainer, undivided
 

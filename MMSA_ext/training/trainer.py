@@ -24,11 +24,11 @@ from MMSA_ext.data.retrieval import RetrievalConfig, RetrievalIndex, build_index
 from MMSA_ext.data.scaling import FeatureScaling
 from MMSA_ext.errors import NOT_BETTER, TrainingDivergedError
 from MMSA_ext.models.contract import MSAModel, StepBatch, core_model
-from MMSA_ext.models.encoders import PretrainedText
+from MMSA_ext.models.parts.encoders import PretrainedText
 from MMSA_ext.training.weights_file import write_scratch
 
 if TYPE_CHECKING:
-    from MMSA_ext.config import RunConfig
+    from MMSA_ext.config.schema import RunConfig
 
 logger = logging.getLogger("MMSA")
 

@@ -35,11 +35,12 @@ from unittest import mock
 
 import numpy as np
 
-from MMSA_ext import MMSA_run, config, mmsa_bridge
+from MMSA_ext import MMSA_run, mmsa_bridge
 from MMSA_ext.cli import main
+from MMSA_ext.config import resolve as config
 from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.registry import list_models
-from MMSA_ext.run import Run
+from MMSA_ext.runs.seeds import Run
 from tests.attack.tally import Tally
 from tests.conftest import make_feature_data
 
@@ -113,7 +114,7 @@ def _nothing_is_trained() -> Iterator[None]:
     with (
         mock.patch.object(Run, "_look_up", side_effect=_Accepted),
         mock.patch.object(Run, "_train", side_effect=_Accepted),
-        mock.patch("MMSA_ext.tuning.tune", side_effect=_Accepted),
+        mock.patch("MMSA_ext.runs.tuning.tune", side_effect=_Accepted),
     ):
         yield
 

@@ -37,7 +37,7 @@ from MMSA_ext.errors import CheckpointError, FeatureFileError
 from MMSA_ext.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.attack.tally import Tally
 from tests.conftest import tiny_config, write_tiny_encoder
-from tests.models.infoenh_hosts.variants import INFOENH, SIZES, TRAINING, read_by, write_features
+from tests.models.hosts.variants import INFOENH, SIZES, TRAINING, read_by, write_features
 
 MODELS = ("text_only", "dashfusion", "lf_dnn", "self_mm")
 ALSO_FORGED = ("self_mm_infoenh", "confede", "mult")

@@ -178,7 +178,7 @@ def main() -> None:
     tries = int(sys.argv[1]) if len(sys.argv) > 1 else 300
     with tempfile.TemporaryDirectory() as folder:
         encoder = write_tiny_encoder(Path(folder))
-        with mock.patch("MMSA_ext.run.Run._draw", return_value=()):
+        with mock.patch("MMSA_ext.runs.seeds.Run._draw", return_value=()):
             tally = attack(tries, encoder)
     print(tally.render())
     for outcome, examples in tally.bad(ALLOWED).items():

@@ -33,9 +33,9 @@ from typer.testing import CliRunner
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.cli import app
-from MMSA_ext.config import resolve
+from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.features import fingerprint
-from MMSA_ext.reporting.store import (
+from MMSA_ext.records.store import (
     Environment,
     EpochRecord,
     RunIdentity,
@@ -44,7 +44,7 @@ from MMSA_ext.reporting.store import (
     StoreWarning,
 )
 from MMSA_ext.reporting.tables import render_table, write_seed_csv
-from MMSA_ext.run import identifying_configuration, model_code_version
+from MMSA_ext.runs.seeds import identifying_configuration, model_code_version
 from tests.attack.tally import Tally
 from tests.conftest import make_feature_data
 

@@ -37,8 +37,8 @@ import torch
 from MMSA_ext import files
 from MMSA_ext.errors import WriteError
 from MMSA_ext.paths import Places
-from MMSA_ext.reporting.rescue import store_or_rescue
-from MMSA_ext.reporting.store import (
+from MMSA_ext.records.rescue import store_or_rescue
+from MMSA_ext.records.store import (
     Environment,
     EpochRecord,
     RunIdentity,
@@ -47,10 +47,10 @@ from MMSA_ext.reporting.store import (
     StoreError,
     new_file,
 )
-from MMSA_ext.run import Run
-from MMSA_ext.runner import open_run
+from MMSA_ext.runs.api import open_run
+from MMSA_ext.runs.one_seed import SeedOutcome
+from MMSA_ext.runs.seeds import Run
 from MMSA_ext.training.checkpoint import load_checkpoint
-from MMSA_ext.training.seed_run import SeedOutcome
 from tests.attack.tally import Tally
 from tests.conftest import make_feature_data
 

@@ -11,7 +11,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured b
 
 @linux
 def test_some_changed_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("MMSA_ext.runner.Run._draw", lambda self, results: ())
+    monkeypatch.setattr("MMSA_ext.runs.api.Run._draw", lambda self, results: ())
     (trained,) = checkpoints.train(tmp_path, ("lf_dnn",))
     for alone in (False, True):
         tally = checkpoints.changed_bytes(trained, tmp_path, 60, alone=alone)

@@ -9,7 +9,7 @@ from tests.attack.forms import ALLOWED, attack
 
 @pytest.mark.slow
 def test_odd_forms_and_values(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("MMSA_ext.run.Run._draw", lambda self, results: ())
+    monkeypatch.setattr("MMSA_ext.runs.seeds.Run._draw", lambda self, results: ())
     tally = attack(300, tiny_encoder)
     print(tally.render())
     assert not tally.bad(ALLOWED), tally.render()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from MMSA_ext.models.attention import TransformerLayer
+from MMSA_ext.models.parts.attention import TransformerLayer
 
 
 @pytest.fixture(scope="module")

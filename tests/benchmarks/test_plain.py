@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from benchmarks.plain import PlainDashFusion, take_weights
-from MMSA_ext.config import resolve
+from MMSA_ext.config.resolve import resolve
 from MMSA_ext.models.contract import StepBatch, inputs
 from MMSA_ext.models.dashfusion import DashFusion, DashFusionConfig
 from tests.conftest import TINY_SHAPES, tiny_config

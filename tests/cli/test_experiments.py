@@ -186,7 +186,7 @@ def test_commands_that_read_make_no_folder(command, tmp_path, tmp_path_factory):
 
 
 def test_tables_reach_other_code_and_other_data(file, run, tmp_path, feature_file):
-    from MMSA_ext.reporting.store import RunStore
+    from MMSA_ext.records.store import RunStore
 
     path, results = file(), ["--res-save-dir", str(tmp_path / "r")]
     assert run(path).exit_code == 0

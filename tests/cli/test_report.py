@@ -5,7 +5,7 @@ import typer
 from typer.testing import CliRunner
 
 from MMSA_ext.cli.report import report
-from MMSA_ext.reporting.store import RunStore, StoreError
+from MMSA_ext.records.store import RunStore, StoreError
 from tests.reporting.conftest import make_finished
 
 app = typer.Typer()

@@ -6,8 +6,8 @@ from typer.testing import CliRunner
 
 from MMSA_ext.cli import statistics
 from MMSA_ext.errors import ConfigError
+from MMSA_ext.records.store import Environment, RunIdentity, RunRecord, RunStore
 from MMSA_ext.reporting.statistics import StatisticsError
-from MMSA_ext.reporting.store import Environment, RunIdentity, RunRecord, RunStore
 
 app = typer.Typer()
 app.command("compare")(statistics.compare)

@@ -8,7 +8,7 @@ import pytest
 from easydict import EasyDict
 
 from MMSA_ext import MMSA_run, mmsa_bridge
-from MMSA_ext.config import get_config_regression
+from MMSA_ext.config.resolve import get_config_regression
 from MMSA_ext.data import corruption
 from MMSA_ext.data.corruption import CorruptionConfig, bind, corrupt, normalise
 from MMSA_ext.data.features import SPLITS, FeatureSet, read_features

@@ -80,7 +80,7 @@ def test_pool_averages_as_torch_does(features: FeatureSet) -> None:
 
 @pytest.mark.parametrize("model", ["text_only", "lf_dnn"])
 def test_predicting(model: str, tmp_path: Path, tiny_encoder: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("MMSA_ext.runner.Run._draw", lambda self, results: ())
+    monkeypatch.setattr("MMSA_ext.runs.api.Run._draw", lambda self, results: ())
     path = write_features(tmp_path / "data.pkl", make_feature_data())
     config = {"early_stop": 1} if model == "lf_dnn" else tiny_config(model, tiny_encoder)
     (seed,) = MMSA_run(

@@ -15,12 +15,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from MMSA_ext import MMSA_run, mmsa_bridge, predict_file
-from MMSA_ext.config import get_config_regression, unread
+from MMSA_ext.config.resolve import get_config_regression, unread
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import FeatureLoader, make_loaders
 from MMSA_ext.registry import trains_in_mmsa
-from MMSA_ext.run import Run
-from MMSA_ext.runner import open_run
+from MMSA_ext.runs.api import open_run
+from MMSA_ext.runs.seeds import Run
 from tests.conftest import make_feature_data, tiny_config
 
 Data = dict[str, Any]
@@ -202,7 +202,7 @@ def test_every_form_gives_the_same_batches(
 def test_what_is_called_usable_trains(
     model: str, plain: Data, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("MMSA_ext.runner.Run._draw", lambda self, results: ())
+    monkeypatch.setattr("MMSA_ext.runs.api.Run._draw", lambda self, results: ())
     seeds, tables = [], []
     for name, form in {"plain": lambda data: None, "everything": everything}.items():
         folder = tmp_path / name

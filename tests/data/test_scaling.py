@@ -239,7 +239,7 @@ def test_units_change_nothing_that_a_scaled_model_sees(run, model, feature_file)
 
 @pytest.mark.parametrize("model", ["dashfusion", "lf_dnn"])
 def test_a_removed_modality_is_zeros_to_the_model(run, model, monkeypatch):
-    from MMSA_ext.run import Run
+    from MMSA_ext.runs.seeds import Run
 
     seen = []
     monkeypatch.setattr(Run, "_train", lambda self, *_: seen.append(self._seen_features) or 1 / 0)
@@ -282,7 +282,7 @@ def test_other_values_are_refused_by_name(run, model, wrong):
 
 def test_mmsas_own_loop_around_our_trainer_scales_too(tmp_path, tiny_encoder, feature_file):
     from MMSA_ext import mmsa_bridge
-    from MMSA_ext.config import resolve
+    from MMSA_ext.config.resolve import resolve
     from MMSA_ext.training.trainer import Trainer
 
     def scores(scaled_by_hand):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from MMSA_ext.experiments import Experiment, load
-from MMSA_ext.reporting.store import RunStore
+from MMSA_ext.records.store import RunStore
 from tests.conftest import tiny_config
 
 CONTENT = {

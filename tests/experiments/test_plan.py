@@ -8,7 +8,7 @@ from MMSA_ext.data import features
 from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.experiments import Plan, render_status, run, status
 from MMSA_ext.experiments.plan import Claims, Durations, TimeLeft, format_seconds, record_keys
-from MMSA_ext.reporting.store import RunStore
+from MMSA_ext.records.store import RunStore
 from tests.conftest import make_feature_data
 
 

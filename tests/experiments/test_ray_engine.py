@@ -12,7 +12,7 @@ import pytest
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.experiments import Outcome, Plan, run
 from MMSA_ext.experiments.ray_engine import Delivery, RayEngine, _slots, connect
-from MMSA_ext.reporting.store import RunStore, file_digest
+from MMSA_ext.records.store import RunStore, file_digest
 from tests.attack import store as attack
 
 ROOT = Path(__file__).parents[2]

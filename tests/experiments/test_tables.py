@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from MMSA_ext.experiments import run, table, write_tables
+from MMSA_ext.records.store import RunStore
 from MMSA_ext.reporting.comparison_formats import render_text
-from MMSA_ext.reporting.store import RunStore
 
 
 @pytest.fixture(scope="module")
@@ -240,9 +240,9 @@ def test_older_sets_can_be_asked_for(done, store):
 
 def test_records_from_before_a_key_was_there_still_count():
     """A key's default means what was done before; what only sets the pace does not count."""
-    from MMSA_ext.config import resolve
+    from MMSA_ext.config.resolve import resolve
     from MMSA_ext.experiments.records import configuration_digest
-    from MMSA_ext.run import identifying_configuration
+    from MMSA_ext.runs.seeds import identifying_configuration
 
     now = identifying_configuration(resolve("dashfusion", "mosi", overrides={"pretrained": "x"}))
     before = {k: v for k, v in now.items() if k != "retrieved_features"} | {"length_groups": 3}
@@ -259,8 +259,8 @@ def test_models_of_aligned_data_have_a_file_of_their_own(make, store):
     rows = [{"label": "MFN", "model": "mfn"}, {"label": "LF-DNN", "model": "lf_dnn"}]
     experiment = make(rows=rows)
     template = next(iter(store.records()))
-    from MMSA_ext.config import resolve
-    from MMSA_ext.run import identifying_configuration
+    from MMSA_ext.config.resolve import resolve
+    from MMSA_ext.runs.seeds import identifying_configuration
 
     for year, row in enumerate(experiment.rows, start=2990):
         configuration = identifying_configuration(resolve(row.model, "mosi"))

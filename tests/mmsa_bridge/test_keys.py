@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from MMSA_ext import mmsa_bridge
+from MMSA_ext.config.mmsa_keys import FACTS
 from MMSA_ext.mmsa_bridge import keys
-from MMSA_ext.mmsa_config import FACTS
 
 # What a run adds before MMSA sees the configuration.
 ADDED = {"device", "model_save_path", "cur_seed", "train_mode", "custom_feature"}

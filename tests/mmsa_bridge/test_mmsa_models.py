@@ -10,11 +10,11 @@ import torch
 from mmsa_toys import RecordedReads
 
 from MMSA_ext import MMSA_run, mmsa_bridge, predict_file
-from MMSA_ext.analysis.verification import verify_store
-from MMSA_ext.config import get_config_regression, unread
-from MMSA_ext.mmsa_config import OPTIONS, host_of, own_keys
+from MMSA_ext.config.mmsa_keys import OPTIONS, host_of, own_keys
+from MMSA_ext.config.resolve import get_config_regression, unread
+from MMSA_ext.explain.verification import verify_store
+from MMSA_ext.records.store import RunStore
 from MMSA_ext.registry import list_models, trains_in_mmsa
-from MMSA_ext.reporting.store import RunStore
 
 # What makes a model small, and what the file of the tests (6 tokens, 9 and 7 frames) needs.
 SMALL_TENSORS = {"hidden_dims": [4, 4, 4]}
@@ -58,7 +58,7 @@ def run(model: str, dataset: str, path: Path, encoder: Path, folder: Path, **con
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take longer than the runs."""
-    monkeypatch.setattr("MMSA_ext.runner.Run._draw", lambda self, results: ())
+    monkeypatch.setattr("MMSA_ext.runs.api.Run._draw", lambda self, results: ())
 
 
 @pytest.fixture

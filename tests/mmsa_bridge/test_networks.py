@@ -12,13 +12,13 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.config import RunConfig
+from MMSA_ext.config.schema import RunConfig
 from MMSA_ext.errors import CheckpointError, TextEncoderError
 from MMSA_ext.mmsa_bridge import networks
 from MMSA_ext.registry import list_models, register_model, trains_in_mmsa, unregister_model
 from MMSA_ext.text_encoders import encoder_config
 from MMSA_ext.training.trainer import Trainer
-from tests.models.infoenh_hosts.variants import VARIANTS, make_args, write_features
+from tests.models.hosts.variants import VARIANTS, make_args, write_features
 from tests.models.test_all_models import tiny_args
 
 OWN = [name for name in list_models() if not trains_in_mmsa(name)]

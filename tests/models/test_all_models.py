@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from MMSA_ext import MMSA_run, mmsa_bridge, predict_file
-from MMSA_ext.analysis.verification import verify_store
-from MMSA_ext.config import resolve
+from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import make_loaders
+from MMSA_ext.explain.verification import verify_store
 from MMSA_ext.models.contract import core_model, inputs
+from MMSA_ext.records.store import RunStore
 from MMSA_ext.registry import get_model, list_models, trains_in_mmsa
-from MMSA_ext.reporting.store import RunStore
 from MMSA_ext.training.trainer import StepSampler
 from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
 
@@ -204,7 +204,7 @@ def test_save_and_load_give_the_same_predictions(prepared, tmp_path):
 def test_one_epoch_its_record_and_its_checkpoint(
     name, dataset, tiny_encoder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("MMSA_ext.runner.Run._draw", lambda self, results: ())  # takes longest
+    monkeypatch.setattr("MMSA_ext.runs.api.Run._draw", lambda self, results: ())  # takes longest
     path: Path = tmp_path / "features.pkl"
     path.write_bytes(pickle.dumps(make_feature_data(dataset=dataset)))
     results = MMSA_run(

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from MMSA_ext.config import resolve
+from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.loader import FeatureDataset
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.almt import ALMT, ALMTConfig, ALMTLayer, HyperFusion, HyperModalityLayer

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from MMSA_ext.config import resolve
+from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.loader import FeatureDataset
 from MMSA_ext.data.retrieval import ContrastSets
 from MMSA_ext.errors import ConfigError

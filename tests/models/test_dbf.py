@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.config import resolve
+from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.loader import FeatureDataset
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.losses import mi_max_loss
 from MMSA_ext.models.contract import StepBatch, inputs
 from MMSA_ext.models.dbf import DBF, BottleneckLayer, DBFConfig, DBFTrainer, Streams
-from MMSA_ext.models.pre_norm import FrameEmbedding, LayerShape, PreNormLayer
+from MMSA_ext.models.losses import mi_max_loss
+from MMSA_ext.models.parts.pre_norm import FrameEmbedding, LayerShape, PreNormLayer
 from MMSA_ext.registry import get_model
 from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
 

@@ -5,18 +5,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from MMSA_ext.config import resolve
+from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.loader import FeatureDataset
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.losses import (
+from MMSA_ext.models.contract import StepBatch, inputs
+from MMSA_ext.models.fdmer_reconstructed import VECTORS, FDMERReconstructed
+from MMSA_ext.models.losses import (
     central_moment_discrepancy,
     cosine_consistency,
     difference_loss,
     hsic,
     similarity_consistency,
 )
-from MMSA_ext.models.contract import StepBatch, inputs
-from MMSA_ext.models.fdmer_reconstructed import VECTORS, FDMERReconstructed
 from MMSA_ext.registry import get_model
 from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
 

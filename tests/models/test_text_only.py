@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from MMSA_ext.config import resolve
-from MMSA_ext.models.attention import masked_mean
+from MMSA_ext.config.resolve import resolve
 from MMSA_ext.models.contract import inputs
+from MMSA_ext.models.parts.attention import masked_mean
 from MMSA_ext.registry import get_model
 from tests.conftest import tiny_config
 from tests.models.test_dashfusion import dataset  # noqa: F401 (a fixture)

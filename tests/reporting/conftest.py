@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from MMSA_ext.reporting.store import Environment, EpochRecord, RunIdentity, RunRecord
+from MMSA_ext.records.store import Environment, EpochRecord, RunIdentity, RunRecord
 
 MakeRecord = Callable[..., RunRecord]
 

@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 import pytest
 
 from MMSA_ext.errors import WriteError
+from MMSA_ext.records.store import RunStore, StoreError
 from MMSA_ext.reporting.report import read_store, render_report, write_report
-from MMSA_ext.reporting.store import RunStore, StoreError
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror=alert(1)> & 中文 \u2028"
 VOID = {"meta", "link", "img", "input", "wbr", "br"}

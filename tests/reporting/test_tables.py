@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from MMSA_ext.reporting.store import StoreWarning
+from MMSA_ext.records.store import StoreWarning
 from MMSA_ext.reporting.tables import (
     append_mmsa_csv,
     csv_text,

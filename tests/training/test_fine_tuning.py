@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.config import resolve
+from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import make_loaders
 from MMSA_ext.errors import ConfigError

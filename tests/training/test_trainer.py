@@ -9,19 +9,13 @@ import torch
 from torch import nn
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.config import resolve
+from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import make_loaders
 from MMSA_ext.data.retrieval import RetrievalConfig
 from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.models.contract import core_model
-from MMSA_ext.training.trainer import (
-    Predictions,
-    StepSampler,
-    Trainer,
-    parameter_groups,
-    predict,
-)
+from MMSA_ext.training.trainer import Predictions, StepSampler, Trainer, parameter_groups, predict
 from tests.conftest import TINY_SHAPES, tiny_config
 
 

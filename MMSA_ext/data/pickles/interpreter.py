@@ -36,13 +36,7 @@ from MMSA_ext.data.pickles.arrays import (
     in_native_order,
     is_dtype_code,
 )
-from MMSA_ext.data.pickles.errors import (
-    DamagedError,
-    RefusedError,
-    TruncatedError,
-    kind_of,
-    shown,
-)
+from MMSA_ext.data.pickles.errors import DamagedError, RefusedError, TruncatedError, kind_of, shown
 from MMSA_ext.data.pickles.source import ByteSource
 from MMSA_ext.data.pickles.weight import check_weight
 

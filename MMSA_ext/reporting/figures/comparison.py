@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from MMSA_ext.records.store import StoreError
 from MMSA_ext.reporting.comparison import Comparison, Role, lower_is_better
 from MMSA_ext.reporting.figures.intervals import (
     Estimate,
@@ -36,7 +37,6 @@ from MMSA_ext.reporting.figures.style import (
     tidy,
 )
 from MMSA_ext.reporting.figures.wording import wrapped
-from MMSA_ext.reporting.store import StoreError
 
 # By role of a row: colour, marker and the legend's words.
 LOOKS: Final[Mapping[Role, tuple[str, str, str]]] = {

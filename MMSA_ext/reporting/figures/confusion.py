@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from sklearn.metrics import confusion_matrix
 
+from MMSA_ext.records.store import StoreError
 from MMSA_ext.reporting.figures.intervals import write_title
 from MMSA_ext.reporting.figures.style import (
     COLUMN_WIDTH,
@@ -27,7 +28,6 @@ from MMSA_ext.reporting.figures.style import (
 )
 from MMSA_ext.reporting.figures.wording import wrapped
 from MMSA_ext.reporting.sample_metrics import SIMS_BORDERS, rounded_classes, sims_classes
-from MMSA_ext.reporting.store import StoreError
 
 Counts = npt.NDArray[np.int64]
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from MMSA_ext.records.store import EpochRecord, RunRecord, StoreError
 from MMSA_ext.reporting.figures.style import (
     BLUE,
     FORMATS,
@@ -30,7 +31,6 @@ from MMSA_ext.reporting.figures.style import (
     save,
     tidy,
 )
-from MMSA_ext.reporting.store import EpochRecord, RunRecord, StoreError
 
 # In the order of preference: what the panels beside the loss show, where the history has it.
 VALID_METRICS = ("MAE", "Corr")

@@ -8,10 +8,10 @@ from typing import Final
 from matplotlib.figure import Figure
 
 from MMSA_ext.errors import suggest
+from MMSA_ext.records.store import StoreError
 from MMSA_ext.reporting.comparison import Comparison, Role, lower_is_better
 from MMSA_ext.reporting.figures.style import COLUMN_WIDTH, SIZES
 from MMSA_ext.reporting.figures.wording import wrapped
-from MMSA_ext.reporting.store import StoreError
 
 # Papers print these as they are, accuracies and F1 scores in percent.
 _PLAIN: Final = ("MAE", "Corr", "Loss")

@@ -14,6 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from MMSA_ext.errors import suggest
+from MMSA_ext.records.store import StoreError
 from MMSA_ext.reporting.comparison import Comparison, lower_is_better
 from MMSA_ext.reporting.figures.intervals import (
     Estimate,
@@ -36,7 +37,6 @@ from MMSA_ext.reporting.figures.style import (
     tidy,
 )
 from MMSA_ext.reporting.figures.wording import wrapped
-from MMSA_ext.reporting.store import StoreError
 
 _PANELS: Final = 3
 _PANEL_HEIGHT: Final = 2.0

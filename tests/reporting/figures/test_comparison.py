@@ -3,11 +3,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from MMSA_ext.records.store import StoreError
 from MMSA_ext.reporting.comparison import SystemRuns, compare
 from MMSA_ext.reporting.figures import comparison_figure
 from MMSA_ext.reporting.figures.comparison import LOOKS
 from MMSA_ext.reporting.figures.style import COLUMN_WIDTH
-from MMSA_ext.reporting.store import StoreError
 from tests.reporting.figures.panels import marked, overlapping_texts, panels
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from MMSA.utils.metricsTop import MetricsTop
 
+from MMSA_ext.records.store import StoreError
 from MMSA_ext.reporting.figures import confusion_figure
 from MMSA_ext.reporting.figures.confusion import classes_of, confusion
-from MMSA_ext.reporting.store import StoreError
 from tests.reporting.figures.panels import overlapping_texts, panels
 
 

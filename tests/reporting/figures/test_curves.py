@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from matplotlib import colors, image
 
+from MMSA_ext.records.store import EpochRecord, StoreError
 from MMSA_ext.reporting.figures import curves_overview, training_curves
 from MMSA_ext.reporting.figures.style import BLUE, VERMILLION
-from MMSA_ext.reporting.store import EpochRecord, StoreError
 from tests.reporting.figures.panels import overlapping_texts, panels
 
 

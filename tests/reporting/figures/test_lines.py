@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from MMSA_ext.records.store import StoreError
 from MMSA_ext.reporting.comparison import SystemRuns, compare
 from MMSA_ext.reporting.figures import SweepPoint, robustness_figure, sweep_figure
-from MMSA_ext.reporting.store import StoreError
 from tests.reporting.figures.panels import overlapping_texts, panels
 
 SIZES = (4, 8, 16, 32, 64)

@@ -6,6 +6,7 @@ from matplotlib import colors, font_manager
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from MMSA_ext.records.store import StoreError
 from MMSA_ext.reporting.figures import style
 from MMSA_ext.reporting.figures.style import (
     FontWarning,
@@ -15,7 +16,6 @@ from MMSA_ext.reporting.figures.style import (
     legend_columns,
     save,
 )
-from MMSA_ext.reporting.store import StoreError
 
 chinese_font = pytest.mark.skipif(
     cjk_font() is None, reason="no font with Chinese characters; pip install noto-cjk-sans-otc"

@@ -1,0 +1,216 @@
+"""Typed keys of configurations: what a model may be told, and of which type.
+
+Keys that belong to MMSA's data loading stand in `MMSAKeys`, those of the training loop in
+`RunConfig`; models add their own by inheritance. Variants of MMSA's models add a `VariantConfig` to
+the host's keys. Knows no file and no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self, TypeVar, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from MMSA_ext.data.corruption import CorruptionConfig
+from MMSA_ext.data.front_padding import FrontPadding
+from MMSA_ext.data.scaling import Scaling
+from MMSA_ext.errors import ConfigError
+from MMSA_ext.validation import explain
+
+DATASETS = ("mosi", "mosei", "sims")
+
+# Where a run puts things and on what it runs: not part of what a run computes.
+PLACES = frozenset(
+    {"featurePath", "custom_feature", "feature_T", "feature_A", "feature_V", "model_save_path"}
+    | {"device", "cur_seed", "num_workers", "train_mode"}
+)
+# Of these, what is an argument of `MMSA_run` and would be overruled in `config=`.
+ARGUMENTS = PLACES - {"featurePath", "train_mode"}
+# Keys of `MMSAKeys` that no model of this package reads.
+UNREAD = ("num_classes", "language", "missing_rate", "missing_seed")
+
+
+class MMSAKeys(BaseModel):
+    """Keys that MMSA's configuration files and its `MMSA_run` put into every configuration.
+
+    Attributes:
+        front_padding: What to do with zeros in front of the frames, see `data.front_padding`; None
+            refuses a file that is padded so. MMSA does not know this key; its models accept it too.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    model_name: str
+    dataset_name: Literal["mosi", "mosei", "sims"]
+    featurePath: str  # noqa: N815 (MMSA's name)
+    seq_lens: list[int] = Field(min_length=3, max_length=3)
+    feature_dims: list[int] = Field(min_length=3, max_length=3)
+    train_samples: int
+    num_classes: int = 3
+    language: Literal["en", "cn"]
+    missing_rate: list[float] | None = None
+    missing_seed: list[int] | None = None
+    need_data_aligned: Literal[False] = False
+    need_model_aligned: Literal[False] = False
+    need_normalized: Literal[False] = False
+    use_bert: Literal[True] = True
+    front_padding: FrontPadding | None = None
+
+
+class RunConfig(MMSAKeys):
+    """Keys of the training loop shared by the models of this package.
+
+    Attributes:
+        KeyEval: Metric that selects the epoch on the validation split. `Loss` (the mean squared
+            error of the prediction) and `MAE` are minimised, all others maximised.
+        selection_digits: Compare it rounded to so many digits; of equals the later epoch is kept.
+            None compares it as it is, and keeps the earlier.
+        early_stop: Patience in epochs, counted from the end of warm-up; None never stops early.
+        first_selected_epoch: Epochs before this one, or before the last, are never selected.
+        must_beat_untrained: Count a run whose selected epoch is not better than the untrained model
+            as diverged; else it is finished, with a note.
+        num_epochs: Cap on epochs, and length of the learning-rate schedule.
+        warmup_ratio: Share of all steps with linear warm-up; linear decay to zero follows.
+        batch_size: Samples per optimisation step.
+        eval_batch_size: Samples per evaluation batch; changes no result of a model that masks
+            padding.
+        learning_rate: Peak learning rate of AdamW.
+        new_layers_learning_rate: That of all but the pretrained encoder; None is `learning_rate`.
+        weight_decay: Decoupled weight decay.
+        decay_norms: Whether the model's own normalisation weights decay too (released code).
+        pretrained: Text encoder: a Hugging Face name, a folder, or the alias `minilm`.
+        random_init: Build the text encoder's architecture with random weights.
+        text_encoder_config: Architecture of the text encoder as a plain dictionary; stored in
+            checkpoints, so that they load without the encoder's files.
+        feature_scaling: `standardise` gives every audio and vision feature mean 0 and deviation 1
+            over the training split's valid frames, see `data.scaling`; `none` leaves them. MMSA's
+            own models accept this key too.
+        corruption: What is taken from the data, see `data.corruption`; None is nothing. MMSA's own
+            models accept this key too.
+    """
+
+    KeyEval: str = "MAE"
+    selection_digits: int | None = Field(None, ge=0, le=15)
+    early_stop: int | None = Field(None, ge=0)
+    first_selected_epoch: int = Field(1, ge=1)
+    must_beat_untrained: bool = False
+    num_epochs: int = Field(100, ge=1)
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    batch_size: int = Field(16, ge=1)
+    eval_batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(5e-5, gt=0)
+    new_layers_learning_rate: float | None = Field(None, gt=0)
+    weight_decay: float = Field(1e-3, ge=0)
+    decay_norms: bool = False
+    pretrained: str = "bert-base-uncased"
+    random_init: bool = False
+    text_encoder_config: dict[str, Any] | None = None
+    feature_scaling: Scaling = "standardise"
+    corruption: CorruptionConfig | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_flag(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where they would count as the numbers 1 and 0."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and {int, float} & {annotation, *get_args(annotation)}:
+            raise ValueError("give a number, not true or false")
+        return value
+
+    @classmethod
+    def from_args(cls, args: Any) -> Self:
+        """Bind MMSA's `args` to this class; unknown keys of MMSA's run state are left out.
+
+        Raises:
+            ConfigError: With every problem of the configuration in one message.
+        """
+        # MMSA's tuning configurations say in `d_paras` which keys were drawn.
+        run_state = PLACES | {"d_paras"}
+        values = {key: value for key, value in dict(args).items() if key not in run_state}
+        values["featurePath"] = str(args.get("featurePath", ""))
+        return _bind(cls, values, str(values.get("model_name", cls.__name__)))
+
+    def keys(self) -> dict[str, Any]:
+        """What the run's configuration gets."""
+        return self.model_dump()
+
+
+class FineTuneConfig(RunConfig):
+    """Keys of models that are trained otherwise than by linear decay.
+
+    Attributes:
+        max_grad_norm: The gradient of all parameters together is scaled down to this norm; None
+            leaves it.
+        schedule: What follows the linear warm-up: `linear` decay to zero or half a `cosine` at
+            `num_epochs`, or the `constant` peak.
+        schedule_unit: Whether the rate moves with every `step`, or stays through an `epoch`.
+        decay_all: Decay biases and normalisation weights too.
+    """
+
+    max_grad_norm: float | None = Field(None, gt=0)
+    schedule: Literal["linear", "constant", "cosine"] = "linear"
+    schedule_unit: Literal["step", "epoch"] = "step"
+    decay_all: bool = False
+
+
+class VariantConfig(BaseModel):
+    """Keys that a variant of one of MMSA's models adds to its host's, which stay MMSA's business.
+
+    Subclasses declare the keys as fields.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @classmethod
+    def from_args(cls, args: Any) -> Self:
+        """Bind the variant's keys out of MMSA's `args`.
+
+        Raises:
+            ConfigError: With every problem of these keys in one message.
+        """
+        values = dict(args)
+        own = {key: values[key] for key in cls.model_fields if key in values}
+        return _bind(cls, own, str(values.get("model_name", cls.__name__)))
+
+    def keys(self) -> dict[str, Any]:
+        """What the run's configuration gets: the fields, and what they decide of the host's."""
+        return self.model_dump()
+
+    def check(self, args: Mapping[str, Any]) -> None:
+        """Refuse a combination of the variant's keys and the host's; nothing here.
+
+        Args:
+            args: The complete configuration.
+
+        Raises:
+            ConfigError: If the combination cannot be had.
+        """
+
+
+_Config = TypeVar("_Config", bound=BaseModel)
+
+
+def _bind(cls: type[_Config], values: dict[str, Any], name: str) -> _Config:
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise problems(name, explain(error, cls)) from None
+
+
+def problems(name: str, lines: list[str]) -> ConfigError:
+    """Everything that is wrong with the configuration of a model, as one error."""
+    return ConfigError(
+        f"configuration of {name!r} has {len(lines)} problem(s):\n  " + "\n  ".join(lines)
+    )

@@ -1,0 +1,343 @@
+"""Case studies: single samples through several systems, with their text.
+
+Both papers show such cases (InfoEnh's Fig. 5: the host, with one part, with both). They work from
+the stored predictions and the feature file, which gives text and label; nothing is computed by a
+model. A case is chosen by a rule and never by hand, and with the cases stands on how many samples
+of the split the one or the other system is nearer to the label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from MMSA_ext.data.features import FeatureSet
+from MMSA_ext.errors import ConfigError, FeatureFileError, suggest
+from MMSA_ext.explain.samples import check_ids, check_split
+from MMSA_ext.records.store import RunRecord, RunStore, StoreError
+
+Rule = Literal["difference", "gain", "loss"]
+
+FIXED_COLUMNS = ("id", "split", "text", "label")
+_ABSENT = object()
+_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class CaseStudy:
+    """Chosen samples and what several systems predict for them.
+
+    Attributes:
+        table: One row a case, in order of rank: `id`, `split`, `text`, `label`, then for every
+            system its prediction (mean over seeds) under its label, and `<label> std` (over seeds,
+            sample form; NaN for a single seed).
+        systems: Labels of the systems, in order.
+        seeds: Seeds behind each system's mean.
+        compared: The two systems by which the cases were chosen.
+        summary: What was compared, and on how many of all samples each of the two is nearer to the
+            label, as a sentence.
+    """
+
+    table: pd.DataFrame
+    systems: tuple[str, ...]
+    seeds: dict[str, tuple[int, ...]]
+    compared: tuple[str, str]
+    summary: str
+
+
+def find_records(
+    store: RunStore,
+    model: str,
+    fingerprint: str,
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[RunRecord, ...]:
+    """The finished runs of one configuration of a model on one feature file.
+
+    Args:
+        store: Run records.
+        model: Registered name.
+        fingerprint: Of the feature file, `FeatureSet.fingerprint`.
+        settings: Configuration values that the runs must have; a dot leads into a nested one, as in
+            `infoenh.bottleneck`.
+
+    Returns:
+        One record a seed.
+
+    Raises:
+        StoreError: There are none, they were made from other features, or they belong to several
+            configurations; the message says which and what to do.
+    """
+    wanted = dict(settings or {})
+    of_model = [run for run in store.records(model=model) if run.finished]
+    if not of_model:
+        raise StoreError(f"{store.root}: holds no finished run of {model!r}; train it first.")
+    matching = [
+        run for run in of_model if all(_setting(run, key) == value for key, value in wanted.items())
+    ]
+    if not matching:
+        raise StoreError(
+            f"{store.root}: no run of {model!r} has "
+            f"{', '.join(f'{k}={v}' for k, v in wanted.items())}; "
+            f"there is {_differences(of_model) or 'one configuration, with other values'}."
+        )
+    on_these = [run for run in matching if run.identity.dataset_fingerprint == fingerprint]
+    if not on_these:
+        made_from = sorted({run.identity.dataset_fingerprint[:12] for run in matching})
+        raise StoreError(
+            f"{store.root}: the runs of {model!r} were made from another feature file (fingerprint "
+            f"{', '.join(made_from)}) than the one given ({fingerprint[:12]}); give the file that "
+            "they were made from."
+        )
+    if len({run.identity.experiment for run in on_these}) > 1:
+        raise StoreError(
+            f"{store.root}: the runs of {model!r} belong to several configurations, which must not "
+            f"be averaged; choose one by its values: {_differences(on_these)}."
+        )
+    return tuple(sorted(on_these, key=lambda run: run.identity.seed))
+
+
+def _setting(run: RunRecord, key: str) -> Any:
+    value: Any = run.identity.configuration
+    for part in key.split("."):
+        value = value.get(part, _ABSENT) if isinstance(value, dict) else _ABSENT
+    return value
+
+
+def _differences(runs: Sequence[RunRecord]) -> str:
+    """The settings in which runs differ, with their values."""
+    flat = [
+        {**_flat(run.identity.configuration), "code_version": run.identity.code_version}
+        for run in runs
+    ]
+    keys = list(dict.fromkeys(key for run in flat for key in run))
+    named = []
+    for key in keys:
+        values = list(dict.fromkeys(str(run.get(key, "absent")) for run in flat))
+        if len(values) > 1:
+            named.append(f"{key}={' or '.join(values[:4])}")
+    return "; ".join(named[:6])
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, dict):
+            flat |= _flat(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+def mean_predictions(
+    store: RunStore, records: Sequence[RunRecord], split: str = "test"
+) -> pd.DataFrame:
+    """The mean over seeds of each sample's prediction.
+
+    Args:
+        store: Where the records are.
+        records: Runs of one system.
+        split: Split.
+
+    Returns:
+        Indexed by `id`, in the order of the first record: `label`, `prediction`, `std` (over seeds,
+        sample form; NaN for a single one).
+
+    Raises:
+        StoreError: A run has no predictions of the split, or the runs predicted other samples.
+    """
+    usable = store.usable_predictions(records, split)
+    runs = [table[table["split"] == split].set_index("id") for _, table in usable]
+    for (record, _), table in zip(usable, runs, strict=True):
+        if set(table.index) != set(runs[0].index):
+            raise StoreError(
+                f"{store.path(record.identity)}: predicts other samples of {split!r} than the run "
+                f"with seed {usable[0][0].identity.seed}."
+            )
+    values = pd.concat([table["prediction"].reindex(runs[0].index) for table in runs], axis=1)
+    return pd.DataFrame(
+        {
+            "label": runs[0]["label"],
+            "prediction": values.mean(axis=1),
+            "std": values.std(axis=1, ddof=1),
+        }
+    )
+
+
+def case_study(
+    store: RunStore,
+    systems: Mapping[str, Sequence[RunRecord]],
+    features: FeatureSet,
+    *,
+    split: str = "test",
+    count: int = 8,
+    rule: Rule = "difference",
+    compared: tuple[str, str] | None = None,
+    ids: Sequence[str] | None = None,
+) -> CaseStudy:
+    """Choose samples and put the predictions of all systems beside their text and label.
+
+    Args:
+        store: Where the records are.
+        systems: Label -> runs, two or more; the host first, what was added to it after it.
+        features: The feature file from which the runs were made.
+        split: Split that the samples come from.
+        count: Number of cases.
+        rule: Of the two compared systems: `difference`, the samples on which their predictions
+            differ most; `gain`, those on which the second is nearer to the label by most; `loss`,
+            those on which it is farther by most. `gain` alone shows one side.
+        compared: Labels of the two systems; by default the first and the last.
+        ids: These samples instead, in this order.
+
+    Returns:
+        The cases.
+
+    Raises:
+        ConfigError: Fewer than two systems, an unknown label, or no positive count.
+        StoreError: A run was made from other features, or predictions do not belong together.
+        FeatureFileError: A sample or the split is not in the file, or it has other labels than the
+            runs.
+    """
+    compared = _check_systems(systems, compared, count)
+    for label, records in systems.items():
+        _check_fingerprint(label, records, features)
+    systems = {
+        label: [run for run, _ in store.usable_predictions(records, split)]
+        for label, records in systems.items()
+    }
+    means = {label: mean_predictions(store, runs, split) for label, runs in systems.items()}
+    table = _with_text(_side_by_side(means), features, split)
+    error = {name: (table[name] - table["label"]).abs() for name in compared}
+    gain = error[compared[0]] - error[compared[1]]
+    if ids is None:
+        difference = (table[compared[1]] - table[compared[0]]).abs()
+        score = {"difference": difference, "gain": gain, "loss": -gain}[rule]
+        ranked = score.sort_values(ascending=False, kind="stable")
+        chosen = ranked.index[:count].tolist()
+    else:
+        chosen = _rows_of(table, ids, features, split)
+    return CaseStudy(
+        table.loc[chosen].reset_index(drop=True),
+        tuple(systems),
+        {label: tuple(run.identity.seed for run in runs) for label, runs in systems.items()},
+        compared,
+        _summary(error, split),
+    )
+
+
+def _check_systems(
+    systems: Mapping[str, Sequence[RunRecord]], compared: tuple[str, str] | None, count: int
+) -> tuple[str, str]:
+    labels = list(systems)
+    if len(labels) < 2:
+        raise ConfigError("a case study compares systems; give two or more.")
+    if count < 1:
+        raise ConfigError(f"{count} cases cannot be shown; ask for one or more.")
+    compared = compared or (labels[0], labels[-1])
+    for label in compared:
+        if label not in systems:
+            raise ConfigError(f"there is no system {label!r}; {suggest(label, labels)}")
+    taken = [label for label in labels if label in FIXED_COLUMNS or label.endswith(" std")]
+    if taken:
+        raise ConfigError(f"{taken[0]!r} is a column of the table; give the system another label.")
+    return compared
+
+
+def _check_fingerprint(label: str, records: Sequence[RunRecord], features: FeatureSet) -> None:
+    if not records:
+        raise StoreError(f"{label}: there are no runs.")
+    for run in records:
+        if run.identity.dataset_fingerprint != features.fingerprint:
+            raise StoreError(
+                f"{label}: its run with seed {run.identity.seed} was made from another feature "
+                f"file (fingerprint {run.identity.dataset_fingerprint[:12]}) than {features.path} "
+                f"({features.fingerprint[:12]}), so that texts and predictions need not belong "
+                "together; give the file that it was made from."
+            )
+
+
+def _side_by_side(means: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Label and every system's mean and spread by sample; all systems must have the same ones."""
+    first = next(iter(means))
+    index = means[first].index
+    for label, table in means.items():
+        if set(table.index) != set(index):
+            raise StoreError(
+                f"{label} predicts {len(table)} samples and {first} {len(index)}, not the same "
+                "ones, so they cannot be paired."
+            )
+    columns = [
+        pd.DataFrame({label: table["prediction"], f"{label} std": table["std"]}).reindex(index)
+        for label, table in means.items()
+    ]
+    return reduce(lambda left, right: left.join(right), columns, means[first][["label"]])
+
+
+def _with_text(table: pd.DataFrame, features: FeatureSet, split: str) -> pd.DataFrame:
+    part = features.splits[check_split(features, split)]
+    known = pd.DataFrame({"text": part.raw_text}, index=pd.Index(part.ids, name="id"))
+    known["stored"] = part.labels.get("M", np.full(len(part), np.nan))
+    if missing := [name for name in table.index if name not in known.index]:
+        raise FeatureFileError(
+            f"{features.path}: split {split!r} lacks {len(missing)} of the predicted samples, such "
+            f"as {missing[0]!r}."
+        )
+    known = known.loc[table.index]
+    if not any(known["text"]):
+        raise FeatureFileError(
+            f"{features.path}: split {split!r} has no transcripts ('raw_text') to "
+            "show beside the predictions; use the file that holds them."
+        )
+    if (known["stored"] - table["label"]).abs().max() > _TOLERANCE:
+        raise FeatureFileError(
+            f"{features.path}: its labels of {split!r} are not those of the runs; give the file "
+            "from which they were made."
+        )
+    shown = table.assign(text=known["text"], split=split).reset_index()
+    order = [*FIXED_COLUMNS, *(name for name in table.columns if name not in FIXED_COLUMNS)]
+    return shown[order]
+
+
+def _rows_of(
+    table: pd.DataFrame, ids: Sequence[str], features: FeatureSet, split: str
+) -> list[int]:
+    rows = {name: row for row, name in enumerate(table["id"])}
+    check_ids(ids, list(rows), features.path, f", split {split!r}")
+    return [rows[name] for name in ids]
+
+
+def _summary(error: Mapping[str, pd.Series], split: str) -> str:
+    (first, before), (second, after) = error.items()
+    nearer, farther = int((after < before).sum()), int((after > before).sum())
+    return (
+        f"Over all {len(before)} samples of the {split} split, {second} is nearer to the label "
+        f"than {first} on {nearer} and farther on {farther}; mean absolute error "
+        f"{before.mean():.3f} ({first}), {after.mean():.3f} ({second})."
+    )
+
+
+def to_markdown(study: CaseStudy) -> str:
+    """The cases as a Markdown table, with what they were chosen from below it."""
+    header = ["id", "text", "label", *study.systems]
+    lines = [_markdown_row(header), _markdown_row(["---", "---", *["--:"] * (len(header) - 2)])]
+    for _, case in study.table.iterrows():
+        cells = [case["id"], case["text"], f"{case['label']:.2f}"]
+        cells += [_prediction(case, label) for label in study.systems]
+        lines.append(_markdown_row(cells))
+    seeds = "; ".join(f"{label} {len(of)}" for label, of in study.seeds.items())
+    return "\n".join([*lines, "", f"Mean over seeds ± standard deviation; seeds: {seeds}.", "",
+                      study.summary, ""])  # fmt: skip
+
+
+def _prediction(case: pd.Series, label: str) -> str:
+    spread = case[f"{label} std"]
+    return f"{case[label]:.2f}" + ("" if np.isnan(spread) else f" ± {spread:.2f}")
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    escaped = (" ".join(str(cell).split()).replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"

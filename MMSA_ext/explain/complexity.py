@@ -1,0 +1,455 @@
+"""Multiply-adds and parameters of a model on one sample, by module, and DashFusion's Table V.
+
+One multiply-add (MAdd) is half a FLOP as `torch.utils.flop_counter` counts them. It counts matrix
+products: linear layers and both products of attention, QK^T and AV. Softmax, normalisation,
+activations, sums and embedding look-ups count nothing. Models are built and run on fake tensors:
+nothing is downloaded, allocated or drawn from a random generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from MMSA_ext.config.resolve import check_names, resolve
+from MMSA_ext.errors import ConfigError
+from MMSA_ext.models.dashfusion import DashFusionConfig
+from MMSA_ext.registry import ModelEntry, get_model, list_models, trains_in_mmsa
+
+# Multiply-adds in millions as Table V prints them (CH-SIMS, one video).
+PAPER_TABLE_V: dict[str, int] = {"concat": 0, "concat_sa": 324, "ca": 73, "bf": 162, "hbf": 145}
+# p of the first fusion layer in Fig. 4.
+PAPER_BOTTLENECKS = (4, 8, 16, 32, 64)
+
+_LABELS = {
+    "concat": "Concat",
+    "concat_sa": "Concat&SA",
+    "ca": "CA",
+    "bf": "BF",
+    "hbf": "HBF",
+}
+# Their shape is that of transformers' BertConfig(), so it is known without the files.
+_BERT_BASE_VOCABULARIES = {"bert-base-uncased": 30522, "bert-base-chinese": 21128}
+# Stands in where only fusion is read: its cost depends on the text's length, not on its encoder.
+_SMALL_ENCODER = {
+    "model_type": "bert",
+    "vocab_size": 8,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "max_position_embeddings": 1 << 20,
+}
+# Wide feed-forward networks that bring Concat&SA to the printed number.
+_WIDE = 512
+# Frames include the class token here, and a head is d / heads wide.
+_CLOSEST_READING = {"reading.alignment_head_dim": 16, "seq_lens": [39, 399, 54]}
+
+
+@dataclass(frozen=True)
+class ModuleCost:
+    """Cost of one module on one sample.
+
+    Attributes:
+        name: Name of the module in the model, such as `text_encoder`.
+        madds: Multiply-adds.
+        parameters: Number of parameters.
+    """
+
+    name: str
+    madds: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Cost of a model on one sample.
+
+    Attributes:
+        model: Name of the model.
+        dataset: Name of the data set.
+        lengths: Tokens of text, frames of audio and of vision; all valid.
+        frame_dims: Widths of an audio and of a vision frame.
+        text_encoder: What encodes the text.
+        rows: Cost by direct submodule; what stands outside of them is the row `outside modules`.
+    """
+
+    model: str
+    dataset: str
+    lengths: tuple[int, int, int]
+    frame_dims: tuple[int, int]
+    text_encoder: str
+    rows: tuple[ModuleCost, ...]
+
+    @property
+    def total(self) -> ModuleCost:
+        """Cost of the whole model."""
+        return ModuleCost(
+            "total", sum(row.madds for row in self.rows), sum(row.parameters for row in self.rows)
+        )
+
+    def module(self, name: str) -> ModuleCost:
+        """Cost of one module; zero where the model has no such module."""
+        return next((row for row in self.rows if row.name == name), ModuleCost(name, 0, 0))
+
+
+@dataclass(frozen=True)
+class FusionCost:
+    """Cost of a fusion mechanism on one sample, without encoders and head.
+
+    Attributes:
+        name: Label of the mechanism.
+        fusion: Multiply-adds of the fusion alone.
+        alignment: Multiply-adds of temporal alignment, which comes before it.
+        paper: Multiply-adds in millions as printed in Table V, None where it has no such row.
+    """
+
+    name: str
+    fusion: int
+    alignment: int
+    paper: int | None = None
+
+    @property
+    def aligned(self) -> int:
+        """Multiply-adds of temporal alignment and fusion."""
+        return self.fusion + self.alignment
+
+
+def measure(
+    model_name: str,
+    dataset: str,
+    text_length: int | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> Complexity:
+    """Count multiply-adds and parameters of a model on one sample of a data set's dimensions.
+
+    Args:
+        model_name: A model of this package, any case.
+        dataset: `mosi`, `mosei` or `sims`, any case.
+        text_length: Tokens of the sample; None is the data set's `seq_lens`, which gives the frames
+            of audio and vision in any case.
+        overrides: Configuration keys, as for `MMSA_run(config=...)`. For `bert-base-uncased` and
+            `bert-base-chinese` no file is read; of another `pretrained` the `config.json` is.
+
+    Returns:
+        Cost by module, at evaluation.
+
+    Raises:
+        ConfigError: If the model is not one of this package, the text length does not fit the text
+            encoder, or the configuration has problems.
+        TextEncoderError: If the configuration of another `pretrained` cannot be read.
+    """
+    entry = _entry(model_name, dataset)
+    args = resolve(model_name, dataset, "", overrides)
+    tokens = args.seq_lens[0] if text_length is None else text_length
+    if tokens < 1:
+        raise ConfigError(f"text length {tokens}: give at least one token.")
+    encoder = _encoder_name(args)
+    args.update(_without_weights(args) | _without_iteration(args))
+    lengths = (tokens, args.seq_lens[1], args.seq_lens[2])
+    frame_dims = (args.feature_dims[1], args.feature_dims[2])
+    with FakeTensorMode():
+        # The counter follows modules by gradient hooks, which `no_grad` alone does not switch off.
+        model = entry.build(args).eval().requires_grad_(False)
+        _check_positions(model, tokens)
+        madds = _count(model, _sample(lengths, frame_dims))
+    return Complexity(
+        entry.name, args.dataset_name, lengths, frame_dims, encoder, _rows(model, madds)
+    )
+
+
+def measure_fusions(
+    model_name: str,
+    dataset: str,
+    text_length: int | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> tuple[FusionCost, ...]:
+    """Table V: every fusion mechanism at the same feed-forward width, and a wide Concat&SA.
+
+    Arguments and errors as for `measure`; the model must be a DashFusion. The printed numbers stand
+    beside ours where the data set is theirs, CH-SIMS.
+    """
+    variants: list[tuple[str, str, dict[str, Any]]] = [
+        (_LABELS[name], name, {}) for name in PAPER_TABLE_V
+    ]
+    variants.insert(2, (f"Concat&SA, ff {_WIDE}", "concat_sa", {"feed_forward_dim": _WIDE}))
+    printed = PAPER_TABLE_V if dataset.lower() == "sims" else {}
+    return tuple(
+        _fusion_cost(
+            label,
+            measure(
+                model_name,
+                dataset,
+                text_length,
+                _fusion_overrides(overrides, {"fusion": name, **more}),
+            ),
+            printed.get(name),
+        )
+        for label, name, more in variants
+    )
+
+
+def measure_bottlenecks(
+    model_name: str,
+    dataset: str,
+    text_length: int | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> tuple[FusionCost, ...]:
+    """Fig. 4: HBF with p = 4 to 64 bottleneck tokens; a text shorter than p has no more tokens.
+
+    Arguments and errors as for `measure`; the model must be a DashFusion.
+    """
+    return tuple(
+        _fusion_cost(
+            f"p = {tokens}",
+            measure(
+                model_name,
+                dataset,
+                text_length,
+                _fusion_overrides(overrides, {"fusion": "hbf", "bottleneck_tokens": tokens}),
+            ),
+        )
+        for tokens in PAPER_BOTTLENECKS
+    )
+
+
+def measure_closest_reading() -> tuple[FusionCost, ...]:
+    """Table V by the reading that comes closest to all its printed numbers.
+
+    The released modules with temporal alignment counted, alignment heads d / heads wide, 39 tokens,
+    400 and 55 frames including the class token, and a Concat&SA whose feed-forward networks are
+    twice as wide as those of the others. Found by search, so single matches can be chance.
+    """
+    return tuple(
+        _fusion_cost(
+            _LABELS[name],
+            measure(
+                "dashfusion_released",
+                "sims",
+                None,
+                _fusion_overrides(
+                    _CLOSEST_READING,
+                    {"fusion": name, "feed_forward_dim": _WIDE if name == "concat_sa" else 256},
+                ),
+            ),
+            printed,
+        )
+        for name, printed in PAPER_TABLE_V.items()
+    )
+
+
+def report(
+    model_name: str,
+    dataset: str,
+    text_length: int | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> str:
+    """Tables as text: cost by module and, for a DashFusion, Table V and Fig. 4's bottlenecks.
+
+    Arguments and errors as for `measure`.
+    """
+    parts = [_module_report(measure(model_name, dataset, text_length, overrides))]
+    if issubclass(_entry(model_name, dataset).config, DashFusionConfig):
+        parts.append(_fusion_report(measure_fusions(model_name, dataset, text_length, overrides)))
+        parts.append(
+            _bottleneck_report(measure_bottlenecks(model_name, dataset, text_length, overrides))
+        )
+        if dataset.lower() == "sims":
+            parts.append(_closest_report(measure_closest_reading()))
+    return "\n\n".join(parts)
+
+
+def _entry(model_name: str, dataset: str) -> ModelEntry:
+    name = model_name.lower()
+    check_names(name, dataset.lower())
+    if trains_in_mmsa(name):
+        measured = [known for known in list_models() if not trains_in_mmsa(known)]
+        raise ConfigError(
+            f"complexity: {name!r} is one of MMSA's own models, or a variant of one, which cannot "
+            f"be measured; choose one of {', '.join(measured)}."
+        )
+    return get_model(name)
+
+
+def _encoder_name(args: Any) -> str:
+    if args.text_encoder_config is None:
+        return str(args.pretrained)
+    return f"{args.text_encoder_config.get('model_type', 'encoder')} of text_encoder_config"
+
+
+def _without_weights(args: Any) -> dict[str, Any]:
+    """Overrides that build the text encoder from its architecture alone."""
+    if args.text_encoder_config is not None:
+        return {}
+    vocabulary = _BERT_BASE_VOCABULARIES.get(args.pretrained)
+    if vocabulary is None:
+        return {"random_init": True}
+    return {"text_encoder_config": {"model_type": "bert", "vocab_size": vocabulary}}
+
+
+def _without_iteration(args: Any) -> dict[str, Any]:
+    """Overrides that need no values: Sinkhorn stops by them, and multiplies no matrices."""
+    infoenh = args.get("infoenh")
+    return {"infoenh": {**infoenh, "plan": "uniform"}} if infoenh else {}
+
+
+def _check_positions(model: nn.Module, tokens: int) -> None:
+    for module in model.modules():
+        limit = getattr(getattr(module, "config", None), "max_position_embeddings", None)
+        if limit is not None and tokens > limit:
+            raise ConfigError(
+                f"text length {tokens}: the text encoder has {limit} positions; give fewer tokens."
+            )
+
+
+def _sample(lengths: tuple[int, int, int], frame_dims: tuple[int, int]) -> tuple[Tensor, ...]:
+    """One sample without padding: text `(1, 3, T)`, audio `(1, A, d_a)`, vision `(1, V, d_v)`."""
+    text, audio, vision = lengths
+    return (
+        torch.ones(1, 3, text),
+        torch.ones(1, audio, frame_dims[0]),
+        torch.ones(1, vision, frame_dims[1]),
+    )
+
+
+def _count(model: nn.Module, sample: tuple[Tensor, ...]) -> dict[str, int]:
+    """Multiply-adds by path of the module below the model; the model itself is the path ''."""
+    counter = FlopCounterMode(display=False)
+    # The counter has no formula for the fused attention of a CPU and would count it as nothing.
+    with sdpa_kernel(SDPBackend.MATH), counter:
+        model(*sample)
+    root = type(model).__name__
+    return {
+        path.removeprefix(root).removeprefix("."): sum(operations.values()) // 2
+        for path, operations in counter.get_flop_counts().items()
+        if path == root or path.startswith(f"{root}.")
+    }
+
+
+def _rows(model: nn.Module, madds: dict[str, int]) -> tuple[ModuleCost, ...]:
+    rows = [
+        ModuleCost(name, _madds_of(name, child, madds), _parameters(child))
+        for name, child in model.named_children()
+    ]
+    outside = ModuleCost(
+        "outside modules",
+        madds.get("", 0) - sum(row.madds for row in rows),
+        _parameters(model) - sum(row.parameters for row in rows),
+    )
+    return (*rows, outside) if outside.madds or outside.parameters else tuple(rows)
+
+
+def _madds_of(path: str, module: nn.Module, madds: dict[str, int]) -> int:
+    """Multiply-adds of a module; of a container that is never called, those of its children."""
+    if path in madds:
+        return madds[path]
+    return sum(_madds_of(f"{path}.{name}", child, madds) for name, child in module.named_children())
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _fusion_overrides(overrides: dict[str, Any] | None, changes: dict[str, Any]) -> dict[str, Any]:
+    return {**(overrides or {}), "text_encoder_config": _SMALL_ENCODER, **changes}
+
+
+def _fusion_cost(label: str, cost: Complexity, printed: int | None = None) -> FusionCost:
+    return FusionCost(
+        label, cost.module("fusion").madds, cost.module("temporal_alignment").madds, printed
+    )
+
+
+def _module_report(cost: Complexity) -> str:
+    text, audio, vision = cost.lengths
+    heading = (
+        f"{cost.model} on {cost.dataset}, one sample without padding: {text} text tokens\n"
+        f"({cost.text_encoder}), {audio} audio frames of {cost.frame_dims[0]}, "
+        f"{vision} vision frames of {cost.frame_dims[1]}.\n"
+        "Counted are the multiply-adds of matrix products: linear layers and attention (QK^T\n"
+        "and AV), one multiply-add being two FLOPs; not softmax, normalisation, activations,\n"
+        "sums and embedding look-ups."
+    )
+    rows = [
+        (row.name.replace("_", " "), _millions(row.madds, 2), _millions(row.parameters, 3))
+        for row in (*cost.rows, cost.total)
+    ]
+    return f"{heading}\n\n{_table(('module', 'MAdds (M)', 'parameters (M)'), rows)}"
+
+
+def _fusion_report(costs: Sequence[FusionCost]) -> str:
+    by_name = {cost.name: cost for cost in costs}
+    hbf, bf, sa = by_name["HBF"], by_name["BF"], by_name["Concat&SA"]
+    remark = (
+        f"HBF costs {hbf.fusion / sa.fusion:.2f} of Concat&SA, with temporal alignment "
+        f"{hbf.aligned / sa.aligned:.2f}."
+    )
+    if hbf.paper is not None:
+        remark += f" The paper prints 145/324 = 0.45.\n{_bf_remark(hbf, bf)}"
+    return (
+        "Table V: multiply-adds (M) of the fusion mechanisms at the same feed-forward width,\n"
+        "except where another is named; encoders and head are not counted.\n\n"
+        f"{_fusion_table(costs)}\n\n{remark}"
+    )
+
+
+def _bf_remark(hbf: FusionCost, bf: FusionCost) -> str:
+    return (
+        "Not reproduced: the distance from HBF to BF. Not halving the tokens costs "
+        f"{bf.fusion / hbf.fusion - 1:+.1%}\nof the fusion; the paper prints +11.7% (145 to 162)."
+    )
+
+
+def _bottleneck_report(costs: Sequence[FusionCost]) -> str:
+    rows = [(c.name, _millions(c.fusion), _millions(c.aligned)) for c in costs]
+    return (
+        "Fig. 4: multiply-adds (M) of HBF by bottleneck tokens p of its first layer; p beyond\n"
+        "the text's length keeps every token.\n\n"
+        + _table(("tokens", "alone", "with alignment"), rows)
+    )
+
+
+def _closest_report(costs: Sequence[FusionCost]) -> str:
+    by_name = {cost.name: cost for cost in costs}
+    return (
+        "Closest reading of the printed numbers: the released modules, alignment heads 16\n"
+        "wide, 39 tokens, 400 and 55 frames with the class token, and feed-forward width 512\n"
+        "in Concat&SA against 256 elsewhere. It was found by search, so a single match can be\n"
+        "chance; the printed 0 of Concat leaves out the alignment that the others include.\n\n"
+        f"{_fusion_table(costs)}\n\n{_bf_remark(by_name['HBF'], by_name['BF'])}"
+    )
+
+
+def _fusion_table(costs: Sequence[FusionCost]) -> str:
+    header = ["fusion", "alone", "with alignment"]
+    rows = [[c.name, _millions(c.fusion), _millions(c.aligned)] for c in costs]
+    if any(cost.paper is not None for cost in costs):
+        header += ["paper", "alone/paper", "with alignment/paper"]
+        for row, cost in zip(rows, costs, strict=True):
+            row.append("-" if cost.paper is None else str(cost.paper))
+            row += [_ratio(cost.fusion, cost.paper), _ratio(cost.aligned, cost.paper)]
+    return _table(header, rows)
+
+
+def _ratio(madds: int, printed: int | None) -> str:
+    return f"{madds / (printed * 1e6):.2f}" if printed else "-"
+
+
+def _millions(value: int, digits: int = 1) -> str:
+    return f"{value / 1e6:.{digits}f}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns, the first to the left and the others to the right."""
+    cells = [header, *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells
+    )

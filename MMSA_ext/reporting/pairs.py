@@ -1,0 +1,408 @@
+"""What the pairs of two groups of runs say: over test samples, and how many seeds it would take."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from MMSA_ext.errors import suggest
+from MMSA_ext.records.store import RunRecord, RunStore, StoreError
+from MMSA_ext.reporting.comparison import Fact
+from MMSA_ext.reporting.groups import RunGroup, check_split, shared_seeds
+from MMSA_ext.reporting.sample_metrics import SampleMetric, sample_metric, sample_metrics
+from MMSA_ext.reporting.statistics import (
+    BOOTSTRAP_TEST,
+    SEEDS_LIMIT,
+    BootstrapResult,
+    FloatArray,
+    StatisticsError,
+    UndefinedMetricError,
+    align_predictions,
+    holm,
+    p_text,
+    paired_bootstrap,
+    paired_difference,
+    paired_t_test_power,
+    seeds_needed,
+    std_interval,
+)
+from MMSA_ext.reporting.tables import TABLE_WIDTH, text_blocks, text_notes
+
+_PROVENANCE: Final = (
+    *("experiment_a", "experiment_b", "selection", "environment", "fingerprint", "code_version"),
+)
+BOOTSTRAP_COLUMNS: Final = (
+    *("a", "b", "dataset", "split", "predictions", "metric", "difference", "ci_low", "ci_high"),
+    *("p_value", "p_holm", "test", "n", "n_seeds", "n_resamples", "confidence", "note"),
+    *_PROVENANCE,
+)
+POWER_COLUMNS: Final = (
+    *("a", "b", "dataset", "split", "metric", "difference", "std", "std_low", "std_high", "n"),
+    *("gain", "alpha", "power", "power_at_n", "seeds", "seeds_low", "seeds_high"),
+    *_PROVENANCE,
+)
+
+
+def bootstrap_groups(
+    store: RunStore,
+    a: RunGroup,
+    b: RunGroup,
+    metrics: Sequence[str] | None = None,
+    *,
+    split: str = "test",
+    n_resamples: int = 10_000,
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """Compare the predictions of two groups by a paired bootstrap over samples.
+
+    Once for the mean of the shared seeds' predictions of each sample, and once for each seed. It
+    asks whether the difference would hold on other samples of the same kind; whether it would hold
+    for other seeds is the paired t-test's question (`compare`).
+
+    Args:
+        store: Where the predictions are.
+        a: First group.
+        b: Second group.
+        metrics: MMSA's names; all of the data set by default.
+        split: Split whose samples are compared.
+        n_resamples: Resamples of each comparison; the same samples are drawn for all.
+        confidence: Level of the percentile intervals.
+
+    Returns:
+        `BOOTSTRAP_COLUMNS`, one line a metric for "mean of N seeds" and each "seed N". Numbers are
+        plain, before x100. `n` is the number of samples that the metric scores: for Non0 metrics
+        those whose label is not 0. `p_holm` is corrected over the metrics of the same predictions.
+        Where a metric is undefined, as the correlation of a constant, its line has no numbers, is
+        not counted by `p_holm`, and `note` says why.
+
+    Raises:
+        StatisticsError: The groups do not pair, or a metric is unknown.
+        StoreError: No shared seed has predictions that can be used. Single seeds without are passed
+            over, with a warning.
+    """
+    dataset = a.records[0].identity.dataset
+    names = list(metrics or sample_metrics(dataset))
+    functions = {name: sample_metric(dataset, name) for name in names}
+    pairs = _paired_predictions(store, a, b, split)
+    lines: list[dict[str, Any]] = []
+    for what, (first, second, labels) in pairs.items():
+        seeds = len(pairs) - 1 if what.startswith("mean") and len(pairs) > 1 else 1
+        found = [
+            {
+                "predictions": what,
+                "metric": name,
+                "n": _scored(name, labels),
+                "n_seeds": seeds,
+                **_bootstrapped(
+                    first, second, labels, function, n_resamples, confidence, (a.label, b.label)
+                ),
+            }
+            for name, function in functions.items()
+        ]
+        corrected = holm([line["p_value"] for line in found])
+        lines += [
+            line | {"p_holm": adjusted} for line, adjusted in zip(found, corrected, strict=True)
+        ]
+    shared = {"split": split, "confidence": confidence, **_provenance(a, b)}
+    return pd.DataFrame([shared | line for line in lines], columns=list(BOOTSTRAP_COLUMNS))
+
+
+def _scored(metric: str, labels: FloatArray) -> int:
+    """Number of samples that a metric looks at; MMSA compares labels as float32."""
+    counted = np.asarray(labels, dtype=np.float32)
+    return int(np.count_nonzero(counted)) if metric.startswith("Non0_") else len(counted)
+
+
+def _bootstrapped(
+    first: FloatArray,
+    second: FloatArray,
+    labels: FloatArray,
+    function: SampleMetric,
+    n_resamples: int,
+    confidence: float,
+    names: tuple[str, str],
+) -> dict[str, Any]:
+    """One comparison as columns; without numbers, and with the reason, where it is undefined."""
+    try:
+        result = paired_bootstrap(
+            first, second, labels, function, n_resamples, 0, confidence, vectorised=True
+        )
+    except UndefinedMetricError:
+        why = "; ".join(
+            f"{name} predicts a constant"
+            for name, values in zip(names, (first, second), strict=True)
+            if np.ptp(values) == 0
+        )
+        none = math.nan
+        nothing = BootstrapResult(BOOTSTRAP_TEST, none, none, none, none, len(labels), 0)
+        return _columns(nothing, why or "these labels do not define it")
+    undefined = n_resamples - result.n_resamples
+    note = f"undefined on {undefined} of {n_resamples} resamples" if undefined else ""
+    return _columns(result, note)
+
+
+def _columns(result: BootstrapResult, note: str) -> dict[str, Any]:
+    return {
+        "difference": result.difference,
+        "ci_low": result.ci_low,
+        "ci_high": result.ci_high,
+        "p_value": result.p_value,
+        "test": result.name,
+        "n_resamples": result.n_resamples,
+        "note": note,
+    }
+
+
+def _paired_predictions(
+    store: RunStore, a: RunGroup, b: RunGroup, split: str
+) -> dict[str, tuple[Any, Any, Any]]:
+    """Predictions of both groups and labels, of the mean over seeds (for several) and each seed."""
+    sides = [{s: group.finished[s] for s in shared_seeds(a, b)} for group in (a, b)]
+    usable = store.usable_predictions([run for side in sides for run in side.values()], split)
+    tables = {run.identity.digest: _ordered(table) for run, table in usable}
+    aligned = {}
+    for seed in sides[0]:
+        pair = [tables.get(side[seed].identity.digest) for side in sides]
+        if pair[0] is not None and pair[1] is not None:
+            aligned[seed] = align_predictions(pair[0], pair[1], split)
+    if not aligned:
+        raise StoreError(f"{a.label} and {b.label} share no seed whose predictions can be used.")
+    pairs = {f"seed {seed}": arrays for seed, arrays in aligned.items()}
+    if len(aligned) == 1:
+        return pairs
+    labels = [arrays[2] for arrays in aligned.values()]
+    if not all(np.array_equal(labels[0], others) for others in labels):
+        raise StatisticsError(f"the samples of the {split} split differ between seeds.")
+    means = (np.mean([arrays[side] for arrays in aligned.values()], axis=0) for side in (0, 1))
+    return {f"mean of {len(aligned)} seeds": (*means, labels[0]), **pairs}
+
+
+def _ordered(predictions: pd.DataFrame) -> pd.DataFrame:
+    """MMSA's loaders shuffle: bring all seeds into one order."""
+    return predictions.sort_values("id", kind="stable", ignore_index=True)
+
+
+def _provenance(a: RunGroup, b: RunGroup) -> dict[str, str]:
+    """What the numbers of a pair of groups are of."""
+    first, second = a.records[0].identity, b.records[0].identity
+    runs = (*a.records, *b.records)
+    return {
+        "a": a.label,
+        "b": b.label,
+        "dataset": first.dataset,
+        "experiment_a": first.experiment,
+        "experiment_b": second.experiment,
+        "selection": " | ".join(dict.fromkeys(run.selection for run in runs)),
+        "environment": " | ".join(dict.fromkeys(run.environment.describe() for run in runs)),
+        "fingerprint": first.dataset_fingerprint,
+        "code_version": " | ".join(dict.fromkeys(run.identity.code_version for run in runs)),
+    }
+
+
+def power_of_groups(
+    a: RunGroup,
+    b: RunGroup,
+    metrics: Sequence[str],
+    *,
+    gain: float = 0.003,
+    power: float = 0.8,
+    alpha: float = 0.05,
+    split: str = "test",
+) -> pd.DataFrame:
+    """How many seeds a paired t-test would need, by the spread that two groups have.
+
+    Args:
+        a: First group.
+        b: Second group.
+        metrics: MMSA's names.
+        gain: True difference to be found, before x100: 0.003 is 0.3 points.
+        power: Wanted probability of finding it.
+        alpha: Level of the two-sided test.
+        split: Split whose metrics count.
+
+    Returns:
+        `POWER_COLUMNS`, one line a metric: `difference` and `std` of the differences over the n
+        shared seeds, with the 95 % interval of `std`; the power of n seeds; `seeds` needed at the
+        measured spread, and at the ends of its interval (missing where beyond 10,000). Numbers
+        are missing where fewer than two seeds have the metric, or all differ by the same.
+
+    Raises:
+        StatisticsError: The groups do not pair or share one seed only, no shared run has a metric,
+            the gain is not positive, or a level is not between 0 and 1.
+    """
+    shared = shared_seeds(a, b)
+    if len(shared) < 2:
+        raise StatisticsError(
+            f"{a.label} and {b.label} share one finished seed only ({shared[0]}); a spread needs "
+            "two or more. Run both with more seeds."
+        )
+    if not gain > 0:
+        raise StatisticsError(f"the gain is {gain}; give a positive difference.")
+    check_split(a, b, split)
+    lines = []
+    for metric in metrics:
+        first, second = (_scores(group.finished, shared, metric, split) for group in (a, b))
+        if not first.keys() & second.keys():
+            known = sorted(a.finished[shared[0]].metrics.get(split, {}))
+            raise StatisticsError(f"no run has {metric!r} on {split}; {suggest(metric, known)}")
+        found = paired_difference(first, second)
+        lines.append(
+            {
+                **_provenance(a, b),
+                "split": split,
+                "metric": metric,
+                "difference": found.test.difference,
+                "n": found.test.n,
+                "gain": gain,
+                "alpha": alpha,
+                "power": power,
+                **_needs(found.std, found.test.n, gain, power, alpha),
+            }
+        )
+    return pd.DataFrame(lines, columns=list(POWER_COLUMNS))
+
+
+def _needs(std: float, n: int, gain: float, power: float, alpha: float) -> dict[str, float]:
+    if not std > 0:
+        return dict.fromkeys(("std", "std_low", "std_high", "power_at_n"), math.nan) | {"std": std}
+    low, high = std_interval(std, n)
+
+    def seeds(spread: float) -> float:
+        needed = seeds_needed(gain, spread, power, alpha)
+        return math.nan if needed is None else needed
+
+    return {
+        "std": std,
+        "std_low": low,
+        "std_high": high,
+        "power_at_n": paired_t_test_power(n, gain, std, alpha),
+        "seeds": seeds(std),
+        "seeds_low": seeds(low),
+        "seeds_high": seeds(high),
+    }
+
+
+def _scores(
+    runs: Mapping[int, RunRecord], seeds: Iterable[int], metric: str, split: str
+) -> dict[int, float]:
+    values = {seed: runs[seed].metrics.get(split, {}).get(metric) for seed in seeds}
+    return {seed: value for seed, value in values.items() if value is not None}
+
+
+def render_bootstrap(
+    found: pd.DataFrame, facts: Sequence[Fact] = (), width: int = TABLE_WIDTH
+) -> str:
+    """Render `bootstrap_groups` for a terminal, in MMSA's x100.
+
+    Args:
+        found: Its numbers.
+        facts: What they depend on (`compare`), where it does not stand above already.
+        width: Columns of the terminal.
+
+    Returns:
+        Text without a final newline that names the test, n, seeds and intervals.
+    """
+    lines = found.to_dict("records")
+    first = lines[0]
+    resamples = max(line["n_resamples"] for line in lines)
+    columns = {
+        "predictions": [line["predictions"] for line in lines],
+        "metric": [line["metric"] for line in lines],
+        "difference": [
+            "-" if math.isnan(d := line["difference"]) else f"{100 * d:+.2f}" for line in lines
+        ],
+        f"{100 * first['confidence']:g} % interval": [_interval(line) for line in lines],
+        "p": [p_text(line["p_value"]) for line in lines],
+        "p Holm": [p_text(line["p_holm"]) for line in lines],
+        "n": [str(line["n"]) for line in lines],
+    }
+    notes = [
+        ("test", f"{first['test']}, two-sided, {resamples} resamples, percentiles"),
+        ("n", f"samples of the {first['split']} split; Non0 metrics: those whose label is not 0"),
+        ("cells", f"{first['a']} - {first['b']}, x100; for MAE negative is better"),
+        ("mean", "predictions of each sample averaged over the shared seeds, then scored"),
+        ("p Holm", "corrected over the metrics of the same predictions"),
+        *(("undefined", _undefined(line)) for line in lines if line["note"]),
+    ]
+    return _rendered(
+        f"{first['a']} - {first['b']}, over samples",
+        columns,
+        [*notes, *(fact.note for fact in facts)],
+        width,
+    )
+
+
+def _interval(line: Mapping[Any, Any]) -> str:
+    if math.isnan(line["ci_low"]):
+        return "-"
+    return f"[{100 * line['ci_low']:.2f}, {100 * line['ci_high']:.2f}]"
+
+
+def _undefined(line: Mapping[Any, Any]) -> str:
+    return f"{line['metric']}, {line['predictions']}: {line['note']}"
+
+
+def render_power(found: pd.DataFrame, facts: Sequence[Fact] = (), width: int = TABLE_WIDTH) -> str:
+    """Render `power_of_groups` for a terminal, in MMSA's x100.
+
+    Args:
+        found: Its numbers.
+        facts: What they depend on, as `compare` finds them.
+        width: Columns of the terminal.
+
+    Returns:
+        Text without a final newline.
+    """
+    lines = found.to_dict("records")
+    first = lines[0]
+    points = f"{100 * first['gain']:g}"
+    columns = {
+        "metric": [line["metric"] for line in lines],
+        "measured difference": [
+            f"{100 * line['difference']:+.2f} ± {100 * line['std']:.2f}" for line in lines
+        ],
+        "n": [str(line["n"]) for line in lines],
+        "power at n": [
+            "-" if math.isnan(p := line["power_at_n"]) else f"{p:.2f}" for line in lines
+        ],
+        "seeds needed": [_count(line, "seeds") for line in lines],
+        "at the std's 95 % interval": [
+            f"{_count(line, 'seeds_low')} to {_count(line, 'seeds_high')}" for line in lines
+        ],
+    }
+    notes = [
+        ("gain", f"a true difference of {points} points (x100; for MAE {first['gain']:g})"),
+        (
+            "seeds",
+            f"for a power of {first['power']:g} of a two-sided paired t-test at the level "
+            f"{first['alpha']:g}, exact (noncentral t); for one of m tests of a table, give "
+            "--alpha divided by m",
+        ),
+        (
+            "spread",
+            "mean ± standard deviation (sample) of the differences over n shared seeds; of few "
+            "seeds it is known badly, which its interval (chi-square) shows",
+        ),
+    ]
+    where = f"{first['dataset']}, {first['split']} split"
+    title = f"{first['a']} - {first['b']} on {where}: seeds for {points} points"
+    return _rendered(title, columns, [*notes, *(fact.note for fact in facts)], width)
+
+
+def _count(line: Mapping[Any, Any], key: str) -> str:
+    if not line["std"] > 0:
+        return "-"
+    return f"> {SEEDS_LIMIT}" if math.isnan(line[key]) else f"{line[key]:.0f}"
+
+
+def _rendered(
+    title: str,
+    columns: Mapping[str, Sequence[str]],
+    notes: Sequence[tuple[str, str]],
+    width: int,
+) -> str:
+    heads, *others = ([head, *cells] for head, cells in columns.items())
+    table = text_blocks([heads], others, width)
+    return "\n\n".join([title, *table, text_notes(notes, width)])

@@ -1,0 +1,166 @@
+"""`MMSA_run`: MMSA's entry point, with its signature and protocol."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from MMSA_ext import mmsa_bridge
+from MMSA_ext.config.resolve import resolve
+from MMSA_ext.errors import ConfigError
+from MMSA_ext.paths import Places, expand_given
+from MMSA_ext.runs.results import RunResults
+from MMSA_ext.runs.seeds import Run
+from MMSA_ext.validation import distinct_seeds, flag, whole_number
+
+DEFAULT_SEEDS = (1111, 1112, 1113, 1114, 1115)
+
+
+def MMSA_run(  # noqa: N802 (MMSA's name)
+    model_name: str,
+    dataset_name: str,
+    config_file: str | Path | None = None,
+    config: dict[str, Any] | None = None,
+    seeds: Sequence[int] | int | None = None,
+    is_tune: bool = False,
+    tune_times: int = 50,
+    custom_feature: str | Path | None = None,
+    feature_T: str | Path | None = None,  # noqa: N803 (MMSA's names)
+    feature_A: str | Path | None = None,  # noqa: N803
+    feature_V: str | Path | None = None,  # noqa: N803
+    gpu_ids: Sequence[int | str] | int | str = (0,),
+    num_workers: int = 4,
+    verbose_level: int = 1,
+    model_save_dir: str | Path | None = None,
+    res_save_dir: str | Path | None = None,
+    log_dir: str | Path | None = None,
+    *,
+    reuse: bool = True,
+    tune_on_test: bool = False,
+) -> RunResults:
+    """Train and test a model on a data set, with MMSA's signature and protocol.
+
+    Args:
+        model_name: A model of this package or of MMSA, any case.
+        dataset_name: `mosi`, `mosei` or `sims`, any case.
+        config_file: Configuration file in MMSA's schema; the shipped ones by default.
+        config: Overrides of the configuration.
+        seeds: Seeds from 0 to 2**32 - 1, each run once; 1111 to 1115 by default.
+        is_tune: Search hyper-parameters by the **validation** split, then return the runs of the
+            best configuration found, on `seeds[0]`.
+        tune_times: Configurations to try.
+        custom_feature: Feature file in place of the configured one.
+        feature_T: Feature file whose text is used.
+        feature_A: Feature file whose audio is used.
+        feature_V: Feature file whose vision is used.
+        gpu_ids: CUDA devices, of which the first is used; empty for the most free one; -1 or `cpu`
+            for the CPU, which is also used where there is no CUDA, and said if a device was given.
+        num_workers: Loader processes of MMSA's own models, at most one a processor; this package's
+            models need none.
+        verbose_level: 0 errors, 1 information, 2 everything.
+        model_save_dir: Folder of checkpoints; `~/MMSA/saved_models` by default.
+        res_save_dir: Folder of records, tables and pictures; `~/MMSA/results` by default.
+        log_dir: Folder of logs; `~/MMSA/logs` by default.
+        reuse: Look finished runs up instead of repeating them.
+        tune_on_test: Select by the **test** split when tuning, as MMSA 2.2.1 does. Numbers chosen
+            this way are not test results, and their records say so.
+
+    Returns:
+        Per-seed results, summary and the files written.
+
+    Raises:
+        ConfigError: Unknown names, keys or values, all in one message; or arguments that cannot be
+            meant. Nothing was done then.
+        FeatureFileError: The feature file is missing, unsafe or inconsistent.
+        TextEncoderError: The text encoder cannot be loaded.
+    """
+    wanted = distinct_seeds(seeds if seeds is not None else ()) or list(DEFAULT_SEEDS)
+    tune_times = whole_number("tune_times", tune_times, 1)
+    if flag("tune_on_test", tune_on_test) and not flag("is_tune", is_tune):
+        raise ConfigError("tune_on_test has no effect without a search; add is_tune=True (--tune).")
+    searched: dict[str, list[Any]] = {}
+    if flag("is_tune", is_tune):
+        from MMSA_ext.runs.tuning import search_space
+
+        searched = search_space(model_name, dataset_name, config_file)
+    with open_run(
+        model_name,
+        dataset_name,
+        config_file=config_file,
+        config=config,
+        custom_feature=custom_feature,
+        feature_T=feature_T,
+        feature_A=feature_A,
+        feature_V=feature_V,
+        gpu_ids=gpu_ids,
+        num_workers=num_workers,
+        verbose_level=verbose_level,
+        model_save_dir=model_save_dir,
+        res_save_dir=res_save_dir,
+        log_dir=log_dir,
+        reuse=reuse,
+        searched=searched,
+    ) as run:
+        if is_tune:
+            from MMSA_ext.runs.tuning import tune
+
+            run = tune(run, searched, tune_times, wanted[0], given=config, on_test=tune_on_test)
+            wanted = wanted[:1]
+        return run.seeds(wanted)
+
+
+@contextmanager
+def open_run(
+    model_name: str,
+    dataset_name: str,
+    *,
+    config_file: str | Path | None = None,
+    config: dict[str, Any] | None = None,
+    custom_feature: str | Path | None = None,
+    feature_T: str | Path | None = None,  # noqa: N803
+    feature_A: str | Path | None = None,  # noqa: N803
+    feature_V: str | Path | None = None,  # noqa: N803
+    gpu_ids: Sequence[int | str] | int | str = (0,),
+    num_workers: int = 4,
+    verbose_level: int = 1,
+    model_save_dir: str | Path | None = None,
+    res_save_dir: str | Path | None = None,
+    log_dir: str | Path | None = None,
+    reuse: bool = True,
+    searched: Mapping[str, list[Any]] | None = None,
+) -> Iterator[Run]:
+    """A run whose data are read and checked, and the surroundings that it trains in.
+
+    Arguments and errors are those of `MMSA_run`; nothing is trained until `Run.seed` is called.
+    For a search, `searched` has the choices of its keys.
+
+    Yields:
+        The run; logging and registration end with the `with` block.
+    """
+    mmsa_bridge.check_verbosity(verbose_level)
+    mmsa_bridge.device_numbers(gpu_ids)
+    workers = min(whole_number("num_workers", num_workers, 0), os.cpu_count() or 1)
+    args = resolve(model_name, dataset_name, config_file, config, searched=searched)
+    sources = {"feature_T": feature_T, "feature_A": feature_A, "feature_V": feature_V}
+    files = {name: expand_given(path) for name, path in sources.items()}
+    base = expand_given(custom_feature)
+    places = Places.default(model_save_dir, res_save_dir, log_dir)
+    log_file = places.logs / f"{args.model_name}-{args.dataset_name}.log"
+    with (
+        mmsa_bridge.registered(),
+        mmsa_bridge.run_logging(log_file, verbose_level),
+        mmsa_bridge.progress_bars(verbose_level > 0),
+    ):
+        yield Run(
+            args,
+            places,
+            device=mmsa_bridge.assign_device(gpu_ids),
+            custom_feature=base,
+            other_features=files,
+            num_workers=workers,
+            show_progress=verbose_level > 0,
+            reuse=flag("reuse", reuse),
+        )

@@ -1,0 +1,310 @@
+"""Scoring new samples with a trained checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from easydict import EasyDict
+from torch import Tensor
+
+from MMSA_ext import mmsa_bridge, text_encoders
+from MMSA_ext.config.resolve import check_names, check_replaces, merge, read_json
+from MMSA_ext.data.features import FeatureSet, read_features
+from MMSA_ext.data.fit_lengths import Longer, fit_lengths
+from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
+from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
+from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
+from MMSA_ext.models.contract import core_model
+from MMSA_ext.paths import expand
+from MMSA_ext.registry import get_model, is_registered, trains_in_mmsa
+from MMSA_ext.training.checkpoint import load_checkpoint
+from MMSA_ext.training.trainer import predict
+
+logger = logging.getLogger("MMSA")
+
+
+def MMSA_test(  # noqa: N802 (MMSA's name)
+    config: dict[str, Any] | str | Path | None,
+    weights_path: str | Path,
+    feature_path: str | Path,
+    gpu_id: int = 0,
+) -> float:
+    """Predict one sample with trained weights, with MMSA's signature.
+
+    Args:
+        config: None: the checkpoint carries its configuration. A dictionary, or a JSON file with
+            one, overrides values of it, and is needed where the file holds weights alone, as MMSA
+            writes them: then it is the complete configuration that trained them.
+        weights_path: Checkpoint written by `MMSA_run`.
+        feature_path: Features of one sample (MMSA's single-sample layout), or a file of one sample.
+        gpu_id: CUDA device; negative for the CPU, which is also used where there is no CUDA.
+
+    Returns:
+        The predicted sentiment.
+
+    Raises:
+        CheckpointError: The checkpoint is missing, damaged, without configuration, or its weights
+            do not fit its configuration.
+        FeatureFileError: The features are unsafe, inconsistent, do not fit the checkpoint, or hold
+            more than one sample (use `predict_file`).
+    """
+    if isinstance(config, str | Path):
+        config = read_json(Path(expand(config)))
+    table = predict_file(weights_path, feature_path, gpu_ids=gpu_id, overrides=config)
+    if len(table) != 1:
+        raise FeatureFileError(
+            f"{feature_path}: holds {len(table)} samples, MMSA_test scores one; use "
+            "MMSA_ext.predict_file or `mmsa-ext predict`."
+        )
+    return float(table["prediction"].iloc[0])
+
+
+def predict_file(
+    checkpoint_path: str | Path,
+    feature_path: str | Path,
+    *,
+    gpu_ids: Sequence[int | str] | int | str = (0,),
+    overrides: dict[str, Any] | None = None,
+    longer: Longer = "refuse",
+) -> pd.DataFrame:
+    """Score every sample of a feature file, or a single-sample file.
+
+    Args:
+        checkpoint_path: Checkpoint written by `MMSA_run`.
+        feature_path: Feature file; labels are not needed, any of the splits may be missing.
+        gpu_ids: As in `MMSA_run`.
+        overrides: Configuration values to replace, such as `pretrained` of an MMSA model whose text
+            encoder lies elsewhere on this machine, or `front_padding` where this file is padded
+            otherwise than the training data.
+        longer: What to do with samples that are longer than those the model was trained on, see
+            `data.fit_lengths`.
+
+    Returns:
+        Columns `split`, `id`, `label` (NaN where unknown) and `prediction`, in file order.
+
+    Raises:
+        CheckpointError: The checkpoint is missing, damaged, without configuration, or its weights
+            do not fit its configuration.
+        ConfigError: An override replaces nothing.
+        FeatureFileError: The features are unsafe, inconsistent or do not fit the checkpoint.
+    """
+    checkpoint_path = expand(checkpoint_path)
+    model = trained(checkpoint_path, overrides)
+    args = model.args
+    args.device = mmsa_bridge.assign_device(gpu_ids)
+    features = read_features(
+        expand(feature_path),
+        args.dataset_name,
+        require_labels=False,
+        front_padding=args.get("front_padding"),
+    )
+    for warning in features.report.warnings:
+        logger.warning("%s", warning)
+    features = model.seen(fitting(args, features, checkpoint_path, longer))
+    predicted = mmsa_bridge.predict_stock if trains_in_mmsa(args.model_name) else _predict_extension
+    with mmsa_bridge.registered():
+        table = predicted(args, model.state_dict, features)
+    _check_finite(table, features)
+    return table
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint holds, checked.
+
+    Attributes:
+        args: Its complete configuration, and `state_dict` its weights: what
+            `mmsa_bridge.trained_model` takes, on the CPU.
+        scaling: What the frames are scaled by; None if they are not.
+    """
+
+    args: EasyDict
+    state_dict: dict[str, Tensor]
+    scaling: FeatureScaling | None
+
+    def seen(self, features: FeatureSet) -> FeatureSet:
+        """Features as the model is to be given them."""
+        if self.scaling is None:
+            return features
+        if trains_in_mmsa(self.args.model_name):
+            return self.scaling.scaled(features)
+        return replace(features, scaling=self.scaling)
+
+
+def trained(checkpoint_path: str | Path, overrides: dict[str, Any] | None = None) -> Trained:
+    """Load a checkpoint.
+
+    Args:
+        checkpoint_path: As in `predict_file`, as `overrides`.
+        overrides: Configuration values to replace.
+
+    Raises:
+        CheckpointError: The checkpoint is missing or damaged, or its configuration is none.
+        ConfigError: An override replaces nothing.
+        TextEncoderError: The text encoder of a model of MMSA is a folder that is not there.
+    """
+    checkpoint = load_checkpoint(checkpoint_path, overrides)
+    check_replaces(overrides, checkpoint.config)
+    try:
+        given = {k: str(v) if isinstance(v, Path) else v for k, v in (overrides or {}).items()}
+        _check_keys({**checkpoint.config, **given})
+        config = _completed(merge(checkpoint.config, given))
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{checkpoint_path}: its configuration cannot be used: {error} If another version of "
+            "MMSA_ext wrote it, use that one or train again; of a file of weights alone, pass the "
+            "complete configuration that trained them as config."
+        ) from None
+    args = mmsa_bridge.complete_args(
+        config, device=torch.device("cpu"), model_save_path=Path(checkpoint_path)
+    )
+    if trains_in_mmsa(args.model_name) and "pretrained" in args:
+        args.pretrained = text_encoders.resolve(args.pretrained)
+    scaling = _scaling(args, checkpoint.scaling, checkpoint_path)
+    return Trained(args, checkpoint.state_dict, scaling)
+
+
+def _scaling(args: EasyDict, plain: Any, checkpoint_path: str | Path) -> FeatureScaling | None:
+    if not wants_scaling(args):
+        if plain is not None:
+            told = "%s was trained on scaled features, and is given them unscaled, as asked for."
+            logger.warning(told, checkpoint_path)
+        return None
+    if plain is None:
+        raise CheckpointError(
+            f"{checkpoint_path}: lacks the means and deviations of its training features, by which "
+            "what it predicts has to be scaled. MMSA_ext's own checkpoints have them; weights "
+            "alone, as MMSA writes them, do not. If it was trained on features as they are, say so "
+            "by feature_scaling='none' in its configuration."
+        )
+    scaling = FeatureScaling.from_plain(plain, str(checkpoint_path))
+    scaling.check_widths(args.feature_dims, str(checkpoint_path))
+    return scaling
+
+
+def _check_keys(config: Mapping[str, Any]) -> None:
+    """Refuse names that an `EasyDict` has for itself.
+
+    Raises:
+        ConfigError: With the first.
+    """
+    hidden = [key for key in _keys(config) if hasattr(EasyDict, key)]
+    if hidden:
+        raise ConfigError(f"{hidden[0]!r} is no name of a key.")
+
+
+def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration, checked, with the defaults of this package's models for what it lacks.
+
+    Raises:
+        ConfigError: With the first problem; with all of the typed keys of this package's models.
+    """
+    missing = {"model_name", "dataset_name", "feature_dims", "seq_lens"} - config.keys()
+    if missing:
+        raise ConfigError(f"it lacks {', '.join(sorted(missing))}.")
+    for key in ("model_name", "dataset_name", "pretrained"):
+        if not isinstance(config.get(key, ""), str):
+            raise ConfigError(f"{key} is no name.")
+    check_names(config["model_name"], config["dataset_name"])
+    for key in ("feature_dims", "seq_lens"):
+        values = config[key]
+        if not (
+            isinstance(values, list | tuple)
+            and len(values) == 3
+            and all(type(value) is int and value > 0 for value in values)
+        ):
+            raise ConfigError(f"{key} is not three positive numbers (text, audio, vision).")
+    if not is_registered(config["model_name"]):
+        return dict(config)
+    return {**config, **get_model(config["model_name"]).config.from_args(config).keys()}
+
+
+def _keys(config: Mapping[str, Any]) -> Iterator[str]:
+    """The keys of a configuration and of the dictionaries in it."""
+    for key, value in config.items():
+        yield key
+        if isinstance(value, Mapping):
+            yield from _keys(value)
+
+
+def _check_finite(table: pd.DataFrame, features: FeatureSet) -> None:
+    """Refuse predictions that are no numbers.
+
+    Raises:
+        FeatureFileError: Naming the first sample.
+    """
+    unusable = table.loc[~np.isfinite(table["prediction"].to_numpy(dtype=np.float64)), "id"]
+    if len(unusable):
+        raise FeatureFileError(
+            f"{features.path}: the prediction of {len(unusable)} sample(s) is not a finite number, "
+            f"first of {unusable.iloc[0]!r}: their features are too far from those of training. "
+            "Compare both files with `mmsa-ext check-data`."
+        )
+
+
+def _predict_extension(
+    args: EasyDict, state_dict: dict[str, Tensor], features: FeatureSet
+) -> pd.DataFrame:
+    model = mmsa_bridge.trained_model(args, state_dict)
+    tables = []
+    for name, split in features.splits.items():
+        dataset = FeatureDataset.from_split(split, str(features.path), features.scaling)
+        core_model(model).check(dataset, f"{features.path}, split {name!r}")
+        loader = FeatureLoader(dataset, args.eval_batch_size)
+        outputs = predict(core_model(model), loader, args.device)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "split": name,
+                    "id": outputs.ids,
+                    "label": outputs.label.numpy(),
+                    "prediction": outputs.prediction.numpy(),
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def fitting(
+    args: EasyDict,
+    features: FeatureSet,
+    checkpoint_path: str | Path,
+    longer: Longer = "refuse",
+) -> FeatureSet:
+    """Features of the shapes that the checkpoint was trained on.
+
+    Args:
+        args: Configuration in the checkpoint.
+        features: What is to be scored.
+        checkpoint_path: The checkpoint, to be named.
+        longer: See `data.fit_lengths`. This package's models read text of any length that their
+            encoder reads.
+
+    Raises:
+        FeatureFileError: Frames have other features, or samples are longer and to be refused.
+    """
+    problems = []
+    for name, split in features.splits.items():
+        for position, modality in ((1, "audio"), (2, "vision")):
+            found, width = getattr(split, modality).shape[2], args.feature_dims[position]
+            if found != width:
+                problems.append(
+                    f"split {name!r}, key {modality!r}: {found} features a frame, the model was "
+                    f"trained on {width}"
+                )
+    if problems:
+        raise FeatureFileError(
+            f"{features.path} does not fit {checkpoint_path}:\n  " + "\n  ".join(problems)
+        )
+    text_key = "text_bert" if args.get("use_bert") else "text"
+    lengths = dict(zip((text_key, "audio", "vision"), map(int, args.seq_lens), strict=True))
+    if not trains_in_mmsa(args.model_name):
+        del lengths[text_key]
+    return fit_lengths(features, lengths, checkpoint_path, longer)

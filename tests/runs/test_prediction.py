@@ -1,0 +1,222 @@
+"""Scoring with a trained checkpoint."""
+
+import copy
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from MMSA_ext import MMSA_run, MMSA_test, predict_file
+from MMSA_ext.cli import main
+from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
+from MMSA_ext.explain.trained_model import load_trained
+from MMSA_ext.training.checkpoint import load_checkpoint, save_checkpoint
+from tests.conftest import tiny_config
+from tests.models.hosts.variants import INFOENH, TRAINING, read_by, write_features
+
+
+@pytest.fixture(params=["dashfusion", "text_only", "lf_dnn"])
+def trained(request, tmp_path, feature_file, tiny_encoder):
+    model = request.param
+    config = {"early_stop": 1} if model == "lf_dnn" else tiny_config(model, tiny_encoder)
+    return MMSA_run(
+        model, "mosi", config=config | {"featurePath": str(feature_file)}, seeds=[1],
+        num_workers=0, verbose_level=0, model_save_dir=tmp_path / "m",
+        res_save_dir=tmp_path / "r", log_dir=tmp_path / "l",
+    ).seeds[0]  # fmt: skip
+
+
+def test_a_whole_file_is_scored_as_in_the_run(trained, feature_file):
+    table = predict_file(trained.checkpoint, feature_file)
+    assert list(table.columns) == ["split", "id", "label", "prediction"]
+    recorded = pd.read_csv(trained.record_path.with_suffix(".predictions.csv"))
+    merged = table.merge(recorded, on=["split", "id"], suffixes=("", "_run"))
+    assert len(merged) == len(table) == 24
+    np.testing.assert_allclose(merged.prediction, merged.prediction_run, atol=1e-5)
+
+
+def test_overrides_that_replace_nothing_are_refused(trained, feature_file):
+    for given, said in (
+        ({"early_stp": 3}, "did you mean early_stop"),
+        ({"a.b": 3}, "no key 'a'"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            predict_file(trained.checkpoint, feature_file, overrides=given)
+    whole = dict(trained.record.identity.configuration)
+    whole.pop("pretrained", None)  # a record names an encoder by its content
+    given = whole | {"train_mode": "regression", "device": "cpu"}  # as MMSA's dictionaries have it
+    assert len(predict_file(trained.checkpoint, feature_file, overrides=given)) == 24
+
+
+def test_labels_are_not_needed(trained, tmp_path, feature_data):
+    unlabelled = {"test": {k: v for k, v in feature_data["test"].items() if "labels" not in k}}
+    path = tmp_path / "unlabelled.pkl"
+    path.write_bytes(pickle.dumps(unlabelled))
+    table = predict_file(trained.checkpoint, path)
+    assert len(table) == 6
+    assert table.label.isna().all()
+    assert np.isfinite(table.prediction).all()
+
+
+def test_one_sample_in_mmsa_layout(trained, tmp_path, feature_data, feature_file):
+    test = feature_data["test"]
+    length = {name: test[f"{name}_lengths"][0] for name in ("audio", "vision")}
+    sample = {
+        "text": test["text"][0],
+        "text_bert": test["text_bert"][0],
+        "audio": test["audio"][0][: length["audio"]],
+        "vision": test["vision"][0][: length["vision"]],
+    }
+    path = tmp_path / "sample.pkl"
+    path.write_bytes(pickle.dumps(sample))
+    whole = predict_file(trained.checkpoint, feature_file)
+    want = whole[whole.split == "test"].prediction.iloc[0]
+    got = MMSA_test(None, trained.checkpoint, path, gpu_id=-1)
+    assert got == pytest.approx(want, abs=1e-4)
+
+
+def test_features_that_do_not_fit_are_refused(trained, tmp_path, feature_data):
+    for split in feature_data.values():
+        split["audio"] = np.repeat(split["audio"], 2, axis=2)
+    path = tmp_path / "wide.pkl"
+    path.write_bytes(pickle.dumps(feature_data))
+    with pytest.raises(FeatureFileError, match=r"audio.*10 features.*trained on 5"):
+        predict_file(trained.checkpoint, path)
+
+
+def test_more_than_one_sample_is_not_for_mmsa_test(trained, feature_file):
+    with pytest.raises(FeatureFileError, match=r"24 samples.*predict_file"):
+        MMSA_test(None, trained.checkpoint, feature_file)
+
+
+def test_weights_alone_with_their_configuration(trained, tmp_path, feature_file):
+    import json
+
+    import torch
+
+    checkpoint = load_checkpoint(trained.checkpoint)
+    bare, config = tmp_path / "bare.pth", tmp_path / "config.json"
+    torch.save(checkpoint.state_dict, bare)
+    if checkpoint.scaling is not None:  # weights alone say nothing of what they were trained on
+        with pytest.raises(CheckpointError, match="lacks the means and deviations"):
+            predict_file(bare, feature_file, overrides=checkpoint.config)
+    unscaled = checkpoint.config | {"feature_scaling": "none"}
+    config.write_text(json.dumps(unscaled))
+    whole = predict_file(trained.checkpoint, feature_file, overrides={"feature_scaling": "none"})
+    again = predict_file(bare, feature_file, overrides=unscaled)
+    np.testing.assert_array_equal(whole.prediction, again.prediction)
+    with pytest.raises(FeatureFileError, match="24 samples"):  # the file was understood
+        MMSA_test(config, bare, feature_file)
+    lacking = {"model_name": "x", "dataset_name": "mosi", "seq_lens": [1, 1, 1]}
+    with pytest.raises(CheckpointError, match="lacks feature_dims"):
+        predict_file(bare, feature_file, overrides=lacking)
+
+
+def test_a_missing_checkpoint(tmp_path, feature_file):
+    with pytest.raises(CheckpointError, match=r"none\.pth"):
+        predict_file(tmp_path / "none.pth", feature_file)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory, tiny_encoder):
+    """Checkpoints of a model of this package, of MMSA and of a variant; and their features."""
+    folder = tmp_path_factory.mktemp("sound")
+    features = write_features(folder / "features.pkl", planted=True)
+    own = {"text_only": tiny_config("text_only", tiny_encoder, num_epochs=1)}
+    given = TRAINING | {"pretrained": str(tiny_encoder)}
+    host = {"lf_dnn": read_by("lf_dnn", given)}
+    variant = {"self_mm_infoenh": read_by("self_mm_infoenh", given) | {"infoenh": INFOENH}}
+    found = {}
+    for model, config in (host | variant | own).items():
+        results = MMSA_run(
+            model, "mosi", config=config | {"featurePath": str(features)}, seeds=[1],
+            num_workers=0, verbose_level=0, gpu_ids="cpu",
+            **dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), folder),
+        )  # fmt: skip
+        found[model] = load_checkpoint(results.seeds[0].checkpoint)
+    return found, features
+
+
+CONFIGURATIONS = {
+    "lacks dataset_name, feature_dims, model_name, seq_lens": lambda c: c.clear(),
+    "lacks seq_lens": lambda c: c.pop("seq_lens"),
+    "unknown model 'no_such_model'": lambda c: c.update(model_name="no_such_model"),
+    "model_name is no name": lambda c: c.update(model_name=None),
+    "unknown data set 'mossi'; did you mean mosi": lambda c: c.update(dataset_name="mossi"),
+    "feature_dims is not three positive numbers": lambda c: c.update(feature_dims=[1, 2]),
+    "seq_lens is not three positive numbers": lambda c: c.update(seq_lens=[1, 2, True]),
+    "'update' is no name of a key": lambda c: c.update(update=1),
+    "'items' is no name of a key": lambda c: c.update(more={"items": 1}),
+    "pretrained is no name": lambda c: c.update(pretrained=["a"]),
+    "do(es)? not fit|builds no|GiB": lambda c: c.update(seq_lens=[10**9] * 3),
+}
+
+
+@pytest.mark.parametrize("model", ["text_only", "lf_dnn", "self_mm_infoenh"])
+@pytest.mark.parametrize("said", CONFIGURATIONS)
+def test_a_configuration_that_is_none(said, model, sound, tmp_path):
+    checkpoints, features = sound
+    if model == "text_only" and "GiB" in said:
+        pytest.skip("it reads sequences of any length")
+    path = tmp_path / "c.pth"
+    config = copy.deepcopy(checkpoints[model].config)
+    CONFIGURATIONS[said](config)
+    save_checkpoint(path, replace(checkpoints[model], config=config))
+    for score in (
+        predict_file,
+        load_trained,
+        lambda path, features: MMSA_test(None, path, features),
+    ):
+        with pytest.raises(CheckpointError, match=said) as error:
+            score(path, features)
+        assert "c.pth" in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["batch_size", "need_data_aligned", "KeyEval", "hidden_dims"])
+def test_a_key_that_mmsa_reads_and_the_configuration_lacks(key, sound, tmp_path):
+    """Some matter in training alone."""
+    checkpoints, features = sound
+    path, config = tmp_path / "c.pth", dict(checkpoints["lf_dnn"].config)
+    del config[key]
+    save_checkpoint(path, replace(checkpoints["lf_dnn"], config=config))
+    if key == "KeyEval":
+        predict_file(path, features)
+        return
+    with pytest.raises(CheckpointError, match=rf"c\.pth.*{key}"):
+        predict_file(path, features)
+    predict_file(path, features, overrides=checkpoints["lf_dnn"].config)
+
+
+def test_defaults_fill_what_the_configuration_of_a_model_of_ours_lacks(sound, tmp_path):
+    checkpoints, features = sound
+    path, config = tmp_path / "c.pth", dict(checkpoints["text_only"].config)
+    whole = predict_file_of(checkpoints["text_only"], path, features)
+    del config["eval_batch_size"], config["learning_rate"]
+    again = predict_file_of(replace(checkpoints["text_only"], config=config), path, features)
+    np.testing.assert_allclose(again.prediction, whole.prediction, atol=1e-6)
+
+
+def predict_file_of(checkpoint, path, features):
+    save_checkpoint(path, checkpoint)
+    return predict_file(path, features)
+
+
+@pytest.mark.parametrize("command", ["predict", "explain embeddings"])
+def test_a_damaged_checkpoint_on_the_command_line(command, sound, tmp_path, monkeypatch, capsys):
+    checkpoints, features = sound
+    path = tmp_path / "c.pth"
+    save_checkpoint(path, checkpoints["lf_dnn"])
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    out = ["-o", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["mmsa-ext", *command.split(), str(path), str(features), *out])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code != 0
+    assert "c.pth" in said
+    assert "damaged" in said
+    assert "Traceback" not in said
