@@ -1,4 +1,4 @@
-"""The published numbers have the form that experiments read, and are those that the papers print."""
+"""Published numbers have the form that experiments read, and are those that the papers print."""
 
 from pathlib import Path
 
