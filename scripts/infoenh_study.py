@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from MMSA_ext.explain.planted_study import StudyConfig, run_study
-from MMSA_ext.models.infoenh.module import InfoEnhConfig
+from MMSA_ext.models.infoenh import InfoEnhConfig
 from MMSA_ext.reporting.figures import infoenh_study
 
 VARIANTS: dict[str, dict[str, Any]] = {

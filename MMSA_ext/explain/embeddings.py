@@ -24,7 +24,8 @@ from MMSA_ext.errors import CheckpointError, FeatureFileError
 from MMSA_ext.explain.alignment import discrepancy, pairwise_distance
 from MMSA_ext.explain.trained_model import TrainedModel
 from MMSA_ext.models.dashfusion import DashFusion
-from MMSA_ext.models.infoenh.module import InfoEnh, InfoEnhOutput, align
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhOutput
+from MMSA_ext.models.infoenh.alignment import align
 from MMSA_ext.models.optimal_transport import unit_vectors
 from MMSA_ext.models.parts.attention import masked_mean
 from MMSA_ext.models.parts.fusion import MODALITIES

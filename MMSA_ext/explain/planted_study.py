@@ -20,13 +20,8 @@ from torch.nn.functional import l1_loss
 
 from MMSA_ext.data import synthetic
 from MMSA_ext.explain import alignment
-from MMSA_ext.models.infoenh.module import (
-    InfoEnh,
-    InfoEnhConfig,
-    InfoEnhOutput,
-    TokenReadout,
-    align,
-)
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhConfig, InfoEnhOutput, TokenReadout
+from MMSA_ext.models.infoenh.alignment import align
 from MMSA_ext.models.optimal_transport import cosine_cost, transport_cost
 
 MODALITIES = ("text", "audio", "vision")

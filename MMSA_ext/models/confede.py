@@ -26,8 +26,7 @@ from MMSA_ext.config.schema import RunConfig
 from MMSA_ext.data.loader import Batch, FeatureDataset
 from MMSA_ext.data.retrieval import ClassRule, ContrastSets, RetrievalConfig, RetrievalMode
 from MMSA_ext.models.contract import StepBatch, StepOutput, inputs
-from MMSA_ext.models.infoenh.module import InfoEnh, InfoEnhOutput
-from MMSA_ext.models.infoenh.readout import InfoEnhHostConfig, VectorReadouts
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhHostConfig, InfoEnhOutput, VectorReadouts
 from MMSA_ext.models.losses import PairLosses, nt_xent
 from MMSA_ext.models.parts.attention import Activation
 from MMSA_ext.models.parts.encoders import FrameEncoder, PooledTextEncoder, TextPooling

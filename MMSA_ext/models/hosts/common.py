@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from MMSA_ext.config.schema import VariantConfig
-from MMSA_ext.models.infoenh.module import InfoEnh, InfoEnhOutput
-from MMSA_ext.models.infoenh.readout import InfoEnhHostConfig
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhHostConfig, InfoEnhOutput
 from MMSA_ext.models.losses import attach_auxiliary_loss
 
 PAPER = (
