@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from MMSA_ext.data import synthetic
+from MMSA_ext.data.names import MODALITIES
 from MMSA_ext.explain import alignment
 from MMSA_ext.models.infoenh import InfoEnh, InfoEnhConfig, InfoEnhOutput, TokenReadout
 from MMSA_ext.models.infoenh.alignment import align
 from MMSA_ext.models.optimal_transport import cosine_cost, transport_cost
 
-MODALITIES = ("text", "audio", "vision")
 ORDERED_PAIRS = list(itertools.permutations(MODALITIES, 2))
 # Other ways to move the same filtered tokens, beside the plan that was learned with.
 PLANS: dict[str, dict[str, Any]] = {

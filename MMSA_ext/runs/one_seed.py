@@ -16,16 +16,15 @@ from easydict import EasyDict
 from torch import Tensor, nn
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.data.features import FeatureSet
+from MMSA_ext.data.feature_set import FeatureSet
 from MMSA_ext.data.loader import FeatureLoader, make_loaders
+from MMSA_ext.data.names import SPLITS
 from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.models.contract import core_model
 from MMSA_ext.models.hosts.common import enhanced_host
 from MMSA_ext.registry import get_model
 from MMSA_ext.text_encoders import encoder_config, resolve
 from MMSA_ext.training.trainer import Predictions, Progress, Trainer, predict
-
-SPLITS = ("train", "valid", "test")
 
 
 @dataclass
@@ -77,7 +76,7 @@ def run_extension_seed(
     loaders = make_loaders(features, args.batch_size, args.eval_batch_size)
     model = mmsa_bridge.build_model(args).to(args.device)
     for split, loader in loaders.items():
-        core_model(model).check(loader.dataset, f"{features.path}, split {split!r}")
+        core_model(model).check(loader.split, f"{features.path}, split {split!r}")
     trainer: Trainer = get_model(args.model_name).trainer(args, progress)
     try:
         trainer.do_train(model, loaders)
@@ -192,7 +191,7 @@ def _score_splits(
 ) -> tuple[dict[str, dict[str, float]], pd.DataFrame]:
     metrics, tables = {}, []
     for split in SPLITS:
-        ordered = FeatureLoader(loaders[split].dataset, trainer.config.eval_batch_size)
+        ordered = FeatureLoader(loaders[split].split, trainer.config.eval_batch_size)
         outputs: Predictions = predict(core_model(model), ordered, trainer.device)
         metrics[split] = trainer.score(outputs)
         tables.append(

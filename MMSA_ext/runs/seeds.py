@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -414,7 +413,7 @@ class Run:
 
     @cached_property
     def _scaling(self) -> FeatureScaling | None:
-        return FeatureScaling.of_file(self.features) if wants_scaling(self.args) else None
+        return self.features.fit_scaling() if wants_scaling(self.args) else None
 
     @cached_property
     def _seen_features(self) -> FeatureSet:
@@ -426,8 +425,8 @@ class Run:
         features = self.features
         if self._scaling is not None:
             if self.corruption is None and not trains_in_mmsa(self.args.model_name):
-                return replace(features, scaling=self._scaling)  # batch by batch, without a copy
-            features = self._scaling.scaled(features)
+                return features.with_scaling(self._scaling)  # batch by batch, without a copy
+            features = features.scaled(self._scaling)
         return corruption.corrupt(features, self.corruption)
 
     def _record(

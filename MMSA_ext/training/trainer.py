@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
-from MMSA_ext.data.loader import Batch, FeatureDataset, FeatureLoader, as_feature_loader
+from MMSA_ext.data.feature_set import Batch, FeatureSplit
+from MMSA_ext.data.loader import FeatureLoader, as_feature_loader
 from MMSA_ext.data.retrieval import RetrievalConfig, RetrievalIndex, build_index
 from MMSA_ext.data.scaling import FeatureScaling
 from MMSA_ext.errors import NOT_BETTER, TrainingDivergedError
@@ -146,7 +147,7 @@ class Trainer:
         valid = self._loader(dataloader["valid"], self.config.eval_batch_size)
         destination = Path(self.args.model_save_path)
         destination.unlink(missing_ok=True)
-        self.history = TrainingHistory(notes=core.adapt(train.dataset))
+        self.history = TrainingHistory(notes=core.adapt(train.split))
         try:
             self._fit(model, core, train, valid, destination)
         except TrainingDivergedError:
@@ -251,7 +252,7 @@ class Trainer:
         config = self.config
         optimizer = self.make_optimizer(core)
         schedule = self.make_schedule(optimizer, len(train))
-        sampler = StepSampler(train.dataset, core.retrieval)
+        sampler = StepSampler(train.split, core.retrieval)
         start = self.score(predict(core, valid, self.device))
         self.history.epochs.append({"epoch": 0, "valid": start})
         best = math.inf
@@ -361,7 +362,7 @@ class Trainer:
                         self.stage,
                     )
                 )
-        means = {name: total / len(train.dataset) for name, total in sums.items()}
+        means = {name: total / len(train.split) for name, total in sums.items()}
         return means | self._metrics(torch.cat(predictions), torch.cat(labels))
 
     def _key(self, scores: dict[str, float]) -> float:
@@ -380,8 +381,8 @@ class Trainer:
 class StepSampler:
     """Assembles training steps: anchors and, where the model asks, retrieved samples."""
 
-    def __init__(self, dataset: FeatureDataset, retrieval: RetrievalConfig | None) -> None:
-        self.dataset = dataset
+    def __init__(self, split: FeatureSplit, retrieval: RetrievalConfig | None) -> None:
+        self.split = split
         self.retrieval = retrieval
         self.index: RetrievalIndex | None = None
         self.bank: dict[str, Tensor] | None = None
@@ -396,15 +397,15 @@ class StepSampler:
         if self.retrieval is None:
             return
         model.eval()
-        order = _evaluation_order(model, self.dataset)
+        order = _evaluation_order(model, self.split)
         parts = [
-            model.contrast_features(to_device(self.dataset.batch(indices), device))
+            model.contrast_features(to_device(self.split.batch(indices), device))
             for indices in torch.split(order, batch_size)
         ]
         back = torch.argsort(order).to(device)
         features = {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
         ranked = torch.cat([features[name] for name in model.ranked_by], dim=-1)
-        labels = torch.from_numpy(self.dataset.labels["M"])
+        labels = torch.from_numpy(self.split.labels["M"])
         self.index = build_index(ranked, labels, self.retrieval)
         self.bank = features if model.feature_bank else None
 
@@ -412,7 +413,7 @@ class StepSampler:
         """The step for anchors `(B,)`; each distinct sample is in it once."""
         drawn = None if self.index is None else self.index.draw(anchors)
         if drawn is None or self.bank is not None:
-            samples = to_device(self.dataset.batch(anchors), device)
+            samples = to_device(self.split.batch(anchors), device)
             rows = torch.arange(len(anchors), device=device)
             contrast = None if drawn is None else drawn.to(device)
             return StepBatch(samples, rows, contrast, self.bank)
@@ -425,7 +426,7 @@ class StepSampler:
             positives=rows[:, 1:first_negative],
             negatives=rows[:, first_negative:],
         )
-        return StepBatch(to_device(self.dataset.batch(distinct), device), rows[:, 0], contrast)
+        return StepBatch(to_device(self.split.batch(distinct), device), rows[:, 0], contrast)
 
 
 @torch.no_grad()
@@ -446,9 +447,9 @@ def predict(
     model.eval()
     predicted, labels = [], []
     collected: dict[str, list[Tensor]] = {}
-    order = _evaluation_order(model, loader.dataset)
+    order = _evaluation_order(model, loader.split)
     for indices in torch.split(order, loader.batch_size):
-        batch = loader.dataset.batch(indices)
+        batch = loader.split.batch(indices)
         outputs = model.predict(to_device(batch, device))
         predicted.append(outputs["M"].reshape(-1).float().cpu())
         truth = batch["labels"].get("M")
@@ -460,16 +461,18 @@ def predict(
                     collected.setdefault(name, []).append(value.cpu())
     back = torch.argsort(order)
     return Predictions(
-        list(loader.dataset.ids),
+        list(loader.split.ids),
         torch.cat(predicted)[back],
         torch.cat(labels)[back],
         {name: torch.cat(parts)[back] for name, parts in collected.items()},
     )
 
 
-def _evaluation_order(model: MSAModel, dataset: FeatureDataset) -> Tensor:
+def _evaluation_order(model: MSAModel, split: FeatureSplit) -> Tensor:
     """Samples of similar length together, which saves padding, where that changes nothing."""
-    return torch.arange(len(dataset)) if model.reads_padding else dataset.by_length()
+    if model.reads_padding:
+        return torch.arange(len(split))
+    return torch.from_numpy(split.by_length())
 
 
 def parameter_groups(
