@@ -20,6 +20,7 @@ from MMSA_ext.data.feature_set import FeatureSet
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.fit_lengths import Longer, fit_lengths
 from MMSA_ext.data.loader import make_loader
+from MMSA_ext.data.predictions import predictions_frame
 from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
 from MMSA_ext.models.contract import core_model
@@ -254,22 +255,12 @@ def _predict_extension(
     args: EasyDict, state_dict: dict[str, Tensor], features: FeatureSet
 ) -> pd.DataFrame:
     model = mmsa_bridge.trained_model(args, state_dict)
-    tables = []
+    predictions = {}
     for name, split in features.splits.items():
         loader = make_loader(features, name, args.eval_batch_size)
         core_model(model).check(split, f"{features.path}, split {name!r}")
-        outputs = predict(core_model(model), loader, args.device)
-        tables.append(
-            pd.DataFrame(
-                {
-                    "split": name,
-                    "id": outputs.ids,
-                    "label": outputs.label.numpy(),
-                    "prediction": outputs.prediction.numpy(),
-                }
-            )
-        )
-    return pd.concat(tables, ignore_index=True)
+        predictions[name] = predict(core_model(model), loader, args.device)
+    return predictions_frame(predictions)
 
 
 def fitting(

@@ -54,7 +54,7 @@ from MMSA_ext.runs.one_seed import (
 from MMSA_ext.runs.results import RunResults, SeedResult
 from MMSA_ext.stopping import deferred
 from MMSA_ext.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from MMSA_ext.training.trainer import MINIMISED, Progress
+from MMSA_ext.training.trainer import MINIMISED, StepProgress
 from MMSA_ext.version import code_version
 
 logger = logging.getLogger("MMSA")
@@ -538,14 +538,14 @@ def _unharmed(what: str) -> Iterator[None]:
 @contextmanager
 def _progress_bar(
     enabled: bool, identity: RunIdentity
-) -> Iterator[Callable[[Progress], None] | None]:
+) -> Iterator[Callable[[StepProgress], None] | None]:
     """A bar over the steps of the current epoch; log lines are written above it."""
     if not enabled:
         yield None
         return
     with logging_redirect_tqdm(loggers=[logger]), tqdm(unit="step", leave=False) as bar:
 
-        def show(state: Progress) -> None:
+        def show(state: StepProgress) -> None:
             if state.step == 1:
                 bar.reset(total=state.steps)
             best = "" if state.best is None else f", best {state.best:.4f}"

@@ -21,6 +21,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from MMSA_ext.data.feature_set import Batch, FeatureSplit
 from MMSA_ext.data.loader import FeatureLoader, as_feature_loader
+from MMSA_ext.data.predictions import Predictions
 from MMSA_ext.data.retrieval import RetrievalConfig, RetrievalIndex, build_index
 from MMSA_ext.data.scaling import FeatureScaling
 from MMSA_ext.errors import NOT_BETTER, TrainingDivergedError
@@ -37,7 +38,7 @@ MINIMISED = frozenset({"Loss", "MAE"})
 
 
 @dataclass(frozen=True)
-class Progress:
+class StepProgress:
     """Where training stands; handed to the progress callback after every step.
 
     Attributes:
@@ -75,23 +76,6 @@ class TrainingHistory:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """Predictions of one pass over a split, in file order.
-
-    Attributes:
-        ids: Sample ids.
-        prediction: `(N,)` float32.
-        label: `(N,)` float32; NaN where the file has no labels.
-        features: MMSA's `Feature_*` outputs, each `(N, d)`; empty unless asked for.
-    """
-
-    ids: list[str]
-    prediction: Tensor
-    label: Tensor
-    features: dict[str, Tensor]
-
-
 class Trainer:
     """Trains and evaluates models of this package.
 
@@ -101,14 +85,14 @@ class Trainer:
         progress: Called after every optimisation step.
 
     Attributes:
-        stage: See `Progress`.
+        stage: See `StepProgress`.
         scaling: What the frames of MMSA's plain loaders are scaled by, from `do_train` on.
     """
 
     stage: str | None = None
     scaling: FeatureScaling | None = None
 
-    def __init__(self, args: Any, progress: Callable[[Progress], None] | None = None) -> None:
+    def __init__(self, args: Any, progress: Callable[[StepProgress], None] | None = None) -> None:
         from MMSA_ext import mmsa_bridge
         from MMSA_ext.registry import get_model
 
@@ -352,7 +336,7 @@ class Trainer:
             labels.append(step.samples["labels"]["M"][step.anchors].cpu().reshape(-1))
             if self.progress is not None:
                 self.progress(
-                    Progress(
+                    StepProgress(
                         epoch,
                         self.config.num_epochs,
                         number,

@@ -12,10 +12,11 @@ from MMSA_ext import mmsa_bridge
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import make_loaders
+from MMSA_ext.data.predictions import Predictions
 from MMSA_ext.data.retrieval import RetrievalConfig
 from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.models.contract import core_model
-from MMSA_ext.training.trainer import Predictions, StepSampler, Trainer, parameter_groups, predict
+from MMSA_ext.training.trainer import StepSampler, Trainer, parameter_groups, predict
 from tests.conftest import TINY_SHAPES, tiny_config
 
 
