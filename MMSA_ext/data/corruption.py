@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from MMSA_ext.data.feature_checks import frame_ends
-from MMSA_ext.data.features import SPLITS, FeatureSet, FeatureSplit
+from MMSA_ext.data.feature_set import FeatureSet, FeatureSplit
+from MMSA_ext.data.names import MODALITIES, SPLITS, Modality
 from MMSA_ext.errors import ConfigError, TextEncoderError
 from MMSA_ext.text_encoders import load_tokenizer
 from MMSA_ext.validation import explain
 
 __all__ = [
-    "MODALITIES",
     "CorruptionConfig",
     "bind",
     "corrupt",
@@ -44,8 +44,6 @@ __all__ = [
 
 logger = logging.getLogger("MMSA")
 
-Modality = Literal["text", "audio", "vision"]
-MODALITIES: tuple[Modality, ...] = ("text", "audio", "vision")
 # [UNK] of bert-base-uncased and bert-base-chinese, which MMSA writes for a lost token.
 MMSA_UNKNOWN_TOKEN = 100
 
@@ -86,7 +84,7 @@ class CorruptionConfig(BaseModel):
     @field_validator("remove", "modalities")
     @classmethod
     def _in_one_order(cls, value: tuple[Modality, ...] | None) -> tuple[Modality, ...] | None:
-        return None if value is None else tuple(m for m in MODALITIES if m in value)
+        return None if value is None else tuple(sorted(set(value), key=MODALITIES.index))
 
     @model_validator(mode="after")
     def _something_is_left(self) -> Self:
@@ -106,7 +104,7 @@ class CorruptionConfig(BaseModel):
         """The splits that are corrupted."""
         return SPLITS if self.at == "all" else ("test",)
 
-    def touches(self, modality: Modality) -> bool:
+    def touches(self, modality: str) -> bool:
         """Whether `drop_rate` and `noise` apply to `modality`."""
         return self.modalities is None or modality in self.modalities
 
@@ -274,7 +272,7 @@ def _corrupt_frames(
 
 
 def _lost(
-    valid: NDArray[np.bool_], split: str, modality: Modality, config: CorruptionConfig
+    valid: NDArray[np.bool_], split: str, modality: str, config: CorruptionConfig
 ) -> NDArray[np.bool_] | None:
     """The valid positions (n, L) that are lost; None where none can be."""
     if modality in config.remove:
@@ -315,7 +313,7 @@ def _deviation(values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.flo
 
 
 def _stream(
-    config: CorruptionConfig, split: str, modality: Modality, purpose: Literal["drop", "noise"]
+    config: CorruptionConfig, split: str, modality: str, purpose: Literal["drop", "noise"]
 ) -> np.random.Generator:
     names = (SPLITS.index(split), MODALITIES.index(modality), ("drop", "noise").index(purpose))
     return np.random.default_rng([config.seed, *names])

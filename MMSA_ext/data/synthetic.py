@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from MMSA_ext.data import synthetic_text as words
+from MMSA_ext.data.names import MODALITIES, SPLITS
 from MMSA_ext.data.synthetic_structure import (
     CUE_LEVELS,
     DATASETS,
@@ -37,7 +38,7 @@ from MMSA_ext.data.synthetic_structure import (
     resolve_structure,
     source_channels,
 )
-from MMSA_ext.data.synthetic_text import SPLITS, read_transcripts, vocabulary, write_tiny_encoder
+from MMSA_ext.data.synthetic_text import read_transcripts, vocabulary, write_tiny_encoder
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.files import replaced
 
@@ -208,7 +209,7 @@ def _generated_split(
         "text_bert": text_bert,
         **_label_entries(labels),
         "planted": {
-            **{f"{m}_part": drawn.parts[:, i] for i, m in enumerate(("text", "audio", "vision"))},
+            **{f"{m}_part": drawn.parts[:, i] for i, m in enumerate(MODALITIES)},
             "conflict": drawn.conflict,
             "gate": drawn.gate,
             "text_word": place[:, 0],

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from MMSA_ext.config.schema import FineTuneConfig
+from MMSA_ext.data.names import MODALITIES
 from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
 from MMSA_ext.models.losses import (
     central_moment_discrepancy,
@@ -32,7 +33,6 @@ from MMSA_ext.models.losses import (
 from MMSA_ext.models.optimal_transport import unit_vectors
 from MMSA_ext.models.parts.attention import AddNorm, MultiHeadAttention, masked_mean
 from MMSA_ext.models.parts.encoders import PooledTextEncoder
-from MMSA_ext.models.parts.fusion import MODALITIES
 from MMSA_ext.models.parts.pre_norm import FrameEmbedding, LayerShape, PreNormLayer
 from MMSA_ext.registry import refuse_model, register_model
 from MMSA_ext.training.fine_tuning import FineTuneTrainer

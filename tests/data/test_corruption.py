@@ -11,7 +11,8 @@ from MMSA_ext import MMSA_run, mmsa_bridge
 from MMSA_ext.config.resolve import get_config_regression
 from MMSA_ext.data import corruption
 from MMSA_ext.data.corruption import CorruptionConfig, bind, corrupt, normalise
-from MMSA_ext.data.features import SPLITS, FeatureSet, read_features
+from MMSA_ext.data.features import FeatureSet, read_features
+from MMSA_ext.data.names import SPLITS
 from MMSA_ext.errors import ConfigError
 from tests.conftest import make_feature_data, tiny_config
 

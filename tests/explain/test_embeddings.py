@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from MMSA_ext.data.names import MODALITIES
 from MMSA_ext.errors import CheckpointError, FeatureFileError
 from MMSA_ext.explain.embeddings import (
     Representations,
@@ -16,8 +17,6 @@ from MMSA_ext.explain.embeddings import (
     project,
     representations,
 )
-
-MODALITIES = ("text", "audio", "vision")
 
 
 def test_infoenh_before_and_after(explained):

@@ -19,13 +19,11 @@ from easydict import EasyDict
 from torch import Tensor, nn
 
 from MMSA_ext import mmsa_bridge
+from MMSA_ext.data.names import MODALITIES
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.hosts.common import PAPER, EnhancedHost, HostVariantConfig, labelled
-from MMSA_ext.models.infoenh.module import InfoEnh, InfoEnhOutput
-from MMSA_ext.models.infoenh.readout import InfoEnhHostConfig, VectorReadouts
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhHostConfig, InfoEnhOutput, VectorReadouts
 from MMSA_ext.registry import refuse_model, register_model
-
-MODALITIES = ("text", "audio", "vision")
 
 # Models of MMSA that have no variant, and why.
 REFUSED = {

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from MMSA_ext.data.names import MODALITIES
 from MMSA_ext.models.parts.attention import (
     Activation,
     AddNorm,
@@ -22,7 +23,6 @@ from MMSA_ext.models.parts.attention import (
     activation_module,
 )
 
-MODALITIES = ("text", "audio", "vision")
 FusionName = Literal["hbf", "bf", "ca", "concat_sa", "concat"]
 
 
