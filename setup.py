@@ -82,6 +82,7 @@ setup(
         "dev": [
             "coverage[toml]",
             "hypothesis",
+            "import-linter>=2.6",
             "mypy",
             "noto-cjk-sans-otc",
             "pandas-stubs",

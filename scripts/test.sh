@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets everything up, then checks style, types and behaviour. Arguments go to pytest.
+# Sets everything up, then checks style, types, layers and behaviour. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
@@ -12,4 +12,5 @@ set -x
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
 "$VENV/bin/mypy"
+"$VENV/bin/lint-imports"
 "$VENV/bin/python" -m pytest --numprocesses "${PYTEST_WORKERS:-2}" -m "not slow" "$@"

@@ -12,19 +12,18 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import Any, Self, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from MMSA_ext.config.schema import Scaling
 from MMSA_ext.data.feature_cache import remembered
 from MMSA_ext.data.feature_checks import blocks
 from MMSA_ext.errors import CheckpointError, ConfigError, suggest
 
-if TYPE_CHECKING:
-    from MMSA_ext.data.features import FeatureSet, FeatureSplit
-
-Scaling = Literal["standardise", "none"]
+# A `FeatureSet`: it may hold a scaling, so that its module stands above this one.
+_Set = TypeVar("_Set")
 MODALITIES = ("audio", "vision")
 # A smaller deviation is none in float32, in which models compute.
 _SMALLEST = float(np.finfo(np.float32).tiny)
@@ -129,8 +128,8 @@ class FeatureScaling:
         )
 
     @classmethod
-    def of_file(cls, features: FeatureSet) -> Self:
-        """Fit to the training split of a file; of a large file this is kept in the cache."""
+    def of_file(cls, features: Any) -> Self:
+        """Fit to the training split of a `FeatureSet`, by the cache if the file is large."""
         train = features.splits["train"]
         # The frames follow from the file, and where they are from how it was read.
         about = hashlib.sha256(f"{features.fingerprint} {features.front_padding}".encode())
@@ -187,15 +186,14 @@ class FeatureScaling:
                 f"{list(feature_dims[1:])}; use a checkpoint as MMSA_ext wrote it."
             )
 
-    def scaled(self, features: FeatureSet) -> FeatureSet:
-        """A scaled copy of features, float32, for loaders that do not scale their batches."""
-        return replace(
-            features,
-            splits={name: self._split(split) for name, split in features.splits.items()},
-            scaling=None,
-        )
+    def scaled(self, features: _Set) -> _Set:
+        """A scaled copy of a `FeatureSet`, float32, for loaders that do not scale their batches."""
+        given: Any = features
+        splits = {name: self._split(split) for name, split in given.splits.items()}
+        scaled: _Set = replace(given, splits=splits, scaling=None)
+        return scaled
 
-    def _split(self, split: FeatureSplit) -> FeatureSplit:
+    def _split(self, split: Any) -> Any:
         changed: dict[str, Any] = {}
         for modality, found in vars(self).items():
             frames, lengths = getattr(split, modality), getattr(split, f"{modality}_lengths")

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from pydantic import TypeAdapter
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import mmsa_bridge, mmsa_files
 from MMSA_ext.config.resolve import resolve, unread
 from MMSA_ext.config.schema import DATASETS
 from MMSA_ext.data import synthetic
@@ -99,7 +99,7 @@ class Cell:
 
 def all_models() -> list[str]:
     """MMSA's own models, then the added ones."""
-    return [*mmsa_bridge.mmsa_models(), *list_models()]
+    return [*mmsa_files.models(), *list_models()]
 
 
 def generate(

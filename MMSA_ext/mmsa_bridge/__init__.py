@@ -1,10 +1,9 @@
 """The one place that knows MMSA's internals (MMSA 2.2.1, the wheel from PyPI).
 
-Importing it registers this package in MMSA, so that nothing can import MMSA through it and find it
-without; `MMSA_ext/__init__.py` imports it as soon as MMSA is there.
+`MMSA_ext/__init__.py` introduces this package to it as soon as MMSA is imported, here or by anyone,
+so that nothing finds MMSA without this package's models.
 
 - `registration`: MMSA learns this package's models, and forgets them again.
-- `package`: what MMSA learns by default, this package.
 - `configuration`: MMSA's configuration reader, extended.
 - `keys`, `values`: what MMSA's code of a model reads of its configuration, and what fits there.
 - `shims`, `encoder_shims`: what MMSA needs to run on current libraries, with any text encoder.
@@ -18,11 +17,7 @@ without; `MMSA_ext/__init__.py` imports it as soon as MMSA is there.
 import MMSA  # noqa: F401
 
 from MMSA_ext.mmsa_bridge.configuration import (
-    UNIMODAL_TASKS,
-    is_mmsa_model,
-    mmsa_models,
     read_config,
-    stock_section,
     supported_datasets,
 )
 from MMSA_ext.mmsa_bridge.encoder_shims import encoder_architecture
@@ -35,7 +30,6 @@ from MMSA_ext.mmsa_bridge.registration import (
     is_registered,
     register,
     registered,
-    stock_datasets,
     unregister,
 )
 from MMSA_ext.mmsa_bridge.runtime import (
@@ -64,7 +58,6 @@ from MMSA_ext.mmsa_bridge.values import leaves, misfit, shipped_values
 
 __all__ = [
     "SHIMS",
-    "UNIMODAL_TASKS",
     "EpochRecord",
     "Extension",
     "KeysRead",
@@ -79,13 +72,11 @@ __all__ = [
     "complete_args",
     "device_numbers",
     "encoder_architecture",
-    "is_mmsa_model",
     "is_registered",
     "keys_read",
     "leaves",
     "metrics",
     "misfit",
-    "mmsa_models",
     "model_class",
     "predict_stock",
     "preserved_random_state",
@@ -98,14 +89,10 @@ __all__ = [
     "score_trained",
     "setup_seed",
     "shipped_values",
-    "stock_datasets",
     "stock_loaders",
-    "stock_section",
     "supported_datasets",
     "train_and_test",
     "trained_model",
     "trainer_class",
     "unregister",
 ]
-
-register()

@@ -2,53 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from easydict import EasyDict
 
+from MMSA_ext import mmsa_files
 from MMSA_ext.errors import ConfigError, suggest
-from MMSA_ext.mmsa_bridge.extension import Kind
-from MMSA_ext.mmsa_bridge.registration import CONFIG_FOLDER, registered, stock_datasets
+from MMSA_ext.mmsa_bridge.registration import registered
+from MMSA_ext.mmsa_files import Kind
 from MMSA_ext.paths import shown, why_no_file
-
-# Models of MMSA that learn from labels of the single modalities too.
-UNIMODAL_TASKS = ("mlf_dnn", "mlmf", "mtfn")
-
-
-@cache
-def mmsa_models() -> list[str]:
-    """Names of MMSA's own models, sorted."""
-    trainers = import_module("MMSA.trains.ATIO").ATIO()
-    return sorted(vars(trainers)["TRAIN_MAP"])  # the instance's own map, without additions
-
-
-def stock_section(model_name: str, kind: Kind = "regression") -> dict[str, Any]:
-    """What MMSA's own configuration file says of one of its models; a fresh copy.
-
-    Args:
-        model_name: Lower-case name of a model of MMSA.
-        kind: Which of MMSA's configuration files.
-
-    Returns:
-        `commonParams`, `datasetParams` and, for `tune`, `debugParams`.
-    """
-    return _model_section(_stock_file(kind), model_name, kind)
-
-
-def _stock_file(kind: Kind) -> dict[str, Any]:
-    path = _path(kind, "")
-    return dict(json.loads(path.read_text(encoding="utf-8")))
-
-
-def is_mmsa_model(name: str) -> bool:
-    """Whether `name` (lower case) is a model that MMSA itself ships."""
-    return name in mmsa_models()
 
 
 def supported_datasets(
@@ -72,7 +38,7 @@ def supported_datasets(
 
 def _datasets(file: _File, model_name: str, kind: Kind) -> list[str]:
     if "datasetParams" not in _model_section(file.content, model_name, kind):
-        return _stock_dataset_names()
+        return [name for name in mmsa_files.datasets() if name != "dataset_root_dir"]
     return list(file.section(model_name, "datasetParams"))
 
 
@@ -104,7 +70,7 @@ def read_config(
     if dataset_name not in known:
         way_out = (
             "its unimodal tasks need labels that MMSA's loader reads on sims alone."
-            if model_name in UNIMODAL_TASKS
+            if model_name in mmsa_files.UNIMODAL_TASKS
             else "run it there, or give a configuration file of your own that has one "
             "(config_file, --config)."
         )
@@ -119,7 +85,7 @@ def read_config(
 
 
 def _path(kind: Kind, config_file: str | Path) -> Path:
-    return Path(config_file) if config_file else CONFIG_FOLDER / f"config_{kind}.json"
+    return Path(config_file) if config_file else mmsa_files.folder() / f"config_{kind}.json"
 
 
 def _read(kind: Kind, config_file: str | Path) -> _File:
@@ -207,7 +173,3 @@ def _model_section(content: dict[str, Any], model_name: str, kind: Kind) -> dict
             f"model {model_name!r} has no {kind} configuration; {suggest(model_name, models)}"
         )
     return dict(content[model_name])
-
-
-def _stock_dataset_names() -> list[str]:
-    return [name for name in stock_datasets() if name != "dataset_root_dir"]

@@ -9,21 +9,19 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
+from MMSA_ext import mmsa_files
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.json_files import read_json
 from MMSA_ext.mmsa_bridge.extension import Extension
 from MMSA_ext.mmsa_bridge.feature_reading import read_features_safely
-from MMSA_ext.mmsa_bridge.package import THIS_PACKAGE
 from MMSA_ext.mmsa_bridge.patching import ModuleProxy, replace_attribute
 from MMSA_ext.mmsa_bridge.shims import apply_shims
 from MMSA_ext.paths import DATA_ROOT_VARIABLE, expand, shown
-
-CONFIG_FOLDER = Path(import_module("MMSA.config").__file__ or "").parent / "config"
 
 
 @dataclass(frozen=True)
@@ -36,9 +34,17 @@ class _Registration:
 
 
 _registration: _Registration | None = None
+_ours: Extension | None = None
 
 
-def register(extension: Extension = THIS_PACKAGE) -> None:
+def introduce(extension: Extension) -> None:
+    """Say what `register` adds where nothing else is given, and register it."""
+    global _ours
+    _ours = extension
+    register()
+
+
+def register(extension: Extension | None = None) -> None:
     """Let MMSA know this package's models, and run on current libraries.
 
     Afterwards `MMSA_run`, also MMSA's own and also one imported earlier, accepts the added models;
@@ -51,11 +57,13 @@ def register(extension: Extension = THIS_PACKAGE) -> None:
     the added models is `mmsa-ext`.
 
     Args:
-        extension: What to add.
+        extension: What to add; by default what was introduced, which is this package.
     """
     global _registration
     if _registration is None:
-        _registration = _patch_mmsa(extension)
+        added = extension or _ours
+        assert added is not None, "MMSA_ext/__init__.py introduces it once MMSA is imported"
+        _registration = _patch_mmsa(added)
     _list_models(_registration)
 
 
@@ -151,7 +159,7 @@ def _extend_configuration(undo: ExitStack, extension: Extension) -> None:
                     f"{shown(file.name)}: is not a configuration in MMSA's schema: {section} is "
                     f"{keys!r:.60}; it must be an object, as every model and `datasetCommonParams`."
                 )
-        if Path(file.name).resolve() == (CONFIG_FOLDER / "citations.json").resolve():
+        if Path(file.name).resolve() == (mmsa_files.folder() / "citations.json").resolve():
             _add_citations(content["models"], extension)
         else:
             _add_models(content, extension)
@@ -165,26 +173,19 @@ def _add_models(content: dict[str, Any], extension: Extension) -> None:
     """Add what the file does not define itself: models, and data sets."""
     tuned = any(isinstance(part, dict) and "debugParams" in part for part in content.values())
     added = copy.deepcopy(dict(extension.configuration("tune" if tuned else "regression")))
-    datasets = {**stock_datasets(), **added.pop("datasetCommonParams", {})}
+    datasets = {**mmsa_files.datasets(), **added.pop("datasetCommonParams", {})}
     for model, parameters in added.items():
         content.setdefault(model, parameters)
     known = content.setdefault("datasetCommonParams", {})
-    for dataset, parameters in copy.deepcopy(datasets).items():
+    for dataset, parameters in datasets.items():
         known.setdefault(dataset, parameters)
 
 
 def _set_data_root(datasets: dict[str, Any]) -> None:
     """Point MMSA's built-in root folder, which exists on its authors' machine, to the user's."""
     root = os.environ.get(DATA_ROOT_VARIABLE)
-    if root and datasets["dataset_root_dir"] == stock_datasets()["dataset_root_dir"]:
+    if root and datasets["dataset_root_dir"] == mmsa_files.datasets()["dataset_root_dir"]:
         datasets["dataset_root_dir"] = expand(root)
-
-
-@cache
-def stock_datasets() -> dict[str, Any]:
-    """`datasetCommonParams` of MMSA's own configuration file."""
-    content = json.loads((CONFIG_FOLDER / "config_regression.json").read_text(encoding="utf-8"))
-    return dict(content["datasetCommonParams"])
 
 
 def _add_citations(models: dict[str, Any], extension: Extension) -> None:

@@ -42,18 +42,9 @@ from MMSA_ext.models.parts.unimodal import (
     encode_frames,
     encode_text,
 )
-from MMSA_ext.registry import register_model
+from MMSA_ext.registry import TWO_STAGE_TRAINER, register_model
 from MMSA_ext.text_encoders import identity as encoder_identity
-from MMSA_ext.training.stage_one import TwoStageTrainer
 
-PAPER = (
-    "ConFEDE: Contrastive Feature Decomposition for Multimodal Sentiment Analysis "
-    "(Yang et al., ACL 2023)"
-)
-INFOENH_PAPER = (
-    "ConFEDE (Yang et al., ACL 2023) with the information bottleneck and the optimal-transport "
-    "alignment of InfoEnh"
-)
 # The file's label of one modality.
 UNIMODAL_LABELS = {"text": "T", "audio": "A", "vision": "V"}
 
@@ -553,7 +544,7 @@ def _mean_squared_error(prediction: Tensor, target: Tensor, times: Tensor) -> Te
     return (weight * (prediction - target) ** 2).sum() / weight.sum()
 
 
-@register_model("confede", config=ConFEDEConfig, trainer=TwoStageTrainer, paper=PAPER)
+@register_model("confede", config=ConFEDEConfig, trainer=TWO_STAGE_TRAINER)
 def build_confede(args: Any) -> ConFEDE:
     """ConFEDE, with the decisions of docs/confede.md."""
     return ConFEDE(ConFEDEConfig.from_args(args))
@@ -565,9 +556,7 @@ class EnhancedConFEDEConfig(ConFEDEConfig):
     infoenh: ConFEDEInfoEnhConfig | None = ConFEDEInfoEnhConfig()
 
 
-@register_model(
-    "confede_infoenh", config=EnhancedConFEDEConfig, trainer=TwoStageTrainer, paper=INFOENH_PAPER
-)
+@register_model("confede_infoenh", config=EnhancedConFEDEConfig, trainer=TWO_STAGE_TRAINER)
 def build_confede_infoenh(args: Any) -> ConFEDE:
     """ConFEDE with InfoEnh between its encoders and projectors."""
     return ConFEDE(EnhancedConFEDEConfig.from_args(args))

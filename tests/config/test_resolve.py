@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import mmsa_bridge, mmsa_files
 from MMSA_ext.config import resolve as config
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.registry import trains_in_mmsa
@@ -175,7 +175,7 @@ class TestKeysThatNothingReads:
         with pytest.raises(ConfigError, match=r"leave it at 0\.0"):  # that of mosei
             config.resolve("misa", "mosi", "", {"weight_decay": 5e-5})
 
-    @pytest.mark.parametrize("model", mmsa_bridge.mmsa_models())
+    @pytest.mark.parametrize("model", mmsa_files.models())
     def test_the_whole_configuration_is_accepted_as_mmsas_readme_passes_it(self, model):
         import MMSA
 
@@ -185,7 +185,7 @@ class TestKeysThatNothingReads:
             args = config.resolve(model, dataset, "", whole)
             assert (args.batch_size, args.featurePath) == (7, "mine.pkl")
 
-    @pytest.mark.parametrize("model", mmsa_bridge.mmsa_models())
+    @pytest.mark.parametrize("model", mmsa_files.models())
     def test_a_drawn_point_of_mmsas_search_space_is_accepted(self, model):
         for dataset in mmsa_bridge.supported_datasets(model):
             if model == "mctn":
@@ -211,7 +211,7 @@ class TestOwnFiles:
     @pytest.fixture
     def write(self, tmp_path):
         def write(change, model="lf_dnn"):
-            content = {model: mmsa_bridge.stock_section(model)}
+            content = {model: mmsa_files.section(model)}
             change(content)
             path = tmp_path / "mine.json"
             path.write_text(json.dumps(content))

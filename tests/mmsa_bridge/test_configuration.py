@@ -4,18 +4,18 @@ from pathlib import Path
 import MMSA
 import pytest
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import mmsa_bridge, mmsa_files
 from MMSA_ext.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("toy_package")
 
 
 def test_mmsas_own_models() -> None:
-    models = mmsa_bridge.mmsa_models()
+    models = mmsa_files.models()
     assert len(models) == 17
     assert "toy" not in models
-    assert mmsa_bridge.is_mmsa_model("self_mm")
-    assert not mmsa_bridge.is_mmsa_model("toy")
+    assert mmsa_files.is_model("self_mm")
+    assert not mmsa_files.is_model("toy")
 
 
 def test_supported_datasets() -> None:
@@ -26,7 +26,7 @@ def test_supported_datasets() -> None:
 
 
 def test_every_configuration_is_mmsas() -> None:
-    for model in mmsa_bridge.mmsa_models():
+    for model in mmsa_files.models():
         for dataset in mmsa_bridge.supported_datasets(model):
             expected = MMSA.get_config_regression(model, dataset)
             assert mmsa_bridge.read_config("regression", model, dataset) == expected

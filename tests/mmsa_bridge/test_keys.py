@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import mmsa_bridge, mmsa_files
 from MMSA_ext.config.mmsa_keys import FACTS
 from MMSA_ext.mmsa_bridge import keys
 
@@ -17,7 +17,7 @@ from MMSA_ext.mmsa_bridge import keys
 ADDED = {"device", "model_save_path", "cur_seed", "train_mode", "custom_feature"}
 ADDED |= {"feature_T", "feature_A", "feature_V"}
 
-CASES = [(m, d) for m in mmsa_bridge.mmsa_models() for d in mmsa_bridge.supported_datasets(m)]
+CASES = [(m, d) for m in mmsa_files.models() for d in mmsa_bridge.supported_datasets(m)]
 
 
 def read(model: str, dataset: str = "mosi", **changes: Any) -> mmsa_bridge.KeysRead:

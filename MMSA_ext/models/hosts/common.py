@@ -22,11 +22,6 @@ from MMSA_ext.models.infoenh.module import InfoEnh, InfoEnhOutput
 from MMSA_ext.models.infoenh.readout import InfoEnhHostConfig
 from MMSA_ext.models.losses import attach_auxiliary_loss
 
-PAPER = (
-    "InfoEnh: Towards Multimodal Sentiment Analysis via Information Bottleneck Filter and Optimal "
-    "Transport Alignment (Xie et al.)"
-)
-
 
 class HostVariantConfig(VariantConfig):
     """Keys of a host's variant.

@@ -1,0 +1,74 @@
+"""MMSA's own configuration files, read as data: neither MMSA nor torch is imported for them."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from MMSA_ext.errors import ConfigError, suggest
+
+__all__ = ["UNIMODAL_TASKS", "Kind", "datasets", "folder", "is_model", "models", "section"]
+
+Kind = Literal["regression", "tune"]
+
+# Models of MMSA that learn from labels of the single modalities too.
+UNIMODAL_TASKS = ("mlf_dnn", "mlmf", "mtfn")
+
+_DATA = "datasetCommonParams"
+
+
+def folder() -> Path:
+    """Where MMSA's configuration files are.
+
+    Raises:
+        ConfigError: If MMSA is not installed.
+    """
+    found = importlib.util.find_spec("MMSA")
+    if found is None or not found.submodule_search_locations:
+        raise ConfigError("MMSA is not installed; install it with `pip install MMSA==2.2.1`.")
+    return Path(found.submodule_search_locations[0], "config")
+
+
+@cache
+def _content(kind: Kind) -> dict[str, Any]:
+    return dict(json.loads((folder() / f"config_{kind}.json").read_text(encoding="utf-8")))
+
+
+def models() -> list[str]:
+    """Names of MMSA's own models, sorted."""
+    return sorted(_content("regression").keys() - {_DATA})
+
+
+def is_model(name: str) -> bool:
+    """Whether `name` (lower case) is a model that MMSA itself ships."""
+    return name != _DATA and name in _content("regression")
+
+
+def datasets(kind: Kind = "regression") -> dict[str, Any]:
+    """`datasetCommonParams` of one of MMSA's configuration files; a fresh copy."""
+    return copy.deepcopy(dict(_content(kind)[_DATA]))
+
+
+def section(model_name: str, kind: Kind = "regression") -> dict[str, Any]:
+    """What MMSA's own configuration file says of one of its models; a fresh copy.
+
+    Args:
+        model_name: Lower-case name of a model of MMSA.
+        kind: Which of MMSA's configuration files.
+
+    Returns:
+        `commonParams`, `datasetParams` and, for `tune`, `debugParams`.
+
+    Raises:
+        ConfigError: If the file does not have it.
+    """
+    known = sorted(_content(kind).keys() - {_DATA})
+    if model_name not in known:
+        raise ConfigError(
+            f"model {model_name!r} has no {kind} configuration; {suggest(model_name, known)}"
+        )
+    return copy.deepcopy(dict(_content(kind)[model_name]))
