@@ -99,7 +99,7 @@ def _introduce() -> None:
     from MMSA_ext.mmsa_bridge.registration import introduce
 
     def configuration(kind: Kind) -> Mapping[str, Any]:
-        from MMSA_ext.config.resolve import extension_config
+        from MMSA_ext.config.files import extension_config
 
         return extension_config(kind)
 

@@ -5,13 +5,26 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from MMSA_ext.errors import ConfigError, suggest
+from MMSA_ext.json_files import read_json
+from MMSA_ext.paths import DATA_ROOT_VARIABLE, expand, shown
 
-__all__ = ["UNIMODAL_TASKS", "Kind", "datasets", "folder", "is_model", "models", "section"]
+__all__ = [
+    "UNIMODAL_TASKS",
+    "Kind",
+    "complete_datasets",
+    "datasets",
+    "folder",
+    "is_model",
+    "models",
+    "read_sections",
+    "section",
+]
 
 Kind = Literal["regression", "tune"]
 
@@ -72,3 +85,32 @@ def section(model_name: str, kind: Kind = "regression") -> dict[str, Any]:
             f"model {model_name!r} has no {kind} configuration; {suggest(model_name, known)}"
         )
     return copy.deepcopy(dict(_content(kind)[model_name]))
+
+
+def read_sections(path: str | Path) -> dict[str, Any]:
+    """A user's file in MMSA's schema.
+
+    Raises:
+        ConfigError: If it is not readable, or a part of it is no object.
+    """
+    content = read_json(path)
+    for name, keys in content.items():
+        if not isinstance(keys, dict):
+            raise ConfigError(
+                f"{shown(path)}: is not a configuration in MMSA's schema: {name} is {keys!r:.60}; "
+                f"it must be an object, as every model and `{_DATA}`."
+            )
+    return content
+
+
+def complete_datasets(content: dict[str, Any]) -> None:
+    """Add MMSA's data sets to a file that does not define them.
+
+    MMSA's root folder of them, which exists on its authors' machine, becomes the user's.
+    """
+    known, usual = content.setdefault(_DATA, {}), datasets()
+    for name, facts in usual.items():
+        known.setdefault(name, facts)
+    root = os.environ.get(DATA_ROOT_VARIABLE)
+    if root and known["dataset_root_dir"] == usual["dataset_root_dir"]:
+        known["dataset_root_dir"] = expand(root)

@@ -13,7 +13,7 @@ import typer.main
 
 import MMSA_ext
 from MMSA_ext import cli, mmsa_files, registry
-from MMSA_ext.config.resolve import extension_config
+from MMSA_ext.config.files import extension_config
 from tests.conftest import tiny_config
 
 ROOT = Path(__file__).parents[1]

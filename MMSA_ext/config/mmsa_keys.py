@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from MMSA_ext import mmsa_bridge, mmsa_files
+from MMSA_ext.config.files import read_config, supported_datasets
 from MMSA_ext.errors import ConfigError, MMSAExtError, suggest
 from MMSA_ext.registry import ModelEntry, get_model, host_of, is_registered, refusal
 from MMSA_ext.validation import integer
@@ -105,9 +106,9 @@ def _shipped(args: Mapping[str, Any], drawn: bool) -> dict[str, list[Any]]:
 @cache
 def _shipped_for(model: str, dataset: str, entry: ModelEntry | None) -> dict[str, list[Any]] | None:
     """Values of the shipped file for a model, whose entry tells it from one of the same name."""
-    if dataset not in mmsa_bridge.supported_datasets(model):
+    if dataset not in supported_datasets(model):
         return None
-    values = mmsa_bridge.leaves(mmsa_bridge.read_config("regression", model, dataset))
+    values = mmsa_bridge.leaves(read_config("regression", model, dataset))
     return {path: [value] for path, value in values}
 
 

@@ -3,8 +3,7 @@
 `MMSA_ext/__init__.py` introduces this package to it as soon as MMSA is imported, here or by anyone,
 so that nothing finds MMSA without this package's models.
 
-- `registration`: MMSA learns this package's models, and forgets them again.
-- `configuration`: MMSA's configuration reader, extended.
+- `registration`: MMSA learns this package's models and their configuration, and forgets them again.
 - `keys`, `values`: what MMSA's code of a model reads of its configuration, and what fits there.
 - `shims`, `encoder_shims`: what MMSA needs to run on current libraries, with any text encoder.
 - `feature_reading`: MMSA's loader is handed what this package read, once a file.
@@ -16,10 +15,6 @@ so that nothing finds MMSA without this package's models.
 # First, and by a statement: so it does no harm if another thread, importing MMSA, waits for us.
 import MMSA  # noqa: F401
 
-from MMSA_ext.mmsa_bridge.configuration import (
-    read_config,
-    supported_datasets,
-)
 from MMSA_ext.mmsa_bridge.encoder_shims import encoder_architecture
 from MMSA_ext.mmsa_bridge.extension import Extension, RegisteredModel
 from MMSA_ext.mmsa_bridge.feature_reading import provided_features
@@ -82,7 +77,6 @@ __all__ = [
     "preserved_random_state",
     "progress_bars",
     "provided_features",
-    "read_config",
     "register",
     "registered",
     "run_logging",
@@ -90,7 +84,6 @@ __all__ = [
     "setup_seed",
     "shipped_values",
     "stock_loaders",
-    "supported_datasets",
     "train_and_test",
     "trained_model",
     "trainer_class",

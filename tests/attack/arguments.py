@@ -38,6 +38,7 @@ import numpy as np
 from MMSA_ext import MMSA_run, mmsa_bridge, mmsa_files
 from MMSA_ext.cli import main
 from MMSA_ext.config import resolve as config
+from MMSA_ext.config.files import supported_datasets
 from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.registry import list_models
 from MMSA_ext.runs.seeds import Run
@@ -346,7 +347,7 @@ def odd_configurations(place: Place, tries: int) -> Tally:
     tally = Tally("configurations with odd values")
     chance = random.Random(0)
     models = [*list_models(), *mmsa_files.models()]
-    known = {name: config.resolve(name, mmsa_bridge.supported_datasets(name)[0]) for name in models}
+    known = {name: config.resolve(name, supported_datasets(name)[0]) for name in models}
     for _ in range(tries):
         model = chance.choice(models)
         args = known[model]

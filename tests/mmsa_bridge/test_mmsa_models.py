@@ -10,6 +10,7 @@ import torch
 from mmsa_toys import RecordedReads
 
 from MMSA_ext import MMSA_run, mmsa_bridge, mmsa_files, predict_file
+from MMSA_ext.config.files import supported_datasets
 from MMSA_ext.config.mmsa_keys import OPTIONS, own_keys
 from MMSA_ext.config.resolve import get_config_regression, unread
 from MMSA_ext.explain.verification import verify_store
@@ -106,7 +107,7 @@ def test_variants_read_no_more_of_their_hosts_keys(
 
 @pytest.mark.parametrize(
     ("model", "dataset"),
-    [case for case in CASES if case[1] in mmsa_bridge.supported_datasets(case[0])],
+    [case for case in CASES if case[1] in supported_datasets(case[0])],
 )
 def test_one_epoch_its_record_and_its_checkpoint(
     model: str,
@@ -156,5 +157,5 @@ def test_same_seed_same_predictions(
 
 def test_every_configuration_of_mmsa_can_be_had() -> None:
     for model, dataset in CASES:
-        if dataset in mmsa_bridge.supported_datasets(model):
+        if dataset in supported_datasets(model):
             assert get_config_regression(model, dataset).model_name == model
