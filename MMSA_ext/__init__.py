@@ -14,6 +14,9 @@ public name is imported when it is first used, and the registration waits for MM
 once `import MMSA`, anyone's, has been carried out, and at once if it was before.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from MMSA_ext import models
     from MMSA_ext.config.resolve import get_config_regression, get_config_tune
     from MMSA_ext.mmsa_bridge import register, unregister
+    from MMSA_ext.mmsa_files import Kind
     from MMSA_ext.models import optimal_transport
     from MMSA_ext.models.infoenh import InfoEnh, InfoEnhConfig, TokenReadout
     from MMSA_ext.registry import list_models, register_model, unregister_model
@@ -93,10 +97,28 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def _register() -> None:
-    # Importing the bridge registers. Where it is what imports MMSA, it does so at its end. A
-    # statement, unlike `import_module`, does not fail where another thread does the same.
-    import MMSA_ext.mmsa_bridge  # noqa: F401
+def _introduce() -> None:
+    """Tell the bridge of this package, which then is registered in MMSA."""
+    # Statements, unlike `import_module`, do not fail where another thread does the same; and of
+    # modules below the bridge, which itself may be what imports MMSA.
+    from MMSA_ext import registry
+    from MMSA_ext.mmsa_bridge.extension import Extension
+    from MMSA_ext.mmsa_bridge.registration import introduce
+
+    def configuration(kind: Kind) -> Mapping[str, Any]:
+        from MMSA_ext.config.files import extension_config
+
+        return extension_config(kind)
+
+    introduce(
+        Extension(
+            list_models=registry.list_models,
+            get_model=registry.get_model,
+            configuration=configuration,
+            run=lambda *args, **options: __getattr__("MMSA_run")(*args, **options),
+            test=lambda *args, **options: __getattr__("MMSA_test")(*args, **options),
+        )
+    )
 
 
 def _check_home() -> None:
@@ -106,4 +128,4 @@ def _check_home() -> None:
     home()
 
 
-after_import("MMSA", _register, before=_check_home)
+after_import("MMSA", _introduce, before=_check_home)

@@ -29,7 +29,7 @@ _NOT_DECIDING = (
     *("data/demo.py", "data/encode_text.py", "data/feature_report.py", "data/synthetic.py"),
     "data/fit_lengths.py",
     *("data/standardise.py", "data/synthetic_structure.py", "data/synthetic_text.py"),
-    *("data/feature_cache.py", "mmsa_bridge/package.py", "mmsa_bridge/scoring.py", "on_import.py"),
+    *("data/feature_cache.py", "mmsa_bridge/scoring.py", "on_import.py"),
 )
 
 

@@ -55,14 +55,14 @@ import torch
 from easydict import EasyDict
 
 from MMSA_ext import mmsa_bridge, text_encoders
-from MMSA_ext.config.resolve import check_names, resolve
+from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data import synthetic
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import FeatureLoader, make_loaders
 from MMSA_ext.errors import MMSAExtError, TrainingDivergedError
 from MMSA_ext.models.contract import core_model, inputs
 from MMSA_ext.models.dashfusion import DashFusion
-from MMSA_ext.registry import get_model, trains_in_mmsa
+from MMSA_ext.registry import check_names, get_model, trains_in_mmsa
 from MMSA_ext.training.trainer import predict, to_device
 
 DATASETS = ("mosi", "mosei", "sims")

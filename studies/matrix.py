@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 import typer
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import mmsa_bridge, mmsa_files
 from MMSA_ext.config.resolve import resolve, unread
 from MMSA_ext.config.schema import DATASETS
 from MMSA_ext.data import synthetic
@@ -90,7 +90,7 @@ class MatrixCell:
 
 def all_models() -> list[str]:
     """MMSA's own models, then the added ones."""
-    return [*mmsa_bridge.mmsa_models(), *list_models()]
+    return [*mmsa_files.models(), *list_models()]
 
 
 def generate(

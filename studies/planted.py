@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from MMSA_ext.data import synthetic
-from MMSA_ext.data.names import MODALITIES
 from MMSA_ext.explain.embeddings import discrepancy, pairwise_distance
 from MMSA_ext.models.infoenh import InfoEnh, InfoEnhConfig, InfoEnhOutput, TokenReadout
 from MMSA_ext.models.infoenh.alignment import align
 from MMSA_ext.models.optimal_transport import cosine_cost, transport_cost
+from MMSA_ext.names import MODALITIES
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},

@@ -91,8 +91,8 @@ def standardise(
     front_padding: FrontPadding = "",
 ) -> None:
     """Give each audio and vision feature mean 0 and deviation 1, by the training split."""
-    from MMSA_ext.data.names import FRAMES
     from MMSA_ext.data.standardise import standardise as scale
+    from MMSA_ext.names import FRAMES
 
     written = scale(
         file,

@@ -47,8 +47,8 @@ from MMSA_ext.data.feature_layout import (
     LoadedFile,
     load_file,
 )
-from MMSA_ext.data.names import MODALITIES, SPLITS
 from MMSA_ext.files import remove_leftovers, replaced, write_atomically
+from MMSA_ext.names import MODALITIES, SPLITS
 from MMSA_ext.paths import expand
 
 __all__ = [

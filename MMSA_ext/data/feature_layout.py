@@ -9,9 +9,9 @@ import numpy as np
 
 from MMSA_ext.data.feature_checks import Scope, SequenceFindings, check_ids, check_strings
 from MMSA_ext.data.feature_report import FeatureReport
-from MMSA_ext.data.names import MODALITIES, SPLITS
 from MMSA_ext.data.pickles.errors import shown
 from MMSA_ext.data.safe_pickle import load_pickle
+from MMSA_ext.names import MODALITIES, SPLITS
 
 __all__ = [
     "ARRAYS",

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from MMSA_ext.data.feature_report import FeatureReport
 from MMSA_ext.data.front_padding import FrontPadding
-from MMSA_ext.data.names import FRAMES
 from MMSA_ext.data.scaling import FeatureScaling
+from MMSA_ext.names import FRAMES
 
 if TYPE_CHECKING:
     from torch import Tensor

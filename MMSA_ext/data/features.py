@@ -63,10 +63,10 @@ from MMSA_ext.data.front_padding import (
     turned,
     turned_tokens,
 )
-from MMSA_ext.data.names import FRAMES
 from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.files import replaced
+from MMSA_ext.names import FRAMES
 from MMSA_ext.paths import expand_file
 
 __all__ = [

@@ -12,17 +12,17 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from MMSA_ext.config.schema import Scaling
 from MMSA_ext.data.feature_cache import remembered
 from MMSA_ext.data.feature_checks import blocks
-from MMSA_ext.data.names import FRAMES
 from MMSA_ext.errors import CheckpointError, ConfigError, suggest
+from MMSA_ext.names import FRAMES
 
-Scaling = Literal["standardise", "none"]
 # A smaller deviation is none in float32, in which models compute.
 _SMALLEST = float(np.finfo(np.float32).tiny)
 

@@ -9,10 +9,10 @@ from typing import Any
 from MMSA_ext.data.feature_layout import ARRAYS
 from MMSA_ext.data.features import read_features, write_features
 from MMSA_ext.data.front_padding import FrontPadding
-from MMSA_ext.data.names import FRAMES
 from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.data.scaling import ModalityScaling
 from MMSA_ext.errors import ConfigError, FeatureFileError
+from MMSA_ext.names import FRAMES
 from MMSA_ext.paths import expand, expand_file
 
 

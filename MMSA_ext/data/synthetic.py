@@ -19,7 +19,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from MMSA_ext.data import synthetic_text as words
-from MMSA_ext.data.names import MODALITIES, SPLITS
 from MMSA_ext.data.synthetic_structure import (
     CUE_LEVELS,
     DATASETS,
@@ -41,6 +40,7 @@ from MMSA_ext.data.synthetic_structure import (
 from MMSA_ext.data.synthetic_text import read_transcripts, vocabulary, write_tiny_encoder
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.files import replaced
+from MMSA_ext.names import MODALITIES, SPLITS
 
 __all__ = [
     "DATASETS",

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from MMSA_ext.data.names import SPLITS
 from MMSA_ext.errors import ConfigError, FeatureFileError
+from MMSA_ext.names import SPLITS
 
 # The layout of BERT's own vocabulary: MMSA's corruption of text writes 100 for an unknown word.
 PAD, CLS, SEP = 0, 101, 102

@@ -29,11 +29,11 @@ from transformers import PreTrainedModel
 
 from MMSA_ext import text_encoders
 from MMSA_ext.data.features import FeatureSet
-from MMSA_ext.data.names import MODALITIES
 from MMSA_ext.errors import CheckpointError
 from MMSA_ext.explain.trained_model import Call, TrainedModel, prediction
 from MMSA_ext.explain.words import Words, words_of
 from MMSA_ext.models.infoenh.bottleneck import FeatureBottleneck, PooledTokens
+from MMSA_ext.names import MODALITIES
 
 Baseline = Literal["mean", "zero"]
 

@@ -18,10 +18,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from MMSA_ext.config.resolve import check_names, resolve
+from MMSA_ext.config.resolve import resolve
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.dashfusion import DashFusionConfig
-from MMSA_ext.registry import ModelEntry, get_model, list_models, trains_in_mmsa
+from MMSA_ext.registry import ModelEntry, check_names, get_model, list_models, trains_in_mmsa
 
 # Multiply-adds in millions as Table V prints them (CH-SIMS, one video).
 PAPER_TABLE_V: dict[str, int] = {"concat": 0, "concat_sa": 324, "ca": 73, "bf": 162, "hbf": 145}

@@ -20,7 +20,6 @@ import torch
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from MMSA_ext.data.names import MODALITIES
 from MMSA_ext.errors import CheckpointError, FeatureFileError
 from MMSA_ext.explain.trained_model import TrainedModel
 from MMSA_ext.models.dashfusion import DashFusion
@@ -28,6 +27,7 @@ from MMSA_ext.models.infoenh import InfoEnh, InfoEnhOutput
 from MMSA_ext.models.infoenh.alignment import align
 from MMSA_ext.models.optimal_transport import cosine_cost, unit_vectors
 from MMSA_ext.models.parts.attention import masked_mean
+from MMSA_ext.names import MODALITIES
 
 FEWEST_SAMPLES = 4
 MOST_TOKENS = 2000  # of a modality, for the discrepancy: its cost is quadratic

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import OutOfMemoryError, Tensor
 from torch.utils.data import DataLoader
 
-from MMSA_ext.data.names import MODALITIES
 from MMSA_ext.data.predictions import predictions_frame
 from MMSA_ext.errors import CheckpointError, FeatureFileError, MMSAExtError
 from MMSA_ext.mmsa_bridge.feature_reading import provided_features
@@ -23,6 +22,7 @@ from MMSA_ext.mmsa_bridge.networks import trained_model
 from MMSA_ext.mmsa_bridge.recording import PredictionRecorder
 from MMSA_ext.mmsa_bridge.registration import registered
 from MMSA_ext.mmsa_bridge.stock import build_trainer
+from MMSA_ext.names import MODALITIES
 
 if TYPE_CHECKING:
     from MMSA_ext.data.feature_set import FeatureSet, FeatureSplit

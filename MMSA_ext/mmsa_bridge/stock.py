@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
 
+from MMSA_ext import mmsa_files
 from MMSA_ext.data.predictions import Predictions
 from MMSA_ext.errors import ConfigError, TrainingDivergedError, suggest
 from MMSA_ext.files import write_error
-from MMSA_ext.mmsa_bridge.configuration import mmsa_models
 from MMSA_ext.mmsa_bridge.feature_reading import features_for, provided_features
 from MMSA_ext.mmsa_bridge.networks import build_model, trained_model
 from MMSA_ext.mmsa_bridge.recording import (
@@ -110,7 +110,7 @@ def model_class(name: str) -> type[nn.Module]:
     Raises:
         ConfigError: If MMSA has no such model.
     """
-    module, known = import_module("MMSA.models.AMIO"), mmsa_models()
+    module, known = import_module("MMSA.models.AMIO"), mmsa_files.models()
     if name not in known:
         raise ConfigError(f"MMSA has no model {name!r}; {suggest(name, known)}")
     found: type[nn.Module] = getattr(module, _CLASS_NAMES.get(name, name.upper()))

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.data.feature_set import FeatureSet
 from MMSA_ext.data.loader import FeatureLoader, make_loaders
-from MMSA_ext.data.names import SPLITS
 from MMSA_ext.data.predictions import Predictions, predictions_frame
 from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.models.contract import core_model
 from MMSA_ext.models.hosts.common import enhanced_host
+from MMSA_ext.names import SPLITS
 from MMSA_ext.registry import get_model
 from MMSA_ext.text_encoders import encoder_config, resolve
 from MMSA_ext.training.trainer import StepProgress, Trainer, predict

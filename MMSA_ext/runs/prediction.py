@@ -15,7 +15,7 @@ from easydict import EasyDict
 from torch import Tensor
 
 from MMSA_ext import mmsa_bridge, text_encoders
-from MMSA_ext.config.resolve import check_names, check_replaces, merge, read_json
+from MMSA_ext.config.resolve import check_replaces, merge
 from MMSA_ext.data.feature_set import FeatureSet
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.fit_lengths import Longer, fit_lengths
@@ -23,9 +23,10 @@ from MMSA_ext.data.loader import make_loader
 from MMSA_ext.data.predictions import predictions_frame
 from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
+from MMSA_ext.json_files import read_json
 from MMSA_ext.models.contract import core_model
 from MMSA_ext.paths import expand
-from MMSA_ext.registry import get_model, is_registered, trains_in_mmsa
+from MMSA_ext.registry import check_names, get_model, is_registered, trains_in_mmsa
 from MMSA_ext.training.checkpoint import load_checkpoint
 from MMSA_ext.training.trainer import predict
 

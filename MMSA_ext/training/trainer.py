@@ -193,14 +193,10 @@ class Trainer:
 
     def make_optimizer(self, model: MSAModel) -> torch.optim.Optimizer:
         """AdamW of the parameters that ask for a gradient, new layers at a rate of their own."""
-        groups, (rate, new) = self.decay_groups(model), self.rates()
+        groups, (rate, new) = self.decay_groups(model), self.config.rates
         if new is not None:
             groups = [part for group in groups for part in _by_rate(group, model, new)]
         return torch.optim.AdamW(groups, lr=rate, fused=True)
-
-    def rates(self) -> tuple[float, float | None]:
-        """Peak learning rates: of the pretrained encoder, and of all else; None if it is one."""
-        return self.config.learning_rate, self.config.new_layers_learning_rate
 
     def decay_groups(self, model: MSAModel) -> list[dict[str, Any]]:
         """Optimizer groups by weight decay."""

@@ -22,8 +22,8 @@ import numpy as np
 
 from MMSA_ext import MMSA_run, mmsa_bridge, predict_file
 from MMSA_ext.data.features import check_features
-from MMSA_ext.data.names import MODALITIES, SPLITS
 from MMSA_ext.errors import ConfigError, FeatureFileError
+from MMSA_ext.names import MODALITIES, SPLITS
 from tests.attack.tally import Tally
 from tests.conftest import make_feature_data
 from tests.data.test_forms import FORMS, LABELS, MODELS, configuration

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from MMSA_ext.data.names import MODALITIES
 from MMSA_ext.errors import CheckpointError, FeatureFileError
 from MMSA_ext.explain.embeddings import (
     Representations,
@@ -17,6 +16,7 @@ from MMSA_ext.explain.embeddings import (
     project,
     representations,
 )
+from MMSA_ext.names import MODALITIES
 
 
 def test_infoenh_before_and_after(explained):

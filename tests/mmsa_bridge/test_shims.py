@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from MMSA_ext import mmsa_bridge
+from MMSA_ext.config.files import read_config
 from MMSA_ext.errors import TrainingDivergedError
 
 CPU = torch.device("cpu")
@@ -315,7 +316,7 @@ class TestBatchOfOne:
 class TestGraphMFNCheckpoint:
     def weights(self, train: Callable[..., Any], features: Callable[[str], Path]) -> Any:
         run = train("graph_mfn", "mosi")
-        args = mmsa_bridge.read_config("regression", "graph_mfn", "mosi")
+        args = read_config("regression", "graph_mfn", "mosi")
         args.update(SMALL | {"featurePath": str(features("mosi"))})
         args = mmsa_bridge.complete_args(args, device=CPU, model_save_path="unused")
         torch.manual_seed(7)
@@ -413,7 +414,7 @@ class TestFileGaps:
             self.not_a_number(split)
 
         def read(need_normalized: bool) -> Any:
-            args = mmsa_bridge.read_config("regression", "lf_dnn", "mosi")
+            args = read_config("regression", "lf_dnn", "mosi")
             args.update(featurePath=str(gaps(change)), need_normalized=need_normalized)
             args = mmsa_bridge.complete_args(args, device=CPU, model_save_path="unused")
             return mmsa_bridge.stock_loaders(args)["valid"].dataset

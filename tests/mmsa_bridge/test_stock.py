@@ -12,6 +12,7 @@ from mmsa_toys import SIZES, run_python
 from torch import nn
 
 from MMSA_ext import MMSA_run, mmsa_bridge
+from MMSA_ext.config.files import read_config
 from MMSA_ext.data.features import read_features
 from MMSA_ext.errors import ConfigError, FeatureFileError, TrainingDivergedError
 from MMSA_ext.training.checkpoint import load_checkpoint
@@ -52,7 +53,7 @@ UNPATCHED_SCRIPT = """
 
 
 def arguments(model: str, dataset: str, folder: Path, config: dict[str, Any]) -> Any:
-    args = mmsa_bridge.read_config("regression", model, dataset)
+    args = read_config("regression", model, dataset)
     args.update(config)
     return mmsa_bridge.complete_args(args, device=CPU, model_save_path=folder / "model.pth")
 

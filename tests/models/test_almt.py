@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from MMSA_ext.config.resolve import resolve
-from MMSA_ext.data.names import MODALITIES
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.almt import ALMT, ALMTConfig, ALMTLayer, HyperFusion, HyperModalityLayer
 from MMSA_ext.models.contract import StepBatch
+from MMSA_ext.names import MODALITIES
 from MMSA_ext.registry import get_model
 from MMSA_ext.training.fine_tuning import rate_factor
 from tests.conftest import TINY_SHAPES, tiny_config

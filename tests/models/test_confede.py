@@ -11,11 +11,11 @@ from torch import nn
 
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.feature_set import FeatureSplit
-from MMSA_ext.data.names import MODALITIES
 from MMSA_ext.data.retrieval import ContrastSets
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.confede import ConFEDE, Decomposition, contrastive_pairs
 from MMSA_ext.models.contract import StepBatch, inputs
+from MMSA_ext.names import MODALITIES
 from MMSA_ext.registry import get_model
 from tests.conftest import TINY_SHAPES, tiny_config
 from tests.models.conftest import make_split

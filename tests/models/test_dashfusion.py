@@ -10,13 +10,13 @@ from easydict import EasyDict
 
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.feature_set import FeatureSplit
-from MMSA_ext.data.names import MODALITIES
 from MMSA_ext.data.retrieval import ContrastSets
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.contract import StepBatch, inputs
 from MMSA_ext.models.dashfusion import DashFusion
 from MMSA_ext.models.dashfusion_reading import Reading
 from MMSA_ext.models.losses import nt_xent, nt_xent_in_batch
+from MMSA_ext.names import MODALITIES
 from MMSA_ext.registry import get_model
 from tests.conftest import TINY_SHAPES, tiny_config
 

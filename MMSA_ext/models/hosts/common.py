@@ -21,11 +21,6 @@ from MMSA_ext.config.schema import VariantConfig
 from MMSA_ext.models.infoenh import InfoEnh, InfoEnhHostConfig, InfoEnhOutput
 from MMSA_ext.models.losses import attach_auxiliary_loss
 
-PAPER = (
-    "InfoEnh: Towards Multimodal Sentiment Analysis via Information Bottleneck Filter and Optimal "
-    "Transport Alignment (Xie et al.)"
-)
-
 
 class HostVariantConfig(VariantConfig):
     """Keys of a host's variant.

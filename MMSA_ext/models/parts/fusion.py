@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from MMSA_ext.data.names import MODALITIES
 from MMSA_ext.models.parts.attention import (
     Activation,
     AddNorm,
@@ -22,6 +21,7 @@ from MMSA_ext.models.parts.attention import (
     TransformerLayer,
     activation_module,
 )
+from MMSA_ext.names import MODALITIES
 
 FusionName = Literal["hbf", "bf", "ca", "concat_sa", "concat"]
 
