@@ -33,8 +33,9 @@ from MMSA_ext.records.store import collect_environment
 from MMSA_ext.registry import list_models
 from MMSA_ext.reporting.tables import csv_text
 from MMSA_ext.runs import smoke
+from MMSA_ext.runs.seeds import model_code_version
 from MMSA_ext.text_encoders import identity
-from MMSA_ext.version import code_version
+from MMSA_ext.version import __version__
 
 __all__ = [
     "LENGTHS",
@@ -173,12 +174,13 @@ def run_matrix(
     for model in models:
         if model not in all_models():
             raise ConfigError(f"unknown model {model!r}; {suggest(model, all_models())}")
-    key = {"code": code_version(), "encoder": identity(encoder), "device": gpu_ids}
+    key = {"encoder": identity(encoder), "device": gpu_ids}
     cells = []
     for source in sources:
         data = {"fingerprint": fingerprint(source.path), **key}
         for model in models:
             path = folder / f"{source.path.stem}-{model}.json"
+            data["code"] = model_code_version(model)
             cell = _known(path, data, limit_s)
             if cell is None:
                 cell = _run_cell(model, source, folder, encoder, gpu_ids, limit_s)
@@ -349,6 +351,6 @@ def describe(encoder: str, sources: Sequence[Source], gpu_ids: str, command: str
         "MAE in the label's unit and wall seconds. After one epoch on so few samples the error "
         "only shows that training, selection, test and record went through; it compares no "
         "models.\n\n"
-        f"Made by `{command}`, code {code_version()}, text encoder `{encoder}`; {where}.\n\n"
+        f"Made by `{command}`, MMSA_ext {__version__}, text encoder `{encoder}`; {where}.\n\n"
         f"{files}\n"
     )
