@@ -275,7 +275,7 @@ def test_store_holds_every_seed(run, tmp_path):
     assert sorted((r.identity.model, r.identity.seed) for r in records) == [
         ("dashfusion", 1), ("text_only", 1), ("text_only", 2),
     ]  # fmt: skip
-    assert MMSA_ext.__version__ in records[0].identity.code_version
+    assert records[0].environment.versions["MMSA_ext"] == MMSA_ext.__version__
 
 
 def test_numbers_survive_a_checkpoint_that_cannot_be_written(run, monkeypatch):
