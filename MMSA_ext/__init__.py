@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from MMSA_ext.config.resolve import get_config_regression, get_config_tune
     from MMSA_ext.mmsa_bridge import register, unregister
     from MMSA_ext.mmsa_files import Kind
-    from MMSA_ext.models.infoenh.module import InfoEnh, InfoEnhConfig
+    from MMSA_ext.models import optimal_transport
+    from MMSA_ext.models.infoenh import InfoEnh, InfoEnhConfig, TokenReadout
     from MMSA_ext.registry import list_models, register_model, unregister_model
     from MMSA_ext.runs.api import MMSA_run
     from MMSA_ext.runs.prediction import MMSA_test, predict_file
@@ -44,11 +45,13 @@ __all__ = [
     "MetricSummary",
     "RunResults",
     "SeedResult",
+    "TokenReadout",
     "__version__",
     "get_config_regression",
     "get_config_tune",
     "list_models",
     "models",
+    "optimal_transport",
     "predict_file",
     "register",
     "register_model",
@@ -58,13 +61,14 @@ __all__ = [
 
 # Modules of the names that are imported when they are first used.
 _HOMES = {
-    "InfoEnh": "MMSA_ext.models.infoenh.module",
-    "InfoEnhConfig": "MMSA_ext.models.infoenh.module",
+    "InfoEnh": "MMSA_ext.models.infoenh",
+    "InfoEnhConfig": "MMSA_ext.models.infoenh",
     "MMSA_run": "MMSA_ext.runs.api",
     "MMSA_test": "MMSA_ext.runs.prediction",
     "MetricSummary": "MMSA_ext.runs.results",
     "RunResults": "MMSA_ext.runs.results",
     "SeedResult": "MMSA_ext.runs.results",
+    "TokenReadout": "MMSA_ext.models.infoenh",
     "get_config_regression": "MMSA_ext.config.resolve",
     "get_config_tune": "MMSA_ext.config.resolve",
     "list_models": "MMSA_ext.registry",
@@ -76,10 +80,13 @@ _HOMES = {
 }
 
 
+_MODULES = {"models": "MMSA_ext.models", "optimal_transport": "MMSA_ext.models.optimal_transport"}
+
+
 def __getattr__(name: str) -> Any:
     """A public name that has not been used yet."""
-    if name == "models":
-        return import_module("MMSA_ext.models")
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_HOMES[name]), name)

@@ -8,7 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PACKAGE = Path(__file__).resolve().parent
 # What only shows results, talks to the user or makes files cannot change a number of a run.
@@ -34,7 +34,7 @@ _NOT_DECIDING = (
 
 
 def code_version(*parts: Any) -> str:
-    """Version and digest of the sources that decide numbers, such as `0.1.0+1a2b3c4d`.
+    """Version and digest of the sources that decide numbers, such as `0.2.0+1a2b3c4d`.
 
     A record made by other code is never taken for the result of this code.
 

@@ -197,7 +197,7 @@ class OurSubject(Subject):
 
         core.training_step = noted  # type: ignore[method-assign]
         train = self.loaders["train"]
-        self.loaders["train"] = FirstBatches(train.dataset, train.batch_size, shuffle=True)
+        self.loaders["train"] = FirstBatches(train.split, train.batch_size, shuffle=True)
         self.trainer = get_model(self.args.model_name).trainer(self.args, lambda _: clock.tick())
         # A few steps need not beat the untrained model, which the trainer asks of a run.
         with contextlib.suppress(TrainingDivergedError):
@@ -209,7 +209,7 @@ class OurSubject(Subject):
 
     def lengths(self, split: str) -> list[tuple[int, int, int]]:
         """Valid tokens and frames of every sample."""
-        data = self.loaders[split].dataset
+        data = self.loaders[split].split
         tokens = data.text_bert[:, 1].sum(axis=-1).astype(int).tolist()
         frames = data.audio_lengths.tolist(), data.vision_lengths.tolist()
         return list(zip(tokens, *frames, strict=True))
@@ -217,7 +217,7 @@ class OurSubject(Subject):
     def work(self, split: str, part: str, sample: int) -> Callable[[], Any]:
         """What is computed of one sample: `outputs`, or what is `encoded` of a retrieved one."""
         core = core_model(self.network)
-        batch = self.loaders[split].dataset.batch(torch.tensor([sample]))
+        batch = self.loaders[split].split.batch(torch.tensor([sample]))
         given = inputs(to_device(batch, self.args.device))
         if part == "encoded" and isinstance(core, DashFusion):
             return lambda: core.represent(*given).globals

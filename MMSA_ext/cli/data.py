@@ -98,13 +98,13 @@ def standardise(
     front_padding: FrontPadding = "",
 ) -> None:
     """Give each audio and vision feature mean 0 and deviation 1, by the training split."""
-    from MMSA_ext.data.scaling import MODALITIES
     from MMSA_ext.data.standardise import standardise as scale
+    from MMSA_ext.names import FRAMES
 
     written = scale(
         file,
         output,
-        modalities or MODALITIES,
+        modalities or FRAMES,
         front_padding=cast("padding_in_front.FrontPadding", front_padding or None),
     )
     typer.echo(f"written: {written}")

@@ -21,12 +21,11 @@ from pydantic import (
 )
 
 from MMSA_ext.errors import ConfigError
+from MMSA_ext.names import MODALITIES, Modality
 from MMSA_ext.validation import explain
 
 DATASETS = ("mosi", "mosei", "sims")
 
-Modality = Literal["text", "audio", "vision"]
-MODALITIES: tuple[Modality, ...] = ("text", "audio", "vision")
 # What to do with zeros in front of the frames, and what scale frames are on; see `data`.
 FrontPadding = Literal["turn", "keep"]
 Scaling = Literal["standardise", "none"]
@@ -76,7 +75,7 @@ class CorruptionConfig(BaseModel):
     @field_validator("remove", "modalities")
     @classmethod
     def _in_one_order(cls, value: tuple[Modality, ...] | None) -> tuple[Modality, ...] | None:
-        return None if value is None else tuple(m for m in MODALITIES if m in value)
+        return None if value is None else tuple(sorted(set(value), key=MODALITIES.index))
 
     @model_validator(mode="after")
     def _something_is_left(self) -> Self:
@@ -91,7 +90,7 @@ class CorruptionConfig(BaseModel):
         """Whether the data stay as they are."""
         return not self.remove and self.drop_rate == 0 and self.noise == 0
 
-    def touches(self, modality: Modality) -> bool:
+    def touches(self, modality: str) -> bool:
         """Whether `drop_rate` and `noise` apply to `modality`."""
         return self.modalities is None or modality in self.modalities
 

@@ -27,15 +27,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from MMSA_ext.config.schema import MODALITIES, CorruptionConfig, Modality
+from MMSA_ext.config.schema import CorruptionConfig
 from MMSA_ext.data.feature_checks import frame_ends
-from MMSA_ext.data.features import SPLITS, FeatureSet, FeatureSplit
+from MMSA_ext.data.feature_set import FeatureSet, FeatureSplit
 from MMSA_ext.errors import ConfigError, TextEncoderError
+from MMSA_ext.names import MODALITIES, SPLITS
 from MMSA_ext.text_encoders import load_tokenizer
 from MMSA_ext.validation import explain
 
 __all__ = [
-    "MODALITIES",
     "CorruptionConfig",
     "bind",
     "corrupt",
@@ -214,7 +214,7 @@ def _corrupt_frames(
 
 
 def _lost(
-    valid: NDArray[np.bool_], split: str, modality: Modality, config: CorruptionConfig
+    valid: NDArray[np.bool_], split: str, modality: str, config: CorruptionConfig
 ) -> NDArray[np.bool_] | None:
     """The valid positions (n, L) that are lost; None where none can be."""
     if modality in config.remove:
@@ -255,7 +255,7 @@ def _deviation(values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.flo
 
 
 def _stream(
-    config: CorruptionConfig, split: str, modality: Modality, purpose: Literal["drop", "noise"]
+    config: CorruptionConfig, split: str, modality: str, purpose: Literal["drop", "noise"]
 ) -> np.random.Generator:
     names = (SPLITS.index(split), MODALITIES.index(modality), ("drop", "noise").index(purpose))
     return np.random.default_rng([config.seed, *names])

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,8 @@ from MMSA_ext.config.schema import Scaling
 from MMSA_ext.data.feature_cache import remembered
 from MMSA_ext.data.feature_checks import blocks
 from MMSA_ext.errors import CheckpointError, ConfigError, suggest
+from MMSA_ext.names import FRAMES
 
-# A `FeatureSet`: it may hold a scaling, so that its module stands above this one.
-_Set = TypeVar("_Set")
-MODALITIES = ("audio", "vision")
 # A smaller deviation is none in float32, in which models compute.
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
@@ -128,18 +126,22 @@ class FeatureScaling:
         )
 
     @classmethod
-    def of_file(cls, features: Any) -> Self:
-        """Fit to the training split of a `FeatureSet`, by the cache if the file is large."""
-        train = features.splits["train"]
-        # The frames follow from the file, and where they are from how it was read.
-        about = hashlib.sha256(f"{features.fingerprint} {features.front_padding}".encode())
+    def of_file(cls, train: Any, path: Path, reading: str) -> Self:
+        """`of`; for a large file the result is kept in the cache.
+
+        Args:
+            train: Its training split.
+            path: The file.
+            reading: Its content, and how it was read, from which the frames follow.
+        """
+        about = hashlib.sha256(reading.encode())
         about.update(Path(__file__).read_bytes())
-        for modality in MODALITIES:
+        for modality in FRAMES:
             lengths: NDArray[Any] = getattr(train, f"{modality}_lengths")
             about.update(f"{getattr(train, modality).shape}".encode() + lengths.tobytes())
-        plain = remembered(features.path, about.hexdigest(), lambda: cls.of(train).plain())
+        plain = remembered(path, about.hexdigest(), lambda: cls.of(train).plain())
         try:
-            return cls.from_plain(plain, str(features.path))
+            return cls.from_plain(plain, str(path))
         except CheckpointError:  # a stranger's value in the cache
             return cls.of(train)
 
@@ -159,9 +161,7 @@ class FeatureScaling:
             CheckpointError: If it is something else.
         """
         try:
-            found = {
-                modality: ModalityScaling.from_plain(plain[modality]) for modality in MODALITIES
-            }
+            found = {modality: ModalityScaling.from_plain(plain[modality]) for modality in FRAMES}
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{source}: its feature scaling cannot be used ({error}); use a checkpoint as "
@@ -185,20 +185,6 @@ class FeatureScaling:
                 f"{source}: scales {found} features of audio and vision, its model reads "
                 f"{list(feature_dims[1:])}; use a checkpoint as MMSA_ext wrote it."
             )
-
-    def scaled(self, features: _Set) -> _Set:
-        """A scaled copy of a `FeatureSet`, float32, for loaders that do not scale their batches."""
-        given: Any = features
-        splits = {name: self._split(split) for name, split in given.splits.items()}
-        scaled: _Set = replace(given, splits=splits, scaling=None)
-        return scaled
-
-    def _split(self, split: Any) -> Any:
-        changed: dict[str, Any] = {}
-        for modality, found in vars(self).items():
-            frames, lengths = getattr(split, modality), getattr(split, f"{modality}_lengths")
-            changed[modality] = found.scaled(frames, lengths)
-        return replace(split, **changed)
 
 
 def check_scaling(value: object) -> None:

@@ -32,8 +32,8 @@ from MMSA_ext.data.features import FeatureSet
 from MMSA_ext.errors import CheckpointError
 from MMSA_ext.explain.trained_model import Call, TrainedModel, prediction
 from MMSA_ext.explain.words import Words, words_of
-from MMSA_ext.models.infoenh.module import FeatureBottleneck, PooledTokens
-from MMSA_ext.models.parts.fusion import MODALITIES
+from MMSA_ext.models.infoenh.bottleneck import FeatureBottleneck, PooledTokens
+from MMSA_ext.names import MODALITIES
 
 Baseline = Literal["mean", "zero"]
 

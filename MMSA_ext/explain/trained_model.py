@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.data.features import FeatureSet, read_features
-from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
+from MMSA_ext.data.feature_set import FeatureSet
+from MMSA_ext.data.features import read_features
+from MMSA_ext.data.loader import make_loader
 from MMSA_ext.errors import CheckpointError
 from MMSA_ext.explain.samples import select_samples
 from MMSA_ext.models.contract import core_model, inputs
@@ -186,9 +187,9 @@ def _score_own(args: EasyDict, state: dict[str, Tensor], features: FeatureSet) -
     calls: list[tuple[Any, ...]] = []
     predictions = []
     for name, split in features.splits.items():
-        dataset = FeatureDataset.from_split(split, str(features.path), features.scaling)
-        model.check(dataset, f"{features.path}, split {name!r}")
-        for batch in FeatureLoader(dataset, args.eval_batch_size):
+        loader = make_loader(features, name, args.eval_batch_size)
+        model.check(split, f"{features.path}, split {name!r}")
+        for batch in loader:
             calls.append(tuple(value.to(args.device) for value in inputs(batch)))
             predictions.append(prediction(model(*calls[-1]), args.model_name))
     return model, _calls(calls), torch.cat(predictions).double().cpu().numpy()

@@ -20,7 +20,7 @@ from MMSA_ext.mmsa_bridge.extension import Extension, RegisteredModel
 from MMSA_ext.mmsa_bridge.feature_reading import provided_features
 from MMSA_ext.mmsa_bridge.keys import KeysRead, keys_read
 from MMSA_ext.mmsa_bridge.networks import build_model, trained_model
-from MMSA_ext.mmsa_bridge.recording import EpochRecord, SplitPredictions
+from MMSA_ext.mmsa_bridge.recording import StockEpoch, WatchedLoader
 from MMSA_ext.mmsa_bridge.registration import (
     is_registered,
     register,
@@ -53,13 +53,13 @@ from MMSA_ext.mmsa_bridge.values import leaves, misfit, shipped_values
 
 __all__ = [
     "SHIMS",
-    "EpochRecord",
     "Extension",
     "KeysRead",
     "RegisteredModel",
     "Shim",
-    "SplitPredictions",
+    "StockEpoch",
     "StockRun",
+    "WatchedLoader",
     "assign_device",
     "build_model",
     "build_trainer",

@@ -23,15 +23,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from MMSA_ext.config.schema import RunConfig
-from MMSA_ext.data.loader import Batch, FeatureDataset
+from MMSA_ext.data.feature_set import Batch, FeatureSplit
 from MMSA_ext.data.retrieval import ClassRule, ContrastSets, RetrievalConfig, RetrievalMode
 from MMSA_ext.models.contract import StepBatch, StepOutput, inputs
-from MMSA_ext.models.infoenh.module import InfoEnh, InfoEnhOutput
-from MMSA_ext.models.infoenh.readout import InfoEnhHostConfig, VectorReadouts
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhHostConfig, InfoEnhOutput, VectorReadouts
 from MMSA_ext.models.losses import PairLosses, nt_xent
 from MMSA_ext.models.parts.attention import Activation
 from MMSA_ext.models.parts.encoders import FrameEncoder, PooledTextEncoder, TextPooling
-from MMSA_ext.models.parts.fusion import MODALITIES
 from MMSA_ext.models.parts.two_stage import EncoderRecipe, EncoderTask, TwoStageModel
 from MMSA_ext.models.parts.unimodal import (
     MLP,
@@ -42,6 +40,7 @@ from MMSA_ext.models.parts.unimodal import (
     encode_frames,
     encode_text,
 )
+from MMSA_ext.names import MODALITIES
 from MMSA_ext.registry import TWO_STAGE_TRAINER, register_model
 from MMSA_ext.text_encoders import identity as encoder_identity
 
@@ -387,7 +386,7 @@ class ConFEDE(TwoStageModel):
             ),
         ]
 
-    def adapt(self, train: FeatureDataset) -> list[str]:
+    def adapt(self, train: FeatureSplit) -> list[str]:
         """Which labels stand for the modalities' own, where the file is asked."""
         if self.config.unimodal_labels != "file":
             return []

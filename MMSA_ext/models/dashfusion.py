@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from MMSA_ext.config.schema import RunConfig, Scaling
-from MMSA_ext.data.loader import Batch, FeatureDataset
+from MMSA_ext.data.feature_set import Batch, FeatureSplit
 from MMSA_ext.data.retrieval import ClassRule, ContrastSets, RetrievalConfig
 from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
 from MMSA_ext.models.dashfusion_reading import Reading, ReleasedReading
@@ -25,7 +25,6 @@ from MMSA_ext.models.losses import PairLosses, nt_xent, nt_xent_in_batch
 from MMSA_ext.models.parts.attention import MultiSourceAttention
 from MMSA_ext.models.parts.encoders import FrameEncoder, TextEncoder
 from MMSA_ext.models.parts.fusion import (
-    MODALITIES,
     FusionName,
     FusionShape,
     PredictionHead,
@@ -33,6 +32,7 @@ from MMSA_ext.models.parts.fusion import (
     build_fusion,
 )
 from MMSA_ext.models.parts.packing import Packing, Ragged
+from MMSA_ext.names import MODALITIES
 from MMSA_ext.registry import register_model
 
 
@@ -311,7 +311,7 @@ class DashFusion(MSAModel):
             losses["contrastive_loss"] = self.config.contrast_weight * contrast  # eq. 12
         return StepOutput(outputs["M"], losses)
 
-    def adapt(self, train: FeatureDataset) -> list[str]:
+    def adapt(self, train: FeatureSplit) -> list[str]:
         """Leave out the pairs of constant modalities, which would weigh as much as live ones."""
         if self.config.reading.constant_pairs or self.config.contrast_weight == 0:
             return []

@@ -21,8 +21,8 @@ from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
 from MMSA_ext.models.losses import mi_max_loss
 from MMSA_ext.models.parts.attention import Activation, masked_mean
 from MMSA_ext.models.parts.encoders import PooledTextEncoder
-from MMSA_ext.models.parts.fusion import MODALITIES
 from MMSA_ext.models.parts.pre_norm import FrameEmbedding, LayerShape, PreNormLayer
+from MMSA_ext.names import MODALITIES, Modality
 from MMSA_ext.registry import FINE_TUNE_TRAINER, register_model
 
 
@@ -68,7 +68,7 @@ class DBFConfig(FineTuneConfig):
     bottleneck_tokens: int = Field(2, ge=1)
     text_tokens: Literal["all", "first"] = "all"
     readout: Literal["first", "mean"] = "first"
-    centre: Literal["text", "audio", "vision"] = "text"
+    centre: Modality = "text"
     shared_layers: bool = False
 
     mi_weight: float = Field(0.05, ge=0)

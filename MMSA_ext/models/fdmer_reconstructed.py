@@ -32,8 +32,8 @@ from MMSA_ext.models.losses import (
 from MMSA_ext.models.optimal_transport import unit_vectors
 from MMSA_ext.models.parts.attention import AddNorm, MultiHeadAttention, masked_mean
 from MMSA_ext.models.parts.encoders import PooledTextEncoder
-from MMSA_ext.models.parts.fusion import MODALITIES
 from MMSA_ext.models.parts.pre_norm import FrameEmbedding, LayerShape, PreNormLayer
+from MMSA_ext.names import MODALITIES
 from MMSA_ext.registry import FINE_TUNE_TRAINER, register_model
 
 # Columns of `fusion_weights`.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from MMSA_ext.records.store import RunRecord, content_digest
 from MMSA_ext.reporting.comparison import Fact
-from MMSA_ext.reporting.report_contents import Experiment, Section, sections
+from MMSA_ext.reporting.report_contents import Section, SeedGroup, sections
 
 # MMSA's table has no column for the loss, whose meaning differs between models.
 _LEFT_OUT = "Loss"
@@ -84,12 +84,12 @@ def _table(section: Section) -> str:
     return f"{heading}\n\n{table}\n\n" + "\n".join(map(_note, facts)) + "\n"
 
 
-def _data_setting(experiment: Experiment) -> str:
+def _data_setting(experiment: SeedGroup) -> str:
     aligned = experiment.records[0].identity.configuration.get("need_data_aligned")
     return "Aligned" if aligned else "Unaligned"
 
 
-def _settings(experiments: Sequence[Experiment]) -> list[Fact]:
+def _settings(experiments: Sequence[SeedGroup]) -> list[Fact]:
     """What tells the rows of one model apart."""
     return [
         Fact("settings", ", ".join(f"{k} = {v}" for k, v in e.differing.items()), (e.label,))

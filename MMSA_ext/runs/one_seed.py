@@ -9,23 +9,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from easydict import EasyDict
 from torch import Tensor, nn
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.data.features import FeatureSet
+from MMSA_ext.data.feature_set import FeatureSet
 from MMSA_ext.data.loader import FeatureLoader, make_loaders
+from MMSA_ext.data.predictions import Predictions, predictions_frame
 from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.models.contract import core_model
 from MMSA_ext.models.hosts.common import enhanced_host
+from MMSA_ext.names import SPLITS
 from MMSA_ext.registry import get_model
 from MMSA_ext.text_encoders import encoder_config, resolve
-from MMSA_ext.training.trainer import Predictions, Progress, Trainer, predict
-
-SPLITS = ("train", "valid", "test")
+from MMSA_ext.training.trainer import StepProgress, Trainer, predict
 
 
 @dataclass
@@ -61,7 +60,7 @@ def run_extension_seed(
     args: EasyDict,
     features: FeatureSet,
     seed: int,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[StepProgress], None] | None = None,
 ) -> SeedOutcome:
     """Train and test one of this package's models.
 
@@ -77,7 +76,7 @@ def run_extension_seed(
     loaders = make_loaders(features, args.batch_size, args.eval_batch_size)
     model = mmsa_bridge.build_model(args).to(args.device)
     for split, loader in loaders.items():
-        core_model(model).check(loader.dataset, f"{features.path}, split {split!r}")
+        core_model(model).check(loader.split, f"{features.path}, split {split!r}")
     trainer: Trainer = get_model(args.model_name).trainer(args, progress)
     try:
         trainer.do_train(model, loaders)
@@ -143,7 +142,7 @@ def run_stock_seed(args: EasyDict, seed: int, num_workers: int = 0) -> SeedOutco
         )
         outcome.metrics = run.metrics
         outcome.chosen_epoch = run.best_epoch
-        outcome.predictions = _prediction_tables(run.predictions)
+        outcome.predictions = _in_order(run.predictions)
         outcome.state_dict = _weights(run.model)
     except TrainingDivergedError as error:
         outcome.diverged = str(error)
@@ -171,14 +170,14 @@ def score_stock_seed(
     try:
         scored = mmsa_bridge.score_trained(args, state_dict, num_workers)
         outcome.metrics = {split: metrics for split, (metrics, _) in scored.items()}
-        outcome.predictions = _prediction_tables({split: p for split, (_, p) in scored.items()})
+        outcome.predictions = _in_order({split: p for split, (_, p) in scored.items()})
     except TrainingDivergedError as error:
         outcome.diverged = str(error)
     _finish_measuring(outcome, args.device, began)
     return outcome
 
 
-def _history_entry(epoch: mmsa_bridge.EpochRecord, model: nn.Module) -> dict[str, Any]:
+def _history_entry(epoch: mmsa_bridge.StockEpoch, model: nn.Module) -> dict[str, Any]:
     """An epoch of MMSA's loop, with InfoEnh's diagnostics where the model has it."""
     entry = dict(vars(epoch))
     host = enhanced_host(model)
@@ -190,29 +189,16 @@ def _history_entry(epoch: mmsa_bridge.EpochRecord, model: nn.Module) -> dict[str
 def _score_splits(
     trainer: Trainer, model: nn.Module, loaders: dict[str, FeatureLoader]
 ) -> tuple[dict[str, dict[str, float]], pd.DataFrame]:
-    metrics, tables = {}, []
+    predictions = {}
     for split in SPLITS:
-        ordered = FeatureLoader(loaders[split].dataset, trainer.config.eval_batch_size)
-        outputs: Predictions = predict(core_model(model), ordered, trainer.device)
-        metrics[split] = trainer.score(outputs)
-        tables.append(
-            _prediction_table(split, outputs.ids, outputs.label.numpy(), outputs.prediction.numpy())
-        )
-    return metrics, pd.concat(tables)
+        ordered = FeatureLoader(loaders[split].split, trainer.config.eval_batch_size)
+        predictions[split] = predict(core_model(model), ordered, trainer.device)
+    metrics = {split: trainer.score(found) for split, found in predictions.items()}
+    return metrics, predictions_frame(predictions)
 
 
-def _prediction_tables(predictions: Mapping[str, mmsa_bridge.SplitPredictions]) -> pd.DataFrame:
-    return pd.concat(
-        _prediction_table(split, p.ids, p.labels, p.predictions)
-        for split in SPLITS
-        if (p := predictions.get(split)) is not None
-    )
-
-
-def _prediction_table(
-    split: str, ids: list[str], labels: np.ndarray, predictions: np.ndarray
-) -> pd.DataFrame:
-    return pd.DataFrame({"split": split, "id": ids, "label": labels, "prediction": predictions})
+def _in_order(predictions: Mapping[str, Predictions]) -> pd.DataFrame:
+    return predictions_frame({s: predictions[s] for s in SPLITS if s in predictions})
 
 
 def _load_weights(model: nn.Module, path: str | Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from torch import Tensor
 
 from MMSA_ext import mmsa_bridge, text_encoders
 from MMSA_ext.config.resolve import check_replaces, merge
-from MMSA_ext.data.features import FeatureSet, read_features
+from MMSA_ext.data.feature_set import FeatureSet
+from MMSA_ext.data.features import read_features
 from MMSA_ext.data.fit_lengths import Longer, fit_lengths
-from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
+from MMSA_ext.data.loader import make_loader
+from MMSA_ext.data.predictions import predictions_frame
 from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
 from MMSA_ext.json_files import read_json
@@ -135,8 +137,8 @@ class Trained:
         if self.scaling is None:
             return features
         if trains_in_mmsa(self.args.model_name):
-            return self.scaling.scaled(features)
-        return replace(features, scaling=self.scaling)
+            return features.scaled(self.scaling)
+        return features.with_scaling(self.scaling)
 
 
 def trained(checkpoint_path: str | Path, overrides: dict[str, Any] | None = None) -> Trained:
@@ -254,23 +256,12 @@ def _predict_extension(
     args: EasyDict, state_dict: dict[str, Tensor], features: FeatureSet
 ) -> pd.DataFrame:
     model = mmsa_bridge.trained_model(args, state_dict)
-    tables = []
+    predictions = {}
     for name, split in features.splits.items():
-        dataset = FeatureDataset.from_split(split, str(features.path), features.scaling)
-        core_model(model).check(dataset, f"{features.path}, split {name!r}")
-        loader = FeatureLoader(dataset, args.eval_batch_size)
-        outputs = predict(core_model(model), loader, args.device)
-        tables.append(
-            pd.DataFrame(
-                {
-                    "split": name,
-                    "id": outputs.ids,
-                    "label": outputs.label.numpy(),
-                    "prediction": outputs.prediction.numpy(),
-                }
-            )
-        )
-    return pd.concat(tables, ignore_index=True)
+        loader = make_loader(features, name, args.eval_batch_size)
+        core_model(model).check(split, f"{features.path}, split {name!r}")
+        predictions[name] = predict(core_model(model), loader, args.device)
+    return predictions_frame(predictions)
 
 
 def fitting(

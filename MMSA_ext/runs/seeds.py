@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ from MMSA_ext.runs.one_seed import (
 from MMSA_ext.runs.results import RunResults, SeedResult
 from MMSA_ext.stopping import deferred
 from MMSA_ext.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from MMSA_ext.training.trainer import MINIMISED, Progress
+from MMSA_ext.training.trainer import MINIMISED, StepProgress
 from MMSA_ext.version import code_version
 
 logger = logging.getLogger("MMSA")
@@ -414,7 +413,7 @@ class Run:
 
     @cached_property
     def _scaling(self) -> FeatureScaling | None:
-        return FeatureScaling.of_file(self.features) if wants_scaling(self.args) else None
+        return self.features.fit_scaling() if wants_scaling(self.args) else None
 
     @cached_property
     def _seen_features(self) -> FeatureSet:
@@ -426,8 +425,8 @@ class Run:
         features = self.features
         if self._scaling is not None:
             if self.corruption is None and not trains_in_mmsa(self.args.model_name):
-                return replace(features, scaling=self._scaling)  # batch by batch, without a copy
-            features = self._scaling.scaled(features)
+                return features.with_scaling(self._scaling)  # batch by batch, without a copy
+            features = features.scaled(self._scaling)
         return corruption.corrupt(features, self.corruption)
 
     def _record(
@@ -539,14 +538,14 @@ def _unharmed(what: str) -> Iterator[None]:
 @contextmanager
 def _progress_bar(
     enabled: bool, identity: RunIdentity
-) -> Iterator[Callable[[Progress], None] | None]:
+) -> Iterator[Callable[[StepProgress], None] | None]:
     """A bar over the steps of the current epoch; log lines are written above it."""
     if not enabled:
         yield None
         return
     with logging_redirect_tqdm(loggers=[logger]), tqdm(unit="step", leave=False) as bar:
 
-        def show(state: Progress) -> None:
+        def show(state: StepProgress) -> None:
             if state.step == 1:
                 bar.reset(total=state.steps)
             best = "" if state.best is None else f", best {state.best:.4f}"

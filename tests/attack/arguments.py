@@ -288,7 +288,6 @@ def wrong_commands(place: Place) -> Iterator[list[str]]:
         ["encode-text", str(place.pipe), str(place.folder / "x.pkl")],
         ["standardise", str(place.pipe), str(place.folder / "x.pkl")],
         ["predict", "none.pth", str(place.pipe)],
-        ["matrix", "-d", "mossi"],
         ["explain", "cases", str(place.pipe), "-o", str(place.out), "--row", "a=b"],
         ["complexity", "dashfusoin"],
         ["complexity", "dashfusion", "mossi"],

@@ -14,7 +14,7 @@ from MMSA_ext.data.features import read_features
 from MMSA_ext.errors import CheckpointError
 from MMSA_ext.explain.attribution import attribute
 from MMSA_ext.explain.trained_model import Call, TrainedModel
-from MMSA_ext.models.infoenh.module import FeatureBottleneck
+from MMSA_ext.models.infoenh.bottleneck import FeatureBottleneck
 
 MODELS = ["text_only", "dashfusion", "self_mm", "self_mm_infoenh", "misa", "mmim", "lf_dnn"]
 TOLERANCE = 0.01  # of a label that goes from -3 to 3

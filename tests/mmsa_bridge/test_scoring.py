@@ -54,8 +54,8 @@ def test_same_predictions_as_after_training(
     for split, samples in run.predictions.items():
         part = table[table.split == split]
         assert part.id.tolist() == samples.ids
-        np.testing.assert_array_equal(part.label, samples.labels)
-        np.testing.assert_allclose(part.prediction, samples.predictions, atol=1e-6)
+        np.testing.assert_array_equal(part.label, samples.label)
+        np.testing.assert_allclose(part.prediction, samples.prediction, atol=1e-6)
 
 
 def test_labels_may_be_unknown_and_sequences_shorter(train: Callable[..., Any]) -> None:

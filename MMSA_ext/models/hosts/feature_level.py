@@ -21,11 +21,9 @@ from torch import Tensor, nn
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.hosts.common import EnhancedHost, HostVariantConfig, labelled
-from MMSA_ext.models.infoenh.module import InfoEnh, InfoEnhOutput
-from MMSA_ext.models.infoenh.readout import InfoEnhHostConfig, VectorReadouts
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhHostConfig, InfoEnhOutput, VectorReadouts
+from MMSA_ext.names import MODALITIES
 from MMSA_ext.registry import register_model
-
-MODALITIES = ("text", "audio", "vision")
 
 
 class FeatureLevelConfig(HostVariantConfig):
