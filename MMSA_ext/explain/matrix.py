@@ -31,7 +31,7 @@ from MMSA_ext.errors import ConfigError, MMSAExtError, suggest
 from MMSA_ext.files import read_regular, scratch_folder, write_atomically
 from MMSA_ext.records.store import collect_environment
 from MMSA_ext.registry import list_models
-from MMSA_ext.reporting.tables import csv_text
+from MMSA_ext.reporting.render import csv_text
 from MMSA_ext.runs import smoke
 from MMSA_ext.text_encoders import identity
 from MMSA_ext.version import code_version
