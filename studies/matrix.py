@@ -36,7 +36,7 @@ from MMSA_ext.files import scratch_folder, write_atomically
 from MMSA_ext.paths import expand, shown, why_no_file
 from MMSA_ext.records.store import collect_environment
 from MMSA_ext.registry import list_models
-from MMSA_ext.reporting.tables import csv_text
+from MMSA_ext.reporting.render import csv_text
 from MMSA_ext.runs import smoke
 from MMSA_ext.runs.api import MMSA_run
 from MMSA_ext.text_encoders import identity
