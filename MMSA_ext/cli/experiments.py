@@ -21,6 +21,7 @@ from MMSA_ext.cli.options import (
     Verbose,
     Vision,
     Workers,
+    known_experiment,
     parse_overrides,
 )
 from MMSA_ext.stopping import Stopped
@@ -35,7 +36,9 @@ app = typer.Typer(
 ExperimentFile = Annotated[
     str,
     typer.Argument(
-        metavar="EXPERIMENT", help="Name of a shipped experiment, or a file (docs/experiments.md)."
+        metavar="EXPERIMENT",
+        callback=known_experiment,
+        help="Name of a shipped experiment, or a file (docs/experiments.md).",
     ),
 ]
 OnlyRows = Annotated[

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from MMSA_ext.cli.options import Gpus, Overrides, ResultDir, parse_overrides
+from MMSA_ext.cli.options import (
+    Checkpoint,
+    Gpus,
+    Overrides,
+    ResultDir,
+    feature_file,
+    parse_overrides,
+)
 from MMSA_ext.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,8 +33,7 @@ app = typer.Typer(
     no_args_is_help=True, help="Look into trained models: representations, attention, words, cases."
 )
 
-Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint written by `run`.")]
-FeatureFile = Annotated[Path, typer.Argument(help="Feature file.")]
+FeatureFile = Annotated[Path, typer.Argument(callback=feature_file, help="Feature file.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for pictures and CSV.")]
 Samples = Annotated[
     list[str] | None, typer.Option("--sample", help="Sample id, of any split; repeatable.")

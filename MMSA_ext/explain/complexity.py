@@ -18,10 +18,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from MMSA_ext.config.resolve import check_names, resolve
+from MMSA_ext.config.resolve import resolve
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.dashfusion import DashFusionConfig
-from MMSA_ext.registry import ModelEntry, get_model, list_models, trains_in_mmsa
+from MMSA_ext.registry import ModelEntry, check_names, get_model, list_models, trains_in_mmsa
 from MMSA_ext.reporting.render import Fact, table_of, to_text
 
 # Multiply-adds in millions as Table V prints them (CH-SIMS, one video).

@@ -277,7 +277,7 @@ def test_store_holds_every_seed(run, tmp_path):
     assert sorted((r.identity.model, r.identity.seed) for r in records) == [
         ("dashfusion", 1), ("text_only", 1), ("text_only", 2),
     ]  # fmt: skip
-    assert MMSA_ext.__version__ in records[0].identity.code_version
+    assert records[0].environment.versions["MMSA_ext"] == MMSA_ext.__version__
 
 
 def test_numbers_survive_a_checkpoint_that_cannot_be_written(run, monkeypatch):
@@ -532,12 +532,12 @@ class TestVariantsOfMMSAsModels:
         assert off.seeds[0].metrics == host.seeds[0].metrics
 
     def test_a_search_reaches_nested_keys(self, run, tmp_path):
-        space = MMSA_ext.config.resolve.extension_config("tune")["lf_dnn_infoenh"]
+        space = MMSA_ext.config.files.extension_config("tune")["lf_dnn_infoenh"]
         space["debugParams"] = {"d_paras": ["infoenh"], "infoenh": {"k": [2, 3], "d": [4, 8]}}
         space["datasetParams"] = {"mosi": {}}
         file = tmp_path / "space.json"
         file.write_text(json.dumps({"lf_dnn_infoenh": space}))
-        regression = MMSA_ext.config.resolve.extension_config("regression")["lf_dnn_infoenh"]
+        regression = MMSA_ext.config.files.extension_config("regression")["lf_dnn_infoenh"]
         content = {"lf_dnn_infoenh": regression | {"debugParams": space["debugParams"]}}
         file.write_text(json.dumps(content))
         options = {"is_tune": True, "tune_times": 2, "config_file": file}
