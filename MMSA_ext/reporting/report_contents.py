@@ -262,11 +262,7 @@ def sections(records: Iterable[RunRecord]) -> list[Section]:
 def _section(dataset: str, fingerprint: str, runs: list[RunRecord], several: bool) -> Section:
     title = f"{dataset}, features {fingerprint[:12]}" if several else dataset
     groups = by_experiment(runs)
-    differing: dict[str, dict[str, str]] = {}
-    for model in {run.identity.model for run in runs}:
-        differing |= differences(
-            {key: of for key, of in groups.items() if of[0].identity.model == model}
-        )
+    differing = differences(groups)
     experiments = tuple(
         SeedGroup(row.label, row.model, row.records, row.seeds, differing=differing[key])
         for key, row in zip(groups, rows(groups), strict=True)
