@@ -97,6 +97,30 @@ def model_code_version(model_name: str) -> str:
     return code_version(*data, run, entry.build, entry.config, entry.trainer)
 
 
+def run_identity(
+    args: EasyDict, data: str, seed: int, marks: Mapping[str, str] | None = None
+) -> RunIdentity:
+    """The name of a run, known before the run.
+
+    Args:
+        args: Resolved configuration.
+        data: Fingerprint of the feature files.
+        seed: The seed.
+        marks: What sets the run apart from one with the same configuration.
+
+    Raises:
+        TextEncoderError: If the text encoder is a folder that is not there.
+    """
+    return RunIdentity(
+        dataset=args.dataset_name,
+        dataset_fingerprint=data,
+        model=args.model_name,
+        configuration=identifying_configuration(args) | dict(marks or {}),
+        seed=seed,
+        code_version=model_code_version(args.model_name),
+    )
+
+
 class Run:
     """One model on one data set with one configuration; its seeds run one after another.
 
@@ -264,14 +288,7 @@ class Run:
 
     def identity(self, seed: int) -> RunIdentity:
         """What makes the run of this seed the run it is."""
-        return RunIdentity(
-            dataset=self.args.dataset_name,
-            dataset_fingerprint=self._fingerprint(),
-            model=self.args.model_name,
-            configuration=identifying_configuration(self.args) | self.marks,
-            seed=seed,
-            code_version=model_code_version(self.args.model_name),
-        )
+        return run_identity(self.args, self._fingerprint(), seed, self.marks)
 
     def _fingerprint(self) -> str:
         """Of the data that are read, or would be: their arrays are not needed to look a run up."""
