@@ -37,6 +37,7 @@ from MMSA_ext.models.infoenh.module import (
 )
 from MMSA_ext.models.optimal_transport import cosine_cost, transport_cost
 from MMSA_ext.models.parts.fusion import MODALITIES
+from MMSA_ext.reporting.figures import save
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -367,7 +368,7 @@ def main() -> None:
     for variant, changes in VARIANTS.items():
         study = run_study(StudyConfig(epochs=options.epochs, **changes), range(options.seeds))
         if variant == "default":
-            infoenh_study(study, options.out / "figure")
+            save(infoenh_study(study), options.out / "figure")
         for name, table in study.items():
             table.insert(0, "variant", variant)
             tables.setdefault(name, []).append(table)
