@@ -9,8 +9,6 @@ Five attacks, of which each has a table:
 - `damaged_files`: configuration files with bytes changed, cut, or parts of their content replaced.
 - `surroundings`: processes without a home folder, of a user that no password file knows; and how
   long it takes to be told of a name that is misspelt.
-
-`python -m tests.attack.arguments [TRIES]`, with 3,000 TRIES of each of the random ones by default.
 """
 
 from __future__ import annotations
@@ -23,10 +21,8 @@ import json
 import os
 import pickle
 import random
-import signal
 import subprocess
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,11 +38,13 @@ from MMSA_ext.config.files import supported_datasets
 from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.registry import list_models
 from MMSA_ext.runs.seeds import Run
-from tests.attack.tally import Tally
+from tests.attack.tally import HangError, Tally, limited
 from tests.conftest import make_feature_data
 
+TRIES = 3000
 REFUSED = "one sentence"
 ACCEPTED = "accepted"
+EITHER = {REFUSED, ACCEPTED}
 SLOW = "longer than 20 s"
 SECONDS = 20
 # Ours, MMSA's and a variant of MMSA's.
@@ -88,26 +86,8 @@ class Place:
         return {**folders, **sound, "verbose_level": 0, "gpu_ids": "cpu", "seeds": [1], **changes}
 
 
-class _Hangs(BaseException):
-    pass
-
-
 class _Accepted(BaseException):
     pass
-
-
-@contextlib.contextmanager
-def _limited() -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise _Hangs
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @contextlib.contextmanager
@@ -123,11 +103,11 @@ def _nothing_is_trained() -> Iterator[None]:
 def outcome(call: Callable[[], object]) -> str:
     """How a call ends: refused in one sentence, accepted, or in a way that must not be."""
     try:
-        with _limited(), _nothing_is_trained():
+        with limited(SECONDS), _nothing_is_trained():
             call()
     except _Accepted:
         return ACCEPTED
-    except _Hangs:
+    except HangError:
         return SLOW
     except MMSAExtError as error:
         return REFUSED if 10 < len(str(error)) < 3000 else f"a message of {len(str(error))}"
@@ -147,11 +127,11 @@ def typed(arguments: list[str]) -> str:
         contextlib.redirect_stderr(output),
     ):
         try:
-            with _limited(), _nothing_is_trained():
+            with limited(SECONDS), _nothing_is_trained():
                 main()
         except SystemExit as ended:
             code = ended.code
-        except (_Accepted, _Hangs) as ended:
+        except (_Accepted, HangError) as ended:
             return ACCEPTED if isinstance(ended, _Accepted) else SLOW
         except Exception as error:
             return f"{type(error).__name__} in the terminal"
@@ -312,7 +292,7 @@ def wrong_commands(place: Place) -> Iterator[list[str]]:
 
 def calls(place: Place) -> Tally:
     """Everything that is wrong for a known reason."""
-    tally = Tally("arguments that cannot be meant")
+    tally = Tally("arguments that cannot be meant", {REFUSED})
     for model in MODELS:
         for what, changes in wrong_calls(place):
             arguments = place.arguments(**{"model_name": model, **changes})
@@ -332,18 +312,17 @@ def calls(place: Place) -> Tally:
 
 def odd_values(place: Place) -> Tally:
     """Every argument of `MMSA_run` with every odd value."""
-    tally = Tally("arguments of MMSA_run with odd values")
-    with contextlib.chdir(place.folder):
-        for name in inspect.signature(MMSA_run).parameters:
-            for value in ODD:
-                arguments = place.arguments(**{name: value})
-                tally.add(outcome(lambda a=arguments: MMSA_run(**a)), f"{name}={value!r:.60}")
+    tally = Tally("arguments of MMSA_run with odd values", EITHER)
+    for name in inspect.signature(MMSA_run).parameters:
+        for value in ODD:
+            arguments = place.arguments(**{name: value})
+            tally.add(outcome(lambda a=arguments: MMSA_run(**a)), f"{name}={value!r:.60}")
     return tally
 
 
 def odd_configurations(place: Place, tries: int) -> Tally:
     """Random keys of random models, with odd values."""
-    tally = Tally("configurations with odd values")
+    tally = Tally("configurations with odd values", EITHER)
     chance = random.Random(0)
     models = [*list_models(), *mmsa_files.models()]
     known = {name: config.resolve(name, supported_datasets(name)[0]) for name in models}
@@ -362,7 +341,7 @@ def odd_configurations(place: Place, tries: int) -> Tally:
 
 def damaged_files(place: Place, tries: int) -> Tally:
     """Configuration files of users with something changed."""
-    tally = Tally("damaged configuration files")
+    tally = Tally("damaged configuration files", EITHER)
     chance = random.Random(1)
     models = ("lf_dnn", "mfn", "self_mm", "mult")
     for number in range(tries):
@@ -425,7 +404,7 @@ AT_ONCE = 1.5  # seconds of the processor; torch alone takes longer
 
 def surroundings(place: Place) -> Tally:
     """Without a home folder and an entry in the password file, and how fast mistakes are said."""
-    tally = Tally("surroundings")
+    tally = Tally("surroundings", {REFUSED})
     kept = ("PATH", "OMP_NUM_THREADS", "HF_HUB_OFFLINE", "LANG")
     plain = {name: os.environ[name] for name in kept if name in os.environ}
     plain["PYTHONPATH"] = str(Path(__file__).parents[2])
@@ -452,23 +431,12 @@ def surroundings(place: Place) -> Tally:
     return tally
 
 
-def everything(folder: Path, tries: int) -> list[tuple[Tally, set[str]]]:
-    """All attacks, each with the outcomes that are allowed."""
+def attacks(folder: Path, tries: int) -> Iterator[Tally]:
+    """All tables."""
     place = Place(folder)
-    either = {REFUSED, ACCEPTED}
-    return [
-        (calls(place), {REFUSED}),
-        (odd_values(place), either),
-        (odd_configurations(place, tries), either),
-        (damaged_files(place, tries), either),
-        (surroundings(place), {REFUSED}),
-    ]
-
-
-if __name__ == "__main__":
-    number = int(sys.argv[1].replace(",", "")) if len(sys.argv) > 1 else 3000
-    with tempfile.TemporaryDirectory() as scratch:
-        for found, allowed in everything(Path(scratch), number):
-            print(found.render())
-            for result, examples in found.bad(allowed).items():
-                print(f"  BAD {result}: {examples}")
+    with mock.patch.dict(os.environ, {"HOME": str(folder / "home")}), contextlib.chdir(folder):
+        yield calls(place)
+        yield odd_values(place)
+        yield odd_configurations(place, tries)
+        yield damaged_files(place, tries)
+        yield surroundings(place)

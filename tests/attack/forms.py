@@ -3,8 +3,6 @@
 What `check_features` calls usable must train, in every model; what it does not is refused by the
 run with the same problems. A run may diverge where values are of very different scales and the
 report warned of that, and where a tiny model on random labels is no better than at the start.
-
-    python -m tests.attack.forms [TRIES]
 """
 
 from __future__ import annotations
@@ -12,11 +10,11 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
-import sys
-import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -25,9 +23,10 @@ from MMSA_ext.data.features import check_features
 from MMSA_ext.errors import ConfigError, FeatureFileError
 from MMSA_ext.names import MODALITIES, SPLITS
 from tests.attack.tally import Tally
-from tests.conftest import make_feature_data
+from tests.conftest import make_feature_data, write_tiny_encoder
 from tests.data.test_forms import FORMS, LABELS, MODELS, configuration
 
+TRIES = 300
 KINDS = (
     *("huge", "scale", "nan", "silence", "zero frames", "front", "half", "none", "constant"),
     *("label scale", "one sample", "lengths"),
@@ -153,36 +152,20 @@ def attempt(number: int, folder: Path, encoder: Path) -> tuple[str, str]:
     return (WARNED if warned else "usable, diverged without a warning"), f"{said} {reason}"
 
 
-def attack(tries: int, encoder: Path, first: int = 0) -> Tally:
+def attacks(folder: Path, tries: int) -> Iterator[Tally]:
     """Try so many files."""
-    tally = Tally("odd forms and values")
+    tally = Tally("odd forms and values", ALLOWED)
     logging.getLogger("MMSA").setLevel(logging.CRITICAL)
-    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+    encoder = folder / "encoder"
+    encoder.mkdir()
+    write_tiny_encoder(encoder)
+    without_pictures = mock.patch("MMSA_ext.runs.seeds.Run._draw", return_value=())
+    with warnings.catch_warnings(), without_pictures:
         warnings.simplefilter("ignore")
-        for number in range(first, first + tries):
+        for number in range(tries):
             try:
-                outcome, example = attempt(number, Path(folder), encoder)
+                outcome, example = attempt(number, folder, encoder)
             except Exception as error:  # what an attack is there to find
                 outcome, example = f"{type(error).__name__}", f"{number}: {error}"
             tally.add(outcome, example)
-    return tally
-
-
-def main() -> None:
-    """Print the table."""
-    from unittest import mock
-
-    from tests.conftest import write_tiny_encoder
-
-    tries = int(sys.argv[1]) if len(sys.argv) > 1 else 300
-    with tempfile.TemporaryDirectory() as folder:
-        encoder = write_tiny_encoder(Path(folder))
-        with mock.patch("MMSA_ext.runs.seeds.Run._draw", return_value=()):
-            tally = attack(tries, encoder)
-    print(tally.render())
-    for outcome, examples in tally.bad(ALLOWED).items():
-        print(f"\n{outcome}:", *examples, sep="\n  ")
-
-
-if __name__ == "__main__":
-    main()
+    yield tally

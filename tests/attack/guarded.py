@@ -21,19 +21,19 @@ _SILENT_SECONDS = 120.0
 
 
 def guarded(
-    attack: str,
+    tally: Tally,
     count: int,
     attempt: Callable[[int], str],
     name: Callable[[int], str] = str,
     *,
-    warm_up: Callable[[], object],
-    seconds: float,
-    mebibytes: int,
+    warm_up: Callable[[], object] = list,
+    seconds: float = 2,
+    mebibytes: int = 300,
 ) -> Tally:
     """Make tries 0 to `count` - 1, each within limits.
 
     Args:
-        attack: what is tried.
+        tally: where they are counted.
         count: number of tries.
         attempt: makes one try and says how it ended.
         name: of a try, for the examples.
@@ -43,9 +43,9 @@ def guarded(
         mebibytes: that a try may take beyond what the process had; more is a `MemoryError`.
 
     Returns:
-        Outcomes; besides those of `attempt` there are `CRASH`, `HANG` and `EXCEPTION`.
+        The tally; besides the outcomes of `attempt` there are `CRASH`, `HANG` and `EXCEPTION`.
     """
-    tally, start = Tally(attack), 0
+    start = 0
     while start < count:
         reading, writing = os.pipe()
         child = os.fork()

@@ -1,12 +1,15 @@
-"""What an attack gave: how many tries ended how. Every attack prints one such table.
+"""What an attack gave: how many tries ended how. Every attack prints such tables.
 
-An attack is a module of this folder: `python -m tests.attack.NAME [TRIES]` runs it and prints the
-table, and its slow test, `pytest -m slow tests/attack/test_NAME.py`, asserts that nothing ended in
-a way that is not allowed.
+An attack is a module of this folder with `attacks(folder, tries)`, which gives one table after
+another, and `TRIES`, how many there are of what is random if nobody says.
+`python -m tests.attack NAME [TRIES]` prints the tables; `pytest -m slow tests/attack` asserts that
+nothing ended in a way that is not allowed, and a part of seconds is in every test run.
 """
 
+import signal
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 
@@ -16,11 +19,13 @@ class Tally:
 
     Attributes:
         attack: what was tried.
+        allowed: outcomes that may be.
         outcomes: outcome -> how often.
         examples: outcome -> the first tries that ended so, to look into.
     """
 
     attack: str
+    allowed: Collection[str] = ()
     outcomes: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
@@ -30,12 +35,39 @@ class Tally:
         if example and len(shown := self.examples.setdefault(outcome, [])) < 5:
             shown.append(example)
 
-    def bad(self, allowed: Collection[str]) -> dict[str, list[str]]:
+    def bad(self, allowed: Collection[str] = ()) -> dict[str, list[str]]:
         """Outcomes that must not be, with examples."""
+        allowed = allowed or self.allowed
         return {name: self.examples.get(name, []) for name in self.outcomes if name not in allowed}
 
     def render(self) -> str:
-        """The table: one line an outcome."""
+        """The table: one line an outcome; below it, examples of what must not be."""
         lines = [f"{self.attack}: {self.outcomes.total():,} tries"]
         lines += [f"  {count:>9,}  {name}" for name, count in self.outcomes.most_common()]
+        lines += [f"  NOT ALLOWED: {name}: {'; '.join(of)}" for name, of in self.bad().items()]
         return "\n".join(lines)
+
+    def check(self) -> None:
+        """Assert that something was tried, and that nothing ended in a way that is not allowed."""
+        assert self.outcomes.total(), self.attack
+        assert not self.bad(), self.render()
+
+
+class HangError(BaseException):
+    """A try takes too long; not an `Exception`, which what is attacked may catch."""
+
+
+@contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """What blocks for longer than that ends in a `HangError`."""
+
+    def stop(*_: object) -> None:
+        raise HangError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

@@ -25,7 +25,8 @@ from MMSA_ext.data.feature_cache import VARIABLE, cache_folder, clear, entries
 from MMSA_ext.data.features import check_features, read_features, write_features
 from MMSA_ext.errors import FeatureFileError
 from tests.conftest import make_feature_data, tiny_config
-from tests.data.same_features import assert_same, is_mapped
+from tests.data.comparing import assert_same_features as assert_same
+from tests.data.comparing import is_mapped
 
 Data = dict[str, Any]
 
@@ -99,16 +100,14 @@ def test_what_is_read_is_the_same(
     path = write_features(tmp_path / "data.pkl", data)
     expected = read_features(path, dataset, cache=False)
     assert not cache.exists()
-    assert_same(read_features(path, dataset), expected)
+    first = read_features(path, dataset)
+    assert_same(first, expected)
     unread()
     found = read_features(path, dataset)
     assert_same(found, expected)
     assert not found.splits["train"].audio.flags.writeable
+    assert is_mapped(first.splits["train"].audio)
     assert is_mapped(found.splits["train"].audio)
-
-
-def test_the_first_use_hands_over_maps(feature_file: Path) -> None:
-    assert is_mapped(read_features(feature_file).splits["train"].vision)
 
 
 def test_checks_are_made_anew_on_what_is_kept(feature_file: Path, unread: Any) -> None:
@@ -149,18 +148,6 @@ def test_a_modality_that_was_replaced_is_looked_at_when_it_is_used(
         read_features(path, "mosi", feature_A=feature_file)
         with pytest.raises(FeatureFileError, match=r"\[valid\] audio: is infinite in 1 sample: 2"):
             read_features(path, "mosi")
-
-
-def test_findings_of_any_plain_kind_come_back(
-    feature_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = {"text": None, "pairs": ((1, 2.5), ("a", True))}
-    made = mock.Mock(side_effect=lambda **fields: fields)
-    monkeypatch.setattr(feature_cache, "SequenceFindings", made)
-    monkeypatch.setattr(feature_cache, "asdict", lambda _: found)
-    known = feature_cache.load_cached(feature_file).known
-    assert known["valid"]["audio"] == found
-    assert type(known["valid"]["audio"]["pairs"][0]) is tuple
 
 
 class TestSources:
@@ -300,7 +287,7 @@ class TestHashing:
 
 
 class TestAccidents:
-    """`tests/attack/feature_cache.py` has some 140 more; here is what is said of them."""
+    """`tests/attack/feature_cache.py` has a hundred more; here is what is said of them."""
 
     def test_a_damaged_entry_is_made_anew_with_one_line(
         self, feature_file: Path, unread: Any, caplog: pytest.LogCaptureFixture
@@ -520,18 +507,13 @@ def test_a_run_is_the_same(
 
 class TestFolder:
     def test_default_is_the_users_cache(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(VARIABLE, "~/features")
+        assert cache_folder() == Path.home() / "features"
         monkeypatch.delenv(VARIABLE)
         monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
         assert cache_folder() == Path("/somewhere/MMSA_ext")
         monkeypatch.delenv("XDG_CACHE_HOME")
         assert cache_folder() == Path.home() / ".cache" / "MMSA_ext"
-
-    def test_home_is_expanded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv(VARIABLE, "~/features")
-        assert cache_folder() == Path.home() / "features"
-
-    def test_nobody_is_home(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delenv(VARIABLE)
         monkeypatch.setattr(Path, "home", mock.Mock(side_effect=RuntimeError))
         assert cache_folder() is None
 

@@ -76,6 +76,8 @@ def read(tmp_path: Path) -> Callable[..., Any]:
 class TestGoodFiles:
     def test_everything_arrives_unchanged(self, data: Data, read: Any) -> None:
         features = read(data)
+        assert features.fingerprint == hashlib.sha256(features.path.read_bytes()).hexdigest()
+        assert features.fingerprint == features.report.fingerprint
         assert list(features.splits) == ["train", "valid", "test"]
         assert features.report.problems == features.report.warnings == features.report.notes == []
         for name, split in features.splits.items():
@@ -92,11 +94,6 @@ class TestGoodFiles:
             assert list(split.labels) == ["M"]
             assert split.labels["M"].dtype == np.float32
 
-    def test_fingerprint_is_the_files_sha256(self, data: Data, read: Any) -> None:
-        features = read(data)
-        assert features.fingerprint == hashlib.sha256(features.path.read_bytes()).hexdigest()
-        assert features.fingerprint == features.report.fingerprint
-
     def test_stored_dtypes_stay(self, data: Data, read: Any) -> None:
         data["train"]["audio"] = data["train"]["audio"].astype(np.float16)
         data["train"]["vision"] = (data["train"]["vision"] * 10).astype(np.int16)
@@ -106,20 +103,12 @@ class TestGoodFiles:
         assert split.vision.dtype == np.int16
         assert split.text_bert.dtype == np.int32
 
-    def test_ids_as_array_and_as_numbers(self, data: Data, read: Any) -> None:
-        data["train"]["id"] = np.array(data["train"]["id"])
+    def test_ids_may_be_numbers_and_labels_a_list(self, data: Data, read: Any) -> None:
         data["valid"]["id"] = [1, 2, 3]
-        splits = read(data).splits
-        assert splits["train"].ids[0] == "train_0"
-        assert type(splits["train"].ids[0]) is str
-        assert splits["valid"].ids == ["1", "2", "3"]
-
-    def test_label_columns_and_lists(self, data: Data, read: Any) -> None:
-        data["train"]["regression_labels"] = data["train"]["regression_labels"][:, None]
         data["valid"]["regression_labels"] = [0.5, -1, 1]
-        splits = read(data).splits
-        assert splits["train"].labels["M"].shape == (6,)
-        assert splits["valid"].labels["M"].tolist() == [0.5, -1, 1]
+        split = read(data).splits["valid"]
+        assert split.ids == ["1", "2", "3"]
+        assert split.labels["M"].tolist() == [0.5, -1, 1]
 
     @pytest.mark.parametrize("dropped", ["text", "text_bert"])
     def test_one_text_key_is_enough(self, data: Data, read: Any, dropped: str) -> None:
@@ -185,16 +174,6 @@ class TestRepairs:
         path.write_bytes(pickle.dumps(data, protocol=5))
         assert read_features(path, "mosi").splits["train"].audio[1, 0, 0] == 0
 
-    @pytest.mark.parametrize(
-        ("key", "value"), [("audio", np.inf), ("vision", np.inf), ("vision", -np.inf)]
-    )
-    def test_other_infinities_are_refused(
-        self, data: Data, problems: Any, key: str, value: float
-    ) -> None:
-        data["valid"][key][2, 0, 0] = value
-        (problem,) = problems(data)
-        assert problem.startswith(f"[valid] {key}: is infinite in 1 sample: 2 (id 'valid_2')")
-
     def test_memory_is_about_the_size_of_the_file(self, data: Data, tmp_path: Path) -> None:
         data["train"]["audio"] = np.ones((6, 200_000, 3), np.float32)
         data["train"]["audio"][0, 0, 0] = np.nan
@@ -247,6 +226,12 @@ BAD = {
         _set("train", "audio", [[[1.0]], [[1.0], [2.0]]] * 3),
         r"\[train\] audio: has samples of different shapes",
     ),
+    "infinite audio": (
+        _edit("valid", "audio", (2, 0, 0), np.inf),
+        r"^\[valid\] audio: is infinite in 1 sample: 2 \(id 'valid_2'\)",
+    ),
+    "infinite vision": (_edit("valid", "vision", (2, 0, 0), np.inf), r"vision: is infinite in 1"),
+    "minus infinite": (_edit("valid", "vision", (2, 0, 0), -np.inf), r"vision: is infinite in 1"),
     "counts": (
         _set("train", "vision", np.ones((5, 4, 2))),
         r"\[train\] samples: .*id 6.*vision 5",
@@ -303,8 +288,9 @@ BAD = {
 class TestValues:
     """Sound for a reader, not for training."""
 
-    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-    @pytest.mark.parametrize("value", [3e38, -1e30])
+    @pytest.mark.parametrize(
+        ("dtype", "value"), [(np.float32, 3e38), (np.float64, -1e30), (np.float64, 1e300)]
+    )
     def test_too_large_to_compute_with(
         self, data: Data, problems: Any, dtype: type, value: float
     ) -> None:
@@ -315,12 +301,6 @@ class TestValues:
             f"[train] vision: is as large as {abs(value):.3g} in feature 1 of"
         )
         assert "2 samples: 3 (id 'train_3'), 5 (id 'train_5'): models compute in float32" in problem
-
-    def test_beyond_float32(self, data: Data, problems: Any) -> None:
-        data["test"]["audio"] = data["test"]["audio"].astype(np.float64)
-        data["test"]["audio"][1, 2, 0] = 1e300
-        (problem,) = problems(data)
-        assert "is as large as 1e+300 in feature 0 of 1 sample: 1 (id 'test_1')" in problem
 
     def test_beside_nan_and_infinity(self, data: Data, problems: Any) -> None:
         audio = data["train"]["audio"]
@@ -404,9 +384,6 @@ class TestLabels:
         assert read(many, "sims").report.warnings == []
         assert read(many, None).report.warnings == []
         assert read(many, dataset, require_labels=False).report.warnings == []
-
-    def test_a_few_may_all_be_small(self, data: Data, read: Any) -> None:
-        assert read(data).report.warnings == []
 
     @pytest.mark.parametrize(
         ("value", "undefined"), [(0, "Corr, and of mosi and mosei Non0_*."), (1, "Corr.")]
@@ -495,10 +472,6 @@ class TestBadFiles:
         assert problems(data, "mosei") == problems(data, None) == problems(data, "other") == []
         (problem,) = problems(data, "SIMS")
         assert "[-1, 1], the range of sims" in problem
-
-    def test_unreadable_files_raise_even_when_only_checked(self, tmp_path: Path) -> None:
-        with pytest.raises(FeatureFileError, match="does not exist"):
-            check_features(tmp_path / "no.pkl")
 
 
 class TestOtherFiles:
@@ -611,13 +584,6 @@ class TestThreeFiles:
         swapped = {"feature_A": parts["feature_V"], "feature_V": parts["feature_A"]}
         assert found != fingerprint(text, **swapped)
 
-    def test_samples_in_another_order_are_refused(self, parts: dict[str, Path]) -> None:
-        content = safe_load(parts["feature_A"])
-        content["train"]["id"] = content["train"]["id"][::-1]
-        write_features(parts["feature_A"], content)
-        with pytest.raises(FeatureFileError, match=r"id \(feature_A\) of .*differs from the base"):
-            read_features(None, "mosi", **parts)
-
     def test_two_need_one(self, parts: dict[str, Path]) -> None:
         parts.pop("feature_V")
         for function in (read_features, check_features, fingerprint):
@@ -690,12 +656,6 @@ class TestPrediction:
         assert "absent, NaN or infinite in 1 sample: 1 (id 'test_1')" in features.report.warnings[0]
         (problem,) = problems(data)
         assert "absent, NaN or infinite in 1 sample: 1 (id 'test_1')" in problem
-
-    def test_labels_as_objects(self, data: Data, read: Any) -> None:
-        data["test"]["regression_labels"] = np.array([0.5, -1, np.float32(1.5), 0], dtype=object)
-        for required in (True, False):
-            labels = read(data, require_labels=required).splits["test"].labels["M"]
-            np.testing.assert_array_equal(labels, np.array([0.5, -1, 1.5, 0], np.float32))
 
 
 class TestReport:

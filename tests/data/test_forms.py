@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from torch.utils.data import DataLoader
 
 from MMSA_ext import MMSA_run, mmsa_bridge, predict_file
@@ -23,6 +22,7 @@ from MMSA_ext.runs.api import open_run
 from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.runs.seeds import Run
 from tests.conftest import make_feature_data, tiny_config
+from tests.data.comparing import assert_same
 
 Data = dict[str, Any]
 MODELS = ("text_only", "dashfusion", "lf_dnn", "mtfn", "self_mm", "self_mm_infoenh", "mult")
@@ -166,19 +166,6 @@ def opened(
             return runs[model]
 
         yield get
-
-
-def assert_same(found: Any, expected: Any, where: str) -> None:
-    assert type(found) is type(expected), where
-    if isinstance(expected, dict):
-        assert list(found) == list(expected), where
-        for key, value in expected.items():
-            assert_same(found[key], value, f"{where} {key}")
-    elif isinstance(expected, torch.Tensor):
-        assert found.dtype == expected.dtype, where
-        assert torch.equal(found, expected), where
-    else:
-        assert found == expected, where
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -1,0 +1,89 @@
+"""A part of every attack always, the whole ones with `-m slow`."""
+
+import faulthandler
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.attack import arguments, checkpoints, feature_cache, feature_files
+from tests.attack.guarded import CRASH, EXCEPTION, HANG, guarded
+from tests.attack.tally import Tally
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, pipes, forks and /proc")
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch):
+    """They take longer than the runs."""
+    monkeypatch.setattr("MMSA_ext.runs.api.Run._draw", lambda self, results: ())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["arguments", "checkpoints", "feature_cache", "feature_files", "forms"]
+)
+def test_whole(name: str, tmp_path: Path) -> None:
+    module = importlib.import_module(f"tests.attack.{name}")
+    for tally in module.attacks(tmp_path, module.TRIES):
+        print(tally.render())
+        tally.check()
+
+
+def test_random_configurations_and_files_are_refused_or_accepted(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    place = arguments.Place(tmp_path)
+    for tally in (arguments.odd_configurations(place, 40), arguments.damaged_files(place, 40)):
+        tally.check()
+        assert tally.outcomes.keys() == arguments.EITHER
+
+
+def test_some_changed_bytes_of_a_checkpoint(tmp_path: Path) -> None:
+    (trained,) = checkpoints.train(tmp_path, ("lf_dnn",))
+    for alone in (False, True):
+        tally = checkpoints.changed_bytes(trained, tmp_path, 60, alone=alone)
+        tally.check()
+        assert tally.outcomes["CheckpointError"] > 50
+    checkpoints.truncated(trained, tmp_path, 20).check()
+
+
+def test_damage_to_the_cache() -> None:
+    tally = feature_cache.named()
+    tally.check()
+    assert len(tally.outcomes) == 3
+    feature_cache.randomly(60).check()
+
+
+def test_two_thousand_damaged_feature_files(tmp_path: Path) -> None:
+    (tally,) = feature_files.attacks(tmp_path, 2000)
+    tally.check()
+    assert tally.outcomes.total() == 2000
+    assert min(tally.outcomes[feature_files.USABLE], tally.outcomes[feature_files.REFUSED]) > 60
+
+
+def _one_of_five_endings(number: int) -> str:
+    if number == 1:
+        faulthandler.disable()  # the crash is meant
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if number == 2:
+        while True:
+            pass
+    if number == 3:
+        raise ValueError("not expected")
+    if number == 4:
+        try:
+            bytearray(100 << 20)
+        except MemoryError:
+            return "memory"
+    return "well"
+
+
+def test_the_guard_counts_every_ending_and_makes_the_next_try(capfd) -> None:
+    tally = guarded(Tally("endings"), 6, _one_of_five_endings, seconds=0.3, mebibytes=50)
+    assert tally.outcomes == {"well": 2, CRASH: 1, HANG: 1, EXCEPTION: 1, "memory": 1}
+    assert tally.examples[HANG] == ["2"]
+    assert "not expected" in capfd.readouterr().err
