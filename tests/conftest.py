@@ -4,10 +4,17 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
+from easydict import EasyDict
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from MMSA_ext.runs.results import SeedResult
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -70,21 +77,27 @@ def write_tiny_encoder(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 2 MiB of its own, where this user may mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if shutil.which("mount") is None:
-        pytest.skip("there is no command `mount` here")
+@contextmanager
+def mounted_disk(folder: Path) -> Iterator[Path | None]:
+    """A disk of 2 MiB of its own; None where this user may mount none."""
+    folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        yield None
+        return
     try:
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MiB of its own."""
+    with mounted_disk(tmp_path / "disk") as disk:
+        if disk is None:
+            pytest.skip("no disk can be mounted here")
+        yield disk
 
 
 def make_feature_data(
@@ -131,6 +144,28 @@ def make_feature_data(
             for name in "TAV":
                 data[split][f"regression_labels_{name}"] = labels.astype(np.float32)
     return data
+
+
+def train(
+    model: str, features: Path, folder: Path, dataset: str = "mosi", *, config: dict, **more: object
+) -> "SeedResult":
+    """Train with one seed on the CPU, into one folder; no pictures, which take longer than that."""
+    from MMSA_ext import MMSA_run
+
+    options = {"seeds": [1], "gpu_ids": "cpu", "num_workers": 0, "verbose_level": 0} | more
+    options |= dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), folder)
+    with mock.patch("MMSA_ext.runs.seeds.Run._draw", return_value=()):
+        (seed,) = MMSA_run(model, dataset, config=config, custom_feature=features, **options).seeds
+    return seed
+
+
+def loader_args(path: Path, **more: object) -> EasyDict:
+    """What MMSA's own loader reads a feature file by."""
+    args = EasyDict(dataset_name="mosi", featurePath=str(path), custom_feature=None, use_bert=True)
+    args.update(feature_T=None, feature_A=None, feature_V=None, feature_dims=[0, 0, 0])
+    args.update(need_data_aligned=False, batch_size=4)
+    args.update(more)
+    return args
 
 
 @pytest.fixture

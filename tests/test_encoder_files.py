@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
-from MMSA_ext import MMSA_run, encoder_files, mmsa_bridge, predict_file
+from MMSA_ext import encoder_files, mmsa_bridge, predict_file
 from MMSA_ext.encoder_files import files_of
 from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.registry import list_models, trains_in_mmsa
@@ -23,7 +23,7 @@ from MMSA_ext.text_encoders import (
     load_tokenizer,
     load_weights,
 )
-from tests.conftest import tiny_config
+from tests.conftest import tiny_config, train
 from tests.fake_hub import hub, no_hub
 from tests.models.hosts.variants import SIZES, TRAINING, read_by
 
@@ -45,12 +45,6 @@ def online(monkeypatch, tmp_path):
         monkeypatch.setattr(encoder_files, "_failures", {})
 
     return switch
-
-
-@pytest.fixture(autouse=True)
-def without_pictures(monkeypatch):
-    """They take longer than the runs."""
-    monkeypatch.setattr("MMSA_ext.runs.api.Run._draw", lambda self, results: ())
 
 
 @pytest.fixture
@@ -150,12 +144,6 @@ class TestHub:
                     load_config("org/slow")
             assert time.perf_counter() - began < 1
 
-    def test_offline_mode_is_said(self, online):
-        online("http://127.0.0.1:9")
-        constants.HF_HUB_OFFLINE = True
-        with pytest.raises(TextEncoderError, match="HF_HUB_OFFLINE is set"):
-            load_config("org/any")
-
 
 OWN = [name for name in list_models() if not trains_in_mmsa(name)]
 READERS = ["bert_mag", "misa", "mmim", "self_mm", "tfr_net", "self_mm_infoenh", "misa_infoenh"]
@@ -166,11 +154,7 @@ def run(model, path, encoder, folder):
         config = tiny_config(model, encoder)
     else:
         config = read_by(model, TRAINING) | SIZES.get(model.removesuffix("_infoenh"), {})
-    return MMSA_run(
-        model, "mosi", config=config | {"pretrained": str(encoder), "featurePath": str(path)},
-        seeds=[1], num_workers=0, verbose_level=0, gpu_ids="cpu",
-        **dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), folder),
-    )  # fmt: skip
+    return train(model, path, folder, config=config | {"pretrained": str(encoder)})
 
 
 @pytest.mark.parametrize("kind", ["closed", pytest.param("silent", marks=pytest.mark.slow)])
@@ -262,6 +246,7 @@ def test_broken_weights_are_named(said, copy, capsys):
         with pytest.raises(TextEncoderError, match=said) as error:
             load(str(copy))
         assert str(copy) in str(error.value)
+        assert error.match(r"(?s)MMSA_ext\[offline\].*local folder.*Hugging Face name")
     assert "executed" not in capsys.readouterr().out
 
 
@@ -329,13 +314,13 @@ def test_files_that_are_not_read_may_be_anything(copy):
 
 def test_a_pooler_is_missed_where_it_is_read(copy, planted_file, tmp_path):
     without(copy, "pooler.")
-    assert not run("self_mm", planted_file, copy, tmp_path / "out").seeds[0].diverged
+    assert not run("self_mm", planted_file, copy, tmp_path / "out").diverged
     with pytest.raises(TextEncoderError, match=r"lack 2 tensors .bert\.pooler"):
         run("bert_mag", planted_file, copy, tmp_path / "out")
 
 
 def test_a_trained_model_of_mmsa_needs_its_encoder_whole(copy, planted_file, tmp_path):
-    trained = run("self_mm", planted_file, copy, tmp_path / "out").seeds[0]
+    trained = run("self_mm", planted_file, copy, tmp_path / "out")
     predict_file(trained.checkpoint, planted_file, gpu_ids="cpu")
     cut(copy / "model.safetensors")
     with pytest.raises(TextEncoderError, match=r"model\.safetensors has"):

@@ -13,7 +13,6 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
-from MMSA_ext import encoder_files
 from MMSA_ext.errors import ConfigError, TextEncoderError
 from MMSA_ext.text_encoders import (
     build_text_encoder,
@@ -32,20 +31,12 @@ def assert_three_ways(error: pytest.ExceptionInfo[TextEncoderError]) -> None:
         assert error.match(way)
 
 
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-
-
-def test_resolve_folder_and_name(tiny_encoder: Path) -> None:
-    assert resolve(str(tiny_encoder)) == str(tiny_encoder)
-    assert resolve("bert-base-uncased") == "bert-base-uncased"
-    assert resolve("org/name") == "org/name"
-
-
-def test_resolve_expands_home(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resolve_folder_and_name(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tiny_encoder.parent))
-    assert resolve(f"~/{tiny_encoder.name}") == str(tiny_encoder)
+    for name in (str(tiny_encoder), f"~/{tiny_encoder.name}"):
+        assert resolve(name) == str(tiny_encoder)
+    for name in ("bert-base-uncased", "org/name"):
+        assert resolve(name) == name
 
 
 @pytest.mark.parametrize("name", ["./nothing/here", "~/nothing", "/nothing", "a/b/c", ""])
@@ -134,12 +125,6 @@ def test_identity_is_content_not_place(tiny_encoder: Path, tmp_path: Path) -> No
     assert identity("org/name") == "org/name"
 
 
-def test_folder_without_vocabulary(tiny_encoder: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_bytes((tiny_encoder / "config.json").read_bytes())
-    with pytest.raises(TextEncoderError, match="no vocabulary"):
-        load_tokenizer(str(tmp_path))
-
-
 def test_config_round_trip_rebuilds_the_same_model(tiny_encoder: Path) -> None:
     model = load_text_encoder(str(tiny_encoder))
     config = encoder_config(model)
@@ -172,48 +157,14 @@ def test_unusable_config(config: dict[str, object], message: str) -> None:
         build_text_encoder(config)
 
 
-def test_incomplete_weights_are_refused(tiny_encoder: Path, tmp_path: Path) -> None:
-    load_text_encoder(str(tiny_encoder)).save_pretrained(tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
-    del weights["encoder.layer.1.output.dense.weight"]
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(TextEncoderError, match=r"lack 1 tensors \(encoder.layer.1.output"):
-        load_text_encoder(str(tmp_path))
-
-
-def test_damaged_weights(tiny_encoder: Path, tmp_path: Path) -> None:
-    load_text_encoder(str(tiny_encoder)).save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(TextEncoderError) as error:
-        load_text_encoder(str(tmp_path))
-    assert_three_ways(error)
-
-
-@pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("load", [load_text_encoder, load_tokenizer])
-def test_unknown_name_offline_fails_fast(load: object) -> None:
+def test_unknown_name_offline_fails_fast(load: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     start = time.perf_counter()
     with pytest.raises(TextEncoderError, match="HF_HUB_OFFLINE is set") as error:
         load("no-such-org/no-such-encoder")
     assert_three_ways(error)
     assert time.perf_counter() - start < 5
-
-
-def test_network_is_probed_once_before_any_download(monkeypatch: pytest.MonkeyPatch) -> None:
-    probes = []
-
-    class Unreachable:
-        def model_info(self, name: str, timeout: float) -> None:
-            probes.append((name, timeout))
-            raise ConnectionError("no route")
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(encoder_files, "HfApi", Unreachable)
-    monkeypatch.setattr(encoder_files, "_failures", {})
-    with pytest.raises(TextEncoderError, match=r"does not give it .*no route") as error:
-        load_text_encoder("no-such-org/no-such-encoder")
-    assert probes == [("no-such-org/no-such-encoder", encoder_files._PROBE_SECONDS)]
-    assert_three_ways(error)
 
 
 def test_loading_is_quiet_and_leaves_logging_as_it_was(
@@ -230,16 +181,11 @@ def test_loading_is_quiet_and_leaves_logging_as_it_was(
 
 def test_pooling_layer_is_loaded_where_it_is_asked_for(tiny_encoder: Path) -> None:
     stored = load_file(tiny_encoder / "model.safetensors")
-    for model in (
-        load_text_encoder(str(tiny_encoder), pooling_layer=True),
-        build_text_encoder(
-            encoder_config(load_text_encoder(str(tiny_encoder))), pooling_layer=True
-        ),
-    ):
-        assert model.pooler is not None
+    plain = load_text_encoder(str(tiny_encoder))
     loaded = load_text_encoder(str(tiny_encoder), pooling_layer=True)
     assert torch.equal(loaded.pooler.dense.weight, stored["pooler.dense.weight"])
-    assert load_text_encoder(str(tiny_encoder)).pooler is None
+    assert plain.pooler is None
+    assert build_text_encoder(encoder_config(plain), pooling_layer=True).pooler is not None
 
 
 def test_encoder_without_a_pooling_layer_is_refused_where_it_is_asked_for(

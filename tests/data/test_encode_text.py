@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from easydict import EasyDict
 
 from MMSA_ext.data.encode_text import TextCoverage, coverage, encode_text
 from MMSA_ext.data.features import read_features, safe_load, write_features
 from MMSA_ext.errors import ConfigError, FeatureFileError, TextEncoderError
 from MMSA_ext.text_encoders import identity, load_text_encoder, load_tokenizer
+from tests.conftest import loader_args
 
 TEXTS = ["word1", "", "word2 word3 unknown", " ".join(["word4"] * 30), "word5 word6"]
 
@@ -65,6 +65,7 @@ def test_tokens(source: Path, tiny_encoder: Path) -> None:
     np.testing.assert_array_equal(tokens[:, 1].sum(axis=1), [3, 2, 5, 8, 4])
     assert tokens[3, 0, -1] == words["[SEP]"], "a text that is cut keeps its last token"
     assert not tokens[:, 2].any()
+    assert "text" not in safe_load(source.with_name("out.pkl"))["train"]
 
 
 def test_hidden_states_are_those_of_each_text_alone(source: Path, tiny_encoder: Path) -> None:
@@ -98,12 +99,6 @@ def test_batch_size_does_not_matter(source: Path, tiny_encoder: Path, batch_size
         np.testing.assert_allclose(other[name]["text"], reference[name]["text"], atol=1e-5)
 
 
-def test_one_field_leaves_the_other(source: Path, tiny_encoder: Path) -> None:
-    data = encoded(source, tiny_encoder, fields=("text",))
-    assert "text_bert" not in data["train"]
-    assert data["train"]["text"].shape == (5, 8, 16)
-
-
 def test_single_sample(tmp_path: Path, tiny_encoder: Path) -> None:
     sample = {"audio": np.ones((4, 3)), "vision": np.ones((2, 2)), "raw_text": "word1 word2"}
     path = write_features(tmp_path / "one.pkl", sample)
@@ -116,23 +111,10 @@ def test_single_sample(tmp_path: Path, tiny_encoder: Path) -> None:
 
 
 def test_mmsa_loads_the_result(source: Path, tiny_encoder: Path) -> None:
-    import importlib
+    from MMSA.data_loader import MMDataLoader
 
     encoded(source, tiny_encoder)
-    loader = importlib.import_module("MMSA.data_loader")
-    args = EasyDict(
-        dataset_name="mosi",
-        custom_feature=str(source.with_name("out.pkl")),
-        use_bert=True,
-        feature_dims=[0, 0, 0],
-        need_data_aligned=False,
-        batch_size=2,
-        seq_lens=[0, 0, 0],
-        feature_T="",
-        feature_A="",
-        feature_V="",
-    )
-    loaders = loader.MMDataLoader(args, 0)
+    loaders = MMDataLoader(loader_args(source.with_name("out.pkl"), batch_size=2), 0)
     assert set(loaders) == {"train", "valid", "test"}
     assert next(iter(loaders["train"]))["text"].shape == (2, 3, 8)
 
@@ -166,15 +148,21 @@ def test_bad_options(
     assert not source.with_name("out.pkl").exists()
 
 
-def test_missing_transcripts_are_all_named(source: Path, tiny_encoder: Path) -> None:
+def test_what_is_wrong_with_the_transcripts_is_all_named(source: Path, tiny_encoder: Path) -> None:
     data = safe_load(source)
     del data["train"]["raw_text"]
-    data["test"]["raw_text"] = ["a", None, "b", "c", "d"]
+    data["valid"]["raw_text"] = []
+    data["test"]["raw_text"] = ["a", None, "b", "c", "caf\ud83d"]
     write_features(source, data)
     with pytest.raises(FeatureFileError) as error:
         encoded(source, tiny_encoder)
     assert error.match(r"\[train\] raw_text: is missing")
+    assert error.match(r"\[valid\] raw_text: is empty")
     assert error.match(r"\[test\] raw_text: is NoneType instead of text in 1 sample: 1")
+    data["test"]["raw_text"][1] = "a"
+    write_features(source, data)
+    with pytest.raises(FeatureFileError, match=r"\[test\] raw_text: holds half .*1 sample: 4"):
+        encoded(source, tiny_encoder)
 
 
 def test_several_samples_without_a_split_are_refused(tmp_path: Path, tiny_encoder: Path) -> None:
@@ -242,17 +230,3 @@ class TestCoverage:
         encoded(source, tiny_encoder, report=found.append)
         assert (found[0].cut, found[0].samples) == (3, 15)
         assert not caplog.records
-
-    def test_a_split_without_samples(self, source: Path, tiny_encoder: Path) -> None:
-        data = safe_load(source)
-        data["valid"]["raw_text"] = []
-        write_features(source, data)
-        with pytest.raises(FeatureFileError, match=r"\[valid\] raw_text: is empty"):
-            encoded(source, tiny_encoder)
-
-    def test_half_a_surrogate_pair_is_named(self, source: Path, tiny_encoder: Path) -> None:
-        data = safe_load(source)
-        data["valid"]["raw_text"] = [*TEXTS[:4], "caf\ud83d"]
-        write_features(source, data)
-        with pytest.raises(FeatureFileError, match=r"\[valid\] raw_text: holds half .*1 sample: 4"):
-            encoded(source, tiny_encoder)

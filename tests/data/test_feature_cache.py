@@ -19,12 +19,11 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from MMSA_ext import MMSA_run
 from MMSA_ext.data import feature_cache
 from MMSA_ext.data.feature_cache import VARIABLE, cache_folder, clear, entries
 from MMSA_ext.data.features import check_features, read_features, write_features
 from MMSA_ext.errors import FeatureFileError
-from tests.conftest import make_feature_data, tiny_config
+from tests.conftest import make_feature_data, tiny_config, train
 from tests.data.comparing import assert_same_features as assert_same
 from tests.data.comparing import is_mapped
 
@@ -483,21 +482,10 @@ def test_a_run_is_the_same(
     monkeypatch: pytest.MonkeyPatch,
     corruption: Data | None,
 ) -> None:
-    config = tiny_config("dashfusion", tiny_encoder, featurePath=str(feature_file), num_epochs=1)
+    config = tiny_config("dashfusion", tiny_encoder, num_epochs=1, corruption=corruption)
 
     def run(folder: str) -> dict[str, float]:
-        results = MMSA_run(
-            "dashfusion",
-            "mosi",
-            config=config | {"corruption": corruption},
-            seeds=[1],
-            verbose_level=0,
-            model_save_dir=tmp_path / folder,
-            res_save_dir=tmp_path / folder,
-            log_dir=tmp_path / folder,
-        )
-        assert not results.seeds[0].reused
-        return dict(results.seeds[0].metrics)
+        return dict(train("dashfusion", feature_file, tmp_path / folder, config=config).metrics)
 
     written, mapped = run("written"), run("mapped")
     assert len(entries()) == 1

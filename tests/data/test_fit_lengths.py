@@ -2,17 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from MMSA_ext import MMSA_run, predict_file
+from MMSA_ext import predict_file
 from MMSA_ext.data.features import FeatureSet, read_features, write_features
 from MMSA_ext.data.fit_lengths import fit_lengths
 from MMSA_ext.errors import ConfigError, FeatureFileError
-from tests.conftest import make_feature_data, tiny_config
+from tests.conftest import make_feature_data, tiny_config, train
 
 LIMITS = {"text_bert": 7, "text": 6, "audio": 5, "vision": 8}
 
@@ -79,21 +78,10 @@ def test_pool_averages_as_torch_does(features: FeatureSet) -> None:
 
 
 @pytest.mark.parametrize("model", ["text_only", "lf_dnn"])
-def test_predicting(model: str, tmp_path: Path, tiny_encoder: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("MMSA_ext.runs.api.Run._draw", lambda self, results: ())
+def test_predicting(model: str, tmp_path: Path, tiny_encoder: Path) -> None:
     path = write_features(tmp_path / "data.pkl", make_feature_data())
     config = {"early_stop": 1} if model == "lf_dnn" else tiny_config(model, tiny_encoder)
-    (seed,) = MMSA_run(
-        model,
-        "mosi",
-        config=config,
-        custom_feature=path,
-        seeds=[1],
-        gpu_ids="cpu",
-        num_workers=0,
-        verbose_level=0,
-        **dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), tmp_path / "out"),
-    ).seeds
+    seed = train(model, path, tmp_path / "out", config=config)
     data = make_feature_data()
     for split in data.values():
         split["audio"] = np.repeat(split["audio"], 2, axis=1)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from MMSA_ext import MMSA_run, mmsa_bridge, predict_file
+from MMSA_ext import mmsa_bridge, predict_file
 from MMSA_ext.config.resolve import get_config_regression, unread
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import FeatureLoader, make_loaders
@@ -21,7 +21,7 @@ from MMSA_ext.registry import trains_in_mmsa
 from MMSA_ext.runs.api import open_run
 from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.runs.seeds import Run
-from tests.conftest import make_feature_data, tiny_config
+from tests.conftest import make_feature_data, tiny_config, train
 from tests.data.comparing import assert_same
 
 Data = dict[str, Any]
@@ -187,25 +187,14 @@ def test_every_form_gives_the_same_batches(
 
 @pytest.mark.parametrize("model", MODELS)
 def test_what_is_called_usable_trains(
-    model: str, plain: Data, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, plain: Data, tiny_encoder: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("MMSA_ext.runs.api.Run._draw", lambda self, results: ())
     seeds, tables = [], []
     for name, form in {"plain": lambda data: None, "everything": everything}.items():
         folder = tmp_path / name
         folder.mkdir()
         path = written(folder, plain, form)
-        (seed,) = MMSA_run(
-            model,
-            "sims",
-            config=configuration(model, tiny_encoder),
-            custom_feature=path,
-            seeds=[1],
-            gpu_ids="cpu",
-            num_workers=0,
-            verbose_level=0,
-            **dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), folder),
-        ).seeds
+        seed = train(model, path, folder, "sims", config=configuration(model, tiny_encoder))
         assert not seed.diverged
         seeds.append(seed)
         tables.append(predict_file(seed.checkpoint, path, gpu_ids="cpu"))

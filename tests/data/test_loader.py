@@ -9,6 +9,7 @@ import torch
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import FeatureLoader, as_feature_loader, make_loaders
 from MMSA_ext.errors import FeatureFileError
+from tests.conftest import loader_args
 
 
 @pytest.fixture
@@ -106,15 +107,9 @@ def test_a_file_without_token_ids_is_refused_with_the_mend(features):
 
 
 def test_mmsa_plain_loader_is_taken_over(feature_file, feature_data):
-    from easydict import EasyDict
     from MMSA.data_loader import MMDataLoader
 
-    args = EasyDict(
-        dataset_name="mosi", featurePath=str(feature_file), custom_feature=None, feature_T=None,
-        feature_A=None, feature_V=None, use_bert=True, need_data_aligned=False, batch_size=4,
-        feature_dims=[0, 0, 0],
-    )  # fmt: skip
-    plain = MMDataLoader(args, 0)["valid"]
+    plain = MMDataLoader(loader_args(feature_file), 0)["valid"]
     loader = as_feature_loader(plain, 4, shuffle=False)
     assert isinstance(loader, FeatureLoader)
     batches = list(loader)

@@ -7,6 +7,7 @@ import os
 import pickle
 import tracemalloc
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from MMSA_ext.data.safe_pickle import load_pickle, safe_load
 from MMSA_ext.errors import FeatureFileError
 from tests.attack.guarded import guarded
 from tests.attack.tally import Tally
+from tests.data.pickles.test_source import Trickle
 
 
 class Calls:
@@ -158,21 +160,27 @@ def test_bytes_that_were_lost_inside() -> None:
         safe_load(io.BytesIO(stored[:-300] + stored[-299:]))
 
 
-class ShortReads(io.BytesIO):
-    """Gives a large read in several parts, as a pipe does."""
-
-    def readinto(self, buffer: Any, /) -> int:
-        return super().readinto(memoryview(buffer)[: 3 << 20])
-
-
-@pytest.mark.parametrize("kind", [io.BytesIO, ShortReads])
-def test_fingerprint_is_the_sha256_of_every_byte(kind: type[io.BytesIO]) -> None:
+@pytest.mark.parametrize("most", [70_000, 3 << 20, 1 << 30])
+def test_fingerprint_is_the_sha256_of_every_byte(most: int) -> None:
     array = np.random.default_rng(0).normal(size=1_500_000)
     stored = pickle.dumps([array, "between", array[::-1].copy()], protocol=4) + b"behind the pickle"
-    result = load_pickle(kind(stored))
+    result = load_pickle(Trickle(stored, most))
     assert result.fingerprint == hashlib.sha256(stored).hexdigest()
     assert result.size == len(stored)
     np.testing.assert_array_equal(result.data[0], array)
+
+
+def test_a_pipe_has_no_size() -> None:
+    reading, writing = os.pipe()
+    array = np.arange(500_000.0)
+    with ThreadPoolExecutor(1) as pool, os.fdopen(reading, "rb", buffering=0) as file:
+        pool.submit(_write, writing, pickle.dumps(array))
+        np.testing.assert_array_equal(safe_load(file), array)
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
 
 
 def test_a_large_array_that_ends_too_early_is_truncated() -> None:

@@ -9,14 +9,14 @@ import pytest
 import torch
 from sklearn.preprocessing import StandardScaler
 
-from MMSA_ext import MMSA_run, predict_file
+from MMSA_ext import predict_file
 from MMSA_ext.data import feature_cache
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import make_loaders
 from MMSA_ext.data.scaling import FeatureScaling, ModalityScaling
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
 from MMSA_ext.training.checkpoint import load_checkpoint, save_checkpoint
-from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
+from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config, train
 
 LENGTHS = np.array([3, 1, 4])
 
@@ -146,10 +146,14 @@ class TestCache:
         path.write_bytes(damage)
         assert features.fit_scaling().plain() == self.first
 
-    def test_a_changed_number_is_found(self, kept):
+    @pytest.mark.parametrize("strange", [True, False])
+    def test_a_changed_number_and_a_strangers_value_are_found(self, kept, strange):
         features, path = kept
         about, value, digest = json.loads(path.read_text())
-        value["audio"]["mean"][0] += 1
+        if strange:
+            value, digest = {}, feature_cache._value_digest({})
+        else:
+            value["audio"]["mean"][0] += 1
         path.write_text(json.dumps([about, value, digest]))
         assert features.fit_scaling().plain() == self.first
 
@@ -168,12 +172,6 @@ class TestCache:
         assert not path.exists()
         assert not alone.exists()
 
-    def test_a_strangers_value_is_passed_over(self, kept):
-        features, path = kept
-        about, _, _ = json.loads(path.read_text())
-        path.write_text(json.dumps([about, {}, feature_cache._value_digest({})]))
-        assert features.fit_scaling().plain() == self.first
-
 
 @pytest.fixture
 def run(tmp_path, tiny_encoder, feature_file):
@@ -182,11 +180,7 @@ def run(tmp_path, tiny_encoder, feature_file):
             config = {"early_stop": 1} | config
         else:
             config = tiny_config(model, tiny_encoder, num_epochs=1) | config
-        folders = {k: tmp_path / k for k in ("model_save_dir", "res_save_dir", "log_dir")}
-        return MMSA_run(
-            model, "mosi", config=config, seeds=[1], custom_feature=feature_file,
-            gpu_ids="cpu", num_workers=0, verbose_level=0, **folders,
-        ).seeds[0]  # fmt: skip
+        return train(model, feature_file, tmp_path / "out", config=config)
 
     return start
 
@@ -328,13 +322,9 @@ def test_a_label_in_one_median_feature_is_seen_only_if_scaled(
         frames[np.arange(12) >= lengths[:, None]] = 0
         split["audio"] = frames.astype(np.float32)
     (tmp_path / "planted.pkl").write_bytes(pickle.dumps(data))
-    folders = dict.fromkeys(("res_save_dir", "model_save_dir", "log_dir"), tmp_path)
     config = tiny_config(
         "dashfusion", tiny_encoder, num_epochs=3, dim=32, feature_scaling=scaling,
         batch_size=16, warmup_ratio=0.1,
     )  # fmt: skip
-    result = MMSA_run(
-        "dashfusion", "mosi", config=config, seeds=[1], custom_feature=tmp_path / "planted.pkl",
-        gpu_ids="cpu", num_workers=0, verbose_level=0, **folders,
-    ).seeds[0]  # fmt: skip
+    result = train("dashfusion", tmp_path / "planted.pkl", tmp_path, config=config)
     assert result.metrics["Corr"] > 0.9 if seen else result.metrics["Corr"] < 0.2

@@ -1,19 +1,18 @@
 """Generated data: MMSA's layout, the planted structure, and the optimum it permits."""
 
-import importlib
 import pickle
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
-from easydict import EasyDict
 
 from MMSA_ext.data import synthetic
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.synthetic_structure import CUE_LEVELS, gate_signs
 from MMSA_ext.data.synthetic_text import CHINESE, ENGLISH, SYNONYMS
 from MMSA_ext.errors import ConfigError, FeatureFileError
+from tests.conftest import loader_args
 
 SMALL = {"lengths": (12, 16, 24), "dims": (8, 5, 6)}
 TINY = {"sizes": (10, 5, 7), **SMALL}
@@ -73,28 +72,21 @@ def decode(split, dataset, spec):
 
 
 @pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims"])
-def test_stock_mmsa_reads_it(dataset, tmp_path):
+def test_stock_mmsa_and_our_own_reader_read_it(dataset, tmp_path):
     path = synthetic.write(tmp_path / "data.pkl", dataset, **TINY)
-    loader = importlib.import_module("MMSA.data_loader")
+    from MMSA.data_loader import MMDataset
+
     for use_bert, text_shape in ((True, (3, 12)), (False, (12, 8))):
-        args = EasyDict(
-            dataset_name=dataset, featurePath=path, custom_feature="", feature_T="", feature_A="",
-            feature_V="", feature_dims=[0, 0, 0], need_data_aligned=False, use_bert=use_bert,
-            data_missing=True, missing_rate=[0.2] * 3, missing_seed=[1] * 3,
-        )  # fmt: skip
+        missing = {"missing_rate": [0.2] * 3, "missing_seed": [1] * 3, "data_missing": True}
+        args = loader_args(path, dataset_name=dataset, use_bert=use_bert, **missing)
         for mode, size in zip(("train", "valid", "test"), TINY["sizes"], strict=True):
-            data = loader.MMDataset(args, mode=mode)
+            data = MMDataset(args, mode=mode)
             assert len(data) == size
             sample = data[size - 1]
             assert tuple(sample["text"].shape) == text_shape
             assert tuple(sample["audio"].shape) == (16, 5)
             assert tuple(sample["vision"].shape) == (24, 6)
             assert set(sample["labels"]) == (set("MTAV") if dataset == "sims" else {"M"})
-
-
-@pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims"])
-def test_own_reader_finds_no_problem(dataset, tmp_path):
-    path = synthetic.write(tmp_path / "data.pkl", dataset, **TINY)
     read = read_features(path, dataset)
     assert read.report.problems == read.report.warnings == []
     assert read.splits["train"].text_bert.shape == (10, 3, 12)
@@ -277,14 +269,8 @@ def test_built_in_ids_fit_the_tiny_encoder(tmp_path):
     assert model.config.hidden_size == 16
     for dataset in ("mosi", "sims"):
         ours = synthetic.make(dataset, **TINY)
-        theirs = synthetic.make(dataset, tokenizer=tokenizer, **TINY)
-        assert equal(ours, theirs)
-
-
-def test_tokenizer_by_folder(tmp_path):
-    folder = synthetic.write_tiny_encoder(tmp_path, hidden=8, layers=1)
-    named = synthetic.make("mosi", tokenizer=str(folder), **TINY)
-    assert equal(named, synthetic.make("mosi", **TINY))
+        for given in (tokenizer, str(folder)):
+            assert equal(ours, synthetic.make(dataset, tokenizer=given, **TINY))
 
 
 def test_tiny_encoder_is_the_same_for_the_same_seed_and_leaves_the_random_state(tmp_path):
@@ -372,12 +358,13 @@ def test_bad_transcripts_are_refused(tmp_path, changes, message):
     assert str(path) in str(error.value)
 
 
-def test_unreadable_transcripts_are_refused(tmp_path):
-    for path in (tmp_path / "absent.csv", tmp_path / "binary.csv"):
-        if path.stem == "binary":
-            path.write_bytes(b"\xff\xfe\x00\x81")
-        with pytest.raises(FeatureFileError, match=path.name):
-            synthetic.make("mosi", transcripts=path, tokenizer="unused")
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00\x81"])
+def test_unreadable_transcripts_are_refused(tmp_path, content):
+    path = tmp_path / "t.csv"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(FeatureFileError, match=path.name):
+        synthetic.make("mosi", transcripts=path, tokenizer="unused")
 
 
 @pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims"])

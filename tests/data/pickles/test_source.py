@@ -1,13 +1,8 @@
 """The bytes of a file: in pieces, hashed, and no memory for what is not there."""
 
-import hashlib
 import io
-import os
-import threading
 import tracemalloc
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -31,20 +26,6 @@ class Trickle(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         return self._rest.readinto(memoryview(buffer)[: self._most])
-
-
-@pytest.mark.parametrize("most", [1000, 70_000, 10**9])
-def test_any_stream_gives_its_bytes_and_their_hash(most: int) -> None:
-    with ThreadPoolExecutor(1) as hashing:
-        source = ByteSource(Trickle(CONTENT, most), hashing)
-        source.ensure(9)
-        assert source.number(Struct("<I")) == int.from_bytes(CONTENT[:4], "little")
-        assert bytes(source.take(10)) == CONTENT[4:14]
-        assert source.take_array(4_000_000).tobytes() == CONTENT[14:4_000_014]
-        assert source.position == 4_000_014
-        source.drain()
-    assert source.size == len(CONTENT)
-    assert source.digest.hexdigest() == hashlib.sha256(CONTENT).hexdigest()
 
 
 def test_lines() -> None:
@@ -74,17 +55,3 @@ def test_memory_is_taken_for_what_is_there(tmp_path: Path, known: bool) -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < (1 << 20 if known else 24 << 20)
-
-
-def test_a_pipe_has_no_size() -> None:
-    reading, writing = os.pipe()
-    thread = threading.Thread(target=lambda: _write(writing))
-    thread.start()
-    with os.fdopen(reading, "rb", buffering=0) as file:
-        assert ByteSource(file).take_array(len(CONTENT)).tobytes() == CONTENT
-    thread.join()
-
-
-def _write(descriptor: int) -> None:
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(CONTENT)
