@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from MMSA_ext.models.infoenh import InfoEnh, InfoEnhConfig, TokenReadout
     from MMSA_ext.registry import list_models, register_model, unregister_model
     from MMSA_ext.runs.api import MMSA_run
-    from MMSA_ext.runs.prediction import MMSA_test, predict_file
+    from MMSA_ext.runs.prediction import MMSA_test, Scorer, predict_file
     from MMSA_ext.runs.results import MetricSummary, RunResults, SeedResult
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "MMSA_test",
     "MetricSummary",
     "RunResults",
+    "Scorer",
     "SeedResult",
     "TokenReadout",
     "__version__",
@@ -67,6 +68,7 @@ _HOMES = {
     "MMSA_test": "MMSA_ext.runs.prediction",
     "MetricSummary": "MMSA_ext.runs.results",
     "RunResults": "MMSA_ext.runs.results",
+    "Scorer": "MMSA_ext.runs.prediction",
     "SeedResult": "MMSA_ext.runs.results",
     "TokenReadout": "MMSA_ext.models.infoenh",
     "get_config_regression": "MMSA_ext.config.resolve",

@@ -137,7 +137,7 @@ def predict(
     """Score samples with a trained checkpoint; writes CSV to the output or the terminal."""
     from MMSA_ext import predict_file
     from MMSA_ext.files import write_atomically
-    from MMSA_ext.reporting.tables import csv_text
+    from MMSA_ext.reporting.render import csv_text
 
     values = parse_overrides(overrides or [])
     if front_padding:

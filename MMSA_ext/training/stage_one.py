@@ -28,9 +28,9 @@ from MMSA_ext.errors import CheckpointError, TrainingDivergedError, WriteError
 from MMSA_ext.files import outside_scratch
 from MMSA_ext.models.contract import MSAModel
 from MMSA_ext.models.parts.two_stage import EncoderTask, TwoStageModel
+from MMSA_ext.records.identity import code_version
 from MMSA_ext.training.checkpoint import read_sealed, write_sealed
 from MMSA_ext.training.trainer import Trainer, undivided
-from MMSA_ext.version import code_version
 
 logger = logging.getLogger("MMSA")
 
@@ -72,7 +72,7 @@ class TwoStageTrainer(Trainer):
         if not isinstance(core, TwoStageModel):
             raise TypeError(f"{type(core).__name__} is no TwoStageModel; train it with Trainer.")
         for task in core.stage_one():
-            self._prepare(task, train.split, valid.split, code_version(type(core)))
+            self._prepare(task, train.split, valid.split, code_version(type(core), type(self)))
         super()._fit(model, core, train, valid, destination)
 
     def _prepare(
