@@ -100,6 +100,9 @@ def test_results_records_tables_and_pictures(run, model, tmp_path, feature_data)
     assert seeds["MAE"].dtype == float
     assert all(path.is_file() for path in results.figures)
     assert model in str(results)
+    assert results.to_frame()["MAE"].tolist() == [s.metrics["MAE"] for s in results.seeds]
+    for text in (results.to_markdown(), results.to_latex()):
+        assert f"{100 * results.summary['MAE'].mean:.2f}" in text
 
 
 def test_running_again_is_a_look_up_and_repeat_is_not(run, monkeypatch):
