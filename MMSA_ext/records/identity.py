@@ -26,9 +26,8 @@ _INSTALLED = tuple(
 NO_NUMBERS = frozenset(
     {
         *("errors.py", "file_kinds.py", "files.py", "json_files.py", "paths.py", "validation.py"),
-        *("registry.py", "models/__init__.py", "version.py", "records/identity.py"),
-        *("mmsa_bridge/configuration.py", "mmsa_bridge/keys.py", "mmsa_bridge/package.py"),
-        "mmsa_bridge/values.py",
+        *("registry.py", "catalogue.py", "mmsa_files.py", "version.py", "records/identity.py"),
+        *("mmsa_bridge/keys.py", "mmsa_bridge/values.py"),
     }
 )
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 from easydict import EasyDict
 
 from MMSA_ext.data.corruption import CorruptionConfig, corrupt
-from MMSA_ext.data.features import FeatureSet
+from MMSA_ext.data.feature_set import FeatureSet
 from MMSA_ext.data.scaling import FeatureScaling
 from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.registry import trains_in_mmsa
@@ -36,8 +35,8 @@ def seen_features(
     """
     if scaling is not None:
         if corruption is None and not in_mmsa:
-            return replace(features, scaling=scaling)  # batch by batch, without a copy
-        features = scaling.scaled(features)
+            return features.with_scaling(scaling)  # batch by batch, without a copy
+        features = features.scaled(scaling)
     return corrupt(features, corruption)
 
 

@@ -11,17 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from easydict import EasyDict
 from torch import Tensor, nn
 
 from MMSA_ext import mmsa_bridge
+from MMSA_ext.data.predictions import Predictions, predictions_frame
 from MMSA_ext.errors import TrainingDivergedError
+from MMSA_ext.names import SPLITS
 from MMSA_ext.text_encoders import resolve
-
-SPLITS = ("train", "valid", "test")
 
 
 @dataclass
@@ -74,7 +73,7 @@ def run_stock_seed(args: EasyDict, seed: int, num_workers: int = 0) -> SeedOutco
         )
         outcome.metrics = run.metrics
         outcome.chosen_epoch = run.best_epoch
-        outcome.predictions = _prediction_tables(run.predictions)
+        outcome.predictions = _in_order(run.predictions)
         outcome.state_dict = weights_of(run.model)
     except TrainingDivergedError as error:
         outcome.diverged = str(error)
@@ -102,14 +101,14 @@ def score_stock_seed(
     try:
         scored = mmsa_bridge.score_trained(args, state_dict, num_workers)
         outcome.metrics = {split: metrics for split, (metrics, _) in scored.items()}
-        outcome.predictions = _prediction_tables({split: p for split, (_, p) in scored.items()})
+        outcome.predictions = _in_order({split: p for split, (_, p) in scored.items()})
     except TrainingDivergedError as error:
         outcome.diverged = str(error)
     finish_measuring(outcome, args.device, began)
     return outcome
 
 
-def _history_entry(epoch: mmsa_bridge.EpochRecord, model: nn.Module) -> dict[str, Any]:
+def _history_entry(epoch: mmsa_bridge.StockEpoch, model: nn.Module) -> dict[str, Any]:
     """An epoch of MMSA's loop, with InfoEnh's diagnostics where the model has it."""
     entry = dict(vars(epoch))
     take = getattr(getattr(model, "Model", model), "take_diagnostics", None)  # of `EnhancedHost`
@@ -118,19 +117,8 @@ def _history_entry(epoch: mmsa_bridge.EpochRecord, model: nn.Module) -> dict[str
     return entry
 
 
-def _prediction_tables(predictions: Mapping[str, mmsa_bridge.SplitPredictions]) -> pd.DataFrame:
-    return pd.concat(
-        prediction_table(split, p.ids, p.labels, p.predictions)
-        for split in SPLITS
-        if (p := predictions.get(split)) is not None
-    )
-
-
-def prediction_table(
-    split: str, ids: list[str], labels: np.ndarray, predictions: np.ndarray
-) -> pd.DataFrame:
-    """Predictions of a split, as records keep them."""
-    return pd.DataFrame({"split": split, "id": ids, "label": labels, "prediction": predictions})
+def _in_order(predictions: Mapping[str, Predictions]) -> pd.DataFrame:
+    return predictions_frame({s: predictions[s] for s in SPLITS if s in predictions})
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

@@ -12,28 +12,28 @@ from easydict import EasyDict
 from torch import Tensor, nn
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.data.features import FeatureSet
+from MMSA_ext.data.feature_set import FeatureSet
 from MMSA_ext.data.loader import FeatureLoader, make_loaders
+from MMSA_ext.data.predictions import predictions_frame
 from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.models.contract import core_model
+from MMSA_ext.names import SPLITS
 from MMSA_ext.registry import get_model
 from MMSA_ext.runs.one_seed import (
-    SPLITS,
     SeedOutcome,
     finish_measuring,
-    prediction_table,
     start_measuring,
     weights_of,
 )
 from MMSA_ext.text_encoders import encoder_config
-from MMSA_ext.training.trainer import Predictions, Progress, Trainer, predict
+from MMSA_ext.training.trainer import StepProgress, Trainer, predict
 
 
 def run_extension_seed(
     args: EasyDict,
     features: FeatureSet,
     seed: int,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[StepProgress], None] | None = None,
 ) -> SeedOutcome:
     """Train and test one of this package's models.
 
@@ -49,7 +49,7 @@ def run_extension_seed(
     loaders = make_loaders(features, args.batch_size, args.eval_batch_size)
     model = mmsa_bridge.build_model(args).to(args.device)
     for split, loader in loaders.items():
-        core_model(model).check(loader.dataset, f"{features.path}, split {split!r}")
+        core_model(model).check(loader.split, f"{features.path}, split {split!r}")
     trainer: Trainer = get_model(args.model_name).trainer(args, progress)
     try:
         trainer.do_train(model, loaders)
@@ -97,15 +97,12 @@ def score_extension_seed(
 def _score_splits(
     trainer: Trainer, model: nn.Module, loaders: dict[str, FeatureLoader]
 ) -> tuple[dict[str, dict[str, float]], pd.DataFrame]:
-    metrics, tables = {}, []
+    predictions = {}
     for split in SPLITS:
-        ordered = FeatureLoader(loaders[split].dataset, trainer.config.eval_batch_size)
-        outputs: Predictions = predict(core_model(model), ordered, trainer.device)
-        metrics[split] = trainer.score(outputs)
-        tables.append(
-            prediction_table(split, outputs.ids, outputs.label.numpy(), outputs.prediction.numpy())
-        )
-    return metrics, pd.concat(tables)
+        ordered = FeatureLoader(loaders[split].split, trainer.config.eval_batch_size)
+        predictions[split] = predict(core_model(model), ordered, trainer.device)
+    metrics = {split: trainer.score(found) for split, found in predictions.items()}
+    return metrics, predictions_frame(predictions)
 
 
 def _load_weights(model: nn.Module, path: str | Path) -> None:

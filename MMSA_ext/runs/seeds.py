@@ -53,7 +53,7 @@ from MMSA_ext.runs.own_seed import run_extension_seed, score_extension_seed
 from MMSA_ext.runs.results import RunResults, SeedResult
 from MMSA_ext.stopping import deferred
 from MMSA_ext.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from MMSA_ext.training.trainer import MINIMISED, Progress
+from MMSA_ext.training.trainer import MINIMISED, StepProgress
 from MMSA_ext.version import __version__
 
 logger = logging.getLogger("MMSA")
@@ -433,7 +433,7 @@ class Run:
 
     @cached_property
     def _scaling(self) -> FeatureScaling | None:
-        return FeatureScaling.of_file(self.features) if wants_scaling(self.args) else None
+        return self.features.fit_scaling() if wants_scaling(self.args) else None
 
     @cached_property
     def _seen_features(self) -> FeatureSet:
@@ -549,14 +549,14 @@ def _unharmed(what: str) -> Iterator[None]:
 @contextmanager
 def _progress_bar(
     enabled: bool, identity: RunIdentity
-) -> Iterator[Callable[[Progress], None] | None]:
+) -> Iterator[Callable[[StepProgress], None] | None]:
     """A bar over the steps of the current epoch; log lines are written above it."""
     if not enabled:
         yield None
         return
     with logging_redirect_tqdm(loggers=[logger]), tqdm(unit="step", leave=False) as bar:
 
-        def show(state: Progress) -> None:
+        def show(state: StepProgress) -> None:
             if state.step == 1:
                 bar.reset(total=state.steps)
             best = "" if state.best is None else f", best {state.best:.4f}"
