@@ -22,6 +22,7 @@ from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.experiments.plan import Unit
 from MMSA_ext.records.store import RunRecord
 from MMSA_ext.runs.api import open_run
+from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.runs.seeds import Run
 from MMSA_ext.stopping import handlers, stop
 
@@ -136,8 +137,9 @@ class Worker:
             raise self._refused[setting]
         if self._run is None or self._setting != setting:
             self.close()
+            options = RunOptions(**self._options)
             opening = open_run(
-                identity.model, identity.dataset, config=dict(unit.overrides), **self._options
+                identity.model, identity.dataset, options, config=dict(unit.overrides)
             )
             try:
                 run = self._open.enter_context(opening)

@@ -23,13 +23,13 @@ from MMSA_ext.reporting.render import (
     x100,
 )
 from MMSA_ext.reporting.sample_metrics import sample_metric, sample_metrics
+from MMSA_ext.reporting.sample_predictions import by_sample
 from MMSA_ext.reporting.statistics import (
     BOOTSTRAP_TEST,
     SEEDS_LIMIT,
     FloatArray,
     SampleMetric,
     StatisticsError,
-    align_predictions,
     holm,
     paired_bootstrap,
     paired_difference,
@@ -147,30 +147,21 @@ def _bootstrapped(
 def _paired_predictions(
     store: RunStore, a: SystemRuns, b: SystemRuns, split: str
 ) -> dict[str, tuple[FloatArray, FloatArray, FloatArray]]:
-    """Predictions of both groups and labels, of the mean over seeds (for several) and each seed."""
-    sides = [{s: group.finished[s] for s in shared_seeds(a, b)} for group in (a, b)]
-    usable = store.usable_predictions([run for side in sides for run in side.values()], split)
-    tables = {run.identity.digest: _ordered(table) for run, table in usable}
-    aligned = {}
-    for seed in sides[0]:
-        pair = [tables.get(side[seed].identity.digest) for side in sides]
-        if pair[0] is not None and pair[1] is not None:
-            aligned[seed] = align_predictions(pair[0], pair[1], split)
-    if not aligned:
+    """Predictions of both and labels, of the mean over seeds (for several) and each seed."""
+    sides = {side.label: [side.finished[seed] for seed in shared_seeds(a, b)] for side in (a, b)}
+    labels, predictions = by_sample(store, sides, split)
+    first, second = (predictions[side.label] for side in (a, b))
+    seeds = [seed for seed in first if seed in second]
+    if not seeds:
         raise StoreError(f"{a.label} and {b.label} share no seed whose predictions can be used.")
-    pairs = {f"seed {seed}": arrays for seed, arrays in aligned.items()}
-    if len(aligned) == 1:
-        return pairs
-    labels = [arrays[2] for arrays in aligned.values()]
-    if not all(np.array_equal(labels[0], others) for others in labels):
-        raise StatisticsError(f"the samples of the {split} split differ between seeds.")
-    first, second = (np.mean([arrays[i] for arrays in aligned.values()], axis=0) for i in (0, 1))
-    return {f"mean of {len(aligned)} seeds": (first, second, labels[0]), **pairs}
-
-
-def _ordered(predictions: pd.DataFrame) -> pd.DataFrame:
-    """MMSA's loaders shuffle: bring all seeds into one order."""
-    return predictions.sort_values("id", kind="stable", ignore_index=True)
+    pairs = {f"seed {seed}": (first[seed], second[seed]) for seed in seeds}
+    if len(seeds) > 1:
+        means = (first[seeds].mean(axis=1), second[seeds].mean(axis=1))
+        pairs = {f"mean of {len(seeds)} seeds": means, **pairs}
+    return {
+        what: (one.to_numpy(), other.to_numpy(), labels.to_numpy())
+        for what, (one, other) in pairs.items()
+    }
 
 
 def _provenance(a: SystemRuns, b: SystemRuns) -> dict[str, str]:

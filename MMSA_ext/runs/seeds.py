@@ -49,6 +49,7 @@ from MMSA_ext.reporting.tables import append_mmsa_csv, write_seed_csv
 from MMSA_ext.runs import requirements
 from MMSA_ext.runs.inputs import adopt_shapes, seen_features
 from MMSA_ext.runs.one_seed import SeedOutcome, run_stock_seed, score_stock_seed
+from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.runs.own_seed import run_extension_seed, score_extension_seed
 from MMSA_ext.runs.results import RunResults, SeedResult
 from MMSA_ext.stopping import deferred
@@ -126,13 +127,9 @@ class Run:
 
     Args:
         args: Resolved configuration.
+        options: How it is made.
         places: Where results go.
         device: Where to train.
-        custom_feature: Feature file in place of the configured one.
-        other_features: `feature_T`, `feature_A`, `feature_V`: files of single modalities, or None.
-        num_workers: Loader processes of MMSA's own models.
-        show_progress: Whether a bar shows the training steps.
-        reuse: Look finished runs up instead of repeating them.
         features: Features, if they are read already.
         notes: Remarks that every record of this run carries.
         marks: What sets this run apart from one with the same configuration; part of its identity.
@@ -141,23 +138,17 @@ class Run:
     def __init__(
         self,
         args: EasyDict,
+        options: RunOptions,
         places: Places,
-        *,
         device: torch.device,
-        custom_feature: str | Path | None = None,
-        other_features: dict[str, Any] | None = None,
-        num_workers: int = 0,
-        show_progress: bool = False,
-        reuse: bool = True,
+        *,
         features: FeatureSet | None = None,
         notes: tuple[str, ...] = (),
         marks: dict[str, str] | None = None,
     ) -> None:
-        self.args, self.places, self.device = args, places, device
-        self.custom_feature = custom_feature
-        self.other_features = other_features or {}
-        self.num_workers, self.show_progress, self.reuse = num_workers, show_progress, reuse
-        self.notes, self.marks = notes, marks or {}
+        self.args, self.options, self.places, self.device = args, options, places, device
+        self.custom_feature, self.other_features = options.custom_feature, options.modality_files
+        self.reuse, self.notes, self.marks = options.reuse, notes, marks or {}
         self.store = RunStore(places.results / "runs")
         self.corruption = corruption.bind(args)
         self._given = features
@@ -187,13 +178,9 @@ class Run:
         """The same run with other configuration values; features that are not given are shared."""
         return Run(
             merge(self.args, overrides),
+            self.options,
             self.places,
-            device=self.device,
-            custom_feature=self.custom_feature,
-            other_features=self.other_features,
-            num_workers=self.num_workers,
-            show_progress=self.show_progress,
-            reuse=self.reuse,
+            self.device,
             # Unless they are to be read otherwise.
             features=features or (None if "front_padding" in overrides else self.features),
             notes=(*self.notes, *notes),
@@ -355,7 +342,7 @@ class Run:
             self.args,
             device=self.device,
             model_save_path=weights,
-            custom_feature=self.custom_feature and str(self.custom_feature),
+            custom_feature=self.custom_feature,
             cur_seed=position,
             **self.other_features,
         )
@@ -369,8 +356,8 @@ class Run:
                         logger.warning("%s The model is trained anew.", error)
                 if trains_in_mmsa(args.model_name):
                     with mmsa_keys.explained(self.args):
-                        return run_stock_seed(args, identity.seed, self.num_workers)
-            with _progress_bar(self.show_progress, identity) as progress:
+                        return run_stock_seed(args, identity.seed, self.options.loaders)
+            with _progress_bar(self.options.verbose_level > 0, identity) as progress:
                 return run_extension_seed(args, self._seen_features, identity.seed, progress)
         except MMSAExtError:
             raise
@@ -422,7 +409,7 @@ class Run:
         weights = self._checkpoint_path(clean.identity)
         args = EasyDict({**args, "model_save_path": weights})
         if trains_in_mmsa(args.model_name):
-            outcome = score_stock_seed(args, checkpoint.state_dict, self.num_workers)
+            outcome = score_stock_seed(args, checkpoint.state_dict, self.options.loaders)
         else:
             outcome = score_extension_seed(args, self._seen_features, checkpoint.state_dict)
         outcome.history = [epoch.model_dump() for epoch in clean.history]
@@ -517,18 +504,18 @@ class Run:
         )
 
     def _draw(self, results: Sequence[SeedResult]) -> tuple[Path, ...]:
-        from MMSA_ext.reporting.figures.curves import curves_overview, training_curves
+        from MMSA_ext.reporting.figures import curves_overview, save, training_curves
 
         folder = self.places.results / "figures" / self.args.dataset_name / self.args.model_name
         folder.mkdir(parents=True, exist_ok=True)
         drawn: list[Path] = []
         for result in results:
             path = folder / f"{result.record_path.stem}.png"
-            drawn += (
-                [path] if result.reused and path.is_file() else training_curves(result.record, path)
-            )
+            known = result.reused and path.is_file()
+            drawn += [path] if known else save(training_curves(result.record), path)
         if len(results) > 1:
-            drawn += curves_overview([result.record for result in results], folder / "seeds.png")
+            overview = curves_overview([result.record for result in results])
+            drawn += save(overview, folder / "seeds.png")
         return tuple(drawn)
 
 
