@@ -29,7 +29,6 @@ from MMSA_ext.mmsa_bridge.registration import (
 )
 from MMSA_ext.mmsa_bridge.runtime import (
     assign_device,
-    check_verbosity,
     device_numbers,
     preserved_random_state,
     progress_bars,
@@ -63,7 +62,6 @@ __all__ = [
     "assign_device",
     "build_model",
     "build_trainer",
-    "check_verbosity",
     "complete_args",
     "device_numbers",
     "encoder_architecture",
