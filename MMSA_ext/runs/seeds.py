@@ -504,18 +504,18 @@ class Run:
         )
 
     def _draw(self, results: Sequence[SeedResult]) -> tuple[Path, ...]:
-        from MMSA_ext.reporting.figures.curves import curves_overview, training_curves
+        from MMSA_ext.reporting.figures import curves_overview, save, training_curves
 
         folder = self.places.results / "figures" / self.args.dataset_name / self.args.model_name
         folder.mkdir(parents=True, exist_ok=True)
         drawn: list[Path] = []
         for result in results:
             path = folder / f"{result.record_path.stem}.png"
-            drawn += (
-                [path] if result.reused and path.is_file() else training_curves(result.record, path)
-            )
+            known = result.reused and path.is_file()
+            drawn += [path] if known else save(training_curves(result.record), path)
         if len(results) > 1:
-            drawn += curves_overview([result.record for result in results], folder / "seeds.png")
+            overview = curves_overview([result.record for result in results])
+            drawn += save(overview, folder / "seeds.png")
         return tuple(drawn)
 
 
