@@ -47,8 +47,6 @@ LOCK_TIMEOUT_SECONDS = 120.0
 _SCRATCH = ".unfinished-"
 _NAME = re.compile(r"\.unfinished-([0-9a-f]{8})-\w{8}")
 _OWNER = "owner.lock"
-# `<run>.<process>.weights`, `<run>.pth.<process>.tmp`, `.<run>.json.<random>.tmp`
-_EARLIER = re.compile(r"\.?.*[0-9a-f]{16}-seed\d+\.(?:\D*?(\d+)|.*)\.(?:weights(?:\.\w+)?|tmp)")
 _ABANDONED_SECONDS = 7 * 86400.0
 _tidied: set[Path] = set()
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -113,8 +111,6 @@ def _machine() -> str:
 def remove_leftovers(parent: Path) -> list[Path]:
     """Remove what dead processes of this user left unfinished; what is being written stays.
 
-    Files that versions before this one left (`*.weights`, `*.tmp` of a run) go after a week.
-
     Args:
         parent: The folder, which alone is looked into; it may be missing.
 
@@ -125,9 +121,6 @@ def remove_leftovers(parent: Path) -> list[Path]:
     with suppress(OSError):
         for path in parent.iterdir():
             if path.name.startswith(_SCRATCH) and _may_be_removed(path) and _removed(path):
-                removed.append(path)
-            elif (earlier := _EARLIER.fullmatch(path.name)) and _abandoned(path, earlier[1]):
-                path.unlink(missing_ok=True)
                 removed.append(path)
     return removed
 
@@ -142,14 +135,6 @@ def _removed(folder: Path) -> bool:
     shutil.rmtree(folder, ignore_errors=True)
     lock.release()
     return True
-
-
-def _abandoned(path: Path, process: str | None) -> bool:
-    """Whether a file of an earlier version is old, and no process here is the one that it names."""
-    status = path.lstat()
-    old = time.time() - status.st_mtime > _ABANDONED_SECONDS
-    running = process is not None and Path("/proc", process).exists()
-    return old and not running and status.st_uid == _user()
 
 
 def _may_be_removed(folder: Path) -> bool:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets everything up, then checks style, types and behaviour. Arguments go to pytest.
+# Sets everything up, then checks style, types, layers and behaviour. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh

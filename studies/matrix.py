@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 import typer
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import mmsa_bridge, mmsa_files
 from MMSA_ext.config.resolve import resolve, unread
 from MMSA_ext.config.schema import DATASETS
 from MMSA_ext.data import synthetic
@@ -36,11 +36,11 @@ from MMSA_ext.files import scratch_folder, write_atomically
 from MMSA_ext.paths import expand, shown, why_no_file
 from MMSA_ext.records.store import collect_environment
 from MMSA_ext.registry import list_models
-from MMSA_ext.reporting.tables import csv_text
+from MMSA_ext.reporting.render import csv_text
 from MMSA_ext.runs import smoke
 from MMSA_ext.runs.api import MMSA_run
 from MMSA_ext.text_encoders import identity
-from MMSA_ext.version import code_version
+from MMSA_ext.version import __version__
 
 Status = Literal["runs", "refused", "diverged", "fails", "timeout"]
 
@@ -90,7 +90,7 @@ class MatrixCell:
 
 def all_models() -> list[str]:
     """MMSA's own models, then the added ones."""
-    return [*mmsa_bridge.mmsa_models(), *list_models()]
+    return [*mmsa_files.models(), *list_models()]
 
 
 def generate(
@@ -312,7 +312,7 @@ def describe(encoder: str, files: Sequence[FeatureFile], gpu_ids: str) -> str:
         "MAE in the label's unit and wall seconds. After one epoch on so few samples the error "
         "only shows that training, selection, test and record went through; it compares no "
         "models.\n\n"
-        f"Made by `{_command()}`, code {code_version()}, text encoder `{encoder}`; {where}.\n\n"
+        f"Made by `{_command()}`, MMSA_ext {__version__}, text encoder `{encoder}`; {where}.\n\n"
         f"{listed}\n"
     )
 

@@ -28,15 +28,10 @@ from torch.nn.functional import l1_loss
 
 from MMSA_ext.data import synthetic
 from MMSA_ext.explain.embeddings import discrepancy, pairwise_distance
-from MMSA_ext.models.infoenh.module import (
-    InfoEnh,
-    InfoEnhConfig,
-    InfoEnhOutput,
-    TokenReadout,
-    align,
-)
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhConfig, InfoEnhOutput, TokenReadout
+from MMSA_ext.models.infoenh.alignment import align
 from MMSA_ext.models.optimal_transport import cosine_cost, transport_cost
-from MMSA_ext.models.parts.fusion import MODALITIES
+from MMSA_ext.names import MODALITIES
 from MMSA_ext.reporting.figures import save
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -175,26 +175,6 @@ class TestLeftovers:
         files.write_atomically(tmp_path / "file", "content")
         assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
-    @pytest.mark.parametrize(
-        ("name", "goes"),
-        [
-            ("text_only-mosi-0123456789abcdef-seed1.999999999.weights", True),
-            ("text_only-mosi-0123456789abcdef-seed1.999999999.weights.text", True),
-            ("text_only-mosi-0123456789abcdef-seed1.pth.999999999.tmp", True),
-            (f".0123456789abcdef-seed1.json.{'a1' * 16}.tmp", True),
-            ("text_only-mosi-0123456789abcdef-seed1.{own}.weights", False),
-            ("mine.weights", False),
-            ("text_only-mosi-0123456789abcdef-seed1.pth", False),
-        ],
-    )
-    def test_files_of_earlier_versions_go_after_a_week(self, tmp_path, name, goes):
-        path = tmp_path / name.replace("{own}", str(os.getpid()))
-        path.write_text("x")
-        assert files.remove_leftovers(tmp_path) == []
-        os.utime(path, (time.time() - 8 * 86400,) * 2)
-        assert files.remove_leftovers(tmp_path) == [path] * goes
-        assert path.exists() != goes
-
     def test_a_folder_that_cannot_be_read_is_passed_over(self, tmp_path):
         (tmp_path / "loop").symlink_to("loop")
         for path in (tmp_path / "loop", tmp_path / ("x" * 300)):

@@ -25,7 +25,7 @@ CONFIGURATIONS = sorted(
 # Prints where the package and its configuration files were found.
 PROBE = """
 import json, MMSA_ext
-from MMSA_ext.config.resolve import extension_config
+from MMSA_ext.config.files import extension_config
 from MMSA_ext.paths import config_folder
 print(json.dumps({
     "package": MMSA_ext.__file__,

@@ -2,52 +2,68 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from MMSA_ext.errors import ConfigError, suggest
+from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, MMSAExtError, suggest
 from MMSA_ext.json_files import json_or_text
-from MMSA_ext.registry import list_models
+from MMSA_ext.paths import expand, experiment_files, shown, why_no_file
+from MMSA_ext.registry import check_dataset, check_names
+from MMSA_ext.runs.options import RunOptions
+
+_Path = TypeVar("_Path", str, Path, None)
 
 
-def _known_model(name: str) -> str:
-    """Refuse a misspelt model at once; what may have a reason not to exist is left to `resolve`."""
-    known = [*list_models(), *_mmsa_sections()]
-    lower = name.lower()
-    may_be_refused = lower.endswith("_infoenh") or any(k.startswith(f"{lower}_") for k in known)
-    if lower not in known and not may_be_refused:
-        raise ConfigError(f"unknown model {name!r}; {suggest(name, sorted(known))}")
+def known_model(name: str) -> str:
+    """Refuse a misspelt model."""
+    check_names(name.lower())
     return name
 
 
-def _known_dataset(name: str) -> str:
-    known = [key for key in _mmsa_sections("datasetCommonParams") if key != "dataset_root_dir"]
-    if known and name.lower() not in known:
-        raise ConfigError(f"unknown data set {name!r}; {suggest(name, known)}")
+def known_dataset(name: str) -> str:
+    """Refuse a misspelt data set."""
+    check_dataset(name.lower())
     return name
 
 
-def _mmsa_sections(section: str = "") -> list[str]:
-    """Keys of MMSA's configuration file, which says without torch what MMSA knows."""
-    found = importlib.util.find_spec("MMSA")
-    folders = (found and found.submodule_search_locations) or []
-    files = [Path(folder, "config", "config_regression.json") for folder in folders]
-    content = json.loads(files[0].read_text(encoding="utf-8")) if files else {}
-    return sorted(set(content.get(section, {}) if section else content) - {"datasetCommonParams"})
+def known_experiment(name: str) -> str:
+    """Refuse an experiment that is neither shipped nor a file."""
+    if Path(name).suffix == ".json":
+        return readable("experiment file")(name)
+    if name not in (known := experiment_files()):
+        raise ConfigError(f"no experiment {name!r}; {suggest(name, list(known))}")
+    return name
+
+
+def readable(kind: str, error: type[MMSAExtError] = ConfigError) -> Callable[[_Path], _Path]:
+    """Refuse a path that no file of a kind can be read from; one that is not given is left."""
+
+    def check(path: _Path) -> _Path:
+        if path and (reason := why_no_file(expand(path), kind)):
+            raise error(f"{shown(expand(path))}: {reason}.")
+        return path
+
+    return check
 
 
 Model = Annotated[
     str,
-    typer.Option("-m", "--model", callback=_known_model, help="Model, see `mmsa-ext list`."),
+    typer.Option("-m", "--model", callback=known_model, help="Model, see `mmsa-ext list`."),
 ]
 Dataset = Annotated[
-    str, typer.Option("-d", "--dataset", callback=_known_dataset, help="mosi, mosei or sims.")
+    str, typer.Option("-d", "--dataset", callback=known_dataset, help="mosi, mosei or sims.")
 ]
-ConfigFile = Annotated[str, typer.Option("-c", "--config", help="Configuration file.")]
+ConfigFile = Annotated[
+    str,
+    typer.Option(
+        "-c", "--config", callback=readable("configuration file"), help="Configuration file."
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a configuration value; repeatable."),
@@ -65,11 +81,30 @@ Gpus = Annotated[
     list[str] | None,
     typer.Option("-g", "--gpu-ids", help="CUDA device, or 'cpu'. Default: the most free one."),
 ]
-Text = Annotated[str, typer.Option("-Ft", "--feature-T", help="Feature file for text.")]
-Audio = Annotated[str, typer.Option("-Fa", "--feature-A", help="Feature file for audio.")]
-Vision = Annotated[str, typer.Option("-Fv", "--feature-V", help="Feature file for vision.")]
+feature_file = readable("feature file", FeatureFileError)
+Text = Annotated[
+    str, typer.Option("-Ft", "--feature-T", callback=feature_file, help="Feature file for text.")
+]
+Audio = Annotated[
+    str, typer.Option("-Fa", "--feature-A", callback=feature_file, help="Feature file for audio.")
+]
+Vision = Annotated[
+    str, typer.Option("-Fv", "--feature-V", callback=feature_file, help="Feature file for vision.")
+]
 Features = Annotated[
-    str, typer.Option("-f", "--features", help="Feature file with all three modalities.")
+    str,
+    typer.Option(
+        "-f",
+        "--features",
+        callback=feature_file,
+        help="Feature file with all three modalities.",
+    ),
+]
+Checkpoint = Annotated[
+    Path,
+    typer.Argument(
+        callback=readable("checkpoint", CheckpointError), help="Checkpoint written by `run`."
+    ),
 ]
 FrontPadding = Annotated[
     str,
@@ -79,7 +114,13 @@ FrontPadding = Annotated[
         "frames as they are. Default: such a file is refused.",
     ),
 ]
-Repeat = Annotated[bool, typer.Option("--repeat", help="Run again what is in the store already.")]
+Repeat = Annotated[
+    bool,
+    typer.Option(
+        "--repeat",
+        help="Run again what is in the store already; stopped and started again, it starts over.",
+    ),
+]
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:
@@ -97,3 +138,47 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {key} is given twice; leave one out.")
         values[key] = json_or_text(text, f"--set {key}")
     return values
+
+
+def _run_options(
+    features: Features = "",
+    feature_t: Text = "",
+    feature_a: Audio = "",
+    feature_v: Vision = "",
+    gpu_ids: Gpus = None,
+    num_workers: Workers = 4,
+    verbose: Verbose = 1,
+    model_save_dir: ModelDir = "",
+    res_save_dir: ResultDir = "",
+    log_dir: LogDir = "",
+    repeat: Repeat = False,
+) -> RunOptions:
+    return RunOptions(
+        custom_feature=features or None,
+        feature_T=feature_t or None,
+        feature_A=feature_a or None,
+        feature_V=feature_v or None,
+        gpu_ids=gpu_ids or [],
+        num_workers=num_workers,
+        verbose_level=verbose,
+        model_save_dir=model_save_dir or None,
+        res_save_dir=res_save_dir or None,
+        log_dir=log_dir or None,
+        reuse=not repeat,
+    )
+
+
+def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take the options of `_run_options`; it is given `options`, which they make."""
+    shared = inspect.signature(_run_options, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True).parameters
+    parameters = [*(p for name, p in own.items() if name != "options"), *shared.values()]
+
+    @wraps(command)
+    def collected(**given: Any) -> None:
+        options = _run_options(**{name: given.pop(name) for name in shared})
+        command(options=options, **given)
+
+    collected.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    collected.__annotations__ = {p.name: p.annotation for p in parameters}
+    return collected

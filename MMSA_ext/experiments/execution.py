@@ -24,7 +24,7 @@ from MMSA_ext.experiments.plan import FEATURE_FILES, Plan, TimeLeft, Unit
 from MMSA_ext.experiments.workers import Engine, LocalProcesses, LostWorkerError, Outcome, Worker
 from MMSA_ext.paths import Places
 from MMSA_ext.records.store import RunStore
-from MMSA_ext.validation import whole_number
+from MMSA_ext.validation import verbosity, whole_number
 
 # How often units that other processes have claimed are looked at again.
 POLL_SECONDS = 1.0
@@ -112,7 +112,7 @@ def run(
         )
     if engine is None:  # of another engine's machines nothing is known here
         mmsa_bridge.device_numbers(options.get("gpu_ids", (0,)))
-    mmsa_bridge.check_verbosity(options.get("verbose_level", 1))
+    verbosity(options.get("verbose_level", 1))
     whole_number("num_workers", options.get("num_workers", 0), 0)
     folders = (options.get(name) for name in ("model_save_dir", "res_save_dir", "log_dir"))
     store = RunStore(Places.default(*folders).results / "runs")

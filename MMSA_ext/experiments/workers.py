@@ -22,6 +22,7 @@ from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.experiments.plan import Unit
 from MMSA_ext.records.store import RunRecord
 from MMSA_ext.runs.api import open_run
+from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.runs.seeds import Run
 from MMSA_ext.stopping import handlers, stop
 
@@ -125,9 +126,8 @@ class Worker:
             raise self._refused[unit.cell]
         if self._run is None or self._cell != unit.cell:
             self.close()
-            opening = open_run(
-                unit.model, unit.dataset, config=dict(unit.overrides), **self._options
-            )
+            options = RunOptions(**self._options)
+            opening = open_run(unit.model, unit.dataset, options, config=dict(unit.overrides))
             try:
                 self._run = self._open.enter_context(opening)
             except MMSAExtError as error:

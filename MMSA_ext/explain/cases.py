@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -20,12 +19,18 @@ from MMSA_ext.data.features import FeatureSet
 from MMSA_ext.errors import ConfigError, FeatureFileError, suggest
 from MMSA_ext.explain.samples import check_ids, check_split
 from MMSA_ext.records.store import RunRecord, RunStore, StoreError
+from MMSA_ext.reporting import render
+from MMSA_ext.reporting.groups import by_experiment, differences
+from MMSA_ext.reporting.render import Cell, Column, Row, Table, mean_std, number
+from MMSA_ext.reporting.sample_predictions import by_sample
 
 Rule = Literal["difference", "gain", "loss"]
 
 FIXED_COLUMNS = ("id", "split", "text", "label")
 _ABSENT = object()
 _TOLERANCE = 1e-5
+# Of settings in which runs differ, so many are named in an error.
+_KEYS_NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def find_records(
             f"{', '.join(made_from)}) than the one given ({fingerprint[:12]}); give the file that "
             "they were made from."
         )
-    if len({run.identity.experiment for run in on_these}) > 1:
+    if len(by_experiment(on_these)) > 1:
         raise StoreError(
             f"{store.root}: the runs of {model!r} belong to several configurations, which must not "
             f"be averaged; choose one by its values: {_differences(on_these)}."
@@ -110,62 +115,10 @@ def _setting(run: RunRecord, key: str) -> Any:
 
 def _differences(runs: Sequence[RunRecord]) -> str:
     """The settings in which runs differ, with their values."""
-    flat = [
-        {**_flat(run.identity.configuration), "code_version": run.identity.code_version}
-        for run in runs
-    ]
-    keys = list(dict.fromkeys(key for run in flat for key in run))
-    named = []
-    for key in keys:
-        values = list(dict.fromkeys(str(run.get(key, "absent")) for run in flat))
-        if len(values) > 1:
-            named.append(f"{key}={' or '.join(values[:4])}")
-    return "; ".join(named[:6])
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, dict):
-            flat |= _flat(item, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = item
-    return flat
-
-
-def mean_predictions(
-    store: RunStore, records: Sequence[RunRecord], split: str = "test"
-) -> pd.DataFrame:
-    """The mean over seeds of each sample's prediction.
-
-    Args:
-        store: Where the records are.
-        records: Runs of one system.
-        split: Split.
-
-    Returns:
-        Indexed by `id`, in the order of the first record: `label`, `prediction`, `std` (over seeds,
-        sample form; NaN for a single one).
-
-    Raises:
-        StoreError: A run has no predictions of the split, or the runs predicted other samples.
-    """
-    usable = store.usable_predictions(records, split)
-    runs = [table[table["split"] == split].set_index("id") for _, table in usable]
-    for (record, _), table in zip(usable, runs, strict=True):
-        if set(table.index) != set(runs[0].index):
-            raise StoreError(
-                f"{store.path(record.identity)}: predicts other samples of {split!r} than the run "
-                f"with seed {usable[0][0].identity.seed}."
-            )
-    values = pd.concat([table["prediction"].reindex(runs[0].index) for table in runs], axis=1)
-    return pd.DataFrame(
-        {
-            "label": runs[0]["label"],
-            "prediction": values.mean(axis=1),
-            "std": values.std(axis=1, ddof=1),
-        }
-    )
+    differing = differences(by_experiment(runs)).values()
+    names = list(next(iter(differing)))[:_KEYS_NAMED]
+    values = {name: list(dict.fromkeys(own[name] for own in differing)) for name in names}
+    return "; ".join(f"{name}={' or '.join(found[:4])}" for name, found in values.items())
 
 
 def case_study(
@@ -198,19 +151,19 @@ def case_study(
 
     Raises:
         ConfigError: Fewer than two systems, an unknown label, or no positive count.
-        StoreError: A run was made from other features, or predictions do not belong together.
+        StoreError: A run was made from other features, or a system has no usable predictions.
+        StatisticsError: The systems predict other samples, or of other labels.
         FeatureFileError: A sample or the split is not in the file, or it has other labels than the
             runs.
     """
     compared = _check_systems(systems, compared, count)
     for label, records in systems.items():
         _check_fingerprint(label, records, features)
-    systems = {
-        label: [run for run, _ in store.usable_predictions(records, split)]
-        for label, records in systems.items()
-    }
-    means = {label: mean_predictions(store, runs, split) for label, runs in systems.items()}
-    table = _with_text(_side_by_side(means), features, split)
+    labels, predictions = by_sample(store, systems, split)
+    columns = {"label": labels}
+    for label, values in predictions.items():
+        columns |= {label: values.mean(axis=1), f"{label} std": values.std(axis=1, ddof=1)}
+    table = _with_text(pd.DataFrame(columns), features, split)
     error = {name: (table[name] - table["label"]).abs() for name in compared}
     gain = error[compared[0]] - error[compared[1]]
     if ids is None:
@@ -223,7 +176,7 @@ def case_study(
     return CaseStudy(
         table.loc[chosen].reset_index(drop=True),
         tuple(systems),
-        {label: tuple(run.identity.seed for run in runs) for label, runs in systems.items()},
+        {label: tuple(map(int, values.columns)) for label, values in predictions.items()},
         compared,
         _summary(error, split),
     )
@@ -258,23 +211,6 @@ def _check_fingerprint(label: str, records: Sequence[RunRecord], features: Featu
                 f"({features.fingerprint[:12]}), so that texts and predictions need not belong "
                 "together; give the file that it was made from."
             )
-
-
-def _side_by_side(means: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Label and every system's mean and spread by sample; all systems must have the same ones."""
-    first = next(iter(means))
-    index = means[first].index
-    for label, table in means.items():
-        if set(table.index) != set(index):
-            raise StoreError(
-                f"{label} predicts {len(table)} samples and {first} {len(index)}, not the same "
-                "ones, so they cannot be paired."
-            )
-    columns = [
-        pd.DataFrame({label: table["prediction"], f"{label} std": table["std"]}).reindex(index)
-        for label, table in means.items()
-    ]
-    return reduce(lambda left, right: left.join(right), columns, means[first][["label"]])
 
 
 def _with_text(table: pd.DataFrame, features: FeatureSet, split: str) -> pd.DataFrame:
@@ -322,22 +258,24 @@ def _summary(error: Mapping[str, pd.Series], split: str) -> str:
 
 def to_markdown(study: CaseStudy) -> str:
     """The cases as a Markdown table, with what they were chosen from below it."""
-    header = ["id", "text", "label", *study.systems]
-    lines = [_markdown_row(header), _markdown_row(["---", "---", *["--:"] * (len(header) - 2)])]
-    for _, case in study.table.iterrows():
-        cells = [case["id"], case["text"], f"{case['label']:.2f}"]
-        cells += [_prediction(case, label) for label in study.systems]
-        lines.append(_markdown_row(cells))
+    rows = [
+        Row(
+            (
+                case["id"],
+                case["text"],
+                Cell(number(case["label"])),
+                *(mean_std(case[name], case[f"{name} std"], scale=1) for name in study.systems),
+            )
+        )
+        for _, case in study.table.iterrows()
+    ]
     seeds = "; ".join(f"{label} {len(of)}" for label, of in study.seeds.items())
-    return "\n".join([*lines, "", f"Mean over seeds ± standard deviation; seeds: {seeds}.", "",
-                      study.summary, ""])  # fmt: skip
-
-
-def _prediction(case: pd.Series, label: str) -> str:
-    spread = case[f"{label} std"]
-    return f"{case[label]:.2f}" + ("" if np.isnan(spread) else f" ± {spread:.2f}")
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    escaped = (" ".join(str(cell).split()).replace("|", "\\|") for cell in cells)
-    return f"| {' | '.join(escaped)} |"
+    table = Table(
+        (
+            *(Column("id", "left"), Column("text", "left"), Column("label")),
+            *map(Column, study.systems),
+        ),
+        tuple(rows),
+        legend=f"Mean over seeds ± standard deviation (sample); seeds: {seeds}",
+    )
+    return f"{render.to_markdown(table)}\n{study.summary}\n"

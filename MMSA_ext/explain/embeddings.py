@@ -22,11 +22,13 @@ from torch import Tensor
 
 from MMSA_ext.errors import CheckpointError, FeatureFileError
 from MMSA_ext.explain.trained_model import TrainedModel
+from MMSA_ext.models.contract import Inputs
 from MMSA_ext.models.dashfusion import DashFusion
-from MMSA_ext.models.infoenh.module import InfoEnh, InfoEnhOutput, align
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhOutput
+from MMSA_ext.models.infoenh.alignment import align
 from MMSA_ext.models.optimal_transport import cosine_cost, unit_vectors
 from MMSA_ext.models.parts.attention import masked_mean
-from MMSA_ext.models.parts.fusion import MODALITIES
+from MMSA_ext.names import MODALITIES
 
 FEWEST_SAMPLES = 4
 MOST_TOKENS = 2000  # of a modality, for the discrepancy: its cost is quadratic
@@ -78,7 +80,7 @@ def representations(trained: TrainedModel) -> Representations:
     if infoenh:
         return _of_infoenh(trained, infoenh[0])
     if isinstance(trained.core, DashFusion):
-        outputs = [trained.core.represent(*call.inputs).globals for call in trained.calls]
+        outputs = [trained.core.represent(Inputs(*call.inputs)).globals for call in trained.calls]
     else:
         outputs = [_features(trained, trained.network(*call.inputs)) for call in trained.calls]
     vectors = _joined(outputs)

@@ -15,18 +15,11 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from MMSA_ext.config.schema import FineTuneConfig
-from MMSA_ext.data.scaling import Scaling
-from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
+from MMSA_ext.config.schema import FineTuneConfig, Scaling
+from MMSA_ext.models.contract import Inputs, MSAModel
 from MMSA_ext.models.parts.attention import FeedForward, MultiSourceAttention, attend
 from MMSA_ext.models.parts.encoders import PretrainedText
-from MMSA_ext.registry import register_model
-from MMSA_ext.training.fine_tuning import FineTuneTrainer
-
-PAPER = (
-    "Learning Language-guided Adaptive Hyper-modality Representation for Multimodal Sentiment "
-    "Analysis (Zhang et al., EMNLP 2023)"
-)
+from MMSA_ext.registry import FINE_TUNE_TRAINER, register_model
 
 
 class ALMTConfig(FineTuneConfig):
@@ -267,18 +260,11 @@ class ALMT(MSAModel):
         self.fusion = HyperFusion(config)
         self.head = nn.Linear(config.dim, 1)
 
-    def forward(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         """Predict; `Feature_t`, `Feature_a` and `Feature_v` are the means of H_m^1 over tokens."""
-        language = self.text_embedding(*self._text(text))
-        audio = self.audio_embedding(*self._frames(audio, audio_mask, 1))
-        vision = self.vision_embedding(*self._frames(vision, vision_mask, 2))
+        language = self.text_embedding(*self._text(inputs.text))
+        audio = self.audio_embedding(*self._frames(inputs.audio, inputs.audio_mask, 1))
+        vision = self.vision_embedding(*self._frames(inputs.vision, inputs.vision_mask, 2))
         hyper = self.hyper
         for layer, scale in zip(self.hyper_layers, self.language_scales(language), strict=True):
             hyper = layer(hyper, scale, audio, vision)
@@ -290,12 +276,6 @@ class ALMT(MSAModel):
             "Feature_v": vision.mean(dim=1),
             "Feature_f": fused,
         }
-
-    def training_step(self, step: StepBatch) -> StepOutput:
-        """Mean squared error of the prediction, the only loss."""
-        prediction = self(*inputs(step.samples))["M"][step.anchors]
-        labels = step.samples["labels"]["M"][step.anchors]
-        return StepOutput(prediction, {"prediction_loss": F.mse_loss(prediction, labels)})
 
     def _text(self, text: Tensor) -> tuple[Tensor, Tensor | None]:
         """Hidden states of the text and the mask of those to read."""
@@ -320,7 +300,7 @@ class ALMT(MSAModel):
         return F.pad(frames, (0, 0, 0, missing)), None
 
 
-@register_model("almt", config=ALMTConfig, trainer=FineTuneTrainer, paper=PAPER)
+@register_model("almt", config=ALMTConfig, trainer=FINE_TUNE_TRAINER)
 def build_almt(args: Any) -> ALMT:
     """ALMT with padding masked."""
     return ALMT(ALMTConfig.from_args(args))
@@ -333,7 +313,7 @@ class ReleasedALMTConfig(ALMTConfig):
     feature_scaling: Scaling = "none"
 
 
-@register_model("almt_released", config=ReleasedALMTConfig, trainer=FineTuneTrainer, paper=PAPER)
+@register_model("almt_released", config=ReleasedALMTConfig, trainer=FINE_TUNE_TRAINER)
 def build_released(args: Any) -> ALMT:
     """ALMT as the released code computes it."""
     return ALMT(ReleasedALMTConfig.from_args(args))

@@ -23,15 +23,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from MMSA_ext.config.schema import RunConfig
-from MMSA_ext.data.loader import Batch, FeatureDataset
+from MMSA_ext.data.feature_set import FeatureSplit
 from MMSA_ext.data.retrieval import ClassRule, ContrastSets, RetrievalConfig, RetrievalMode
-from MMSA_ext.models.contract import StepBatch, StepOutput, inputs
-from MMSA_ext.models.infoenh.module import InfoEnh, InfoEnhOutput
-from MMSA_ext.models.infoenh.readout import InfoEnhHostConfig, VectorReadouts
+from MMSA_ext.models.contract import Inputs, StepBatch, StepOutput
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhHostConfig, InfoEnhOutput, VectorReadouts
 from MMSA_ext.models.losses import PairLosses, nt_xent
 from MMSA_ext.models.parts.attention import Activation
 from MMSA_ext.models.parts.encoders import FrameEncoder, PooledTextEncoder, TextPooling
-from MMSA_ext.models.parts.fusion import MODALITIES
 from MMSA_ext.models.parts.two_stage import EncoderRecipe, EncoderTask, TwoStageModel
 from MMSA_ext.models.parts.unimodal import (
     MLP,
@@ -42,18 +40,10 @@ from MMSA_ext.models.parts.unimodal import (
     encode_frames,
     encode_text,
 )
-from MMSA_ext.registry import register_model
+from MMSA_ext.names import MODALITIES
+from MMSA_ext.registry import TWO_STAGE_TRAINER, register_model
 from MMSA_ext.text_encoders import identity as encoder_identity
-from MMSA_ext.training.stage_one import TwoStageTrainer
 
-PAPER = (
-    "ConFEDE: Contrastive Feature Decomposition for Multimodal Sentiment Analysis "
-    "(Yang et al., ACL 2023)"
-)
-INFOENH_PAPER = (
-    "ConFEDE (Yang et al., ACL 2023) with the information bottleneck and the optimal-transport "
-    "alignment of InfoEnh"
-)
 # The file's label of one modality.
 UNIMODAL_LABELS = {"text": "T", "audio": "A", "vision": "V"}
 
@@ -268,42 +258,21 @@ class ConFEDE(TwoStageModel):
             self.text_encoder.eval()
         return self
 
-    def forward(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         """Predict; see `MSAModel.forward`."""
-        return self._outputs(self.decompose(text, audio, vision, audio_mask, vision_mask))
+        return self._outputs(self.decompose(inputs))
 
-    def encode(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Encoded]:
-        """Encode the modalities; arguments as in `forward`."""
+    def encode(self, inputs: Inputs) -> dict[str, Encoded]:
+        """Encode the modalities."""
         return {
-            "text": encode_text(self.text_encoder, text),
-            "audio": encode_frames(self.audio_encoder, audio, audio_mask),
-            "vision": encode_frames(self.vision_encoder, vision, vision_mask),
+            "text": encode_text(self.text_encoder, inputs.text),
+            "audio": encode_frames(self.audio_encoder, inputs.audio, inputs.audio_mask),
+            "vision": encode_frames(self.vision_encoder, inputs.vision, inputs.vision_mask),
         }
 
-    def decompose(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> Decomposition:
-        """Encode, enhance and project; arguments as in `forward`."""
-        encoded = self.encode(text, audio, vision, audio_mask, vision_mask)
+    def decompose(self, inputs: Inputs) -> Decomposition:
+        """Encode, enhance and project."""
+        encoded = self.encode(inputs)
         shared = own = encoders = {m: encoded[m].vector for m in MODALITIES}
         enhanced: InfoEnhOutput | None = None
         options = self.config.infoenh
@@ -330,7 +299,7 @@ class ConFEDE(TwoStageModel):
         """
         if step.contrast is None:
             raise ValueError("ConFEDE's losses read retrieved samples; the step holds none.")
-        decomposed = self.decompose(*inputs(step.samples))
+        decomposed = self.decompose(step.inputs)
         outputs = self._outputs(decomposed)
         labels: dict[str, Tensor] = step.samples["labels"]
         rows, exists = _rows(step.anchors, step.contrast)
@@ -352,9 +321,9 @@ class ConFEDE(TwoStageModel):
             diagnostics = enhanced.diagnostics
         return StepOutput(outputs["M"][step.anchors], losses, diagnostics)
 
-    def contrast_features(self, batch: Batch) -> dict[str, Tensor]:
+    def contrast_features(self, inputs: Inputs) -> dict[str, Tensor]:
         """The encoders' vectors, before InfoEnh and projection; all of them rank samples."""
-        encoded = self.encode(*inputs(batch))
+        encoded = self.encode(inputs)
         return {m: encoded[m].vector for m in MODALITIES}
 
     def stage_one(self) -> list[EncoderTask]:
@@ -396,7 +365,7 @@ class ConFEDE(TwoStageModel):
             ),
         ]
 
-    def adapt(self, train: FeatureDataset) -> list[str]:
+    def adapt(self, train: FeatureSplit) -> list[str]:
         """Which labels stand for the modalities' own, where the file is asked."""
         if self.config.unimodal_labels != "file":
             return []
@@ -553,7 +522,7 @@ def _mean_squared_error(prediction: Tensor, target: Tensor, times: Tensor) -> Te
     return (weight * (prediction - target) ** 2).sum() / weight.sum()
 
 
-@register_model("confede", config=ConFEDEConfig, trainer=TwoStageTrainer, paper=PAPER)
+@register_model("confede", config=ConFEDEConfig, trainer=TWO_STAGE_TRAINER)
 def build_confede(args: Any) -> ConFEDE:
     """ConFEDE, with the decisions of docs/confede.md."""
     return ConFEDE(ConFEDEConfig.from_args(args))
@@ -565,9 +534,7 @@ class EnhancedConFEDEConfig(ConFEDEConfig):
     infoenh: ConFEDEInfoEnhConfig | None = ConFEDEInfoEnhConfig()
 
 
-@register_model(
-    "confede_infoenh", config=EnhancedConFEDEConfig, trainer=TwoStageTrainer, paper=INFOENH_PAPER
-)
+@register_model("confede_infoenh", config=EnhancedConFEDEConfig, trainer=TWO_STAGE_TRAINER)
 def build_confede_infoenh(args: Any) -> ConFEDE:
     """ConFEDE with InfoEnh between its encoders and projectors."""
     return ConFEDE(EnhancedConFEDEConfig.from_args(args))

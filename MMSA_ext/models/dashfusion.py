@@ -16,17 +16,15 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from MMSA_ext.config.schema import RunConfig
-from MMSA_ext.data.loader import Batch, FeatureDataset
+from MMSA_ext.config.schema import RunConfig, Scaling
+from MMSA_ext.data.feature_set import FeatureSplit
 from MMSA_ext.data.retrieval import ClassRule, ContrastSets, RetrievalConfig
-from MMSA_ext.data.scaling import Scaling
-from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
+from MMSA_ext.models.contract import Inputs, MSAModel, StepBatch, StepOutput
 from MMSA_ext.models.dashfusion_reading import Reading, ReleasedReading
 from MMSA_ext.models.losses import PairLosses, nt_xent, nt_xent_in_batch
 from MMSA_ext.models.parts.attention import MultiSourceAttention
 from MMSA_ext.models.parts.encoders import FrameEncoder, TextEncoder
 from MMSA_ext.models.parts.fusion import (
-    MODALITIES,
     FusionName,
     FusionShape,
     PredictionHead,
@@ -34,13 +32,8 @@ from MMSA_ext.models.parts.fusion import (
     build_fusion,
 )
 from MMSA_ext.models.parts.packing import Packing, Ragged
+from MMSA_ext.names import MODALITIES
 from MMSA_ext.registry import register_model
-from MMSA_ext.training.trainer import Trainer
-
-PAPER = (
-    "DashFusion: Dual-stream Alignment with Hierarchical Bottleneck Fusion for Multimodal "
-    "Sentiment Analysis (Wen et al.)"
-)
 
 
 class DashFusionConfig(RunConfig):
@@ -231,39 +224,25 @@ class DashFusion(MSAModel):
             length_groups=config.length_groups,
         )
 
-    def represent(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-        fused: Tensor | None = None,
-    ) -> Representation:
+    def represent(self, inputs: Inputs, fused: Tensor | None = None) -> Representation:
         """Encode the modalities, align them in time and pool them.
 
-        Arguments are those of `forward`, and `fused`, `(b,)` int64: the samples that fusion is to
-        read; None is all. Global features are always those of all.
+        Args:
+            inputs: Of `B` samples, all of which the global features are of.
+            fused: `(b,)` int64, the samples that fusion is to read; None is all.
         """
-        encoded = self.encode(text, audio, vision, audio_mask, vision_mask)
+        encoded = self.encode(inputs)
         H = self.align(encoded)
         pooled = self.pool(encoded, H)
         return Representation(self.to_fuse(encoded, H, fused), pooled)
 
-    def encode(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Ragged]:
+    def encode(self, inputs: Inputs) -> dict[str, Ragged]:
         """X_t, X_a and X_v (section III-B), width d; audio and vision begin with a class token."""
-        words, words_mask = self.text_encoder(text)
+        words, words_mask = self.text_encoder(inputs.text)
         return {
             "text": Ragged.of(words, Packing.of(words_mask, 1)),
-            "audio": self.audio_encoder(audio, audio_mask),
-            "vision": self.vision_encoder(vision, vision_mask),
+            "audio": self.audio_encoder(inputs.audio, inputs.audio_mask),
+            "vision": self.vision_encoder(inputs.vision, inputs.vision_mask),
         }
 
     def align(self, encoded: Mapping[str, Ragged]) -> Ragged:
@@ -293,32 +272,22 @@ class DashFusion(MSAModel):
         masks = {m: mask for m, (_, mask) in taken.items()}
         return Sequences(*H.take(samples), features, masks)
 
-    def forward(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         """Predict; see `MSAModel.forward`."""
-        represented = self.represent(text, audio, vision, audio_mask, vision_mask)
-        return self._outputs(represented)
+        return self._outputs(self.represent(inputs))
 
     def training_step(self, step: StepBatch) -> StepOutput:
         """Prediction loss of the anchors and, weighted, the contrastive loss (eq. 10 to 12)."""
-        text, audio, vision, audio_mask, vision_mask = inputs(step.samples)
-        represented = self.represent(text, audio, vision, audio_mask, vision_mask, step.anchors)
+        represented = self.represent(step.inputs, step.anchors)
         outputs = self._outputs(represented)
-        labels = step.samples["labels"]["M"][step.anchors]
-        losses = {"prediction_loss": F.mse_loss(outputs["M"], labels)}  # eq. 10
+        losses = {"prediction_loss": F.mse_loss(outputs["M"], step.labels)}  # eq. 10
         pairs = self._contrastive_pairs(represented.globals, step.anchors, step.contrast, step.bank)
         if pairs:
             contrast = PairLosses.concatenate(pairs).reduce(self.config.reading.contrast_reduction)
             losses["contrastive_loss"] = self.config.contrast_weight * contrast  # eq. 12
         return StepOutput(outputs["M"], losses)
 
-    def adapt(self, train: FeatureDataset) -> list[str]:
+    def adapt(self, train: FeatureSplit) -> list[str]:
         """Leave out the pairs of constant modalities, which would weigh as much as live ones."""
         if self.config.reading.constant_pairs or self.config.contrast_weight == 0:
             return []
@@ -329,9 +298,9 @@ class DashFusion(MSAModel):
             for m in constant
         ]
 
-    def contrast_features(self, batch: Batch) -> dict[str, Tensor]:
+    def contrast_features(self, inputs: Inputs) -> dict[str, Tensor]:
         """Global features of T, A, V and H; the unimodal ones rank samples."""
-        return self.represent(*inputs(batch)).globals
+        return self.represent(inputs).globals
 
     def _outputs(self, represented: Representation) -> dict[str, Tensor]:
         fused = self.fusion(represented.sequences)
@@ -395,17 +364,12 @@ class DashFusionSeeingPadding(DashFusion):
 
     reads_padding = True
 
-    def encode(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Ragged]:
+    def encode(self, inputs: Inputs) -> dict[str, Ragged]:
         """Frames padded to the data set's full lengths; those whose sum is 0 count as padding."""
-        audio, vision = self._filled(audio, 1), self._filled(vision, 2)
-        return super().encode(text, audio, vision, _is_frame(audio), _is_frame(vision))
+        audio, vision = self._filled(inputs.audio, 1), self._filled(inputs.vision, 2)
+        return super().encode(
+            Inputs(inputs.text, audio, vision, _is_frame(audio), _is_frame(vision))
+        )
 
     def align(self, encoded: Mapping[str, Ragged]) -> Ragged:
         """H of everything, padding too, at all positions of the text."""
@@ -438,7 +402,7 @@ def of_reading(config: DashFusionConfig) -> DashFusion:
     return model(config)
 
 
-@register_model("dashfusion", config=DashFusionConfig, trainer=Trainer, paper=PAPER)
+@register_model("dashfusion", config=DashFusionConfig)
 def build_dashfusion(args: Any) -> DashFusion:
     """DashFusion as printed, with the decisions of docs/deviations.md."""
     return of_reading(DashFusionConfig.from_args(args))
@@ -463,9 +427,7 @@ class ReleasedDashFusionConfig(DashFusionConfig):
         return {"eval_batch_size": size} | values
 
 
-@register_model(
-    "dashfusion_released", config=ReleasedDashFusionConfig, trainer=Trainer, paper=PAPER
-)
+@register_model("dashfusion_released", config=ReleasedDashFusionConfig)
 def build_released(args: Any) -> DashFusion:
     """DashFusion as the authors' released code computes it."""
     return of_reading(ReleasedDashFusionConfig.from_args(args))

@@ -17,19 +17,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from MMSA_ext.config.schema import FineTuneConfig
-from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
+from MMSA_ext.models.contract import Inputs, MSAModel, StepBatch, StepOutput
 from MMSA_ext.models.losses import mi_max_loss
 from MMSA_ext.models.parts.attention import Activation, masked_mean
 from MMSA_ext.models.parts.encoders import PooledTextEncoder
-from MMSA_ext.models.parts.fusion import MODALITIES
 from MMSA_ext.models.parts.pre_norm import FrameEmbedding, LayerShape, PreNormLayer
-from MMSA_ext.registry import register_model
-from MMSA_ext.training.fine_tuning import FineTuneTrainer
-
-PAPER = (
-    "DBF: Denoising Bottleneck with Mutual Information Maximization for Video Multimodal Fusion "
-    "(Wu et al., ACL 2023)"
-)
+from MMSA_ext.names import MODALITIES, Modality
+from MMSA_ext.registry import FINE_TUNE_TRAINER, register_model
 
 
 class DBFConfig(FineTuneConfig):
@@ -74,7 +68,7 @@ class DBFConfig(FineTuneConfig):
     bottleneck_tokens: int = Field(2, ge=1)
     text_tokens: Literal["all", "first"] = "all"
     readout: Literal["first", "mean"] = "first"
-    centre: Literal["text", "audio", "vision"] = "text"
+    centre: Modality = "text"
     shared_layers: bool = False
 
     mi_weight: float = Field(0.05, ge=0)
@@ -107,6 +101,12 @@ class DBFConfig(FineTuneConfig):
         return self
 
     @property
+    def rates(self) -> tuple[float, float | None]:
+        """Peak learning rates of the pretrained encoder and of all else, exchanged or not."""
+        encoder, new = super().rates
+        return (new, encoder) if self.swap_lr and new is not None else (encoder, new)
+
+    @property
     def all_streams_to_the_end(self) -> bool:
         """Whether the last layer updates every stream; else the centre's alone, which Z reads."""
         return self.mi_target == "last" and self.mi_weight > 0
@@ -121,17 +121,6 @@ class DBFConfig(FineTuneConfig):
             activation=self.activation,
             length_groups=self.length_groups,
         )
-
-
-class DBFTrainer(FineTuneTrainer):
-    """`FineTuneTrainer` that obeys `swap_lr`."""
-
-    def rates(self) -> tuple[float, float | None]:
-        """Peak learning rates of the pretrained encoder and of all else, exchanged or not."""
-        encoder, new = super().rates()
-        if new is None or not cast("DBFConfig", self.config).swap_lr:
-            return encoder, new
-        return new, encoder
 
 
 @dataclass(frozen=True)
@@ -257,26 +246,19 @@ class DBF(MSAModel):
                 }
             )
 
-    def represent(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> Representation:
-        """Encode and fuse; arguments as in `forward`."""
-        _, hidden, text_mask = self.text_encoder(text)
-        raw = {"text": hidden, "audio": audio, "vision": vision}
+    def represent(self, inputs: Inputs) -> Representation:
+        """Encode and fuse."""
+        _, hidden, text_mask = self.text_encoder(inputs.text)
+        raw = {"text": hidden, "audio": inputs.audio, "vision": inputs.vision}
         masks = {
             "text": text_mask,
-            "audio": _all_valid(audio) if audio_mask is None else audio_mask,
-            "vision": _all_valid(vision) if vision_mask is None else vision_mask,
+            "audio": _mask(inputs.audio, inputs.audio_mask),
+            "vision": _mask(inputs.vision, inputs.vision_mask),
         }
         if self.config.text_tokens == "first":
             raw["text"], masks["text"] = hidden[:, :1], text_mask[:, :1]
         entering = Streams(
-            self._encode(raw, masks), masks, self.bottleneck.expand(len(text), -1, -1)
+            self._encode(raw, masks), masks, self.bottleneck.expand(len(hidden), -1, -1)
         )
         fused: Streams = self.fusion(entering)
         centre = self.norm(fused.features[self.config.centre])
@@ -291,24 +273,16 @@ class DBF(MSAModel):
             targets = means if self.config.mi_target == "entering" else fused.means()
         return Representation(readout, means, targets)
 
-    def forward(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         """Predict; see `MSAModel.forward`. `Feature_f` is Z, the others enter the fusion."""
-        return self._outputs(self.represent(text, audio, vision, audio_mask, vision_mask))
+        return self._outputs(self.represent(inputs))
 
     def training_step(self, step: StepBatch) -> StepOutput:
         """Task loss and, for a batch of two or more, MI-Max."""
-        represented = self.represent(*inputs(step.samples))
+        represented = self.represent(step.inputs)
         prediction = self.head(represented.fused)[step.anchors]
-        labels = step.samples["labels"]["M"][step.anchors]
         task_loss = F.l1_loss if self.config.task_loss == "l1" else F.mse_loss
-        losses = {"prediction_loss": task_loss(prediction, labels)}
+        losses = {"prediction_loss": task_loss(prediction, step.labels)}
         diagnostics = {}
         if self.config.mi_weight > 0 and len(step.anchors) > 1:
             terms = self._mi_max(represented, step.anchors)
@@ -358,11 +332,13 @@ def _predictor(config: DBFConfig, width: int) -> nn.Module:
     return nn.Sequential(nn.Linear(config.dim, config.dim), nn.ReLU(), nn.Linear(config.dim, width))
 
 
-def _all_valid(frames: Tensor) -> Tensor:
+def _mask(frames: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is not None:
+        return mask
     return torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
 
 
-@register_model("dbf", config=DBFConfig, trainer=DBFTrainer, paper=PAPER)
+@register_model("dbf", config=DBFConfig, trainer=FINE_TUNE_TRAINER)
 def build_dbf(args: Any) -> DBF:
     """DBF as printed, with the decisions of docs/dbf.md."""
     return DBF(DBFConfig.from_args(args))

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from MMSA_ext.config.schema import FineTuneConfig
-from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
+from MMSA_ext.models.contract import Inputs, MSAModel, StepBatch, StepOutput
 from MMSA_ext.models.losses import (
     central_moment_discrepancy,
     cosine_consistency,
@@ -32,15 +32,10 @@ from MMSA_ext.models.losses import (
 from MMSA_ext.models.optimal_transport import unit_vectors
 from MMSA_ext.models.parts.attention import AddNorm, MultiHeadAttention, masked_mean
 from MMSA_ext.models.parts.encoders import PooledTextEncoder
-from MMSA_ext.models.parts.fusion import MODALITIES
 from MMSA_ext.models.parts.pre_norm import FrameEmbedding, LayerShape, PreNormLayer
-from MMSA_ext.registry import refuse_model, register_model
-from MMSA_ext.training.fine_tuning import FineTuneTrainer
+from MMSA_ext.names import MODALITIES
+from MMSA_ext.registry import FINE_TUNE_TRAINER, register_model
 
-PAPER = (
-    "Reconstruction from the abstract, not the authors' model: Disentangled Representation "
-    "Learning for Multimodal Emotion Recognition (FDMER; Yang et al., ACM MM 2022)"
-)
 # Columns of `fusion_weights`.
 VECTORS = tuple(f"{part}_{m}" for part in ("common", "private") for m in MODALITIES)
 _UNBIASED_NEEDS = 4  # samples
@@ -209,35 +204,18 @@ class FDMERReconstructed(MSAModel):
         self.fusion = AdaptiveFusion(config)
         self.head = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(len(VECTORS) * dim // 2, 1))
 
-    def represent(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Common and private parts, each `(3, B, d)` in the order text, audio, vision.
-
-        Arguments as in `forward`.
-        """
+    def represent(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """Common and private parts, each `(3, B, d)` in the order text, audio, vision."""
         modalities = {
-            "text": self.text_projection(self.text_encoder(text)[0]),
-            "audio": self.audio_encoder(audio, audio_mask),
-            "vision": self.vision_encoder(vision, vision_mask),
+            "text": self.text_projection(self.text_encoder(inputs.text)[0]),
+            "audio": self.audio_encoder(inputs.audio, inputs.audio_mask),
+            "vision": self.vision_encoder(inputs.vision, inputs.vision_mask),
         }
         common = self.common(torch.stack([modalities[m] for m in MODALITIES]))
         private = torch.stack([self.private[m](modalities[m]) for m in MODALITIES])
         return common, private
 
-    def forward(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         """Predict; see `MSAModel.forward`.
 
         Returns:
@@ -245,14 +223,13 @@ class FDMERReconstructed(MSAModel):
             `(B, 2d)`; `Feature_f`: the fused vector, `(B, 3d)`; with adaptive weights
             `fusion_weights`: `(B, 6)`, in the order of `VECTORS`, summing to one.
         """
-        return self._outputs(*self.represent(text, audio, vision, audio_mask, vision_mask))
+        return self._outputs(*self.represent(inputs))
 
     def training_step(self, step: StepBatch) -> StepOutput:
         """Task loss, and the losses of the parts that this batch is large enough for."""
-        common, private = (x[:, step.anchors] for x in self.represent(*inputs(step.samples)))
+        common, private = (x[:, step.anchors] for x in self.represent(step.inputs))
         outputs = self._outputs(common, private)
-        labels = step.samples["labels"]["M"][step.anchors]
-        losses = {"prediction_loss": F.mse_loss(outputs["M"], labels)}
+        losses = {"prediction_loss": F.mse_loss(outputs["M"], step.labels)}
         diagnostics: dict[str, Tensor] = {}
         if "fusion_weights" in outputs:
             mean = outputs["fusion_weights"].detach().mean(dim=0)
@@ -338,19 +315,7 @@ def _spread(parts: Tensor) -> Tensor:
     return 1 - unit_vectors(parts).mean(dim=1).square().sum(dim=-1).mean()
 
 
-refuse_model(
-    "fdmer",
-    "there is no model 'fdmer': neither its text nor its code is openly available; run "
-    "fdmer_reconstructed, which is rebuilt from its abstract and is not the authors' model.",
-)
-
-
-@register_model(
-    "fdmer_reconstructed",
-    config=FDMERReconstructedConfig,
-    trainer=FineTuneTrainer,
-    paper=PAPER,
-)
+@register_model("fdmer_reconstructed", config=FDMERReconstructedConfig, trainer=FINE_TUNE_TRAINER)
 def build_fdmer_reconstructed(args: Any) -> FDMERReconstructed:
     """The reconstruction of FDMER with the choices of docs/fdmer_reconstructed.md."""
     return FDMERReconstructed(FDMERReconstructedConfig.from_args(args))

@@ -9,17 +9,15 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from MMSA_ext.config.schema import RunConfig
-from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
+from MMSA_ext.models.contract import Inputs, MSAModel
 from MMSA_ext.models.parts.attention import Activation, masked_mean
-from MMSA_ext.models.parts.encoders import Projector, TextEncoder
+from MMSA_ext.models.parts.encoders import ProjectorKind, TextEncoder
 from MMSA_ext.models.parts.fusion import PredictionHead
 from MMSA_ext.registry import register_model
-from MMSA_ext.training.trainer import Trainer
 
 
 class TextOnlyConfig(RunConfig):
@@ -36,7 +34,7 @@ class TextOnlyConfig(RunConfig):
 
     dim: int = Field(128, ge=1)
     activation: Activation = "relu"
-    text_projector: Projector = "linear"
+    text_projector: ProjectorKind = "linear"
     readout: Literal["first", "first_and_mean"] = "first"
     length_groups: int = Field(8, ge=1)
 
@@ -58,16 +56,9 @@ class TextOnly(MSAModel):
         width = 2 * config.dim if self.reads_mean else config.dim
         self.head = PredictionHead(width, config.dim, config.activation)
 
-    def forward(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Predict from `text` alone; audio and vision are not read."""
-        features, mask = self.text_encoder(text)
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Predict from the text alone; the loss is the mean squared error (DashFusion eq. 10)."""
+        features, mask = self.text_encoder(inputs.text)
         first = features[:, 0]
         mean = masked_mean(features, mask)
         read = torch.cat([first, mean], dim=-1) if self.reads_mean else first
@@ -77,19 +68,8 @@ class TextOnly(MSAModel):
             "Feature_f": first,
         }
 
-    def training_step(self, step: StepBatch) -> StepOutput:
-        """Mean squared error of the prediction (DashFusion eq. 10)."""
-        prediction = self(*inputs(step.samples))["M"][step.anchors]
-        labels = step.samples["labels"]["M"][step.anchors]
-        return StepOutput(prediction, {"prediction_loss": F.mse_loss(prediction, labels)})
 
-
-@register_model(
-    "text_only",
-    config=TextOnlyConfig,
-    trainer=Trainer,
-    paper="Control: DashFusion's text encoder, projector and head alone",
-)
+@register_model("text_only", config=TextOnlyConfig)
 def build_text_only(args: Any) -> TextOnly:
     """The text-only control."""
     return TextOnly(TextOnlyConfig.from_args(args))

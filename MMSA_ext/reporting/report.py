@@ -23,7 +23,8 @@ from MMSA_ext.files import write_atomically
 from MMSA_ext.records.store import RunRecord, RunStore, StoreError, StoreWarning
 from MMSA_ext.reporting import report_details
 from MMSA_ext.reporting.figures import comparison_figure, curves_overview, save
-from MMSA_ext.reporting.report_contents import Section, SeedGroup, comparison_of, flatten, sections
+from MMSA_ext.reporting.groups import flatten
+from MMSA_ext.reporting.report_contents import Section, SeedGroup, comparison_of, sections
 
 # More rows or lines than this cannot be told apart in one picture; the caption says what is shown.
 ROWS_DRAWN: Final = 16

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, MMSAExtError, suggest
 from MMSA_ext.files import check_writable, exclusive, scratch_folder
 from MMSA_ext.paths import DATA_ROOT_VARIABLE, Places, shown, why_no_file
+from MMSA_ext.records.identity import code_version
 from MMSA_ext.records.record import metric_name
 from MMSA_ext.records.rescue import store_or_rescue
 from MMSA_ext.records.store import (
@@ -45,18 +45,15 @@ from MMSA_ext.records.store import collect_environment as describe_environment
 from MMSA_ext.registry import get_model, is_registered, trains_in_mmsa
 from MMSA_ext.reporting.tables import append_mmsa_csv, write_seed_csv
 from MMSA_ext.runs import requirements
-from MMSA_ext.runs.one_seed import (
-    SeedOutcome,
-    run_extension_seed,
-    run_stock_seed,
-    score_extension_seed,
-    score_stock_seed,
-)
+from MMSA_ext.runs.inputs import adopt_shapes, seen_features
+from MMSA_ext.runs.one_seed import SeedOutcome, run_stock_seed, score_stock_seed
+from MMSA_ext.runs.options import RunOptions
+from MMSA_ext.runs.own_seed import run_extension_seed, score_extension_seed
 from MMSA_ext.runs.results import RunResults, SeedResult
 from MMSA_ext.stopping import deferred
 from MMSA_ext.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from MMSA_ext.training.trainer import MINIMISED, Progress
-from MMSA_ext.version import code_version
+from MMSA_ext.training.trainer import MINIMISED, StepProgress
+from MMSA_ext.version import __version__
 
 logger = logging.getLogger("MMSA")
 
@@ -78,11 +75,16 @@ def identifying_configuration(args: EasyDict) -> dict[str, Any]:
 
 
 def model_code_version(model_name: str) -> str:
-    """Version of the code that decides the numbers of a model."""
+    """Version of the code that decides the numbers of a model: its own, its trainer's, the data's.
+
+    Of MMSA's models that is what brings MMSA to run here; MMSA itself is of one version.
+    """
+    data = (read_features, seen_features, adopt_shapes)
     if not is_registered(model_name):
-        return code_version()
+        return code_version(*data, run_stock_seed)
     entry = get_model(model_name)
-    return code_version(entry.build, entry.config, entry.trainer)
+    run = run_extension_seed if entry.host is None else run_stock_seed
+    return code_version(*data, run, entry.build, entry.config, entry.trainer)
 
 
 class Run:
@@ -90,13 +92,9 @@ class Run:
 
     Args:
         args: Resolved configuration.
+        options: How it is made.
         places: Where results go.
         device: Where to train.
-        custom_feature: Feature file in place of the configured one.
-        other_features: `feature_T`, `feature_A`, `feature_V`: files of single modalities, or None.
-        num_workers: Loader processes of MMSA's own models.
-        show_progress: Whether a bar shows the training steps.
-        reuse: Look finished runs up instead of repeating them.
         features: Features, if they are read already.
         notes: Remarks that every record of this run carries.
         marks: What sets this run apart from one with the same configuration; part of its identity.
@@ -105,29 +103,23 @@ class Run:
     def __init__(
         self,
         args: EasyDict,
+        options: RunOptions,
         places: Places,
-        *,
         device: torch.device,
-        custom_feature: str | Path | None = None,
-        other_features: dict[str, Any] | None = None,
-        num_workers: int = 0,
-        show_progress: bool = False,
-        reuse: bool = True,
+        *,
         features: FeatureSet | None = None,
         notes: tuple[str, ...] = (),
         marks: dict[str, str] | None = None,
     ) -> None:
-        self.args, self.places, self.device = args, places, device
-        self.custom_feature = custom_feature
-        self.other_features = other_features or {}
-        self.num_workers, self.show_progress, self.reuse = num_workers, show_progress, reuse
-        self.notes, self.marks = notes, marks or {}
+        self.args, self.options, self.places, self.device = args, options, places, device
+        self.custom_feature, self.other_features = options.custom_feature, options.modality_files
+        self.reuse, self.notes, self.marks = options.reuse, notes, marks or {}
         self.store = RunStore(places.results / "runs")
         self.features = features or self._read_features()
         self._check_metric()
         self.corruption = corruption.bind(args)
         requirements.check(args, self.features, self.corruption)
-        self._adopt_shapes()
+        adopt_shapes(args, self.features)
 
     def with_overrides(
         self,
@@ -140,13 +132,9 @@ class Run:
         """The same run with other configuration values; features that are not given are shared."""
         return Run(
             merge(self.args, overrides),
+            self.options,
             self.places,
-            device=self.device,
-            custom_feature=self.custom_feature,
-            other_features=self.other_features,
-            num_workers=self.num_workers,
-            show_progress=self.show_progress,
-            reuse=self.reuse,
+            self.device,
             # Unless they are to be read otherwise.
             features=features or (None if "front_padding" in overrides else self.features),
             notes=(*self.notes, *notes),
@@ -298,45 +286,12 @@ class Run:
                 f"KeyEval {key!r} is no metric of {self.args.dataset_name}; {suggest(key, known)}"
             )
 
-    def _adopt_shapes(self) -> None:
-        """Let the configuration state the shapes that are in the file."""
-        train = self.features.splits["train"]
-        reads_tokens = bool(self.args.get("use_bert"))
-        text = train.text_bert if reads_tokens else train.text
-        if text is None:
-            key = "text_bert" if reads_tokens else "text"
-            raise FeatureFileError(
-                f"{self.features.path}: has no {key!r}, which {self.args.model_name} reads; fill "
-                "it from 'raw_text' with `mmsa-ext encode-text`."
-            )
-        shapes = ("feature_dims", "seq_lens")
-        stated = [list(self.args.get(key, ())) for key in shapes]
-        text_dim = self.args.feature_dims[0] if reads_tokens else text.shape[2]
-        self.args.feature_dims = [text_dim, train.audio.shape[2], train.vision.shape[2]]
-        text_length = text.shape[2] if reads_tokens else text.shape[1]
-        self.args.seq_lens = [text_length, train.audio.shape[1], train.vision.shape[1]]
-        if stated != (found := [list(self.args[key]) for key in shapes]):
-            told = "Shapes are the file's: feature_dims %s, seq_lens %s; configured: %s, %s."
-            logger.info(told, *found, *stated)
-        if not trains_in_mmsa(self.args.model_name):
-            self.args.train_samples = len(train.ids)
-            return
-        if "train_samples" in self.args:
-            # Self-MM sizes its buffers by this; MMSA's value stays wherever it suffices.
-            self.args.train_samples = max(self.args.train_samples, len(train.ids))
-        if self.args.dataset_name == "sims" and not {"T", "A", "V"} <= train.labels.keys():
-            raise FeatureFileError(
-                f"{self.features.path}: has no 'regression_labels_T', '_A' and '_V', which MMSA's "
-                "loader reads on sims. Add them; where they are copies of 'regression_labels', "
-                "say so with a key unimodal_labels: 'copied from M'."
-            )
-
     def _train(self, identity: RunIdentity, position: int, weights: Path) -> SeedOutcome:
         args = mmsa_bridge.complete_args(
             self.args,
             device=self.device,
             model_save_path=weights,
-            custom_feature=self.custom_feature and str(self.custom_feature),
+            custom_feature=self.custom_feature,
             cur_seed=position,
             **self.other_features,
         )
@@ -350,8 +305,8 @@ class Run:
                         logger.warning("%s The model is trained anew.", error)
                 if trains_in_mmsa(args.model_name):
                     with mmsa_keys.explained(self.args):
-                        return run_stock_seed(args, identity.seed, self.num_workers)
-            with _progress_bar(self.show_progress, identity) as progress:
+                        return run_stock_seed(args, identity.seed, self.options.loaders)
+            with _progress_bar(self.options.verbose_level > 0, identity) as progress:
                 return run_extension_seed(args, self._seen_features, identity.seed, progress)
         except MMSAExtError:
             raise
@@ -403,7 +358,7 @@ class Run:
         weights = self._checkpoint_path(clean.identity)
         args = EasyDict({**args, "model_save_path": weights})
         if trains_in_mmsa(args.model_name):
-            outcome = score_stock_seed(args, checkpoint.state_dict, self.num_workers)
+            outcome = score_stock_seed(args, checkpoint.state_dict, self.options.loaders)
         else:
             outcome = score_extension_seed(args, self._seen_features, checkpoint.state_dict)
         outcome.history = [epoch.model_dump() for epoch in clean.history]
@@ -414,21 +369,12 @@ class Run:
 
     @cached_property
     def _scaling(self) -> FeatureScaling | None:
-        return FeatureScaling.of_file(self.features) if wants_scaling(self.args) else None
+        return self.features.fit_scaling() if wants_scaling(self.args) else None
 
     @cached_property
     def _seen_features(self) -> FeatureSet:
-        """What the model is given, whoever's loader hands it over.
-
-        Frames are scaled before they are corrupted, so that a lost one is zeros, and noise is in
-        standard deviations, to the model too.
-        """
-        features = self.features
-        if self._scaling is not None:
-            if self.corruption is None and not trains_in_mmsa(self.args.model_name):
-                return replace(features, scaling=self._scaling)  # batch by batch, without a copy
-            features = self._scaling.scaled(features)
-        return corruption.corrupt(features, self.corruption)
+        in_mmsa = trains_in_mmsa(self.args.model_name)
+        return seen_features(self.features, self._scaling, self.corruption, in_mmsa=in_mmsa)
 
     def _record(
         self,
@@ -539,14 +485,14 @@ def _unharmed(what: str) -> Iterator[None]:
 @contextmanager
 def _progress_bar(
     enabled: bool, identity: RunIdentity
-) -> Iterator[Callable[[Progress], None] | None]:
+) -> Iterator[Callable[[StepProgress], None] | None]:
     """A bar over the steps of the current epoch; log lines are written above it."""
     if not enabled:
         yield None
         return
     with logging_redirect_tqdm(loggers=[logger]), tqdm(unit="step", leave=False) as bar:
 
-        def show(state: Progress) -> None:
+        def show(state: StepProgress) -> None:
             if state.step == 1:
                 bar.reset(total=state.steps)
             best = "" if state.best is None else f", best {state.best:.4f}"
@@ -584,5 +530,7 @@ def _selection_rule(args: EasyDict) -> str:
 
 def _environment(device: torch.device) -> Environment:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    extra = {"cuda": str(torch.version.cuda)} if device.type == "cuda" else {}
+    extra = {"MMSA_ext": __version__}
+    if device.type == "cuda":
+        extra["cuda"] = str(torch.version.cuda)
     return describe_environment(name, threads=torch.get_num_threads(), extra_versions=extra)

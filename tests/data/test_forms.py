@@ -20,6 +20,7 @@ from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import FeatureLoader, make_loaders
 from MMSA_ext.registry import trains_in_mmsa
 from MMSA_ext.runs.api import open_run
+from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.runs.seeds import Run
 from tests.conftest import make_feature_data, tiny_config
 
@@ -133,7 +134,7 @@ def batches(run: Run) -> dict[str, list[dict[str, Any]]]:
     features = run._seen_features
     if not trains_in_mmsa(run.args.model_name):
         loaders = make_loaders(features, 4, 4)
-        return {name: list(FeatureLoader(each.dataset, 4)) for name, each in loaders.items()}
+        return {name: list(FeatureLoader(each.split, 4)) for name, each in loaders.items()}
     args = mmsa_bridge.complete_args(run.args, device=run.device, model_save_path="unused")
     with mmsa_bridge.provided_features(features):
         stock = mmsa_bridge.stock_loaders(args)
@@ -156,11 +157,10 @@ def opened(
                     open_run(
                         model,
                         "sims",
+                        RunOptions(custom_feature=path, gpu_ids="cpu", verbose_level=0).inside(
+                            folder
+                        ),
                         config=configuration(model, tiny_encoder),
-                        custom_feature=path,
-                        gpu_ids="cpu",
-                        verbose_level=0,
-                        **dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), folder),
                     )
                 )
             return runs[model]

@@ -16,8 +16,7 @@ from MMSA_ext.explain.embeddings import (
     project,
     representations,
 )
-
-MODALITIES = ("text", "audio", "vision")
+from MMSA_ext.names import MODALITIES
 
 
 def test_infoenh_before_and_after(explained):

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from MMSA_ext.reporting.report_contents import flatten, sections
+from MMSA_ext.reporting.groups import flatten
+from MMSA_ext.reporting.report_contents import sections
 from MMSA_ext.reporting.report_details import charts, facts
 from MMSA_ext.reporting.statistics import summarise
 
@@ -39,7 +40,7 @@ def test_numbers_are_mean_sample_std_and_interval(make_record):
     expected = summarise(scores)
     assert row.n == "3"
     assert cell.mean == f"{100 * expected.mean:.2f}"
-    assert cell.std == f"{100 * expected.std_sample:.2f}"
+    assert cell.std == f"{100 * expected.std:.2f}"
     assert cell.interval == f"{100 * expected.ci_low:.2f}, {100 * expected.ci_high:.2f}"
     assert [metric.arrow for metric in section.metrics] == ["↓"]
     assert [row.cells for row in section.seed_rows] == [["70.00"], ["80.00"], ["93.00"]]

@@ -14,7 +14,7 @@ from planted import (
 )
 
 from MMSA_ext.data import synthetic
-from MMSA_ext.models.infoenh.module import InfoEnhConfig
+from MMSA_ext.models.infoenh import InfoEnhConfig
 
 TINY = StudyConfig(
     infoenh=InfoEnhConfig(k=6, d=8), sizes=(32, 24), dims=(12, 6, 6), hidden=8, epochs=1
