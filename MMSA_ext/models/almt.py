@@ -65,6 +65,11 @@ class ALMTConfig(FineTuneConfig):
     schedule_unit: Literal["step", "epoch"] = "epoch"
     decay_all: bool = True
 
+    @property
+    def masks_padding(self) -> bool:
+        """See `RunConfig`."""
+        return self.masked
+
     @model_validator(mode="after")
     def _hyper_heads_have_a_width(self) -> Self:
         if self.hyper_head_dim is None and self.dim % self.heads:

@@ -173,6 +173,11 @@ class ConFEDEConfig(RunConfig):
     stage_one: StageOneConfig | None = StageOneConfig()
     infoenh: ConFEDEInfoEnhConfig | None = None
 
+    @property
+    def masks_padding(self) -> bool:
+        """See `RunConfig`."""
+        return True
+
     def retrieval_config(self) -> RetrievalConfig:
         """How samples are retrieved."""
         return RetrievalConfig(

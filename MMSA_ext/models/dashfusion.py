@@ -97,6 +97,11 @@ class DashFusionConfig(RunConfig):
     reading: Reading = Reading()
 
     @property
+    def masks_padding(self) -> bool:
+        """See `RunConfig`."""
+        return self.reading.padding == "masked"
+
+    @property
     def needs_retrieval(self) -> bool:
         """Whether any loss term reads retrieved samples."""
         if self.contrast_weight == 0:

@@ -90,6 +90,11 @@ class DBFConfig(FineTuneConfig):
     early_stop: int | None = Field(10, ge=0)
     length_groups: int = Field(3, ge=1)
 
+    @property
+    def masks_padding(self) -> bool:
+        """See `RunConfig`."""
+        return True
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.dim % self.heads:

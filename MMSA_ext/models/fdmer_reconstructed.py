@@ -90,6 +90,11 @@ class FDMERReconstructedConfig(FineTuneConfig):
     max_grad_norm: float | None = Field(1.0, gt=0)
     length_groups: int = Field(3, ge=1)
 
+    @property
+    def masks_padding(self) -> bool:
+        """See `RunConfig`."""
+        return True
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         for key in ("heads", "fusion_heads"):

@@ -38,6 +38,11 @@ class TextOnlyConfig(RunConfig):
     readout: Literal["first", "first_and_mean"] = "first"
     length_groups: int = Field(8, ge=1)
 
+    @property
+    def masks_padding(self) -> bool:
+        """See `RunConfig`."""
+        return True
+
 
 class TextOnly(MSAModel):
     """The first token of the projected text, into the head."""

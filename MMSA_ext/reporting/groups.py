@@ -81,7 +81,7 @@ def differences(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, dict[str
         identity = runs[0].identity
         own = {**flatten(identity.configuration), "code version": identity.code_version}
         settings.setdefault(identity.model, {})[key] = own
-    found = {}
+    found: dict[str, dict[str, str]] = {}
     for of_model in settings.values():
         names = dict.fromkeys(name for own in of_model.values() for name in own)
         differ = [n for n in names if len({own.get(n) for own in of_model.values()}) > 1]

@@ -145,9 +145,10 @@ def open_run(
     config: Mapping[str, Any] | None = None,
     searched: Mapping[str, list[Any]] | None = None,
 ) -> Iterator[Run]:
-    """A run whose data are read and checked, and the surroundings that it trains in.
+    """A run, and the surroundings that it trains in.
 
-    Arguments and errors are those of `MMSA_run`; nothing is trained until `Run.seed` is called.
+    Arguments and errors are those of `MMSA_run`; nothing is trained until `Run.seed` is called, and
+    data are read when a seed is not in the store.
     For a search, `searched` has the choices of its keys.
 
     Yields:

@@ -7,6 +7,7 @@ at the seed it was in, and a run that was done before is looked up.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -22,8 +23,9 @@ from MMSA_ext import mmsa_bridge
 from MMSA_ext import text_encoders as encoders
 from MMSA_ext.config import mmsa_keys
 from MMSA_ext.config.resolve import identity_config, merge
+from MMSA_ext.config.schema import FACTS, RunConfig
 from MMSA_ext.data import corruption
-from MMSA_ext.data.features import FeatureSet, base_file, read_features
+from MMSA_ext.data.features import FeatureSet, base_file, fingerprint, read_features
 from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, MMSAExtError, suggest
 from MMSA_ext.files import check_writable, exclusive, scratch_folder
@@ -63,12 +65,21 @@ _MODELS_BYTES, _LOG_BYTES = 4 * 2**20, 2**16
 
 
 def identifying_configuration(args: EasyDict) -> dict[str, Any]:
-    """The part of a configuration that identifies a run, the same on every machine.
+    """The part of a configuration that identifies a run, known before its data are read.
+
+    It has causes and no consequences, so not the shapes that the feature file decides, nor what
+    decides only the speed of the model.
 
     Raises:
         TextEncoderError: If the text encoder is a folder that is not there.
     """
-    configuration = identity_config(args)
+    left_out = set(FACTS)
+    if is_registered(args.model_name):
+        bound = get_model(args.model_name).config.from_args(args)
+        if isinstance(bound, RunConfig) and bound.masks_padding:
+            left_out.add("eval_batch_size")
+    kept = identity_config(args)
+    configuration = {key: value for key, value in kept.items() if key not in left_out}
     if "pretrained" in configuration:
         configuration["pretrained"] = encoders.identity(configuration["pretrained"])
     return configuration
@@ -85,6 +96,30 @@ def model_code_version(model_name: str) -> str:
     entry = get_model(model_name)
     run = run_extension_seed if entry.host is None else run_stock_seed
     return code_version(*data, run, entry.build, entry.config, entry.trainer)
+
+
+def run_identity(
+    args: EasyDict, data: str, seed: int, marks: Mapping[str, str] | None = None
+) -> RunIdentity:
+    """The name of a run, known before the run.
+
+    Args:
+        args: Resolved configuration.
+        data: Fingerprint of the feature files.
+        seed: The seed.
+        marks: What sets the run apart from one with the same configuration.
+
+    Raises:
+        TextEncoderError: If the text encoder is a folder that is not there.
+    """
+    return RunIdentity(
+        dataset=args.dataset_name,
+        dataset_fingerprint=data,
+        model=args.model_name,
+        configuration=identifying_configuration(args) | dict(marks or {}),
+        seed=seed,
+        code_version=model_code_version(args.model_name),
+    )
 
 
 class Run:
@@ -115,11 +150,22 @@ class Run:
         self.custom_feature, self.other_features = options.custom_feature, options.modality_files
         self.reuse, self.notes, self.marks = options.reuse, notes, marks or {}
         self.store = RunStore(places.results / "runs")
-        self.features = features or self._read_features()
-        self._check_metric()
         self.corruption = corruption.bind(args)
-        requirements.check(args, self.features, self.corruption)
-        adopt_shapes(args, self.features)
+        self._given = features
+
+    @cached_property
+    def features(self) -> FeatureSet:
+        """The data, read and checked when they are first needed; the shapes become theirs.
+
+        Raises:
+            FeatureFileError: They cannot be used.
+            ConfigError: The configuration asks for what they, or the data set, do not have.
+        """
+        features = self._given or self._read_features()
+        self._check_metric()
+        requirements.check(self.args, features, self.corruption)
+        adopt_shapes(self.args, features)
+        return features
 
     def with_overrides(
         self,
@@ -193,6 +239,8 @@ class Run:
         known = self._look_up(identity) if self.reuse else None
         if known is not None:
             return self._result(known, reused=True)
+        if self.features.fingerprint != identity.dataset_fingerprint:  # changed just now
+            return self.seed(seed, position)
         self._check_places(identity)
         logger.info("-" * 30 + " Running with seed %d [%d] " + "-" * 30, seed, position)
         checkpoint = self._checkpoint_path(identity)
@@ -227,16 +275,16 @@ class Run:
 
     def identity(self, seed: int) -> RunIdentity:
         """What makes the run of this seed the run it is."""
-        return RunIdentity(
-            dataset=self.args.dataset_name,
-            dataset_fingerprint=self.features.fingerprint,
-            model=self.args.model_name,
-            configuration=identifying_configuration(self.args) | self.marks,
-            seed=seed,
-            code_version=model_code_version(self.args.model_name),
-        )
+        return run_identity(self.args, self._fingerprint(), seed, self.marks)
 
-    def _read_features(self) -> FeatureSet:
+    def _fingerprint(self) -> str:
+        """Of the data that are read, or would be: their arrays are not needed to look a run up."""
+        read = self.__dict__.get("features", self._given)
+        if read is not None:
+            return str(read.fingerprint)
+        return fingerprint(self._base_file(), **self.other_features)
+
+    def _base_file(self) -> str | os.PathLike[str] | None:
         others = [self.other_features.get(name) for name in _MODALITIES]
         path = base_file(self.custom_feature, self.args.featurePath, others)
         if path is not None and (reason := why_no_file(path, "feature file")):
@@ -249,8 +297,11 @@ class Run:
         for name, other in self.other_features.items():
             if other and (reason := why_no_file(other, "feature file")):
                 raise FeatureFileError(f"{shown(other)} ({name}): {reason}.")
+        return path
+
+    def _read_features(self) -> FeatureSet:
         features = read_features(
-            path,
+            self._base_file(),
             self.args.dataset_name,
             front_padding=self.args.get("front_padding"),
             **self.other_features,
