@@ -38,7 +38,7 @@ from MMSA_ext.config.files import supported_datasets
 from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.registry import list_models
 from MMSA_ext.runs.seeds import Run
-from tests.attack.tally import HangError, Tally, limited
+from tests.attack.tally import HangError, Tally, damaged_somewhere, limited
 from tests.conftest import make_feature_data
 
 TRIES = 3000
@@ -352,7 +352,7 @@ def damaged_files(place: Place, tries: int) -> Tally:
             _replace_somewhere(content, chance)
             damaged = json.dumps(content).encode()
         else:
-            damaged = _changed_bytes(json.dumps(content).encode(), chance)
+            damaged = damaged_somewhere(json.dumps(content).encode(), chance)
         path = place.configuration(damaged)
         kind = chance.choice((config.get_config_regression, config.resolve))
         call = lambda: kind(model, "mosi", path)  # noqa: B023, E731
@@ -373,15 +373,6 @@ def _replace_somewhere(content: dict[str, Any], chance: random.Random) -> None:
         del above[key]
     else:
         above[key] = chance.choice(values)
-
-
-def _changed_bytes(content: bytes, chance: random.Random) -> bytes:
-    changed = bytearray(content)
-    if chance.random() < 0.3:
-        return bytes(changed[: chance.randrange(len(changed))])
-    for _ in range(chance.randint(1, 8)):
-        changed[chance.randrange(len(changed))] = chance.randrange(256)
-    return bytes(changed)
 
 
 # Before a script: the password file knows nobody, as in a container that runs under a number.

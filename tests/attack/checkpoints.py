@@ -1,12 +1,11 @@
 """Checkpoints of trained models, damaged and forged.
 
-1. One to eight changed bytes in copies of each checkpoint: what loads is the same content, or a
-   `CheckpointError` comes. Likewise for its weights alone, as MMSA writes them.
-2. Copies that are cut off.
-3. Forged content with a digest that fits, and its weights alone with the forged configuration,
+1. Forged content with a digest that fits, and its weights alone with the forged configuration,
    scored: always a `CheckpointError`.
-4. Every key of a configuration left out or given a value that makes no sense: a `CheckpointError`,
+2. Every key of a configuration left out or given a value that makes no sense: a `CheckpointError`,
    or predictions where the key does not matter.
+
+Changed bytes and files that are cut off are tried in tests/training.
 
 No try may take more than `SECONDS` of the processor, or `MEBIBYTES` beyond what is there.
 """
@@ -29,18 +28,17 @@ from typing import Any
 
 import torch
 
-from MMSA_ext import MMSA_run, predict_file
+from MMSA_ext import predict_file
 from MMSA_ext.errors import CheckpointError, FeatureFileError
 from MMSA_ext.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.attack.tally import Tally
-from tests.conftest import tiny_config, write_tiny_encoder
+from tests.conftest import tiny_config, train, write_tiny_encoder
 from tests.models.hosts.variants import INFOENH, SIZES, TRAINING, read_by, write_features
 
 TRIES = 300
 MODELS = ("text_only", "dashfusion", "lf_dnn", "self_mm")
 ALSO_FORGED = ("self_mm_infoenh", "confede", "mult")
 SECONDS, MEBIBYTES = 5.0, 300.0
-HARMLESS = {"the same content", "CheckpointError"}
 REFUSED = {"CheckpointError", "FeatureFileError"}  # the latter: the features do not fit it
 
 
@@ -53,7 +51,7 @@ class Trained:
     features: Path
 
 
-def train(folder: Path, models: tuple[str, ...] = MODELS) -> list[Trained]:
+def trained_models(folder: Path, models: tuple[str, ...] = MODELS) -> list[Trained]:
     """Train tiny models for an epoch each."""
     encoder, features = folder / "encoder", folder / "features.pkl"
     if not features.exists():
@@ -70,12 +68,8 @@ def train(folder: Path, models: tuple[str, ...] = MODELS) -> list[Trained]:
             config = read_by(host, TRAINING | {"pretrained": str(encoder)}) | SIZES.get(host, {})
             config |= {"infoenh": INFOENH} if host != model else {}
         with quiet():
-            results = MMSA_run(
-                model, "mosi", config=config | {"featurePath": str(features)}, seeds=[1],
-                num_workers=0, verbose_level=0, gpu_ids="cpu",
-                **dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), folder / "runs"),
-            )  # fmt: skip
-        found.append(Trained(model, results.seeds[0].checkpoint, features))
+            seed = train(model, features, folder / "runs", config=config)
+        found.append(Trained(model, seed.checkpoint, features))
     return found
 
 
@@ -90,16 +84,6 @@ def quiet() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
-
-
-def same(one: Checkpoint, other: Checkpoint) -> bool:
-    """Whether two checkpoints say the same, bit for bit."""
-    if repr((one.config, one.seed, one.metrics)) != repr((other.config, other.seed, other.metrics)):
-        return False
-    return one.state_dict.keys() == other.state_dict.keys() and all(
-        one.state_dict[name].dtype == value.dtype and torch.equal(one.state_dict[name], value)
-        for name, value in other.state_dict.items()
-    )
 
 
 def outcome(attempt: Callable[[], str]) -> str:
@@ -120,48 +104,6 @@ def outcome(attempt: Callable[[], str]) -> str:
     if _memory("VmHWM") - before > MEBIBYTES:
         return f"more than {MEBIBYTES} MiB ({ended})"
     return ended
-
-
-def changed_bytes(trained: Trained, folder: Path, tries: int, *, alone: bool) -> Tally:
-    """Copies of a checkpoint with one to eight changed bytes; of its weights alone with `alone`."""
-    sound, config = load_checkpoint(trained.path), None
-    path = folder / "changed.pth"
-    whole = trained.path.read_bytes()
-    if alone:
-        torch.save(sound.state_dict, path)
-        whole, config = path.read_bytes(), sound.config
-        sound = Checkpoint(config, 0, sound.state_dict, {})
-    draw = random.Random(trained.model)
-
-    def attempt() -> str:
-        return "the same content" if same(load_checkpoint(path, config), sound) else "SILENT CHANGE"
-
-    what = f"{trained.model}{', weights alone' if alone else ''}: 1 to 8 changed bytes"
-    tally = Tally(what, HARMLESS)
-    for _ in range(tries):
-        damaged = bytearray(whole)
-        places = draw.sample(range(len(whole)), draw.randint(1, 8))
-        for position in places:
-            damaged[position] ^= draw.randint(1, 255)
-        path.write_bytes(damaged)
-        tally.add(outcome(attempt), str(places))
-    return tally
-
-
-def truncated(trained: Trained, folder: Path, tries: int) -> Tally:
-    """Copies of a checkpoint that are cut off at any place."""
-    whole, path = trained.path.read_bytes(), folder / "cut.pth"
-    draw = random.Random(trained.model)
-    tally = Tally(f"{trained.model}: cut off", {"CheckpointError"})
-
-    def attempt() -> str:
-        load_checkpoint(path)
-        return "loaded"
-
-    for length in {0, len(whole) - 1, *(draw.randrange(len(whole)) for _ in range(tries - 2))}:
-        path.write_bytes(whole[:length])
-        tally.add(outcome(attempt), f"{length} bytes")
-    return tally
 
 
 def forgeries(sound: Checkpoint) -> Iterator[tuple[str, Checkpoint]]:
@@ -303,12 +245,8 @@ def bounded_memory(mebibytes: int) -> Iterator[None]:
 
 def attacks(folder: Path, tries: int) -> Iterator[Tally]:
     """All tables."""
-    models = train(folder)
-    for trained in models:
-        yield changed_bytes(trained, folder, tries, alone=False)
-        yield changed_bytes(trained, folder, tries, alone=True)
-        yield truncated(trained, folder, tries)
+    models = trained_models(folder)
     with bounded_memory(20_000):
-        for trained in [*models, *train(folder, ALSO_FORGED)]:
+        for trained in [*models, *trained_models(folder, ALSO_FORGED)]:
             yield forged(trained, folder)
             yield configurations(trained, folder, tries)

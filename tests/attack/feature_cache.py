@@ -17,7 +17,6 @@ import random
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +31,8 @@ import numpy as np
 
 from MMSA_ext.data import feature_cache
 from MMSA_ext.data.features import FeatureSet, read_features, write_features
-from tests.attack.tally import HangError, Tally, limited
+from tests.attack.operations import forked, watched
+from tests.attack.tally import HangError, Tally, damaged_somewhere, limited
 from tests.conftest import make_feature_data
 from tests.data.comparing import assert_same_features as assert_same
 from tests.data.comparing import is_mapped
@@ -114,13 +114,10 @@ def manifest(path: Path) -> tuple[dict[str, Any], list[list[Any]], int]:
     return values, arrays, start
 
 
-def array(path: Path, split: str, key: str) -> tuple[int, np.ndarray]:
-    """Where an array of an entry begins, and a copy of it."""
-    (form,) = [form for name, found, *form in manifest(path)[1] if (name, found) == (split, key)]
-    dtype, shape, start, _ = form
-    content = path.read_bytes()[start:]
-    count = int(np.prod(shape))
-    return start, np.frombuffer(content, dtype, count).reshape(shape).copy()
+def labels(path: Path) -> int:
+    """Where a small array of an entry begins."""
+    (form,) = [form for form in manifest(path)[1] if form[:2] == ["train", "regression_labels"]]
+    return int(form[4])
 
 
 def forge(path: Path, text: str | Callable[[Any], Any]) -> None:
@@ -132,6 +129,11 @@ def forge(path: Path, text: str | Callable[[Any], Any]) -> None:
     content = text.encode()
     end = feature_cache._END.pack(len(content), hashlib.sha256(content).digest())
     path.write_bytes(path.read_bytes()[:start] + content + end)
+
+
+def in_manifest(path: Path, old: bytes, new: bytes) -> None:
+    """Exchange text of the same length in a manifest, whose digest stays."""
+    overwrite(path, path.read_bytes().index(old, manifest(path)[2]), new)
 
 
 def through_a_map(path: Path) -> None:
@@ -172,10 +174,17 @@ def unseen(act: Callable[[Path], Any]) -> Damage:
 
 DAMAGES: dict[str, Damage] = {
     "a bit of a mapped array": lambda t: flip(t.entry, 1000),
-    "a bit of a small array": lambda t: flip(
-        t.entry, array(t.entry, "train", "regression_labels")[0]
-    ),
+    "a bit of a small array": lambda t: flip(t.entry, labels(t.entry)),
     "a bit of the manifest": lambda t: flip(t.entry, -300),
+    "two splits' ids exchanged in the manifest": lambda t: in_manifest(
+        t.entry, b"valid$_$0", b"tests$_$0"
+    ),
+    "another length in the manifest": lambda t: in_manifest(
+        t.entry, b'"audio_lengths": [12', b'"audio_lengths": [11'
+    ),
+    "another finding in the manifest": lambda t: in_manifest(
+        t.entry, b'"not_numbers": 1', b'"not_numbers": 0'
+    ),
     "the highest bit of the manifest's size": lambda t: flip(t.entry, -33, 7),
     "a bit of the manifest's digest": lambda t: flip(t.entry, -1),
     "a bit of the note": lambda t: flip(t.note, 5),
@@ -435,7 +444,7 @@ CIRCUMSTANCES: dict[str, Damage] = {
     "no memory for the manifest": lambda t: failing(json, "loads", MemoryError()),
     "a bit of the manifest, below the file system": lambda t: below_the_file_system(t, -300, 60),
     "a bit of the labels, below the file system": lambda t: below_the_file_system(
-        t, array(t.entry, "train", "regression_labels")[0], 60
+        t, labels(t.entry), 60
     ),
     "a bit of a mapped array, below the file system, a day later": lambda t: below_the_file_system(
         t, 1000, 86_401
@@ -524,35 +533,6 @@ def named() -> Tally:
     return tally
 
 
-def _random_damage(path: Path, rng: random.Random) -> None:
-    content = bytearray(path.read_bytes())
-    start = rng.randrange(len(content))
-    size = rng.choice((1, 8, 512, 4096))
-    kind = rng.choice(("bits", "noise", "zeros", "cut", "insert", "remove", "move", "repeat"))
-    if kind == "bits":
-        for _ in range(rng.randint(1, 8)):
-            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    elif kind == "cut":
-        del content[start:]
-    elif kind == "insert":
-        content[start:start] = rng.randbytes(size)
-    elif kind == "remove":
-        del content[start : start + size]
-    elif kind == "repeat":
-        content[start:start] = content[start : start + size]
-    else:
-        to = rng.randrange(len(content))
-        part = {
-            "noise": rng.randbytes(size),
-            "zeros": bytes(size),
-            "move": bytes(content[to : to + size]),
-        }[kind]
-        content[start : start + size] = part[: len(content) - start]
-    with path.open("rb+") as file:
-        file.write(content)
-        file.truncate()
-
-
 def randomly(tries: int, seed: int = 0) -> Tally:
     """Random damage to the entry or its note, times restored or not."""
     tally = Tally("random damage to the cache of feature files", READ)
@@ -562,42 +542,13 @@ def randomly(tries: int, seed: int = 0) -> Tally:
         for number in range(tries):
             for path in rng.choice(((target.entry,), (target.note,), (target.entry, target.note))):
                 with times_kept(path) if rng.random() < 0.5 else nullcontext():
-                    _random_damage(path, rng)
+                    path.write_bytes(damaged_somewhere(path.read_bytes(), rng))
             tally.add(outcome(target), f"try {number}")
             read_features(target.source)  # hashed and noted again
     return tally
 
 
 # --- Killed writers, and many processes ---------------------------------------------------------
-
-
-_FILE_EVENTS = ("open", "os.", "shutil.", "fcntl.", "mmap.", "tempfile.")
-
-
-def _filling(source: Path, kill_at: int | None) -> int:
-    """Read a file in a process of its own, which dies at one of its file operations.
-
-    Returns:
-        Its process id.
-    """
-    child = os.fork()
-    if child:
-        return child
-    count = 0
-
-    def count_down(event: str, _: Any) -> None:
-        nonlocal count
-        if event.startswith(_FILE_EVENTS):
-            count += 1
-            if count == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    if kill_at is not None:
-        sys.addaudithook(count_down)
-    try:
-        read_features(source)
-    finally:
-        os._exit(0)
 
 
 def _after_a_kill(source: Path, expected: FeatureSet, folder: Path) -> str:
@@ -624,20 +575,18 @@ def kills(tries: int, seed: int = 0) -> Tally:
     with workshop() as folder:
         source, maps = features(folder / "base.pkl", 0, counts), folder / "cache" / "feature_maps"
         expected = read_features(source, cache=False)
-        number, ended = 0, False
-        while not ended:
-            shutil.rmtree(maps, ignore_errors=True)
-            number += 1
-            _, status = os.waitpid(_filling(source, number), 0)
-            ended = not os.WIFSIGNALED(status)
-            tally.add(_after_a_kill(source, expected, maps), f"file operation {number}")
+        _, operations = watched(lambda: read_features(source))
+        for due in range(1, operations + 1):
+            shutil.rmtree(maps)
+            watched(lambda: read_features(source), due)
+            tally.add(_after_a_kill(source, expected, maps), f"file operation {due}")
         began = time.perf_counter()
         shutil.rmtree(maps)
-        os.waitpid(_filling(source, None), 0)
+        os.waitpid(forked(lambda: read_features(source)), 0)
         seconds = time.perf_counter() - began
         for number in range(tries):
             shutil.rmtree(maps, ignore_errors=True)
-            child = _filling(source, None)
+            child = forked(lambda: read_features(source))
             time.sleep(rng.uniform(0, 1.1) * seconds)
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)

@@ -14,16 +14,15 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
-from MMSA_ext import MMSA_run, mmsa_bridge, predict_file
+from MMSA_ext import mmsa_bridge, predict_file
 from MMSA_ext.data.features import check_features
 from MMSA_ext.errors import ConfigError, FeatureFileError
 from MMSA_ext.names import MODALITIES, SPLITS
 from tests.attack.tally import Tally
-from tests.conftest import make_feature_data, write_tiny_encoder
+from tests.conftest import make_feature_data, train, write_tiny_encoder
 from tests.data.test_forms import FORMS, LABELS, MODELS, configuration
 
 TRIES = 300
@@ -116,22 +115,8 @@ def attempt(number: int, folder: Path, encoder: Path) -> tuple[str, str]:
     path.write_bytes(pickle.dumps(data))
     report = check_features(path, "sims", front_padding=config.get("front_padding"))
     report.render().encode()
-    out = folder / "out"
     try:
-        (seed,) = MMSA_run(
-            model,
-            "sims",
-            config=config,
-            custom_feature=path,
-            seeds=[1],
-            gpu_ids="cpu",
-            num_workers=0,
-            verbose_level=0,
-            reuse=False,
-            model_save_dir=out,
-            res_save_dir=out,
-            log_dir=out,
-        ).seeds
+        seed = train(model, path, folder / "out", "sims", config=config, reuse=False)
     except FeatureFileError as error:
         same = not report.ok and str(error) == report.error_message()
         return (
@@ -159,8 +144,7 @@ def attacks(folder: Path, tries: int) -> Iterator[Tally]:
     encoder = folder / "encoder"
     encoder.mkdir()
     write_tiny_encoder(encoder)
-    without_pictures = mock.patch("MMSA_ext.runs.seeds.Run._draw", return_value=())
-    with warnings.catch_warnings(), without_pictures:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for number in range(tries):
             try:

@@ -1,10 +1,7 @@
-"""Attacks on the store: kills and full disks at every file operation, many writers, junk.
+"""Attacks on the store: kills and full disks at every file operation, many writers.
 
-    python -m tests.attack.store [TRIES]
-
-TRIES is the number of random kills and of random pairs of kills; all else is tried at every place.
-A try runs in a child process. Its file operations are seen by an audit hook, which kills the child
-or lets the disk be full at the one that is due.
+A tenth of TRIES is the number of random pairs of kills; all else is tried at every place. A try
+runs in a child process, which is killed, or whose disk is full, at the file operation that is due.
 """
 
 from __future__ import annotations
@@ -12,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import errno
-import functools
 import hashlib
 import json
 import os
@@ -22,11 +18,10 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,10 +47,13 @@ from MMSA_ext.runs.one_seed import SeedOutcome
 from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.runs.seeds import Run
 from MMSA_ext.training.checkpoint import load_checkpoint
+from tests.attack.operations import Operations, forked, in_child, watched
 from tests.attack.tally import Tally
-from tests.conftest import make_feature_data
+from tests.conftest import make_feature_data, mounted_disk
 
-SAFE = ("no record yet", "old record, its own files", "new record, its own files")
+TRIES = 400
+NEXT, TIDY = "the next run: stored, nothing left over", "in the end nothing left over"
+SAFE = ("no record yet", "old record, its own files", "new record, its own files", NEXT)
 WRITERS = 8
 
 # --- what is written ---------------------------------------------------------------------------
@@ -170,82 +168,6 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-# --- file operations in a child ----------------------------------------------------------------
-
-_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-
-
-class Operations:
-    """Sees file operations of this process from `watch` on, each before it is done.
-
-    Args:
-        due: Number of the operation that something happens at, from 1; 0 for none.
-        happens: Given the operation's name and path; what it raises ends the operation.
-    """
-
-    def __init__(self, due: int, happens: Callable[[str, str], None]) -> None:
-        self.count, self.due, self.happens = 0, due, happens
-
-    def watch(self) -> None:
-        sys.addaudithook(self._seen)
-        sync = os.fsync
-
-        def fsync(descriptor: int) -> None:
-            self._one("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink()))
-            sync(descriptor)
-
-        os.fsync = fsync
-
-    def _seen(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and arguments[2] & _WRITING:
-            self._one("open", str(arguments[0]))
-        elif event == "os.rename":
-            self._one("rename", str(arguments[1]))
-        elif event in ("os.mkdir", "os.remove", "os.rmdir"):
-            self._one(event[3:], str(arguments[0]))
-
-    def _one(self, name: str, path: str) -> None:
-        self.count += 1
-        if self.count == self.due:
-            self.happens(name, path)
-
-
-def in_child(action: Callable[[], Any]) -> tuple[int, Any]:
-    """Exit code (negative for a signal) and result of an action in a forked child."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        with contextlib.suppress(BaseException):
-            os.close(reading)
-            warnings.simplefilter("ignore")
-            answer = json.dumps(action()).encode()
-            os.write(writing, answer)
-            code = 0
-        os._exit(code)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        answer = pipe.read()
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status), json.loads(answer) if answer else None
-
-
-def _killed(name: str, path: str) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def watched(action: Callable[[], Any], due: int = 0, happens: Any = _killed) -> tuple[int, Any]:
-    """An action in a child; its result is the number of its file operations."""
-
-    def act() -> int:
-        operations = Operations(due, happens)
-        operations.watch()
-        action()
-        return operations.count
-
-    return in_child(act)
-
-
 # --- kills at every file operation -------------------------------------------------------------
 
 # What is in the store before, and what is written then: version and whether it diverged.
@@ -268,7 +190,7 @@ def kills_at_every_operation(
 ) -> Tally:
     """Kill a writer at each of its file operations (or each `step`-th); then at random pairs."""
     before, (version, diverged) = SCENARIOS[scenario]
-    tally = Tally(f"killed at every file operation: {scenario}")
+    tally = Tally(f"killed at every file operation: {scenario}", SAFE)
 
     def prepared(name: str) -> Place:
         place = make(folder / re.sub(r"\W", "-", f"{scenario} {name}"))
@@ -302,9 +224,6 @@ def _after(place: Place, old: int | None, new: int) -> str:
     if found is None:
         return "no record yet" if old is None else "LOST"
     return "new record, its own files" if found == new else "old record, its own files"
-
-
-NEXT = "the next run: stored, nothing left over"
 
 
 def _next_run(place: Place) -> tuple[str, str]:
@@ -363,49 +282,13 @@ def seed_places(folder: Path) -> Iterator[Callable[[Path], Place]]:
         yield lambda place: SeedPlace(place, run)
 
 
-# --- random kills, and a reader meanwhile ------------------------------------------------------
-
-
-RANDOM = ("a record with its own files", "in the end nothing left over")
-
-
-def random_kills(folder: Path, tries: int = 200) -> Tally:
-    """Kill a process that repeats one run again and again, after a random time."""
-    tally = Tally("killed at a random time while repeating a run")
-    numbers, place = random.Random(0), Place(folder)
-    place.write(0)
-    latest = 0
-    for number in range(tries):
-        child = os.fork()
-        if child == 0:
-            with contextlib.suppress(BaseException):
-                version = latest
-                while True:
-                    version += 1
-                    place.write(version)
-            os._exit(1)
-        time.sleep(numbers.uniform(0.0, 0.08))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        try:
-            found = place.version()
-        except StoreError as error:
-            tally.add(f"MIXED OR LOST: {error}", str(number))
-            continue
-        if found is None or found < latest:
-            tally.add("LOST", str(number))
-            continue
-        tally.add(RANDOM[0])
-        latest = found
-    place.tidy()
-    place.write(latest + 1)
-    tally.add(RANDOM[1] if len(place.left()) == 3 else "LEFT OVER", str(place.left()))
-    return tally
+# --- many writers, and readers meanwhile ---------------------------------------------------------
 
 
 def many_writers(folder: Path, seconds: float = 20.0) -> Tally:
     """Eight processes repeat the same runs, two read them, and a writer is killed now and then."""
-    tally = Tally(f"{WRITERS} writers and 2 readers of the same runs, writers killed now and then")
+    tried = f"{WRITERS} writers and 2 readers of the same runs, writers killed now and then"
+    tally = Tally(tried, WRITTEN)
     place, seeds, numbers = Place(folder), range(3), random.Random(0)
     for seed in seeds:
         place.write(0, seed)
@@ -425,7 +308,7 @@ def many_writers(folder: Path, seconds: float = 20.0) -> Tally:
         return said
 
     readers = [_reader(read) for _ in range(2)]
-    writers = {_forked(lambda n=number: write(n)): number for number in range(1, WRITERS + 1)}
+    writers = {forked(lambda n=number: write(n)): number for number in range(1, WRITERS + 1)}
     kills = 0
     while time.monotonic() < end - 1:
         time.sleep(numbers.uniform(0.05, 0.4))
@@ -434,7 +317,7 @@ def many_writers(folder: Path, seconds: float = 20.0) -> Tally:
         os.kill(victim, signal.SIGKILL)
         os.waitpid(victim, 0)
         kills += 1
-        writers[_forked(lambda n=number: write(n))] = number
+        writers[forked(lambda n=number: write(n))] = number
     for writer in writers:
         _, status = os.waitpid(writer, 0)
         tally.add(WRITTEN[0] if status == 0 else "WRITER FAILED")
@@ -451,14 +334,14 @@ def many_writers(folder: Path, seconds: float = 20.0) -> Tally:
             place.tidy()
             place.write(10**6, seed)
         tally.add(WRITTEN[2] if place.version(seed) == 10**6 else "LOST")
-    tally.add(RANDOM[1] if len(place.left()) == 9 else "LEFT OVER", str(place.left()))
+    tally.add(TIDY if len(place.left()) == 9 else "LEFT OVER", str(place.left()))
     return tally
 
 
 READ = ("read: a record with its own predictions", "read: repeated meanwhile, and said so")
 WRITTEN = (
     *("writer ended well", "writer killed and replaced", "in the end: its own files"),
-    *(*READ, RANDOM[1]),
+    *(*READ, TIDY),
 )
 
 
@@ -473,18 +356,6 @@ def _read(place: Place, seed: int) -> str:
     return READ[0] if found == {float(run.notes[0])} else "READ: MIXED"
 
 
-def _forked(action: Callable[[], Any]) -> int:
-    child = os.fork()
-    if child == 0:
-        code = 1
-        with contextlib.suppress(BaseException):
-            warnings.simplefilter("ignore")
-            action()
-            code = 0
-        os._exit(code)
-    return child
-
-
 def _reader(read: Callable[[], list[str]]) -> tuple[int, int]:
     reading, writing = os.pipe()
 
@@ -492,7 +363,7 @@ def _reader(read: Callable[[], list[str]]) -> tuple[int, int]:
         with os.fdopen(writing, "w") as pipe:
             json.dump(read(), pipe)
 
-    child = _forked(act)
+    child = forked(act)
     os.close(writing)
     return reading, child
 
@@ -512,7 +383,9 @@ def full_disk(full: str, folder: Path, *, repeated: bool = True, step: int = 1) 
         repeated: Whether the run is in the store before.
         step: Try each `step`-th operation only.
     """
-    tally = Tally(f"disk full from every file operation on ({full}; {_kind(repeated)})")
+    kind = "a repeated run" if repeated else "a new run"
+    allowed = (*KEPT, TOLD) if full == "all" else KEPT
+    tally = Tally(f"disk full from every file operation on ({full}; {kind})", allowed)
 
     def prepared(name: str) -> Place:
         place = Place(folder / re.sub(r"\W", "-", f"{full} {repeated} {name}"))
@@ -558,10 +431,6 @@ def full_disk(full: str, folder: Path, *, repeated: bool = True, step: int = 1) 
     return tally
 
 
-def _kind(repeated: bool) -> str:
-    return "a repeated run" if repeated else "a new run"
-
-
 _NEED_SPACE = ("open", "mkdir", "rename", "fsync")
 
 
@@ -604,24 +473,10 @@ def _kept(place: Place, answer: list[Any], old: int | None) -> str:
         return f"LOST: {error}"
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path, size: int) -> Iterator[Path | None]:
-    """A file system of a few MiB; None where none may be mounted."""
-    folder.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        yield None
-        return
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
 def real_full_disk(folder: Path, tries: int = 40) -> Tally | None:
     """The store on a real small disk, which is filled but for 0 to some KiB; None without one."""
-    tally = Tally("a real disk of 2 MiB, filled but for 0 to 160 KiB, while a run is stored")
-    with small_disk(folder / "disk", 2 * 2**20) as disk:
+    tally = Tally("a real disk of 2 MiB, filled but for 0 to 160 KiB, while a run is stored", KEPT)
+    with mounted_disk(folder / "disk") as disk:
         if disk is None:
             return None
         for number in range(tries):
@@ -642,32 +497,16 @@ def real_full_disk(folder: Path, tries: int = 40) -> Tally | None:
     return tally
 
 
-def main(tries: int) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        show = functools.partial(_show, allowed={*SAFE, NEXT})
+def attacks(folder: Path, tries: int) -> Iterator[Tally]:
+    """All tables."""
+    with seed_places(folder / "run") as make:
         for scenario in SCENARIOS:
-            show(kills_at_every_operation(scenario, folder / "write", pairs=tries // 10))
-        with seed_places(folder / "run") as make:
-            for scenario in SCENARIOS:
-                show(kills_at_every_operation(f"{scenario}", folder / "seed", make=make))
-        _show(random_kills(folder / "random", tries), RANDOM)
-        _show(many_writers(folder / "writers"), WRITTEN)
-        for full in ("store", "store and checkpoints", "all"):
-            for repeated in (True, False):
-                tally = full_disk(full, folder / "full", repeated=repeated)
-                _show(tally, {*KEPT, *([TOLD] if full == "all" else [])})
-        _show(real_full_disk(folder / "real"), KEPT)
-
-
-def _show(tally: Tally | None, allowed: Collection[str]) -> None:
-    if tally is None:
-        print("no small disk may be mounted here")
-        return
-    print(tally.render(), flush=True)
-    for outcome, examples in tally.bad(allowed).items():
-        print(f"    NOT ALLOWED: {outcome}: {examples}")
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
+            yield kills_at_every_operation(scenario, folder / "write", pairs=tries // 10)
+            yield kills_at_every_operation(scenario, folder / "seed", make=make)
+    yield many_writers(folder / "writers")
+    for full in ("store", "store and checkpoints", "all"):
+        for repeated in (True, False):
+            yield full_disk(full, folder / "full", repeated=repeated)
+    real = real_full_disk(folder / "real")
+    if real is not None:
+        yield real

@@ -6,6 +6,7 @@ another, and `TRIES`, how many there are of what is random if nobody says.
 nothing ended in a way that is not allowed, and a part of seconds is in every test run.
 """
 
+import random
 import signal
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -25,7 +26,7 @@ class Tally:
     """
 
     attack: str
-    allowed: Collection[str] = ()
+    allowed: Collection[str]
     outcomes: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
@@ -35,10 +36,10 @@ class Tally:
         if example and len(shown := self.examples.setdefault(outcome, [])) < 5:
             shown.append(example)
 
-    def bad(self, allowed: Collection[str] = ()) -> dict[str, list[str]]:
+    def bad(self) -> dict[str, list[str]]:
         """Outcomes that must not be, with examples."""
-        allowed = allowed or self.allowed
-        return {name: self.examples.get(name, []) for name in self.outcomes if name not in allowed}
+        names = (name for name in self.outcomes if name not in self.allowed)
+        return {name: self.examples.get(name, []) for name in names}
 
     def render(self) -> str:
         """The table: one line an outcome; below it, examples of what must not be."""
@@ -71,3 +72,27 @@ def limited(seconds: int) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def damaged_somewhere(content: bytes, chance: random.Random) -> bytes:
+    """Content with bits or a part changed, cut off, put in, left out, moved or repeated."""
+    changed = bytearray(content)
+    start, to = (chance.randrange(len(changed)) for _ in range(2))
+    size = chance.choice((1, 8, 512, 4096))
+    kind = chance.choice(("bits", "noise", "zeros", "cut", "insert", "remove", "move", "repeat"))
+    if kind == "bits":
+        for _ in range(chance.randint(1, 8)):
+            changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
+    elif kind == "cut":
+        del changed[start:]
+    elif kind == "insert":
+        changed[start:start] = chance.randbytes(size)
+    elif kind == "remove":
+        del changed[start : start + size]
+    elif kind == "repeat":
+        changed[start:start] = changed[start : start + size]
+    else:
+        part = {"noise": chance.randbytes(size), "zeros": bytes(size)}
+        moved = part.get(kind, changed[to : to + size])
+        changed[start : start + size] = moved[: len(changed) - start]
+    return bytes(changed)

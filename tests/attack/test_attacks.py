@@ -9,22 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.attack import arguments, checkpoints, feature_cache, feature_files
+from tests.attack import arguments, feature_cache, feature_files, records, store
 from tests.attack.guarded import CRASH, EXCEPTION, HANG, guarded
 from tests.attack.tally import Tally
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, pipes, forks and /proc")
 
 
-@pytest.fixture(autouse=True)
-def without_pictures(monkeypatch):
-    """They take longer than the runs."""
-    monkeypatch.setattr("MMSA_ext.runs.api.Run._draw", lambda self, results: ())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["arguments", "checkpoints", "feature_cache", "feature_files", "forms"]
+    "name",
+    ["arguments", "checkpoints", "feature_cache", "feature_files", "forms", "records", "store"],
 )
 def test_whole(name: str, tmp_path: Path) -> None:
     module = importlib.import_module(f"tests.attack.{name}")
@@ -42,15 +37,6 @@ def test_random_configurations_and_files_are_refused_or_accepted(tmp_path, monke
         assert tally.outcomes.keys() == arguments.EITHER
 
 
-def test_some_changed_bytes_of_a_checkpoint(tmp_path: Path) -> None:
-    (trained,) = checkpoints.train(tmp_path, ("lf_dnn",))
-    for alone in (False, True):
-        tally = checkpoints.changed_bytes(trained, tmp_path, 60, alone=alone)
-        tally.check()
-        assert tally.outcomes["CheckpointError"] > 50
-    checkpoints.truncated(trained, tmp_path, 20).check()
-
-
 def test_damage_to_the_cache() -> None:
     tally = feature_cache.named()
     tally.check()
@@ -63,6 +49,25 @@ def test_two_thousand_damaged_feature_files(tmp_path: Path) -> None:
     tally.check()
     assert tally.outcomes.total() == 2000
     assert min(tally.outcomes[feature_files.USABLE], tally.outcomes[feature_files.REFUSED]) > 60
+
+
+def test_no_command_stops_at_junk_beside_records(tmp_path: Path) -> None:
+    tally = records.together(tmp_path / "all", figures=())
+    tally.check()
+    assert tally.outcomes[records.PASSED_OVER] >= 9  # every command names all of it
+
+
+@pytest.mark.parametrize("scenario", ["a new record", "a repeated record"])
+def test_a_killed_writer_leaves_the_old_or_the_new(scenario: str, tmp_path: Path) -> None:
+    tally = store.kills_at_every_operation(scenario, tmp_path, step=6)
+    tally.check()
+    assert len(tally.outcomes) == 3  # both ends were seen
+
+
+def test_what_a_full_disk_refuses_is_kept_elsewhere(tmp_path: Path) -> None:
+    tally = store.full_disk("store", tmp_path, step=5)
+    tally.check()
+    assert len(tally.outcomes) == 2
 
 
 def _one_of_five_endings(number: int) -> str:
@@ -83,7 +88,7 @@ def _one_of_five_endings(number: int) -> str:
 
 
 def test_the_guard_counts_every_ending_and_makes_the_next_try(capfd) -> None:
-    tally = guarded(Tally("endings"), 6, _one_of_five_endings, seconds=0.3, mebibytes=50)
+    tally = guarded(Tally("endings", ()), 6, _one_of_five_endings, seconds=0.3, mebibytes=50)
     assert tally.outcomes == {"well": 2, CRASH: 1, HANG: 1, EXCEPTION: 1, "memory": 1}
     assert tally.examples[HANG] == ["2"]
     assert "not expected" in capfd.readouterr().err
