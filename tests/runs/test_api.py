@@ -361,7 +361,7 @@ def test_results_survive_pictures_and_tables_that_cannot_be_written(run, monkeyp
     def broken(*args, **options):
         raise PermissionError("open in another program")
 
-    monkeypatch.setattr("MMSA_ext.reporting.figures.curves.training_curves", broken)
+    monkeypatch.setattr("MMSA_ext.reporting.figures.training_curves", broken)
     monkeypatch.setattr("MMSA_ext.runs.seeds.append_mmsa_csv", broken)
     results = run(seeds=(1,))
     assert results.seeds[0].metrics["MAE"] > 0
