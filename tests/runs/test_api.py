@@ -434,6 +434,7 @@ def test_self_mm_on_more_samples_than_the_official_ones(run, tiny_encoder):
     result = run("self_mm", config=config).seeds[0]
     assert result.metrics["MAE"] > 0
     assert "train_samples" not in result.record.identity.configuration  # the file's, no cause
+    assert load_checkpoint(result.checkpoint).config["train_samples"] == 12
 
 
 def test_records_name_no_folder_of_this_machine(run, tmp_path, feature_data):
