@@ -7,8 +7,7 @@ Five attacks, of which each has a table:
 - `odd_values`: every argument of `MMSA_run` with every odd value; what is accepted trains nothing.
 - `odd_configurations`: random keys of random models with odd values, in `config=`.
 - `damaged_files`: configuration files with bytes changed, cut, or parts of their content replaced.
-- `surroundings`: processes without a home folder, of a user that no password file knows; and how
-  long it takes to be told of a name that is misspelt.
+- `surroundings`: processes without a home folder, of a user that no password file knows.
 """
 
 from __future__ import annotations
@@ -390,35 +389,27 @@ try:
 except MMSAExtError as error:
     raise SystemExit(f"error: {error}")
 """
-AT_ONCE = 1.5  # seconds of the processor; torch alone takes longer
 
 
 def surroundings(place: Place) -> Tally:
-    """Without a home folder and an entry in the password file, and how fast mistakes are said."""
+    """Without a home folder and an entry in the password file."""
     tally = Tally("surroundings", {REFUSED})
     kept = ("PATH", "OMP_NUM_THREADS", "HF_HUB_OFFLINE", "LANG")
     plain = {name: os.environ[name] for name in kept if name in os.environ}
     plain["PYTHONPATH"] = str(Path(__file__).parents[2])
     run = ["run", "-m", "lf_dnn", "-f", str(place.features)]
-    for what, script, arguments, seconds in (
-        ("run without a home", TERMINAL, run, SECONDS),
-        ("run without a home, but with a folder", TERMINAL, [*run, "--log-dir", "x"], SECONDS),
-        ("verify without a home", TERMINAL, ["verify"], SECONDS),
-        ("report without a home", TERMINAL, ["report"], SECONDS),
-        ("MMSA_run without a home", PYTHON, [], SECONDS),
-        ("an unknown model", TERMINAL, ["run", "-m", "dashfusoin"], AT_ONCE),
-        ("an unknown data set", TERMINAL, ["run", "-d", "mossi"], AT_ONCE),
-        ("an unknown option", TERMINAL, ["run", "--modle", "x"], AT_ONCE),
-        ("an unknown command", TERMINAL, ["rum"], AT_ONCE),
-        ("a seed that is none", TERMINAL, ["run", "-s", "a"], AT_ONCE),
+    for what, script, arguments in (
+        ("run", TERMINAL, run),
+        ("run, but with a folder", TERMINAL, [*run, "--log-dir", "x"]),
+        ("verify", TERMINAL, ["verify"]),
+        ("report", TERMINAL, ["report"]),
+        ("MMSA_run", PYTHON, []),
     ):
         command = [sys.executable, "-c", NOBODY + script, *arguments]
-        began = os.times().children_user
         done = subprocess.run(command, env=plain, capture_output=True, text=True, timeout=300)
-        used = os.times().children_user - began
         fine = done.returncode in (1, 2) and "Traceback" not in done.stderr
-        fine = fine and done.stderr.count("rror") == 1 and used < seconds
-        tally.add(REFUSED if fine else f"{done.stderr[-150:]} ({used:.1f} s)", what)
+        fine = fine and done.stderr.count("rror") == 1
+        tally.add(REFUSED if fine else done.stderr[-150:], what)
     return tally
 
 

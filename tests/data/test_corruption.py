@@ -78,10 +78,6 @@ class TestRemoved:
         )
         np.testing.assert_array_equal(ours.splits["test"].text_bert[:, 0], theirs)
 
-    def test_in_all_splits(self, features):
-        after = corrupt(features, CorruptionConfig(remove=("vision",), at="all"))
-        assert changed(features, after) == {(name, "vision") for name in SPLITS}
-
 
 class TestDropped:
     def test_only_valid_positions_of_the_named_modality_are_lost(self, features):

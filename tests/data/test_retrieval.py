@@ -27,12 +27,13 @@ def plain_candidates(features, labels, rule, k):
     return same, similar, dissimilar
 
 
+@pytest.mark.parametrize("continuous", [False, True], ids=["classes", "each of its own"])
 @pytest.mark.parametrize("rule", ["exact", "rounded"])
 @pytest.mark.parametrize("block", [1, 5, 256])
-def test_candidates_equal_the_loop(rule, block):
+def test_candidates_equal_the_loop(rule, block, continuous):
     torch.manual_seed(0)
     features = torch.randn(20, 6)
-    labels = torch.randint(-6, 7, (20,)) / 2
+    labels = torch.randn(20) if continuous else torch.randint(-6, 7, (20,)) / 2
     config = RetrievalConfig(classes=rule, candidates=4)
     index = build_index(features, labels, config, block_rows=block)
     for got, want in zip(
@@ -61,18 +62,6 @@ def test_equally_similar_samples_are_kept_the_same_way_each_time(block):
     for others, alike in ((first.similar, True), (first.dissimilar, False)):
         assert (labels[others] != labels[anchors]).all()
         assert ((features[others] == features[anchors][:, 0, None]).all(-1) == alike).all()
-
-
-@pytest.mark.parametrize("block", [1, 7, 256])
-def test_every_sample_a_class_of_its_own(block):
-    """Continuous labels: no positives, and the nearest of all others as negatives."""
-    torch.manual_seed(0)
-    features = F.normalize(torch.randn(20, 6), dim=1)
-    index = build_index(features, torch.randn(20), RetrievalConfig(candidates=4), block)
-    assert (index.same == -1).all()
-    ranking = (features @ features.T).fill_diagonal_(-2).argsort(dim=1, descending=True)
-    assert torch.equal(index.similar, ranking[:, :4])
-    assert torch.equal(index.dissimilar, ranking[:, -5:-1].flip(1))
 
 
 def test_rounding_is_half_to_even():

@@ -45,12 +45,6 @@ def test_training_frames_have_mean_zero_and_deviation_one(source: Path, tmp_path
     np.testing.assert_allclose(frames.std(axis=0), [1, 1, 0], atol=1e-4)
 
 
-def test_other_splits_take_the_training_splits_numbers(source: Path, tmp_path: Path) -> None:
-    train, test = valid_frames(source, "train")[:, 0], valid_frames(source, "test")[:, 0]
-    scaled = valid_frames(standardise(source, tmp_path / "out.pkl"), "test")[:, 0]
-    np.testing.assert_allclose(scaled, (test - train.mean()) / train.std(), rtol=1e-4)
-
-
 def test_padding_is_zero_and_all_else_is_kept(source: Path, tmp_path: Path) -> None:
     before = safe_load(source)
     after = safe_load(standardise(source, tmp_path / "out.pkl", ["audio"]))
