@@ -15,7 +15,6 @@ import os
 import pickle
 import random
 import re
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -49,7 +48,7 @@ from MMSA_ext.runs.seeds import Run
 from MMSA_ext.training.checkpoint import load_checkpoint
 from tests.attack.operations import Operations, forked, in_child, watched
 from tests.attack.tally import Tally
-from tests.conftest import make_feature_data, mounted_disk
+from tests.conftest import make_feature_data
 
 TRIES = 400
 NEXT, TIDY = "the next run: stored, nothing left over", "in the end nothing left over"
@@ -473,30 +472,6 @@ def _kept(place: Place, answer: list[Any], old: int | None) -> str:
         return f"LOST: {error}"
 
 
-def real_full_disk(folder: Path, tries: int = 40) -> Tally | None:
-    """The store on a real small disk, which is filled but for 0 to some KiB; None without one."""
-    tally = Tally("a real disk of 2 MiB, filled but for 0 to 160 KiB, while a run is stored", KEPT)
-    with mounted_disk(folder / "disk") as disk:
-        if disk is None:
-            return None
-        for number in range(tries):
-            place = Place(folder / f"place{number}")
-            place.store = RunStore(disk / f"runs{number}")
-            place.write(1)
-            free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-            room = 4096 * number
-            (disk / "filler").write_bytes(bytes(max(0, free - room)))
-            said = ""
-            try:
-                place.write(2)
-            except WriteError as error:
-                said = str(error)
-            (disk / "filler").unlink()
-            tally.add(_kept(place, [0, said], 1), f"{room} bytes free")
-            shutil.rmtree(place.store.root)
-    return tally
-
-
 def attacks(folder: Path, tries: int) -> Iterator[Tally]:
     """All tables."""
     with seed_places(folder / "run") as make:
@@ -507,6 +482,3 @@ def attacks(folder: Path, tries: int) -> Iterator[Tally]:
     for full in ("store", "store and checkpoints", "all"):
         for repeated in (True, False):
             yield full_disk(full, folder / "full", repeated=repeated)
-    real = real_full_disk(folder / "real")
-    if real is not None:
-        yield real

@@ -16,7 +16,7 @@ from MMSA_ext.data.loader import make_loaders
 from MMSA_ext.data.scaling import FeatureScaling, ModalityScaling
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
 from MMSA_ext.training.checkpoint import load_checkpoint, save_checkpoint
-from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config, train
+from tests.conftest import TINY_SHAPES, tiny_config, train
 
 LENGTHS = np.array([3, 1, 4])
 
@@ -301,30 +301,3 @@ def test_mmsas_own_loop_around_our_trainer_scales_too(tmp_path, tiny_encoder, fe
         return trainer.do_test(model, loaders["test"])
 
     assert scores(scaled_by_hand=False) == pytest.approx(scores(scaled_by_hand=True), abs=1e-5)
-
-
-# Deviations of COVAREP's features in a real file, ten of them, and their means.
-SCALES = [3.8e-5, 0.002, 0.05, 0.1, 0.14, 0.19, 0.4, 0.96, 5.0, 54.7]
-MEANS = [0.0, 0.01, 0.26, 0.34, -0.07, 0.71, 0.1, -0.69, 5.0, 172.0]
-
-
-@pytest.mark.parametrize(("scaling", "seen"), [("standardise", True), ("none", False)])
-def test_a_label_in_one_median_feature_is_seen_only_if_scaled(
-    tmp_path, tiny_encoder, scaling, seen
-):
-    generator = np.random.default_rng(0)
-    data = make_feature_data((256, 64, 64), seed=1)
-    for split in data.values():
-        labels, lengths = split["regression_labels"], np.array(split["audio_lengths"])
-        frames = generator.standard_normal((len(labels), 12, len(SCALES)))
-        frames[..., 4] = labels[:, None] / labels.std()
-        frames = frames * SCALES + MEANS
-        frames[np.arange(12) >= lengths[:, None]] = 0
-        split["audio"] = frames.astype(np.float32)
-    (tmp_path / "planted.pkl").write_bytes(pickle.dumps(data))
-    config = tiny_config(
-        "dashfusion", tiny_encoder, num_epochs=3, dim=32, feature_scaling=scaling,
-        batch_size=16, warmup_ratio=0.1,
-    )  # fmt: skip
-    result = train("dashfusion", tmp_path / "planted.pkl", tmp_path, config=config)
-    assert result.metrics["Corr"] > 0.9 if seen else result.metrics["Corr"] < 0.2

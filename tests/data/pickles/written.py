@@ -19,20 +19,6 @@ WRITTEN = {
         "j4ZyMBjmzi6ep6YHn4IVGa5iag3x3VN8GZopGOSeeQA9etAQf5IPpIKBVEgQdMRZGLqce8L3ffTA7G8EEkuk"
         "Ix9fVdarQX8Vc8xJNzf284Gzqc+DAeD3c7hvKuqNj172g9H4CL3DH3qvEbavYDf/A9gFK/M="
     ),
-    "python2.7-numpy1.16-protocol1": (
-        "eNp9VGFP00AYvm4DRkEFQUFRUUQ5FOaKwECRTUVxFEeiuYQPLrPtbnamrHu7W2CJJvwUvvojTEj8K37xm3/A"
-        "4Ntrh6NhXvre5dL3nud5n77Xr6CwHuEZ1RrELMt1HG6JqltrqDtemXu8vFG1hApxWoQERg9lsWoZeovQR1mP"
-        "MV2a1iDJFJPzIvRTlvSM/ZLgBwLUIgzQ3V5CiP3jm+O4MLibwM3P70cqXPCzL+J5syV4Ay6xfsuo/CLqzNQH"
-        "GMJXwz50s1x14bJVa+7VWynL9Xhqr+mIquF5RkstedxCjcJr+uJGaJCm1srBaxilOhEoS7yDK1RX8NFjelyE"
-        "aWXRqnMVrmItlUWd6AqmjVE9zpS1QqGwdYJDTohh5tNplY0TOQ6zOOXwwTjEOMoJE+WOU9ZXcT30sAbX7BFq"
-        "d7Bfl+w+ty3pVkK6ia50msrS5MxI5oL1dzZYh8I9CdfRQMYNyhK24VTgZkTDrUBDqGAhVDD5v4ITZIUcS9Tb"
-        "WFxj36jXeRnuRICnJHBYWrXt5F0JvH4+8GAoXcGISYJp/NgVx/jUgHsR+Puduk0thJ+R8F/Oh48pRIJS9EK2"
-        "4WwE80EnJmt78fDUCz2pJ/RkiDZkoEoTw8L4uEMC7DnKBmTjlmSzwXyEItVJ8b5N8ehUNnaD8s9ow7QC2DQa"
-        "7Zqf8fY1QItALkjIRAC50+6hx+c5kQ2Ai7BImWIU9Piub/UBlxxL6DXfq4sWLEcYMpKB+B9zTAoLRK2gjzW3"
-        "xmE1kv8kyBf2REf2U79XLMMxvAasFeEZ7XJ7gxwV1qk9hq1GjrOImLVxKxupXV+uS4ey5J+TYGDSc//YDFP8"
-        "Ay/8/8pLFIG0JkcRG0V4hULzWnp1dUnTlhcymcyymp8/u387p2zVhxUiCTZziaBD/ZtY2NbS3ca26rO9RkdF"
-        "s+5w2Dy96fBmVkCec1S01Uj9BRxxkqc="
-    ),
     "python2.7-numpy1.16-protocol2": (
         "eNp1lFtPE0EUx2fbRcqCCoKA4hVRFoVKESgo0qog0I0lwUzCg5u6l6lbs3R7tttAE014KRfffefVD2FC4lfx"
         "xTe/gMGzs1uaTei0Z6eTPfM7/3PmTPdjX0GgHZ6rlcoQMwzHtpnhlZxyVdp0TeYyc6VkeBLEVRBlFTpkGiuZ"
@@ -46,22 +32,6 @@ WRITTEN = {
         "7JQZLEY8n3PPhjXS9HvhH76h2ZpbhSUVXsptbl7gI8GyNYStQ04zB1uQsZZ5azSzybZpNpr4dxYM3PQKN41T"
         "QcCfr/3/gzcoAEPqDAWsqLCKAjdS04uLc6nU/Ew6nZ6XNqai63eTQq7SJxDOX8uKQdcd5b9145RbFwYGv68m"
         "fPRbLJdXq9gM1sJrCesTh7DBWGMLctXkf658ii0="
-    ),
-    "python3.6-numpy1.13-protocol3": (
-        "eNp1lOty00YYhle2Ca6gJdBwSE8cGkChEEgaqNtS7GIgNAKnLIWqBWMkeY1MFcuvvG7ilkOA2o5DC/zpf/5y"
-        "EZ1hhlvpBXADTNjVSjPtBNZerSTvfs/7fft6l9K3Qax1hBAe2vUGNNcNfJ+5vB40WvpcWGUhq56qu1xHapwi"
-        "bVgpMbdeRaaMdUa00B6rjE1iyNLEvYP1zMqKm9BeqHC2yJEt4x3DGhKvvBfPfD+AbmXEw7//PNWxgUUBnA5n"
-        "LWy0dHHv2rUXz4i+f89VvKuit6v1AO+5jfZ8szPhBiGbmG/7vG6Hod3RKyFzhVAetqXCTWqW3qiqXzFski42"
-        "FzUHW/p4n2LEMDXxSZnpPrbGk6u802Q6tkWJ1aax3SSm1scOilHDTEdZHccHpVJpdlW06GISjg+dQXEHidpS"
-        "XlwK4iv6kuhPC/iI42PHWi8jBqGobAOfeJu8SM5OT2jZRbHbUEp62OPF8Bw+VfAxir0C7q3F7nOWi0fI/1q2"
-        "oMaXeTUOx88kHkcK2M9hOFHdPduvYTzRckBq+YziYKSli0OJkilMKCWHKY68WcmkKECG5MhzTHF8rpJtLdjN"
-        "JqtiOgEclYBjFF9IQLqLXAyoT+NLBfiK4uukzidwfA3mG4HZGCck56RwgiPvRN6o+faNFgoJ7FsJO0lRjLM5"
-        "FcOcSZxWsDMUMwnsFs6ugX0nYCmNYJbDVPWKPHwuIZyXhBLFXEz4PiZcmsIFRaAUF5N6mVkzY2Y5fhBRh20p"
-        "RBpc9OtzhOASx2XH2pD4vxJZFj8mKEuifqL4OUZdiVEXp3BVocoU1yRKpiGMpMkEKnJTbMcluM5hq00JnJvi"
-        "/9yCk4R2ZegqBZOhM13U4tBzOdxQoT2KehL6PxXKc9x0BmX8YkQVtOGX4mIuYp5xNNS2sPkm7yBIcE2JA0Uo"
-        "cUQavuWNDooEnKOtqtwIGgy/JgsW5IJFik60oIvfvL0DT0z+PTaZa/t22MKtMm4bbzkX1Bwdd7xRYVLyPI+7"
-        "PSxR3PPuJA7M4b5K9gHFH2+2eNcpZl+tqoZeD32KZRFgpqhpGPSwQvGQRZKECIcJSX+W8ZcQvTKk7BqPq+cP"
-        "arPNzRqJAs8UMsrNy6UVufuzZ7WRbX+fzqqzkLebPsOj5Gh4PN7Hk3Zr4jX9TbJq"
     ),
     "python3.6-numpy1.13-protocol4": (
         "eNqFVMFq20AQ3XXkxNg5JNQNuRTSEmgDwTSlBx9KbVBLS0RtaOmtxV1J60pFloQskZi24EvsOOwtk3uu+YhC"
