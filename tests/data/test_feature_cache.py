@@ -101,7 +101,9 @@ def test_what_is_read_is_the_same(
     assert not cache.exists()
     first = read_features(path, dataset)
     assert_same(first, expected)
+    findings = feature_cache._surveyed(feature_cache.load_file(path)).known
     unread()
+    assert feature_cache.load_cached(path).known == findings
     found = read_features(path, dataset)
     assert_same(found, expected)
     assert not found.splits["train"].audio.flags.writeable

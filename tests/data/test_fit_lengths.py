@@ -32,6 +32,8 @@ def test_refused_with_a_way_out(features: FeatureSet) -> None:
     assert "--longer cut" in said
     assert "--longer pool" in said
     assert "'vision'" not in said
+    with pytest.raises(FeatureFileError, match="12 samples have more than the 11 steps"):
+        fit_lengths(features, {"audio": 11}, "model.pth")
     with pytest.raises(ConfigError, match=r"longer is 'shorten'; use 'refuse', 'cut' or 'pool'"):
         fit_lengths(features, LIMITS, "model.pth", "shorten")  # type: ignore[arg-type]
 
