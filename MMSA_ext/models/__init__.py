@@ -6,6 +6,8 @@ from importlib import import_module
 HOMES = {
     "almt": "almt",
     "almt_released": "almt",
+    "cenet": "cenet",
+    "cenet_released": "cenet",
     "confede": "confede",
     "confede_infoenh": "confede",
     "dashfusion": "dashfusion",
@@ -20,6 +22,8 @@ HOMES = {
     "mmim_infoenh": "hosts.mmim",
     "mult_infoenh": "hosts.feature_level",
     "self_mm_infoenh": "hosts.self_mm",
+    "tetfn": "tetfn",
+    "tetfn_released": "tetfn",
     "text_only": "text_only",
     "tfn_infoenh": "hosts.feature_level",
 }
