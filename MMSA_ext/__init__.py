@@ -14,6 +14,9 @@ public name is imported when it is first used, and the registration waits for MM
 once `import MMSA`, anyone's, has been carried out, and at once if it was before.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +28,12 @@ if TYPE_CHECKING:
     from MMSA_ext import models
     from MMSA_ext.config.resolve import get_config_regression, get_config_tune
     from MMSA_ext.mmsa_bridge import register, unregister
-    from MMSA_ext.models.infoenh.module import InfoEnh, InfoEnhConfig
+    from MMSA_ext.mmsa_files import Kind
+    from MMSA_ext.models import optimal_transport
+    from MMSA_ext.models.infoenh import InfoEnh, InfoEnhConfig, TokenReadout
     from MMSA_ext.registry import list_models, register_model, unregister_model
     from MMSA_ext.runs.api import MMSA_run
-    from MMSA_ext.runs.prediction import MMSA_test, predict_file
+    from MMSA_ext.runs.prediction import MMSA_test, Scorer, predict_file
     from MMSA_ext.runs.results import MetricSummary, RunResults, SeedResult
 
 __all__ = [
@@ -39,12 +44,15 @@ __all__ = [
     "MMSA_test",
     "MetricSummary",
     "RunResults",
+    "Scorer",
     "SeedResult",
+    "TokenReadout",
     "__version__",
     "get_config_regression",
     "get_config_tune",
     "list_models",
     "models",
+    "optimal_transport",
     "predict_file",
     "register",
     "register_model",
@@ -54,13 +62,15 @@ __all__ = [
 
 # Modules of the names that are imported when they are first used.
 _HOMES = {
-    "InfoEnh": "MMSA_ext.models.infoenh.module",
-    "InfoEnhConfig": "MMSA_ext.models.infoenh.module",
+    "InfoEnh": "MMSA_ext.models.infoenh",
+    "InfoEnhConfig": "MMSA_ext.models.infoenh",
     "MMSA_run": "MMSA_ext.runs.api",
     "MMSA_test": "MMSA_ext.runs.prediction",
     "MetricSummary": "MMSA_ext.runs.results",
     "RunResults": "MMSA_ext.runs.results",
+    "Scorer": "MMSA_ext.runs.prediction",
     "SeedResult": "MMSA_ext.runs.results",
+    "TokenReadout": "MMSA_ext.models.infoenh",
     "get_config_regression": "MMSA_ext.config.resolve",
     "get_config_tune": "MMSA_ext.config.resolve",
     "list_models": "MMSA_ext.registry",
@@ -72,10 +82,13 @@ _HOMES = {
 }
 
 
+_MODULES = {"models": "MMSA_ext.models", "optimal_transport": "MMSA_ext.models.optimal_transport"}
+
+
 def __getattr__(name: str) -> Any:
     """A public name that has not been used yet."""
-    if name == "models":
-        return import_module("MMSA_ext.models")
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_HOMES[name]), name)
@@ -86,10 +99,28 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def _register() -> None:
-    # Importing the bridge registers. Where it is what imports MMSA, it does so at its end. A
-    # statement, unlike `import_module`, does not fail where another thread does the same.
-    import MMSA_ext.mmsa_bridge  # noqa: F401
+def _introduce() -> None:
+    """Tell the bridge of this package, which then is registered in MMSA."""
+    # Statements, unlike `import_module`, do not fail where another thread does the same; and of
+    # modules below the bridge, which itself may be what imports MMSA.
+    from MMSA_ext import registry
+    from MMSA_ext.mmsa_bridge.extension import Extension
+    from MMSA_ext.mmsa_bridge.registration import introduce
+
+    def configuration(kind: Kind) -> Mapping[str, Any]:
+        from MMSA_ext.config.files import extension_config
+
+        return extension_config(kind)
+
+    introduce(
+        Extension(
+            list_models=registry.list_models,
+            get_model=registry.get_model,
+            configuration=configuration,
+            run=lambda *args, **options: __getattr__("MMSA_run")(*args, **options),
+            test=lambda *args, **options: __getattr__("MMSA_test")(*args, **options),
+        )
+    )
 
 
 def _check_home() -> None:
@@ -99,4 +130,4 @@ def _check_home() -> None:
     home()
 
 
-after_import("MMSA", _register, before=_check_home)
+after_import("MMSA", _introduce, before=_check_home)

@@ -209,3 +209,8 @@ def config_folder() -> Path:
     package = Path(__file__).resolve().parent
     inside, beside = package / "configs", package.parent / "configs"
     return inside if inside.is_dir() else beside
+
+
+def experiment_files() -> dict[str, Path]:
+    """The shipped experiments by name, sorted."""
+    return {path.stem: path for path in sorted((config_folder() / "experiments").glob("*.json"))}

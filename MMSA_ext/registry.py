@@ -1,16 +1,19 @@
 """The registry of models: one decorator makes a model known everywhere.
 
 A registered model is accepted by `MMSA_run`, by MMSA itself (through `mmsa_bridge`), by the command
-line, and is tested by the parametrised test suite, which reads `list_models()`.
+line, and is tested by the parametrised test suite, which reads `list_models()`. This package's own
+are known by `catalogue`, and the module of one is imported when its entry is first asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from MMSA_ext import models
+from MMSA_ext import catalogue, mmsa_files
 from MMSA_ext.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
@@ -19,6 +22,11 @@ if TYPE_CHECKING:
     from MMSA_ext.config.schema import RunConfig, VariantConfig
 
 Builder = Callable[[Any], "nn.Module"]
+
+# The trainers of this package by name, so that no model imports one.
+TRAINER = "MMSA_ext.training.trainer:Trainer"
+FINE_TUNE_TRAINER = "MMSA_ext.training.fine_tuning:FineTuneTrainer"
+TWO_STAGE_TRAINER = "MMSA_ext.training.stage_one:TwoStageTrainer"
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class ModelEntry:
         name: Lower-case name, as given to `MMSA_run`.
         build: Makes the model from MMSA's `args` (an EasyDict with every configuration key).
         config: Typed configuration; its fields are the keys that the model accepts.
-        trainer: Class with MMSA's trainer contract (`do_train`, `do_test`).
+        trained_by: Class with MMSA's trainer contract (`do_train`, `do_test`), or its name.
         paper: Title and place of the paper.
         host: MMSA's model whose trainer, batches and configuration this one uses: a variant of it.
             None for models on this package's trainer.
@@ -38,22 +46,27 @@ class ModelEntry:
     name: str
     build: Builder
     config: type[RunConfig] | type[VariantConfig]
-    trainer: type
+    trained_by: type | str
     paper: str
     host: str | None = None
 
+    @property
+    def trainer(self) -> Any:
+        """The class that trains it."""
+        by = self.trained_by
+        return resolve_name(by) if isinstance(by, str) else by
+
 
 # One of the package's own is None until its module is imported, when it is first looked up.
-_MODELS: dict[str, ModelEntry | None] = dict.fromkeys(models.HOMES)
-_REFUSED: dict[str, str] = {}
+_MODELS: dict[str, ModelEntry | None] = dict.fromkeys(catalogue.MODELS)
 
 
 def register_model(
     name: str,
     *,
     config: type[RunConfig] | type[VariantConfig],
-    trainer: type,
-    paper: str,
+    trainer: type | str = TRAINER,
+    paper: str = "",
     host: str | None = None,
 ) -> Callable[[Builder], Builder]:
     """Register the decorated builder as model `name`.
@@ -61,8 +74,10 @@ def register_model(
     Args:
         name: Lower-case name of the model.
         config: Typed configuration class of the model.
-        trainer: Trainer class, see `MMSA_ext.training.trainer.Trainer`.
-        paper: Title and place of the paper, shown by `mmsa-ext list` and MMSA's citations.
+        trainer: Trainer class, or its name as `package.module:Class`; see
+            `MMSA_ext.training.trainer.Trainer`, which it is by default.
+        paper: Title and place of the paper, shown by `mmsa-ext list` and MMSA's citations; of the
+            package's own models the catalogue's.
         host: For a variant of one of MMSA's models: that model. `trainer` is MMSA's then, the
             batches and the configuration that `config` does not name too.
 
@@ -72,39 +87,21 @@ def register_model(
     Raises:
         ConfigError: If the name is taken, by MMSA too, or not lower-case, or MMSA has no such host.
     """
-    from MMSA_ext import mmsa_bridge
-
-    if host is not None and not mmsa_bridge.is_mmsa_model(host):
+    if host is not None and not mmsa_files.is_model(host):
         raise ConfigError(f"model {name!r}: its host {host!r} is no model of MMSA.")
     if name != name.lower():
         raise ConfigError(f"model name {name!r}: use lower case, MMSA lower-cases what users type.")
 
     def decorate(build: Builder) -> Builder:
-        if _entry(name) is not None or mmsa_bridge.is_mmsa_model(name):
+        if _entry(name) is not None or mmsa_files.is_model(name):
             raise ConfigError(
                 f"model {name!r} exists already; choose another name, or forget your own first "
                 "with MMSA_ext.unregister_model."
             )
-        _MODELS[name] = ModelEntry(name, build, config, trainer, paper, host)
+        _MODELS[name] = ModelEntry(name, build, config, trainer, paper or paper_of(name), host)
         return build
 
     return decorate
-
-
-def refuse_model(name: str, reason: str) -> None:
-    """Say why there is no model of a name that users may expect.
-
-    Args:
-        name: Lower-case name.
-        reason: A sentence that says why, and what there is instead.
-    """
-    _REFUSED[name] = reason
-
-
-def refusal(name: str) -> str | None:
-    """Why there is no model `name`; None if nothing is known of it."""
-    models.import_all()  # the modules say what they refuse
-    return _REFUSED.get(name)
 
 
 def unregister_model(name: str) -> None:
@@ -127,11 +124,6 @@ def is_registered(name: str) -> bool:
     return name in _MODELS
 
 
-def trains_in_mmsa(name: str) -> bool:
-    """Whether `name` trains in MMSA's own loop: MMSA's models, and variants that have a host."""
-    return not is_registered(name) or get_model(name).host is not None
-
-
 def get_model(name: str) -> ModelEntry:
     """Look up a registered model.
 
@@ -144,8 +136,61 @@ def get_model(name: str) -> ModelEntry:
     return entry
 
 
+def host_of(name: str) -> str | None:
+    """The model of MMSA in whose loop `name` trains: of MMSA's own itself; None if in none."""
+    entry = _known(name)
+    return name if entry is None else entry.host
+
+
+def trains_in_mmsa(name: str) -> bool:
+    """Whether `name` trains in MMSA's own loop: MMSA's models, and variants that have a host."""
+    return host_of(name) is not None
+
+
+def paper_of(name: str) -> str:
+    """Title and place of the paper of a model of this package; empty if none was given."""
+    entry = _known(name)
+    return "" if entry is None else entry.paper
+
+
+def refusal(name: str) -> str | None:
+    """Why there is no model `name`; None if nothing is known of it."""
+    return None if is_registered(name) else catalogue.REFUSED.get(name)
+
+
+def check_names(model: str, dataset: str | None = None) -> None:
+    """Check the names of a model and a data set, both in lower case.
+
+    Raises:
+        ConfigError: Naming what is known, or the closest match.
+    """
+    known = sorted({*list_models(), *mmsa_files.models()})
+    if (reason := refusal(model)) is not None:
+        raise ConfigError(reason)
+    if model not in known:
+        raise ConfigError(f"unknown model {model!r:.80}; {suggest(model, known)}")
+    if dataset is not None:
+        check_dataset(dataset)
+
+
+def check_dataset(dataset: str) -> None:
+    """Check the name of a data set, in lower case.
+
+    Raises:
+        ConfigError: With the closest match.
+    """
+    known = [name for name in mmsa_files.datasets() if name != "dataset_root_dir"]
+    if dataset not in known:
+        raise ConfigError(f"unknown data set {dataset!r:.80}; {suggest(dataset, known)}")
+
+
+def _known(name: str) -> ModelEntry | catalogue.Shipped | None:
+    """What is known of a model without importing its module."""
+    return _MODELS.get(name) or catalogue.MODELS.get(name) if name in _MODELS else None
+
+
 def _entry(name: str) -> ModelEntry | None:
     """The entry of a model, its module imported; None if there is none, or not yet."""
     if name in _MODELS and _MODELS[name] is None:
-        models.import_home(name)
+        import_module(f"MMSA_ext.models.{catalogue.MODELS[name].module}")
     return _MODELS.get(name)

@@ -55,14 +55,14 @@ import torch
 from easydict import EasyDict
 
 from MMSA_ext import mmsa_bridge, text_encoders
-from MMSA_ext.config.resolve import check_names, resolve
+from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data import synthetic
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import FeatureLoader, make_loaders
 from MMSA_ext.errors import MMSAExtError, TrainingDivergedError
 from MMSA_ext.models.contract import core_model, inputs
 from MMSA_ext.models.dashfusion import DashFusion
-from MMSA_ext.registry import get_model, trains_in_mmsa
+from MMSA_ext.registry import check_names, get_model, trains_in_mmsa
 from MMSA_ext.training.trainer import predict, to_device
 
 DATASETS = ("mosi", "mosei", "sims")
@@ -197,7 +197,7 @@ class OurSubject(Subject):
 
         core.training_step = noted  # type: ignore[method-assign]
         train = self.loaders["train"]
-        self.loaders["train"] = FirstBatches(train.dataset, train.batch_size, shuffle=True)
+        self.loaders["train"] = FirstBatches(train.split, train.batch_size, shuffle=True)
         self.trainer = get_model(self.args.model_name).trainer(self.args, lambda _: clock.tick())
         # A few steps need not beat the untrained model, which the trainer asks of a run.
         with contextlib.suppress(TrainingDivergedError):
@@ -209,7 +209,7 @@ class OurSubject(Subject):
 
     def lengths(self, split: str) -> list[tuple[int, int, int]]:
         """Valid tokens and frames of every sample."""
-        data = self.loaders[split].dataset
+        data = self.loaders[split].split
         tokens = data.text_bert[:, 1].sum(axis=-1).astype(int).tolist()
         frames = data.audio_lengths.tolist(), data.vision_lengths.tolist()
         return list(zip(tokens, *frames, strict=True))
@@ -217,7 +217,7 @@ class OurSubject(Subject):
     def work(self, split: str, part: str, sample: int) -> Callable[[], Any]:
         """What is computed of one sample: `outputs`, or what is `encoded` of a retrieved one."""
         core = core_model(self.network)
-        batch = self.loaders[split].dataset.batch(torch.tensor([sample]))
+        batch = self.loaders[split].split.batch(torch.tensor([sample]))
         given = inputs(to_device(batch, self.args.device))
         if part == "encoded" and isinstance(core, DashFusion):
             return lambda: core.represent(*given).globals

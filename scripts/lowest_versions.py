@@ -1,4 +1,4 @@
-"""Run tests with the lowest versions that setup.py names.
+"""Run tests with the lowest versions that pyproject.toml names.
 
     python scripts/lowest_versions.py                   # minutes; makes .venv-lowest
     python scripts/lowest_versions.py tests/config/test_resolve.py -x
@@ -10,9 +10,9 @@ package index brings gigabytes of CUDA, so its bound is only what transformers a
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
+import tomllib
 import venv
 from collections.abc import Iterable
 from pathlib import Path
@@ -41,13 +41,11 @@ TESTS = (
 )
 
 
-def requirements(setup: Path = ROOT / "setup.py") -> list[str]:
-    """What setup.py asks for, with the extras that are tested here."""
-    nodes = ast.walk(ast.parse(setup.read_text("utf-8")))
-    (call,) = (n for n in nodes if isinstance(n, ast.Call) and ast.unparse(n.func) == "setup")
-    given = {k.arg: k.value for k in call.keywords}
-    extras = ast.literal_eval(given["extras_require"])
-    return [*ast.literal_eval(given["install_requires"]), *(r for e in EXTRAS for r in extras[e])]
+def requirements() -> list[str]:
+    """What pyproject.toml asks for, with the extras that are tested here."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    return [*project["dependencies"], *(line for extra in EXTRAS for line in extras[extra])]
 
 
 def lowest(names: Iterable[str]) -> dict[str, str]:

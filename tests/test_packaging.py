@@ -25,7 +25,7 @@ CONFIGURATIONS = sorted(
 # Prints where the package and its configuration files were found.
 PROBE = """
 import json, MMSA_ext
-from MMSA_ext.config.resolve import extension_config
+from MMSA_ext.config.files import extension_config
 from MMSA_ext.paths import config_folder
 print(json.dumps({
     "package": MMSA_ext.__file__,
@@ -140,7 +140,7 @@ def test_wheel_holds_every_module_and_nothing_else(wheel):
 
 def test_metadata(wheel, metadata):
     assert metadata["Version"] == MMSA_ext.__version__
-    assert metadata["License"] == "MIT"
+    assert metadata["License-Expression"] == "MIT"
     assert set(metadata["Requires-Python"].split(",")) == {">=3.11", "<3.14"}
     assert {"offline", "dev", "ray"} <= set(metadata.get_all("Provides-Extra"))
     assert "MMSA==2.2.1" in metadata.get_all("Requires-Dist")
@@ -200,9 +200,16 @@ def test_citation_names_this_version():
     assert f"version: {MMSA_ext.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
-@pytest.mark.parametrize("arguments", [["scripts/demo.sh"], ["scripts/test.sh"], [".ci/run"]])
-def test_scripts_parse(arguments):
-    run(["bash", "-n", *arguments], cwd=ROOT)
+@pytest.mark.parametrize("script", [*ROOT.glob("scripts/*.sh"), ROOT / ".ci/run"], ids=str)
+def test_scripts_parse(script):
+    run(["bash", "-n", str(script)])
+
+
+def test_commits_are_checked_as_continuous_integration_checks():
+    (hooks,) = re.findall(r"entry: (.*)", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert hooks == "bash scripts/check.sh"
+    assert f"\n{hooks}\n" in (ROOT / "scripts" / "test.sh").read_text()
+    assert "exec bash scripts/test.sh" in (ROOT / ".ci" / "run").read_text()
 
 
 @pytest.mark.parametrize("script", ["demo", "test"])

@@ -6,6 +6,7 @@ from torch import nn
 from MMSA_ext import registry
 from MMSA_ext.config.schema import RunConfig, VariantConfig
 from MMSA_ext.errors import ConfigError
+from MMSA_ext.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -24,6 +25,18 @@ def test_registered_model_is_known(toy):
     assert (entry.build, entry.paper) == (toy, "a paper")
     assert registry.is_registered("toy")
     assert not registry.is_registered("lf_dnn")
+
+
+def test_a_trainer_may_be_named(toy):
+    named = registry.register_model("named", config=RunConfig, trainer="torch.nn:Linear")
+    named(toy)
+    registry.register_model("usual", config=RunConfig)(toy)
+    try:
+        assert registry.get_model("named").trainer is nn.Linear
+        assert registry.get_model("usual").trainer is Trainer
+    finally:
+        registry.unregister_model("named")
+        registry.unregister_model("usual")
 
 
 @pytest.mark.parametrize("name", ["toy", "dashfusion", "lf_dnn", "Upper"])

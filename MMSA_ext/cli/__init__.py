@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from MMSA_ext.cli import cache, checks, data, experiments, explain, models, report, runs, statistics
+from MMSA_ext.cli import cache, data, experiments, explain, models, report, runs, statistics
 from MMSA_ext.cli.options import parse_overrides
 from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.stopping import Stopped, stoppable
@@ -36,8 +36,7 @@ app.command("report")(report.report)
 app.command("compare")(statistics.compare)
 app.command("power")(statistics.power)
 app.command("result-stat")(statistics.result_stat)
-app.command("matrix")(checks.matrix)
-app.command("verify")(checks.verify)
+app.command("verify")(report.verify)
 app.command("list")(models.list_)
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from MMSA_ext.cli.options import Audio, FrontPadding, Gpus, Text, Vision
+from MMSA_ext.cli.options import Audio, FrontPadding, Gpus, Text, Vision, feature_file
 
 if TYPE_CHECKING:
     from MMSA_ext.data import front_padding as padding_in_front
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 def check_data(
     file: Annotated[
         Path | None,
-        typer.Argument(help="Feature file in MMSA's layout; needless beside -Ft, -Fa and -Fv."),
+        typer.Argument(
+            callback=feature_file,
+            help="Feature file in MMSA's layout; needless beside -Ft, -Fa and -Fv.",
+        ),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option("-d", "--dataset", help="Check the labels' range for this one.")
@@ -42,7 +45,9 @@ def check_data(
 
 
 def encode_text(
-    file: Annotated[Path, typer.Argument(help="Feature file with 'raw_text'.")],
+    file: Annotated[
+        Path, typer.Argument(callback=feature_file, help="Feature file with 'raw_text'.")
+    ],
     output: Annotated[Path, typer.Argument(help="New feature file.")],
     pretrained: Annotated[
         str, typer.Option("-p", "--pretrained", help="Hugging Face name, folder, or 'minilm'.")
@@ -83,7 +88,9 @@ def _show_coverage(coverage: "TextCoverage") -> None:
 
 
 def standardise(
-    file: Annotated[Path, typer.Argument(help="Feature file in MMSA's layout.")],
+    file: Annotated[
+        Path, typer.Argument(callback=feature_file, help="Feature file in MMSA's layout.")
+    ],
     output: Annotated[Path, typer.Argument(help="New feature file.")],
     modalities: Annotated[
         list[str] | None, typer.Option("-m", "--modality", help="audio or vision. Default: both.")
@@ -91,13 +98,13 @@ def standardise(
     front_padding: FrontPadding = "",
 ) -> None:
     """Give each audio and vision feature mean 0 and deviation 1, by the training split."""
-    from MMSA_ext.data.scaling import MODALITIES
     from MMSA_ext.data.standardise import standardise as scale
+    from MMSA_ext.names import FRAMES
 
     written = scale(
         file,
         output,
-        modalities or MODALITIES,
+        modalities or FRAMES,
         front_padding=cast("padding_in_front.FrontPadding", front_padding or None),
     )
     typer.echo(f"written: {written}")

@@ -21,6 +21,7 @@ from MMSA_ext.cli.options import (
     Verbose,
     Vision,
     Workers,
+    known_experiment,
     parse_overrides,
 )
 from MMSA_ext.stopping import Stopped
@@ -35,7 +36,9 @@ app = typer.Typer(
 ExperimentFile = Annotated[
     str,
     typer.Argument(
-        metavar="EXPERIMENT", help="Name of a shipped experiment, or a file (docs/experiments.md)."
+        metavar="EXPERIMENT",
+        callback=known_experiment,
+        help="Name of a shipped experiment, or a file (docs/experiments.md).",
     ),
 ]
 OnlyRows = Annotated[
@@ -305,7 +308,8 @@ def _show_tables(
     from MMSA_ext import experiments
     from MMSA_ext.errors import ConfigError
     from MMSA_ext.records.store import RunStore
-    from MMSA_ext.reporting.comparison_formats import render_text
+    from MMSA_ext.reporting.comparison_table import comparison_table
+    from MMSA_ext.reporting.render import to_text
 
     folder: Path = experiments.results_folder(res_save_dir or None)
     comparisons = experiments.table(experiment, RunStore(folder / "runs"))
@@ -315,7 +319,7 @@ def _show_tables(
             "and give the options that it was run with."
         )
     for comparison in comparisons:
-        typer.echo(f"\n{render_text(comparison)}\n")
+        typer.echo(f"\n{to_text(comparison_table(comparison))}\n")
     with _writing(folder):
         written = experiments.write_tables(comparisons, experiment, folder / "experiments", formats)
     for path in written:

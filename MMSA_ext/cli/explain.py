@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from MMSA_ext.cli.options import Gpus, Overrides, ResultDir, parse_overrides
+from MMSA_ext.cli.options import (
+    Checkpoint,
+    Gpus,
+    Overrides,
+    ResultDir,
+    feature_file,
+    parse_overrides,
+)
 from MMSA_ext.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,8 +33,7 @@ app = typer.Typer(
     no_args_is_help=True, help="Look into trained models: representations, attention, words, cases."
 )
 
-Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint written by `run`.")]
-FeatureFile = Annotated[Path, typer.Argument(help="Feature file.")]
+FeatureFile = Annotated[Path, typer.Argument(callback=feature_file, help="Feature file.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for pictures and CSV.")]
 Samples = Annotated[
     list[str] | None, typer.Option("--sample", help="Sample id, of any split; repeatable.")
@@ -67,6 +73,7 @@ def embeddings(
     """t-SNE of the modalities' representations, before and after InfoEnh, with distances."""
     from MMSA_ext.explain import embeddings as analysis
     from MMSA_ext.reporting.figures.embeddings import embedding_figure
+    from MMSA_ext.reporting.render import frame_table, to_text
 
     trained = _load(checkpoint, features, gpu_ids, overrides, split=split, limit=limit, seed=seed)
     found = analysis.representations(trained)
@@ -77,7 +84,7 @@ def embeddings(
         _write(distances, output / "distances.csv"),
         *embedding_figure(points, distances, output / "embeddings", title=_title(trained)),
     ]
-    typer.echo(distances.to_string(index=False, float_format="{:.3f}".format))
+    typer.echo(to_text(frame_table(distances)))
     _say(written)
 
 
@@ -125,6 +132,7 @@ def attribution(
     """What words and frames contribute to a prediction (integrated gradients)."""
     from MMSA_ext.explain.attribution import attribute
     from MMSA_ext.reporting.figures.attribution import attribution_figure
+    from MMSA_ext.reporting.render import frame_table, to_text
 
     trained = _load(checkpoint, features, gpu_ids, overrides, ids=samples, split=split)
     found = attribute(
@@ -147,7 +155,7 @@ def attribution(
         "vision_sum",
         "gap",
     ]
-    typer.echo(found.samples[columns].to_string(index=False, float_format="{:.3f}".format))
+    typer.echo(to_text(frame_table(found.samples[columns])))
     _say(written)
 
 
@@ -282,7 +290,7 @@ def _stems(samples: pd.DataFrame, prefix: str) -> list[tuple[str, pd.Series]]:
 
 def _write(table: pd.DataFrame, path: Path) -> Path:
     from MMSA_ext.files import write_atomically
-    from MMSA_ext.reporting.tables import csv_text
+    from MMSA_ext.reporting.render import csv_text
 
     # With a byte order mark, without which spreadsheets misread Chinese text.
     write_atomically(path, f"\ufeff{csv_text(table)}")

@@ -4,29 +4,35 @@ from typing import Annotated
 
 import typer
 
-from MMSA_ext.cli.options import Overrides, parse_overrides
+from MMSA_ext.cli.options import Overrides, known_dataset, known_model, parse_overrides
 
 
 def list_() -> None:
     """List models, the data sets they are configured for, and experiments."""
-    from MMSA_ext import mmsa_bridge, registry
-    from MMSA_ext.experiments import list_experiments, load
+    from MMSA_ext import mmsa_files, registry
+    from MMSA_ext.config.files import supported_datasets
+    from MMSA_ext.json_files import read_json
+    from MMSA_ext.paths import experiment_files
 
     typer.echo("Models of MMSA_ext:")
     for name in registry.list_models():
-        datasets = ", ".join(mmsa_bridge.supported_datasets(name))
-        typer.echo(f"  {name:22s} {datasets:20s} {registry.get_model(name).paper}")
+        datasets = ", ".join(supported_datasets(name))
+        typer.echo(f"  {name:22s} {datasets:20s} {registry.paper_of(name)}")
     typer.echo("Models of MMSA:")
-    for name in mmsa_bridge.mmsa_models():
-        typer.echo(f"  {name:22s} {', '.join(mmsa_bridge.supported_datasets(name))}")
+    for name in mmsa_files.models():
+        typer.echo(f"  {name:22s} {', '.join(supported_datasets(name))}")
     typer.echo("Experiments:")
-    for name in list_experiments():
-        typer.echo(f"  {name:22s} {load(name).title}")
+    for name, path in experiment_files().items():
+        typer.echo(f"  {name:22s} {read_json(path)['title']}")
 
 
 def complexity(
-    model: Annotated[str, typer.Argument(help="Model of this package.")] = "dashfusion",
-    dataset: Annotated[str, typer.Argument(help="mosi, mosei or sims.")] = "sims",
+    model: Annotated[
+        str, typer.Argument(callback=known_model, help="Model of this package.")
+    ] = "dashfusion",
+    dataset: Annotated[
+        str, typer.Argument(callback=known_dataset, help="mosi, mosei or sims.")
+    ] = "sims",
     text_length: Annotated[
         int | None, typer.Option(help="Text tokens of the sample. Default: the longest.")
     ] = None,

@@ -2,52 +2,65 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from MMSA_ext.errors import ConfigError, suggest
+from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, MMSAExtError, suggest
 from MMSA_ext.json_files import json_or_text
-from MMSA_ext.registry import list_models
+from MMSA_ext.paths import expand, experiment_files, shown, why_no_file
+from MMSA_ext.registry import check_dataset, check_names
+
+_Path = TypeVar("_Path", str, Path, None)
 
 
-def _known_model(name: str) -> str:
-    """Refuse a misspelt model at once; what may have a reason not to exist is left to `resolve`."""
-    known = [*list_models(), *_mmsa_sections()]
-    lower = name.lower()
-    may_be_refused = lower.endswith("_infoenh") or any(k.startswith(f"{lower}_") for k in known)
-    if lower not in known and not may_be_refused:
-        raise ConfigError(f"unknown model {name!r}; {suggest(name, sorted(known))}")
+def known_model(name: str) -> str:
+    """Refuse a misspelt model."""
+    check_names(name.lower())
     return name
 
 
-def _known_dataset(name: str) -> str:
-    known = [key for key in _mmsa_sections("datasetCommonParams") if key != "dataset_root_dir"]
-    if known and name.lower() not in known:
-        raise ConfigError(f"unknown data set {name!r}; {suggest(name, known)}")
+def known_dataset(name: str) -> str:
+    """Refuse a misspelt data set."""
+    check_dataset(name.lower())
     return name
 
 
-def _mmsa_sections(section: str = "") -> list[str]:
-    """Keys of MMSA's configuration file, which says without torch what MMSA knows."""
-    found = importlib.util.find_spec("MMSA")
-    folders = (found and found.submodule_search_locations) or []
-    files = [Path(folder, "config", "config_regression.json") for folder in folders]
-    content = json.loads(files[0].read_text(encoding="utf-8")) if files else {}
-    return sorted(set(content.get(section, {}) if section else content) - {"datasetCommonParams"})
+def known_experiment(name: str) -> str:
+    """Refuse an experiment that is neither shipped nor a file."""
+    if Path(name).suffix == ".json":
+        return readable("experiment file")(name)
+    if name not in (known := experiment_files()):
+        raise ConfigError(f"no experiment {name!r}; {suggest(name, list(known))}")
+    return name
+
+
+def readable(kind: str, error: type[MMSAExtError] = ConfigError) -> Callable[[_Path], _Path]:
+    """Refuse a path that no file of a kind can be read from; one that is not given is left."""
+
+    def check(path: _Path) -> _Path:
+        if path and (reason := why_no_file(expand(path), kind)):
+            raise error(f"{shown(expand(path))}: {reason}.")
+        return path
+
+    return check
 
 
 Model = Annotated[
     str,
-    typer.Option("-m", "--model", callback=_known_model, help="Model, see `mmsa-ext list`."),
+    typer.Option("-m", "--model", callback=known_model, help="Model, see `mmsa-ext list`."),
 ]
 Dataset = Annotated[
-    str, typer.Option("-d", "--dataset", callback=_known_dataset, help="mosi, mosei or sims.")
+    str, typer.Option("-d", "--dataset", callback=known_dataset, help="mosi, mosei or sims.")
 ]
-ConfigFile = Annotated[str, typer.Option("-c", "--config", help="Configuration file.")]
+ConfigFile = Annotated[
+    str,
+    typer.Option(
+        "-c", "--config", callback=readable("configuration file"), help="Configuration file."
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a configuration value; repeatable."),
@@ -65,11 +78,30 @@ Gpus = Annotated[
     list[str] | None,
     typer.Option("-g", "--gpu-ids", help="CUDA device, or 'cpu'. Default: the most free one."),
 ]
-Text = Annotated[str, typer.Option("-Ft", "--feature-T", help="Feature file for text.")]
-Audio = Annotated[str, typer.Option("-Fa", "--feature-A", help="Feature file for audio.")]
-Vision = Annotated[str, typer.Option("-Fv", "--feature-V", help="Feature file for vision.")]
+feature_file = readable("feature file", FeatureFileError)
+Text = Annotated[
+    str, typer.Option("-Ft", "--feature-T", callback=feature_file, help="Feature file for text.")
+]
+Audio = Annotated[
+    str, typer.Option("-Fa", "--feature-A", callback=feature_file, help="Feature file for audio.")
+]
+Vision = Annotated[
+    str, typer.Option("-Fv", "--feature-V", callback=feature_file, help="Feature file for vision.")
+]
 Features = Annotated[
-    str, typer.Option("-f", "--features", help="Feature file with all three modalities.")
+    str,
+    typer.Option(
+        "-f",
+        "--features",
+        callback=feature_file,
+        help="Feature file with all three modalities.",
+    ),
+]
+Checkpoint = Annotated[
+    Path,
+    typer.Argument(
+        callback=readable("checkpoint", CheckpointError), help="Checkpoint written by `run`."
+    ),
 ]
 FrontPadding = Annotated[
     str,

@@ -1,4 +1,4 @@
-"""Command `report`: all records of a store as one HTML file."""
+"""Commands on all records of a store: `report`, `verify`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -36,3 +36,25 @@ def report(
     for sentence in written.passed_over:
         typer.echo(f"passed over: {sentence}", err=True)
     typer.echo(f"report: {written.path} (runs: {written.runs}, {written.size / 1e6:.1f} MB)")
+
+
+def verify(res_save_dir: ResultDir = "") -> None:
+    """Compute MMSA's metrics again from the stored predictions of every record.
+
+    Exit code 1 if a record differs or is damaged.
+    """
+    from MMSA_ext.errors import ConfigError
+    from MMSA_ext.explain.verification import problems, render, verify_store
+    from MMSA_ext.paths import Places
+    from MMSA_ext.records.store import RunStore
+
+    folder = Places.resolved(results=res_save_dir or None).results / "runs"
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{folder.parent}: has no folder 'runs' with records; give the folder that MMSA_run "
+            "wrote to with --res-save-dir."
+        )
+    checks = list(verify_store(RunStore(folder)))
+    typer.echo(render(checks))
+    if problems(checks):
+        raise typer.Exit(1)

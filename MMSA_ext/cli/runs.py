@@ -8,6 +8,7 @@ import typer
 
 from MMSA_ext.cli.options import (
     Audio,
+    Checkpoint,
     ConfigFile,
     Dataset,
     Features,
@@ -24,6 +25,7 @@ from MMSA_ext.cli.options import (
     Verbose,
     Vision,
     Workers,
+    feature_file,
     parse_overrides,
 )
 from MMSA_ext.errors import ConfigError
@@ -164,8 +166,11 @@ def tune(
 
 
 def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint written by `run`.")],
-    features: Annotated[Path, typer.Argument(help="Feature file, or features of one sample.")],
+    checkpoint: Checkpoint,
+    features: Annotated[
+        Path,
+        typer.Argument(callback=feature_file, help="Feature file, or features of one sample."),
+    ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="CSV file.")] = None,
     front_padding: FrontPadding = "",
     longer: Annotated[
@@ -181,7 +186,7 @@ def predict(
     """Score samples with a trained checkpoint; writes CSV to the output or the terminal."""
     from MMSA_ext import predict_file
     from MMSA_ext.files import write_atomically
-    from MMSA_ext.reporting.tables import csv_text
+    from MMSA_ext.reporting.render import csv_text
 
     values = parse_overrides(overrides or [])
     if front_padding:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from MMSA_ext.records.store import RunStore
-    from MMSA_ext.reporting.groups import RunGroup
+    from MMSA_ext.reporting.comparison import SystemRuns
 
 Group = Annotated[
     str, typer.Argument(help="Model, or first digits of an experiment's or a run's id.")
@@ -42,9 +42,10 @@ def compare(
 ) -> None:
     """Test run A against run B: over their shared seeds, and over the samples that both predict."""
     from MMSA_ext.reporting.comparison import compare as compare_systems
-    from MMSA_ext.reporting.comparison_formats import render_text
+    from MMSA_ext.reporting.comparison_table import comparison_table
     from MMSA_ext.reporting.groups import check_split, shared_seeds
-    from MMSA_ext.reporting.pairs import bootstrap_groups, render_bootstrap
+    from MMSA_ext.reporting.pairs import bootstrap_groups, bootstrap_table
+    from MMSA_ext.reporting.render import to_text
     from MMSA_ext.reporting.sample_metrics import sample_metric, sample_metrics
 
     _check_output(output)
@@ -56,16 +57,16 @@ def compare(
         sample_metric(name, metric)
     check_split(first, second, split)
     table = compare_systems(
-        (first.system, second.system),
+        (first, second),
         shown,
         baseline=second.label,
         split=split,
         title=f"{first.label} - {second.label}",
     )
-    typer.echo(render_text(table))
+    typer.echo(to_text(comparison_table(table)))
     # After the table: it needs no predictions, which may be missing.
     found = bootstrap_groups(store, first, second, shown, split=split, n_resamples=resamples)
-    typer.echo(f"\n{render_bootstrap(found)}")
+    typer.echo(f"\n{to_text(bootstrap_table(found))}")
     _write(found, output)
 
 
@@ -85,7 +86,8 @@ def power(
 ) -> None:
     """How many seeds a paired t-test of A against B needs, by the spread that their runs have."""
     from MMSA_ext.reporting.comparison import compare as compare_systems
-    from MMSA_ext.reporting.pairs import power_of_groups, render_power
+    from MMSA_ext.reporting.pairs import power_of_groups, power_table
+    from MMSA_ext.reporting.render import to_text
     from MMSA_ext.reporting.sample_metrics import sample_metrics
 
     _check_output(output)
@@ -94,8 +96,8 @@ def power(
     found = power_of_groups(
         first, second, shown, gain=gain / 100, power=wanted, alpha=alpha, split=split
     )
-    facts = compare_systems((first.system, second.system), shown, split=split).facts
-    typer.echo(render_power(found, facts))
+    facts = compare_systems((first, second), shown, split=split).facts
+    typer.echo(to_text(power_table(found, facts)))
     _write(found, output)
 
 
@@ -116,7 +118,9 @@ def result_stat(
     typer.echo(f"written: {output}")
 
 
-def _groups(a: str, b: str, dataset: str, res_save_dir: str) -> tuple[RunStore, RunGroup, RunGroup]:
+def _groups(
+    a: str, b: str, dataset: str, res_save_dir: str
+) -> tuple[RunStore, SystemRuns, SystemRuns]:
     from MMSA_ext.reporting.groups import select_groups
 
     store = _store(res_save_dir)
@@ -159,7 +163,7 @@ def _check_output(output: str) -> None:
 
 def _write(numbers: pd.DataFrame, output: str) -> None:
     from MMSA_ext.files import write_atomically
-    from MMSA_ext.reporting.tables import csv_text
+    from MMSA_ext.reporting.render import csv_text
 
     if output:
         write_atomically(Path(output), csv_text(numbers))

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import mmsa_bridge, mmsa_files
+from MMSA_ext.config.files import read_config, supported_datasets
 from MMSA_ext.errors import ConfigError, MMSAExtError, suggest
-from MMSA_ext.registry import ModelEntry, get_model, is_registered, refusal
+from MMSA_ext.registry import ModelEntry, get_model, host_of, is_registered, refusal
 from MMSA_ext.validation import integer
 
 # What the feature file decides; what a configuration says of it is taken over from there.
@@ -32,9 +33,9 @@ _ADDED = frozenset({"device", "model_save_path", "train_mode", "cur_seed", "cust
 _GIVEN = frozenset({"model_name", "dataset_name"})
 
 
-def host_of(model_name: str) -> str:
-    """The model of MMSA that runs: of a variant its host."""
-    return (get_model(model_name).host or model_name) if is_registered(model_name) else model_name
+def _host(model_name: str) -> str:
+    """The model of MMSA whose code reads the configuration."""
+    return host_of(model_name) or model_name
 
 
 def own_keys(model_name: str) -> frozenset[str]:
@@ -49,7 +50,7 @@ def problems(args: Mapping[str, Any], *, drawn: bool = False) -> list[str]:
         args: The complete configuration.
         drawn: Whether its values may be those of a search space of MMSA.
     """
-    model, host = str(args["model_name"]), host_of(str(args["model_name"]))
+    model, host = str(args["model_name"]), _host(str(args["model_name"]))
     read = mmsa_bridge.keys_read(host, args)
     shipped, known = mmsa_bridge.shipped_values(host), _shipped(args, drawn)
     own = own_keys(model)
@@ -90,7 +91,7 @@ def _cap_problems(args: Mapping[str, Any]) -> list[str]:
 def unread(args: Mapping[str, Any], keys: Collection[str]) -> list[str]:
     """Those of some keys, nested ones joined by a dot, that nothing reads, sorted."""
     model = str(args["model_name"])
-    read, own = mmsa_bridge.keys_read(host_of(model), args), own_keys(model) | set(_READ_HERE)
+    read, own = mmsa_bridge.keys_read(_host(model), args), own_keys(model) | set(_READ_HERE)
     return sorted(k for k in keys if k.partition(".")[0] not in own and not read.reads(k))
 
 
@@ -99,15 +100,15 @@ def _shipped(args: Mapping[str, Any], drawn: bool) -> dict[str, list[Any]]:
     model, dataset = str(args["model_name"]), str(args["dataset_name"])
     entry = get_model(model) if is_registered(model) else None
     own = None if drawn else _shipped_for(model, dataset, entry)
-    return dict(mmsa_bridge.shipped_values(host_of(model))) if own is None else own
+    return dict(mmsa_bridge.shipped_values(_host(model))) if own is None else own
 
 
 @cache
 def _shipped_for(model: str, dataset: str, entry: ModelEntry | None) -> dict[str, list[Any]] | None:
     """Values of the shipped file for a model, whose entry tells it from one of the same name."""
-    if dataset not in mmsa_bridge.supported_datasets(model):
+    if dataset not in supported_datasets(model):
         return None
-    values = mmsa_bridge.leaves(mmsa_bridge.read_config("regression", model, dataset))
+    values = mmsa_bridge.leaves(read_config("regression", model, dataset))
     return {path: [value] for path, value in values}
 
 
@@ -152,7 +153,7 @@ def _keys_of(value: object) -> Collection[str]:
 def _add(path: str, args: Mapping[str, Any], host: str, known: Mapping[str, list[Any]]) -> str:
     """Where a missing key belongs, and what MMSA has there."""
     model, dataset = str(args["model_name"]), str(args["dataset_name"])
-    common = path.partition(".")[0] in mmsa_bridge.stock_section(host)["commonParams"]
+    common = path.partition(".")[0] in mmsa_files.section(host)["commonParams"]
     section = f"{model}.{'commonParams' if common else f'datasetParams.{dataset}'}"
     usual = known.get(path)
     example = f" (MMSA's file has {usual[0]!r})" if usual else ""
@@ -184,7 +185,7 @@ def explained(args: Mapping[str, Any]) -> Iterator[None]:
 
 def _changed(args: Mapping[str, Any]) -> list[str]:
     model = str(args["model_name"])
-    own, read = own_keys(model), mmsa_bridge.keys_read(host_of(model), args)
+    own, read = own_keys(model), mmsa_bridge.keys_read(_host(model), args)
     known = _shipped(args, drawn=False)
     return [
         f"{path}={value!r:.60}"

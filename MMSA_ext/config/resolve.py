@@ -13,90 +13,31 @@ import os
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from easydict import EasyDict
 from pydantic import BaseModel
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import mmsa_files
 from MMSA_ext.config import mmsa_keys
-from MMSA_ext.config.schema import ARGUMENTS, DATASETS, PLACES, UNREAD, VariantConfig, problems
+from MMSA_ext.config.files import read_config
+from MMSA_ext.config.schema import ARGUMENTS, PLACES, UNREAD, VariantConfig, problems
 from MMSA_ext.data.corruption import normalise
-from MMSA_ext.data.feature_checks import OFFICIAL_LENGTHS
 from MMSA_ext.data.front_padding import check_choice
 from MMSA_ext.data.scaling import check_scaling, wants_scaling
 from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.json_files import check_depth
 from MMSA_ext.json_files import read_json as read_json
-from MMSA_ext.paths import config_folder, expand, expand_given, shown
+from MMSA_ext.mmsa_files import Kind
+from MMSA_ext.paths import expand, expand_given, shown
 from MMSA_ext.registry import (
-    ModelEntry,
+    check_names,
     get_model,
     is_registered,
-    list_models,
-    refusal,
     trains_in_mmsa,
 )
 from MMSA_ext.validation import meant
-
-
-def extension_config(kind: Literal["regression", "tune"]) -> dict[str, Any]:
-    """Configuration of this package's models, in MMSA's schema.
-
-    A registered model without an entry in the shipped file is configured by the defaults of its
-    configuration class, on every data set. A variant of a model of MMSA starts from what MMSA's
-    own file says of the host.
-    """
-    content = read_json(config_folder() / f"config_{kind}.json")
-    for name in list_models():
-        entry = get_model(name)
-        if entry.host is not None:
-            content[name] = _variant_entry(entry, entry.host, kind, content.get(name, {}))
-        else:
-            section = content.setdefault(name, _default_entry(entry))
-            for dataset, params in section["datasetParams"].items():
-                # MMSA's own are in another order than the files.
-                params.setdefault("seq_lens", list(OFFICIAL_LENGTHS[dataset]))
-    return content
-
-
-def _variant_entry(
-    entry: ModelEntry, host: str, kind: Literal["regression", "tune"], own: dict[str, Any]
-) -> dict[str, Any]:
-    """MMSA's entry of the host, the variant's defaults, and on top what our file says."""
-    section = mmsa_bridge.stock_section(host, kind)
-    searched = section.get("debugParams", {"d_paras": []})
-    added = own.get("debugParams", {"d_paras": []})
-    parts = {
-        "commonParams": section["commonParams"] | defaults(entry) | own.get("commonParams", {}),
-        "debugParams": searched | added | {"d_paras": [*searched["d_paras"], *added["d_paras"]]},
-    }
-    if "datasetParams" in section:
-        datasets = own.get("datasetParams", {})
-        parts["datasetParams"] = {
-            name: params | datasets.get(name, {})
-            for name, params in section["datasetParams"].items()
-        }
-    return parts
-
-
-def defaults(entry: ModelEntry) -> dict[str, Any]:
-    """Defaults of a model's configuration class, as plain values."""
-    values = {
-        key: field.get_default(call_default_factory=True)
-        for key, field in entry.config.model_fields.items()
-        if not field.is_required() and key not in ("missing_rate", "missing_seed")
-    }
-    return {k: v.model_dump() if isinstance(v, BaseModel) else v for k, v in values.items()}
-
-
-def _default_entry(entry: ModelEntry) -> dict[str, Any]:
-    return {
-        "commonParams": defaults(entry),
-        "datasetParams": {dataset: {} for dataset in DATASETS},
-        "debugParams": {"d_paras": []},
-    }
 
 
 def get_config_regression(
@@ -133,7 +74,7 @@ def get_config_tune(
 
 
 def _get_config(
-    kind: Literal["regression", "tune"],
+    kind: Kind,
     model_name: str,
     dataset_name: str,
     config_file: str | Path | None,
@@ -147,22 +88,7 @@ def _get_config(
     model, dataset = model_name.lower(), dataset_name.lower()
     check_names(model, dataset)
     path = expand_given(config_file) or ""
-    return mmsa_bridge.read_config(kind, model, dataset, path, **options)
-
-
-def check_names(model: str, dataset: str) -> None:
-    """Check the names of a model and a data set.
-
-    Raises:
-        ConfigError: Naming what is known, or the closest match.
-    """
-    known = sorted({*list_models(), *mmsa_bridge.mmsa_models()})
-    if (reason := refusal(model)) is not None:
-        raise ConfigError(reason)
-    if model not in known:
-        raise ConfigError(f"unknown model {model!r:.80}; {suggest(model, known)}")
-    if dataset not in DATASETS:
-        raise ConfigError(f"unknown data set {dataset!r:.80}; {suggest(dataset, list(DATASETS))}")
+    return read_config(kind, model, dataset, path, **options)
 
 
 def resolve(
@@ -271,7 +197,7 @@ def checked(args: EasyDict, *, drawn: bool = False) -> EasyDict:
     if trains_in_mmsa(name):
         found = mmsa_keys.problems(args, drawn=drawn)
     else:
-        usual = mmsa_bridge.stock_datasets()[args.dataset_name]["unaligned"]
+        usual = mmsa_files.datasets()[args.dataset_name]["unaligned"]
         found = [
             f"{key}: {name} does not read it; leave it at {usual[key]!r} (given: {args[key]!r:.80})"
             for key in UNREAD

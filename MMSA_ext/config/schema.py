@@ -17,15 +17,18 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
-from MMSA_ext.data.corruption import CorruptionConfig
-from MMSA_ext.data.front_padding import FrontPadding
-from MMSA_ext.data.scaling import Scaling
 from MMSA_ext.errors import ConfigError
+from MMSA_ext.names import MODALITIES, Modality
 from MMSA_ext.validation import explain
 
 DATASETS = ("mosi", "mosei", "sims")
+
+# What to do with zeros in front of the frames, and what scale frames are on; see `data`.
+FrontPadding = Literal["turn", "keep"]
+Scaling = Literal["standardise", "none"]
 
 # Where a run puts things and on what it runs: not part of what a run computes.
 PLACES = frozenset(
@@ -36,6 +39,60 @@ PLACES = frozenset(
 ARGUMENTS = PLACES - {"featurePath", "train_mode"}
 # Keys of `MMSAKeys` that no model of this package reads.
 UNREAD = ("num_classes", "language", "missing_rate", "missing_seed")
+
+
+class CorruptionConfig(BaseModel):
+    """What is taken from the data.
+
+    Attributes:
+        remove: Modalities that are lost completely, one or several; not all three.
+        drop_rate: Probability with which each valid frame or token is lost, in [0, 1).
+        noise: Standard deviation of Gaussian noise on each valid frame, in units of each feature's
+            standard deviation over the valid frames of the training split. Token ids have none.
+        modalities: What `drop_rate` and `noise` touch; None is all three.
+        at: `test`: the test split alone, so that training and selection see clean data. `all`:
+            training, validation and test, the same loss in every epoch.
+        seed: Seed of the losses and the noise; the run's own seed has no part in it.
+        unknown_token: Token id of a lost token; None is the encoder's own [UNK], and 100, as in
+            MMSA, where the encoder has no tokenizer.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    remove: tuple[Modality, ...] = ()
+    drop_rate: float = Field(0.0, ge=0, lt=1)
+    noise: float = Field(0.0, ge=0)
+    modalities: tuple[Modality, ...] | None = None
+    at: Literal["test", "all"] = "test"
+    seed: int = Field(0, ge=0)
+    unknown_token: int | None = Field(None, ge=0)
+
+    @field_validator("remove", "modalities", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("remove", "modalities")
+    @classmethod
+    def _in_one_order(cls, value: tuple[Modality, ...] | None) -> tuple[Modality, ...] | None:
+        return None if value is None else tuple(sorted(set(value), key=MODALITIES.index))
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> Self:
+        if self.remove == MODALITIES:
+            raise ValueError("remove names all three modalities, which leaves nothing to read")
+        if self.modalities == ():
+            raise ValueError("modalities is empty; name some of them, or leave it out for all")
+        return self
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the data stay as they are."""
+        return not self.remove and self.drop_rate == 0 and self.noise == 0
+
+    def touches(self, modality: str) -> bool:
+        """Whether `drop_rate` and `noise` apply to `modality`."""
+        return self.modalities is None or modality in self.modalities
 
 
 class MMSAKeys(BaseModel):
@@ -139,6 +196,11 @@ class RunConfig(MMSAKeys):
         values = {key: value for key, value in dict(args).items() if key not in run_state}
         values["featurePath"] = str(args.get("featurePath", ""))
         return _bind(cls, values, str(values.get("model_name", cls.__name__)))
+
+    @property
+    def rates(self) -> tuple[float, float | None]:
+        """Peak learning rates: of the pretrained encoder, and of all else; None if it is one."""
+        return self.learning_rate, self.new_layers_learning_rate
 
     def keys(self) -> dict[str, Any]:
         """What the run's configuration gets."""

@@ -21,20 +21,21 @@ higher one. MMSA's models are handed the same `FeatureSet` as this package's.
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError
 
+from MMSA_ext.config.schema import CorruptionConfig
 from MMSA_ext.data.feature_checks import frame_ends
-from MMSA_ext.data.features import SPLITS, FeatureSet, FeatureSplit
+from MMSA_ext.data.feature_set import FeatureSet, FeatureSplit
 from MMSA_ext.errors import ConfigError, TextEncoderError
+from MMSA_ext.names import MODALITIES, SPLITS
 from MMSA_ext.text_encoders import load_tokenizer
 from MMSA_ext.validation import explain
 
 __all__ = [
-    "MODALITIES",
     "CorruptionConfig",
     "bind",
     "corrupt",
@@ -44,71 +45,10 @@ __all__ = [
 
 logger = logging.getLogger("MMSA")
 
-Modality = Literal["text", "audio", "vision"]
-MODALITIES: tuple[Modality, ...] = ("text", "audio", "vision")
 # [UNK] of bert-base-uncased and bert-base-chinese, which MMSA writes for a lost token.
 MMSA_UNKNOWN_TOKEN = 100
 
 _BLOCK_VALUES = 1 << 20
-
-
-class CorruptionConfig(BaseModel):
-    """What is taken from the data.
-
-    Attributes:
-        remove: Modalities that are lost completely, one or several; not all three.
-        drop_rate: Probability with which each valid frame or token is lost, in [0, 1).
-        noise: Standard deviation of Gaussian noise on each valid frame, in units of each feature's
-            standard deviation over the valid frames of the training split. Token ids have none.
-        modalities: What `drop_rate` and `noise` touch; None is all three.
-        at: `test`: the test split alone, so that training and selection see clean data. `all`:
-            training, validation and test, the same loss in every epoch.
-        seed: Seed of the losses and the noise; the run's own seed has no part in it.
-        unknown_token: Token id of a lost token; None is the encoder's own [UNK], and 100, as in
-            MMSA, where the encoder has no tokenizer.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    remove: tuple[Modality, ...] = ()
-    drop_rate: float = Field(0.0, ge=0, lt=1)
-    noise: float = Field(0.0, ge=0)
-    modalities: tuple[Modality, ...] | None = None
-    at: Literal["test", "all"] = "test"
-    seed: int = Field(0, ge=0)
-    unknown_token: int | None = Field(None, ge=0)
-
-    @field_validator("remove", "modalities", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-    @field_validator("remove", "modalities")
-    @classmethod
-    def _in_one_order(cls, value: tuple[Modality, ...] | None) -> tuple[Modality, ...] | None:
-        return None if value is None else tuple(m for m in MODALITIES if m in value)
-
-    @model_validator(mode="after")
-    def _something_is_left(self) -> Self:
-        if self.remove == MODALITIES:
-            raise ValueError("remove names all three modalities, which leaves nothing to read")
-        if self.modalities == ():
-            raise ValueError("modalities is empty; name some of them, or leave it out for all")
-        return self
-
-    @property
-    def changes_nothing(self) -> bool:
-        """Whether the data stay as they are."""
-        return not self.remove and self.drop_rate == 0 and self.noise == 0
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The splits that are corrupted."""
-        return SPLITS if self.at == "all" else ("test",)
-
-    def touches(self, modality: Modality) -> bool:
-        """Whether `drop_rate` and `noise` apply to `modality`."""
-        return self.modalities is None or modality in self.modalities
 
 
 def normalise(value: Mapping[str, Any] | CorruptionConfig | None) -> dict[str, Any] | None:
@@ -231,7 +171,7 @@ def _corrupt_views(
             **_corrupt_tokens(views[name], name, config),
             **_corrupt_frames(views[name], name, config, views.get("train")),
         }
-        for name in config.splits
+        for name in (SPLITS if config.at == "all" else ("test",))
         if name in views
     }
 
@@ -274,7 +214,7 @@ def _corrupt_frames(
 
 
 def _lost(
-    valid: NDArray[np.bool_], split: str, modality: Modality, config: CorruptionConfig
+    valid: NDArray[np.bool_], split: str, modality: str, config: CorruptionConfig
 ) -> NDArray[np.bool_] | None:
     """The valid positions (n, L) that are lost; None where none can be."""
     if modality in config.remove:
@@ -315,7 +255,7 @@ def _deviation(values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.flo
 
 
 def _stream(
-    config: CorruptionConfig, split: str, modality: Modality, purpose: Literal["drop", "noise"]
+    config: CorruptionConfig, split: str, modality: str, purpose: Literal["drop", "noise"]
 ) -> np.random.Generator:
     names = (SPLITS.index(split), MODALITIES.index(modality), ("drop", "noise").index(purpose))
     return np.random.default_rng([config.seed, *names])

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from MMSA_ext.data.feature_checks import Scope, check_strings
-from MMSA_ext.data.feature_layout import SPLITS, is_single_sample
+from MMSA_ext.data.feature_layout import is_single_sample
 from MMSA_ext.data.feature_report import FeatureReport
 from MMSA_ext.data.features import write_features
 from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.errors import ConfigError, FeatureFileError
+from MMSA_ext.names import SPLITS
 from MMSA_ext.paths import expand, expand_file
 from MMSA_ext.text_encoders import identity, load_text_encoder, load_tokenizer
 

@@ -44,11 +44,11 @@ from MMSA_ext.data.feature_layout import (
     ARRAYS,
     PROVENANCE,
     READ_KEYS,
-    SPLITS,
     LoadedFile,
     load_file,
 )
 from MMSA_ext.files import remove_leftovers, replaced, write_atomically
+from MMSA_ext.names import MODALITIES, SPLITS
 from MMSA_ext.paths import expand
 
 __all__ = [
@@ -262,7 +262,7 @@ def _surveyed(loaded: LoadedFile) -> LoadedFile:
 
 def _survey(split: dict[str, Any]) -> dict[str, SequenceFindings]:
     known = {}
-    for key in ("text", "audio", "vision"):
+    for key in MODALITIES:
         value = split.get(key)
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
             continue

@@ -11,6 +11,7 @@ from MMSA_ext.data.feature_checks import Scope, SequenceFindings, check_ids, che
 from MMSA_ext.data.feature_report import FeatureReport
 from MMSA_ext.data.pickles.errors import shown
 from MMSA_ext.data.safe_pickle import load_pickle
+from MMSA_ext.names import MODALITIES, SPLITS
 
 __all__ = [
     "ARRAYS",
@@ -18,7 +19,6 @@ __all__ = [
     "PROVENANCE",
     "READ_KEYS",
     "SINGLE",
-    "SPLITS",
     "LoadedFile",
     "check_disjoint",
     "find_ids",
@@ -28,8 +28,7 @@ __all__ = [
     "override_modality",
 ]
 
-SPLITS = ("train", "valid", "test")
-ARRAYS = ("text_bert", "text", "audio", "vision")
+ARRAYS = ("text_bert", *MODALITIES)
 LABEL_KEYS = {
     "M": "regression_labels",
     "T": "regression_labels_T",

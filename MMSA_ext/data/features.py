@@ -24,7 +24,7 @@ import hashlib
 import os
 import pickle
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,6 @@ from MMSA_ext.data.feature_checks import (
 from MMSA_ext.data.feature_layout import (
     ARRAYS,
     LABEL_KEYS,
-    SPLITS,
     LoadedFile,
     check_disjoint,
     find_ids,
@@ -56,6 +55,7 @@ from MMSA_ext.data.feature_layout import (
     override_modality,
 )
 from MMSA_ext.data.feature_report import FeatureReport, LabelSummary, LengthSummary, SplitSummary
+from MMSA_ext.data.feature_set import FeatureSet, FeatureSplit
 from MMSA_ext.data.front_padding import (
     FrontPadding,
     check_choice,
@@ -64,13 +64,12 @@ from MMSA_ext.data.front_padding import (
     turned_tokens,
 )
 from MMSA_ext.data.safe_pickle import safe_load
-from MMSA_ext.data.scaling import FeatureScaling
 from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.files import replaced
+from MMSA_ext.names import FRAMES
 from MMSA_ext.paths import expand_file
 
 __all__ = [
-    "SPLITS",
     "FeatureReport",
     "FeatureSet",
     "FeatureSplit",
@@ -84,91 +83,8 @@ __all__ = [
 ]
 
 _TEXT_KEYS = ("text_bert", "text")
-_FRAMES = ("audio", "vision")
 _FEWEST_LABELS = 20  # fewer may lie in a part of their range by chance
 PathLike = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class FeatureSplit:
-    """Checked arrays of one split, in stored dtype, sample by sample in file order.
-
-    Arrays may be read-only maps of a cached file: copy what is to be changed.
-
-    Attributes:
-        name: `train`, `valid`, `test`, or `sample` for a file of one sample.
-        ids: n sample ids.
-        raw_text: n transcripts, empty where the file has none.
-        text_bert: (n, 3, L) token ids, mask, segment ids; or None.
-        text: (n, L, d_t) word vectors; or None.
-        audio: (n, L_a, d_a).
-        vision: (n, L_v, d_v).
-        audio_lengths: (n,) int64, 1..L_a frames.
-        vision_lengths: (n,) int64, 1..L_v frames.
-        labels: `M`, and `T`, `A`, `V` where present -> (n,) float32.
-        gaps: `audio`, `vision`, where a NaN was set to 0 -> (k,) int64, features of samples with
-            such a frame, each as sample * d + feature.
-    """
-
-    name: str
-    ids: list[str]
-    raw_text: list[str]
-    text_bert: NDArray[Any] | None
-    text: NDArray[Any] | None
-    audio: NDArray[Any]
-    vision: NDArray[Any]
-    audio_lengths: NDArray[np.int64]
-    vision_lengths: NDArray[np.int64]
-    labels: dict[str, NDArray[np.float32]]
-    gaps: dict[str, NDArray[np.int64]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def thinned(self, samples: int) -> "FeatureSplit":
-        """Every so many-th sample, `samples` of them, or all if there are not as many."""
-        step = max(1, len(self) // samples)
-        kept = slice(0, step * samples, step)
-        values: dict[str, Any] = {
-            key: value[kept]
-            for key, value in vars(self).items()
-            if isinstance(value, np.ndarray | list)
-        }
-        labels = {kind: value[kept] for kind, value in self.labels.items()}
-        return replace(self, **values, labels=labels, gaps=self._thinned_gaps(kept))
-
-    def _thinned_gaps(self, kept: slice) -> dict[str, NDArray[np.int64]]:
-        found = {}
-        for key, gaps in self.gaps.items():
-            width = getattr(self, key).shape[2]
-            sample, feature = np.divmod(gaps, width)
-            inside = (sample % kept.step == 0) & (sample < kept.stop)
-            if inside.any():
-                found[key] = sample[inside] // kept.step * width + feature[inside]
-        return found
-
-
-@dataclass(frozen=True)
-class FeatureSet:
-    """A checked feature file.
-
-    Attributes:
-        path: the base file; without one, `feature_T`.
-        fingerprint: SHA-256 of the file's bytes; with `feature_T`, `feature_A` or `feature_V`
-            SHA-256 over the roles and fingerprints of all files, in this order of roles. Without a
-            base file it is that of `feature_T` as the base, with the other two.
-        splits: name -> split, in the order train, valid, test.
-        report: what was found.
-        front_padding: how front padding was read, see `read_features`.
-        scaling: by what the frames are still to be scaled when batches are made of them.
-    """
-
-    path: Path
-    fingerprint: str
-    splits: dict[str, FeatureSplit]
-    report: FeatureReport
-    front_padding: FrontPadding | None = None
-    scaling: FeatureScaling | None = None
 
 
 def read_features(
@@ -389,7 +305,7 @@ def _read(
     _check_agreement(report, splits)
     if front_padding is None:
         check_front_padding(report, {name: scope.known for name, scope in scopes.items()})
-    for key in _FRAMES if "train" in scopes else ():
+    for key in FRAMES if "train" in scopes else ():
         check_scales(scopes["train"], key)
     if require_labels:
         _check_variation(scopes, splits)
@@ -407,8 +323,8 @@ def _split(
         )
     if text_bert is not None:
         text_bert = check_text_bert(scope, turned_tokens(text_bert) if turn else text_bert)
-    sequences = {key: _sequence(scope, raw, key) for key in ("text", *_FRAMES)}
-    lengths = {key: _stored_lengths(scope, raw, key, sequences[key]) for key in _FRAMES}
+    sequences = {key: _sequence(scope, raw, key) for key in ("text", *FRAMES)}
+    lengths = {key: _stored_lengths(scope, raw, key, sequences[key]) for key in FRAMES}
     raw_text = _raw_text(scope, raw, require_labels)
     labels = _labels(scope, raw, require_labels)
     values = {
@@ -425,7 +341,7 @@ def _split(
         scope.problem("samples", f"the keys differ in their number of samples: {listed}.")
         return None
     moved = _turn(scope, sequences, lengths) if turn else set()
-    for key in _FRAMES:
+    for key in FRAMES:
         if raw.get(key) is not None and raw.get(f"{key}_lengths") is None:
             lengths[key] = _derived_lengths(scope, key, sequences[key], anew=key in moved)
     audio, vision = sequences["audio"], sequences["vision"]
@@ -445,14 +361,14 @@ def _split(
         audio_lengths,
         vision_lengths,
         labels,
-        {key: np.array(gaps, np.int64) for key in _FRAMES if (gaps := scope.known[key].gaps)},
+        {key: np.array(gaps, np.int64) for key in FRAMES if (gaps := scope.known[key].gaps)},
     )
 
 
 def _sequence(scope: Scope, raw: dict[str, Any], key: str) -> NDArray[Any] | None:
     if raw.get(key) is not None:
         return check_sequence(scope, key, raw[key])
-    if key in _FRAMES:
+    if key in FRAMES:
         scope.problem(
             key,
             "is missing. Without this modality store zeros of shape (samples, 1, features).",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from MMSA_ext.data.feature_checks import frame_ends
-from MMSA_ext.data.features import FeatureSet, FeatureSplit
+from MMSA_ext.data.feature_set import FeatureSet, FeatureSplit
 from MMSA_ext.errors import ConfigError, FeatureFileError
 
 __all__ = ["Longer", "fit_lengths"]

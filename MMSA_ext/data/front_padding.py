@@ -5,18 +5,17 @@ sample that is padded in front they see the padding.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from MMSA_ext.config.schema import FrontPadding
 from MMSA_ext.data.feature_checks import SequenceFindings, as_numbers, blocks
 from MMSA_ext.data.feature_report import FeatureReport
 from MMSA_ext.errors import ConfigError
 
 __all__ = ["FrontPadding", "check_choice", "check_front_padding", "turned", "turned_tokens"]
-
-FrontPadding = Literal["turn", "keep"]
 
 _FEWEST = 5  # samples; what is so in a few is silence
 _SHARE = 4  # a quarter of the samples

@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from MMSA_ext.config.schema import Scaling
 from MMSA_ext.data.feature_cache import remembered
 from MMSA_ext.data.feature_checks import blocks
 from MMSA_ext.errors import CheckpointError, ConfigError, suggest
+from MMSA_ext.names import FRAMES
 
-if TYPE_CHECKING:
-    from MMSA_ext.data.features import FeatureSet, FeatureSplit
-
-Scaling = Literal["standardise", "none"]
-MODALITIES = ("audio", "vision")
 # A smaller deviation is none in float32, in which models compute.
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
@@ -129,18 +126,22 @@ class FeatureScaling:
         )
 
     @classmethod
-    def of_file(cls, features: FeatureSet) -> Self:
-        """Fit to the training split of a file; of a large file this is kept in the cache."""
-        train = features.splits["train"]
-        # The frames follow from the file, and where they are from how it was read.
-        about = hashlib.sha256(f"{features.fingerprint} {features.front_padding}".encode())
+    def of_file(cls, train: Any, path: Path, reading: str) -> Self:
+        """`of`; for a large file the result is kept in the cache.
+
+        Args:
+            train: Its training split.
+            path: The file.
+            reading: Its content, and how it was read, from which the frames follow.
+        """
+        about = hashlib.sha256(reading.encode())
         about.update(Path(__file__).read_bytes())
-        for modality in MODALITIES:
+        for modality in FRAMES:
             lengths: NDArray[Any] = getattr(train, f"{modality}_lengths")
             about.update(f"{getattr(train, modality).shape}".encode() + lengths.tobytes())
-        plain = remembered(features.path, about.hexdigest(), lambda: cls.of(train).plain())
+        plain = remembered(path, about.hexdigest(), lambda: cls.of(train).plain())
         try:
-            return cls.from_plain(plain, str(features.path))
+            return cls.from_plain(plain, str(path))
         except CheckpointError:  # a stranger's value in the cache
             return cls.of(train)
 
@@ -160,9 +161,7 @@ class FeatureScaling:
             CheckpointError: If it is something else.
         """
         try:
-            found = {
-                modality: ModalityScaling.from_plain(plain[modality]) for modality in MODALITIES
-            }
+            found = {modality: ModalityScaling.from_plain(plain[modality]) for modality in FRAMES}
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{source}: its feature scaling cannot be used ({error}); use a checkpoint as "
@@ -186,21 +185,6 @@ class FeatureScaling:
                 f"{source}: scales {found} features of audio and vision, its model reads "
                 f"{list(feature_dims[1:])}; use a checkpoint as MMSA_ext wrote it."
             )
-
-    def scaled(self, features: FeatureSet) -> FeatureSet:
-        """A scaled copy of features, float32, for loaders that do not scale their batches."""
-        return replace(
-            features,
-            splits={name: self._split(split) for name, split in features.splits.items()},
-            scaling=None,
-        )
-
-    def _split(self, split: FeatureSplit) -> FeatureSplit:
-        changed: dict[str, Any] = {}
-        for modality, found in vars(self).items():
-            frames, lengths = getattr(split, modality), getattr(split, f"{modality}_lengths")
-            changed[modality] = found.scaled(frames, lengths)
-        return replace(split, **changed)
 
 
 def check_scaling(value: object) -> None:

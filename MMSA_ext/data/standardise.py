@@ -6,22 +6,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from MMSA_ext.data.feature_layout import ARRAYS
-from MMSA_ext.data.features import FeatureSplit, read_features, write_features
+from MMSA_ext.data.features import read_features, write_features
 from MMSA_ext.data.front_padding import FrontPadding
 from MMSA_ext.data.safe_pickle import safe_load
-from MMSA_ext.data.scaling import MODALITIES, ModalityScaling
+from MMSA_ext.data.scaling import ModalityScaling
 from MMSA_ext.errors import ConfigError, FeatureFileError
+from MMSA_ext.names import FRAMES
 from MMSA_ext.paths import expand, expand_file
 
 
 def standardise(
     path: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    modalities: Sequence[str] = MODALITIES,
+    modalities: Sequence[str] = FRAMES,
     *,
     front_padding: FrontPadding | None = None,
 ) -> Path:
@@ -50,7 +48,7 @@ def standardise(
         ConfigError: If an option is out of range.
     """
     source, target = Path(expand_file(path)), Path(expand(output))
-    if not modalities or set(modalities) - set(MODALITIES):
+    if not modalities or set(modalities) - set(FRAMES):
         raise ConfigError(f"modalities must name some of audio, vision; got {list(modalities)}.")
     if source.resolve() == target.resolve():
         raise ConfigError(f"{target} is the input; name another output, so that nothing is lost.")
@@ -67,11 +65,11 @@ def standardise(
             }
     scaling = _scaling_before(data)
     for modality in modalities:
-        found = ModalityScaling.of(*_frames(splits["train"], modality))
+        found = ModalityScaling.of(*splits["train"].frames(modality))
         before = scaling.get(modality)
         scaling[modality] = found if before is None else found.after(before)
         for name, split in splits.items():
-            frames, lengths = _frames(split, modality)
+            frames, lengths = split.frames(modality)
             data[name] |= {modality: found.scaled(frames, lengths), f"{modality}_lengths": lengths}
     data |= {
         "standardised": sorted(scaling),
@@ -83,12 +81,7 @@ def standardise(
 def _scaling_before(data: Mapping[str, Any]) -> dict[str, ModalityScaling]:
     """By modality, how a file was standardised before."""
     found = {}
-    for modality in MODALITIES:
+    for modality in FRAMES:
         with suppress(KeyError, TypeError, ValueError):
             found[modality] = ModalityScaling.from_plain(data["scaling"][modality])
     return found
-
-
-def _frames(split: FeatureSplit, modality: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Frames `(n, L, d)` and their lengths `(n,)`."""
-    return getattr(split, modality), getattr(split, f"{modality}_lengths")

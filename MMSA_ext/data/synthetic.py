@@ -37,9 +37,10 @@ from MMSA_ext.data.synthetic_structure import (
     resolve_structure,
     source_channels,
 )
-from MMSA_ext.data.synthetic_text import SPLITS, read_transcripts, vocabulary, write_tiny_encoder
+from MMSA_ext.data.synthetic_text import read_transcripts, vocabulary, write_tiny_encoder
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.files import replaced
+from MMSA_ext.names import MODALITIES, SPLITS
 
 __all__ = [
     "DATASETS",
@@ -208,7 +209,7 @@ def _generated_split(
         "text_bert": text_bert,
         **_label_entries(labels),
         "planted": {
-            **{f"{m}_part": drawn.parts[:, i] for i, m in enumerate(("text", "audio", "vision"))},
+            **{f"{m}_part": drawn.parts[:, i] for i, m in enumerate(MODALITIES)},
             "conflict": drawn.conflict,
             "gate": drawn.gate,
             "text_word": place[:, 0],

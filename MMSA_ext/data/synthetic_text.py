@@ -17,9 +17,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from MMSA_ext.errors import ConfigError, FeatureFileError
+from MMSA_ext.names import SPLITS
 
 # The layout of BERT's own vocabulary: MMSA's corruption of text writes 100 for an unknown word.
-SPLITS = ("train", "valid", "test")
 PAD, CLS, SEP = 0, 101, 102
 SPECIAL_TOKENS = (
     "[PAD]",

@@ -14,9 +14,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.config.resolve import get_config_regression, merge, read_json, resolve, unread
+from MMSA_ext.config.resolve import get_config_regression, merge, resolve, unread
 from MMSA_ext.config.schema import DATASETS
 from MMSA_ext.errors import ConfigError, suggest
+from MMSA_ext.json_files import read_json
 from MMSA_ext.paths import config_folder, expand
 from MMSA_ext.runs.api import DEFAULT_SEEDS
 from MMSA_ext.validation import SEEDS, distinct_seeds, no_seed

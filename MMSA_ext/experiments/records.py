@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from MMSA_ext.config.resolve import defaults, resolve
+from MMSA_ext.config.files import defaults
+from MMSA_ext.config.resolve import resolve
 from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.experiments.files import Experiment, Row, Shown
 from MMSA_ext.records.store import RunRecord, RunStore, content_digest

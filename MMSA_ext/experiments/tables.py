@@ -17,17 +17,16 @@ from MMSA_ext.experiments.files import Experiment, Row, published_numbers
 from MMSA_ext.experiments.records import RowRecords, matching
 from MMSA_ext.records.store import RunStore
 from MMSA_ext.reporting.comparison import (
+    PRINTED_PLAIN,
     TABLE_BASELINE,
     Comparison,
-    Fact,
     PublishedNumber,
     SystemRuns,
     compare,
 )
-from MMSA_ext.reporting.comparison_formats import write_comparison
+from MMSA_ext.reporting.comparison_table import write_comparison
+from MMSA_ext.reporting.render import Fact, said_once
 
-# Papers print these two as they are, all others in percent.
-_PRINTED_PLAIN = ("MAE", "Corr")
 # Settings that say where things are on one machine, and nothing of the numbers.
 _PLACES = PLACES | {"dataset_root_dir"}
 
@@ -109,7 +108,7 @@ def _printed(
     """By row and data set, then by metric."""
     found: dict[tuple[str | None, str], dict[str, PublishedNumber]] = {}
     for line in numbers.to_dict("records"):
-        scale = 1 if line["metric"] in _PRINTED_PLAIN else 100
+        scale = 1 if line["metric"] in PRINTED_PLAIN else 100
         number = PublishedNumber(line["value"] / scale, line["mark"], line["source"])
         found.setdefault((line["row"], line["dataset"]), {})[line["metric"]] = number
     return found
@@ -151,13 +150,12 @@ def _settings(experiment: Experiment) -> list[Fact]:
     of_row = {row.label: _shown(experiment.overrides(row)) for row in runnable}
     others = list(of_row.values())
     shared = [said for said in next(iter(others), ()) if all(said in other for other in others)]
-    rows: dict[str, list[str]] = {}
-    for label, said in of_row.items():
-        if own := [text for text in said if text not in shared]:
-            rows.setdefault(_object(own), []).append(label)
+    own = {row: [text for text in said if text not in shared] for row, said in of_row.items()}
     return [
         *([Fact("settings", _object(shared))] if shared else []),
-        *(Fact("settings", text, tuple(labels)) for text, labels in rows.items()),
+        *said_once(
+            "settings", [(r, [_object(o)] if o else []) for r, o in own.items()], named=True
+        ),
     ]
 
 

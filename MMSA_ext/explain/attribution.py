@@ -32,8 +32,8 @@ from MMSA_ext.data.features import FeatureSet
 from MMSA_ext.errors import CheckpointError
 from MMSA_ext.explain.trained_model import Call, TrainedModel, prediction
 from MMSA_ext.explain.words import Words, words_of
-from MMSA_ext.models.infoenh.module import FeatureBottleneck, PooledTokens
-from MMSA_ext.models.parts.fusion import MODALITIES
+from MMSA_ext.models.infoenh.bottleneck import FeatureBottleneck, PooledTokens
+from MMSA_ext.names import MODALITIES
 
 Baseline = Literal["mean", "zero"]
 
@@ -165,7 +165,7 @@ def _differentiable(network: nn.Module) -> Iterator[None]:
 
 
 def _baseline_frames(features: FeatureSet, baseline: Baseline) -> dict[str, Tensor]:
-    """The frame of the baseline, `(d,)` float32 by modality."""
+    """The frame of the baseline, as the model is given it, `(d,)` float32 by modality."""
     splits = features.splits
     used = [splits["train"]] if "train" in splits else list(splits.values())
     frames = {}
@@ -173,11 +173,14 @@ def _baseline_frames(features: FeatureSet, baseline: Baseline) -> dict[str, Tens
         width = getattr(used[0], name).shape[2]
         total, count = np.zeros(width), 0
         for split in used if baseline == "mean" else ():
-            values, lengths = getattr(split, name), getattr(split, f"{name}_lengths")
+            values, lengths = split.frames(name)
             valid = np.arange(values.shape[1])[None] < lengths[:, None]
             total += values[valid].sum(axis=0, dtype=np.float64)
             count += int(valid.sum())
-        frames[name] = torch.from_numpy(total / max(count, 1)).float()
+        mean = total / max(count, 1)
+        if used[0].scaling is not None and baseline == "mean":
+            mean = getattr(used[0].scaling, name).apply(mean[None, None], np.ones(1))[0, 0]
+        frames[name] = torch.from_numpy(mean).float()
     return frames
 
 

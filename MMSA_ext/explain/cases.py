@@ -20,12 +20,17 @@ from MMSA_ext.data.features import FeatureSet
 from MMSA_ext.errors import ConfigError, FeatureFileError, suggest
 from MMSA_ext.explain.samples import check_ids, check_split
 from MMSA_ext.records.store import RunRecord, RunStore, StoreError
+from MMSA_ext.reporting import render
+from MMSA_ext.reporting.groups import by_experiment, differences
+from MMSA_ext.reporting.render import Cell, Column, Row, Table, mean_std, number
 
 Rule = Literal["difference", "gain", "loss"]
 
 FIXED_COLUMNS = ("id", "split", "text", "label")
 _ABSENT = object()
 _TOLERANCE = 1e-5
+# Of settings in which runs differ, so many are named in an error.
+_KEYS_NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def find_records(
             f"{', '.join(made_from)}) than the one given ({fingerprint[:12]}); give the file that "
             "they were made from."
         )
-    if len({run.identity.experiment for run in on_these}) > 1:
+    if len(by_experiment(on_these)) > 1:
         raise StoreError(
             f"{store.root}: the runs of {model!r} belong to several configurations, which must not "
             f"be averaged; choose one by its values: {_differences(on_these)}."
@@ -110,27 +115,10 @@ def _setting(run: RunRecord, key: str) -> Any:
 
 def _differences(runs: Sequence[RunRecord]) -> str:
     """The settings in which runs differ, with their values."""
-    flat = [
-        {**_flat(run.identity.configuration), "code_version": run.identity.code_version}
-        for run in runs
-    ]
-    keys = list(dict.fromkeys(key for run in flat for key in run))
-    named = []
-    for key in keys:
-        values = list(dict.fromkeys(str(run.get(key, "absent")) for run in flat))
-        if len(values) > 1:
-            named.append(f"{key}={' or '.join(values[:4])}")
-    return "; ".join(named[:6])
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, dict):
-            flat |= _flat(item, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = item
-    return flat
+    differing = differences(by_experiment(runs)).values()
+    names = list(next(iter(differing)))[:_KEYS_NAMED]
+    values = {name: list(dict.fromkeys(own[name] for own in differing)) for name in names}
+    return "; ".join(f"{name}={' or '.join(found[:4])}" for name, found in values.items())
 
 
 def mean_predictions(
@@ -322,22 +310,24 @@ def _summary(error: Mapping[str, pd.Series], split: str) -> str:
 
 def to_markdown(study: CaseStudy) -> str:
     """The cases as a Markdown table, with what they were chosen from below it."""
-    header = ["id", "text", "label", *study.systems]
-    lines = [_markdown_row(header), _markdown_row(["---", "---", *["--:"] * (len(header) - 2)])]
-    for _, case in study.table.iterrows():
-        cells = [case["id"], case["text"], f"{case['label']:.2f}"]
-        cells += [_prediction(case, label) for label in study.systems]
-        lines.append(_markdown_row(cells))
+    rows = [
+        Row(
+            (
+                case["id"],
+                case["text"],
+                Cell(number(case["label"])),
+                *(mean_std(case[name], case[f"{name} std"], scale=1) for name in study.systems),
+            )
+        )
+        for _, case in study.table.iterrows()
+    ]
     seeds = "; ".join(f"{label} {len(of)}" for label, of in study.seeds.items())
-    return "\n".join([*lines, "", f"Mean over seeds ± standard deviation; seeds: {seeds}.", "",
-                      study.summary, ""])  # fmt: skip
-
-
-def _prediction(case: pd.Series, label: str) -> str:
-    spread = case[f"{label} std"]
-    return f"{case[label]:.2f}" + ("" if np.isnan(spread) else f" ± {spread:.2f}")
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    escaped = (" ".join(str(cell).split()).replace("|", "\\|") for cell in cells)
-    return f"| {' | '.join(escaped)} |"
+    table = Table(
+        (
+            *(Column("id", "left"), Column("text", "left"), Column("label")),
+            *map(Column, study.systems),
+        ),
+        tuple(rows),
+        legend=f"Mean over seeds ± standard deviation (sample); seeds: {seeds}",
+    )
+    return f"{render.to_markdown(table)}\n{study.summary}\n"

@@ -18,10 +18,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from MMSA_ext.config.resolve import check_names, resolve
+from MMSA_ext.config.resolve import resolve
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.dashfusion import DashFusionConfig
-from MMSA_ext.registry import ModelEntry, get_model, list_models, trains_in_mmsa
+from MMSA_ext.registry import ModelEntry, check_names, get_model, list_models, trains_in_mmsa
+from MMSA_ext.reporting.render import Fact, table_of, to_text
 
 # Multiply-adds in millions as Table V prints them (CH-SIMS, one video).
 PAPER_TABLE_V: dict[str, int] = {"concat": 0, "concat_sa": 324, "ca": 73, "bf": 162, "hbf": 145}
@@ -181,18 +182,14 @@ def measure_fusions(
     ]
     variants.insert(2, (f"Concat&SA, ff {_WIDE}", "concat_sa", {"feed_forward_dim": _WIDE}))
     printed = PAPER_TABLE_V if dataset.lower() == "sims" else {}
-    return tuple(
-        _fusion_cost(
-            label,
-            measure(
-                model_name,
-                dataset,
-                text_length,
-                _fusion_overrides(overrides, {"fusion": name, **more}),
-            ),
-            printed.get(name),
+
+    def cost(fusion: str, changes: dict[str, Any]) -> Complexity:
+        return _measure_fusion(
+            model_name, dataset, text_length, overrides, {"fusion": fusion, **changes}
         )
-        for label, name, more in variants
+
+    return tuple(
+        _fusion_cost(label, cost(name, more), printed.get(name)) for label, name, more in variants
     )
 
 
@@ -206,18 +203,12 @@ def measure_bottlenecks(
 
     Arguments and errors as for `measure`; the model must be a DashFusion.
     """
-    return tuple(
-        _fusion_cost(
-            f"p = {tokens}",
-            measure(
-                model_name,
-                dataset,
-                text_length,
-                _fusion_overrides(overrides, {"fusion": "hbf", "bottleneck_tokens": tokens}),
-            ),
-        )
-        for tokens in PAPER_BOTTLENECKS
-    )
+
+    def cost(tokens: int) -> Complexity:
+        changes = {"fusion": "hbf", "bottleneck_tokens": tokens}
+        return _measure_fusion(model_name, dataset, text_length, overrides, changes)
+
+    return tuple(_fusion_cost(f"p = {tokens}", cost(tokens)) for tokens in PAPER_BOTTLENECKS)
 
 
 def measure_closest_reading() -> tuple[FusionCost, ...]:
@@ -227,21 +218,14 @@ def measure_closest_reading() -> tuple[FusionCost, ...]:
     400 and 55 frames including the class token, and a Concat&SA whose feed-forward networks are
     twice as wide as those of the others. Found by search, so single matches can be chance.
     """
+
+    def cost(fusion: str) -> Complexity:
+        width = _WIDE if fusion == "concat_sa" else 256
+        changes = {"fusion": fusion, "feed_forward_dim": width}
+        return _measure_fusion("dashfusion_released", "sims", None, _CLOSEST_READING, changes)
+
     return tuple(
-        _fusion_cost(
-            _LABELS[name],
-            measure(
-                "dashfusion_released",
-                "sims",
-                None,
-                _fusion_overrides(
-                    _CLOSEST_READING,
-                    {"fusion": name, "feed_forward_dim": _WIDE if name == "concat_sa" else 256},
-                ),
-            ),
-            printed,
-        )
-        for name, printed in PAPER_TABLE_V.items()
+        _fusion_cost(_LABELS[name], cost(name), printed) for name, printed in PAPER_TABLE_V.items()
     )
 
 
@@ -357,8 +341,16 @@ def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _fusion_overrides(overrides: dict[str, Any] | None, changes: dict[str, Any]) -> dict[str, Any]:
-    return {**(overrides or {}), "text_encoder_config": _SMALL_ENCODER, **changes}
+def _measure_fusion(
+    model_name: str,
+    dataset: str,
+    text_length: int | None,
+    overrides: dict[str, Any] | None,
+    changes: dict[str, Any],
+) -> Complexity:
+    """Measure a model whose text encoder does not matter."""
+    whole = {**(overrides or {}), "text_encoder_config": _SMALL_ENCODER, **changes}
+    return measure(model_name, dataset, text_length, whole)
 
 
 def _fusion_cost(label: str, cost: Complexity, printed: int | None = None) -> FusionCost:
@@ -370,72 +362,77 @@ def _fusion_cost(label: str, cost: Complexity, printed: int | None = None) -> Fu
 def _module_report(cost: Complexity) -> str:
     text, audio, vision = cost.lengths
     heading = (
-        f"{cost.model} on {cost.dataset}, one sample without padding: {text} text tokens\n"
+        f"{cost.model} on {cost.dataset}, one sample without padding: {text} text tokens "
         f"({cost.text_encoder}), {audio} audio frames of {cost.frame_dims[0]}, "
-        f"{vision} vision frames of {cost.frame_dims[1]}.\n"
-        "Counted are the multiply-adds of matrix products: linear layers and attention (QK^T\n"
-        "and AV), one multiply-add being two FLOPs; not softmax, normalisation, activations,\n"
+        f"{vision} vision frames of {cost.frame_dims[1]}. "
+        "Counted are the multiply-adds of matrix products: linear layers and attention (QK^T "
+        "and AV), one multiply-add being two FLOPs; not softmax, normalisation, activations, "
         "sums and embedding look-ups."
     )
     rows = [
         (row.name.replace("_", " "), _millions(row.madds, 2), _millions(row.parameters, 3))
         for row in (*cost.rows, cost.total)
     ]
-    return f"{heading}\n\n{_table(('module', 'MAdds (M)', 'parameters (M)'), rows)}"
+    return to_text(table_of(("module", "MAdds (M)", "parameters (M)"), rows, heading))
 
 
 def _fusion_report(costs: Sequence[FusionCost]) -> str:
     by_name = {cost.name: cost for cost in costs}
-    hbf, bf, sa = by_name["HBF"], by_name["BF"], by_name["Concat&SA"]
-    remark = (
-        f"HBF costs {hbf.fusion / sa.fusion:.2f} of Concat&SA, with temporal alignment "
-        f"{hbf.aligned / sa.aligned:.2f}."
+    hbf, sa = by_name["HBF"], by_name["Concat&SA"]
+    said = (
+        f"costs {hbf.fusion / sa.fusion:.2f} of Concat&SA, with temporal alignment "
+        f"{hbf.aligned / sa.aligned:.2f}"
     )
     if hbf.paper is not None:
-        remark += f" The paper prints 145/324 = 0.45.\n{_bf_remark(hbf, bf)}"
-    return (
-        "Table V: multiply-adds (M) of the fusion mechanisms at the same feed-forward width,\n"
-        "except where another is named; encoders and head are not counted.\n\n"
-        f"{_fusion_table(costs)}\n\n{remark}"
+        said += "; the paper prints 145/324 = 0.45"
+    return _fusion_table(
+        "Table V: multiply-adds (M) of the fusion mechanisms at the same feed-forward width, "
+        "except where another is named; encoders and head are not counted.",
+        costs,
+        Fact("HBF", said),
+        *([_not_reproduced(costs)] if hbf.paper is not None else []),
     )
 
 
-def _bf_remark(hbf: FusionCost, bf: FusionCost) -> str:
-    return (
-        "Not reproduced: the distance from HBF to BF. Not halving the tokens costs "
-        f"{bf.fusion / hbf.fusion - 1:+.1%}\nof the fusion; the paper prints +11.7% (145 to 162)."
+def _not_reproduced(costs: Sequence[FusionCost]) -> Fact:
+    by_name = {cost.name: cost for cost in costs}
+    return Fact(
+        "not reproduced",
+        "the distance from HBF to BF: not halving the tokens costs "
+        f"{by_name['BF'].fusion / by_name['HBF'].fusion - 1:+.1%} of the fusion; the paper prints "
+        "+11.7% (145 to 162)",
     )
 
 
 def _bottleneck_report(costs: Sequence[FusionCost]) -> str:
-    rows = [(c.name, _millions(c.fusion), _millions(c.aligned)) for c in costs]
-    return (
-        "Fig. 4: multiply-adds (M) of HBF by bottleneck tokens p of its first layer; p beyond\n"
-        "the text's length keeps every token.\n\n"
-        + _table(("tokens", "alone", "with alignment"), rows)
+    caption = (
+        "Fig. 4: multiply-adds (M) of HBF by bottleneck tokens p of its first layer; p beyond "
+        "the text's length keeps every token."
     )
+    rows = [(c.name, _millions(c.fusion), _millions(c.aligned)) for c in costs]
+    return to_text(table_of(("tokens", "alone", "with alignment"), rows, caption))
 
 
 def _closest_report(costs: Sequence[FusionCost]) -> str:
-    by_name = {cost.name: cost for cost in costs}
-    return (
-        "Closest reading of the printed numbers: the released modules, alignment heads 16\n"
-        "wide, 39 tokens, 400 and 55 frames with the class token, and feed-forward width 512\n"
-        "in Concat&SA against 256 elsewhere. It was found by search, so a single match can be\n"
-        "chance; the printed 0 of Concat leaves out the alignment that the others include.\n\n"
-        f"{_fusion_table(costs)}\n\n{_bf_remark(by_name['HBF'], by_name['BF'])}"
+    return _fusion_table(
+        "Closest reading of the printed numbers: the released modules, alignment heads 16 "
+        "wide, 39 tokens, 400 and 55 frames with the class token, and feed-forward width 512 "
+        "in Concat&SA against 256 elsewhere. It was found by search, so a single match can be "
+        "chance; the printed 0 of Concat leaves out the alignment that the others include.",
+        costs,
+        _not_reproduced(costs),
     )
 
 
-def _fusion_table(costs: Sequence[FusionCost]) -> str:
-    header = ["fusion", "alone", "with alignment"]
+def _fusion_table(caption: str, costs: Sequence[FusionCost], *notes: Fact) -> str:
+    heads = ["fusion", "alone", "with alignment"]
     rows = [[c.name, _millions(c.fusion), _millions(c.aligned)] for c in costs]
     if any(cost.paper is not None for cost in costs):
-        header += ["paper", "alone/paper", "with alignment/paper"]
+        heads += ["paper", "alone/paper", "with alignment/paper"]
         for row, cost in zip(rows, costs, strict=True):
             row.append("-" if cost.paper is None else str(cost.paper))
             row += [_ratio(cost.fusion, cost.paper), _ratio(cost.aligned, cost.paper)]
-    return _table(header, rows)
+    return to_text(table_of(heads, rows, caption, notes=notes))
 
 
 def _ratio(madds: int, printed: int | None) -> str:
@@ -444,12 +441,3 @@ def _ratio(madds: int, printed: int | None) -> str:
 
 def _millions(value: int, digits: int = 1) -> str:
     return f"{value / 1e6:.{digits}f}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns, the first to the left and the others to the right."""
-    cells = [header, *rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells
-    )

@@ -21,13 +21,13 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from MMSA_ext.errors import CheckpointError, FeatureFileError
-from MMSA_ext.explain.alignment import discrepancy, pairwise_distance
 from MMSA_ext.explain.trained_model import TrainedModel
 from MMSA_ext.models.dashfusion import DashFusion
-from MMSA_ext.models.infoenh.module import InfoEnh, InfoEnhOutput, align
-from MMSA_ext.models.optimal_transport import unit_vectors
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhOutput
+from MMSA_ext.models.infoenh.alignment import align
+from MMSA_ext.models.optimal_transport import cosine_cost, unit_vectors
 from MMSA_ext.models.parts.attention import masked_mean
-from MMSA_ext.models.parts.fusion import MODALITIES
+from MMSA_ext.names import MODALITIES
 
 FEWEST_SAMPLES = 4
 MOST_TOKENS = 2000  # of a modality, for the discrepancy: its cost is quadratic
@@ -208,6 +208,46 @@ def distances(found: Representations, *, seed: int = 0) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def pairwise_distance(x: Tensor, y: Tensor, x_mask: Tensor, y_mask: Tensor) -> Tensor:
+    """Mean cosine distance over all pairs of a row of x and a row of y of the same sample.
+
+    Args:
+        x: `(n, k, d)`.
+        y: `(n, l, d)`.
+        x_mask: `(n, k)` bool.
+        y_mask: `(n, l)` bool.
+
+    Returns:
+        `(n,)`, between 0 and 2; a zero row has distance 1 to every row.
+    """
+    both = (x_mask[:, :, None] & y_mask[:, None]).to(x.dtype)
+    return (cosine_cost(x, y) * both).sum(dim=(1, 2)) / both.sum(dim=(1, 2)).clamp(min=1)
+
+
+def discrepancy(x: Tensor, y: Tensor) -> float:
+    """Maximum mean discrepancy of two sets of directions: how different their distributions are.
+
+    Unlike a mean distance it is 0 only if the distributions are the same, so that it is not lowered
+    by moving one of them to the centre of the other. Rows are scaled to length one, as the cost of
+    the alignment sees them. The kernel is exp(-|x - y|^2), the value the root of the biased
+    estimate.
+
+    Args:
+        x: `(n, d)`.
+        y: `(m, d)`.
+
+    Returns:
+        Between 0 and the square root of 2.
+    """
+    x, y = unit_vectors(x), unit_vectors(y)
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return torch.exp(-torch.cdist(a, b).square()).mean()
+
+    squared = kernel(x, x) + kernel(y, y) - 2 * kernel(x, y)
+    return float(squared.clamp(min=0).sqrt())
 
 
 def centroid_distance(x: Tensor, y: Tensor) -> float:

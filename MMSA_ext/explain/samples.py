@@ -6,18 +6,12 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from MMSA_ext.data.features import FeatureSet, FeatureSplit
+from MMSA_ext.data.feature_set import FeatureSet
 from MMSA_ext.errors import FeatureFileError
-
-_FIELDS = (
-    *("ids", "raw_text", "text_bert", "text", "audio", "vision"),
-    *("audio_lengths", "vision_lengths"),
-)
 
 
 def select_samples(
@@ -51,7 +45,7 @@ def select_samples(
             name: np.flatnonzero([sample in wanted for sample in part.ids])
             for name, part in features.splits.items()
         }
-    splits = {name: _part(features.splits[name], of) for name, of in rows.items() if len(of)}
+    splits = {name: features.splits[name].take(of) for name, of in rows.items() if len(of)}
     return replace(features, splits=splits)
 
 
@@ -94,13 +88,3 @@ def _drawn(count: int, limit: int | None, seed: int) -> NDArray[np.int64]:
     if limit is None or limit >= count:
         return np.arange(count)
     return np.sort(np.random.default_rng(seed).choice(count, limit, replace=False))
-
-
-def _part(split: FeatureSplit, rows: NDArray[Any]) -> FeatureSplit:
-    def of(values: Any) -> Any:
-        if values is None:
-            return None
-        return values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]
-
-    labels = {name: of(values) for name, values in split.labels.items()}
-    return replace(split, labels=labels, **{name: of(getattr(split, name)) for name in _FIELDS})

@@ -22,14 +22,11 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.data.features import FeatureSet, read_features
-from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
+from MMSA_ext.data.feature_set import FeatureSet
 from MMSA_ext.errors import CheckpointError
 from MMSA_ext.explain.samples import select_samples
 from MMSA_ext.models.contract import core_model, inputs
-from MMSA_ext.paths import expand
-from MMSA_ext.registry import trains_in_mmsa
-from MMSA_ext.runs.prediction import fitting, trained
+from MMSA_ext.runs.prediction import Scorer, eval_loaders
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class TrainedModel:
         samples: One row a sample, in file order: `split`, `id`, `label`
             (NaN where unknown), `prediction`, `text` (the transcript, empty where unknown),
             `audio_length`, `vision_length`.
-        features: The whole feature file.
+        features: The whole feature file, as the model is given it.
     """
 
     name: str
@@ -140,22 +137,14 @@ def load_trained(
         FeatureFileError: The features are unsafe, inconsistent, do not fit the checkpoint, or lack
             a sample or split that is asked for.
     """
-    model = trained(checkpoint_path, overrides)
-    args = model.args
-    args.device = mmsa_bridge.assign_device(gpu_ids)
-    features = read_features(
-        expand(feature_path),
-        args.dataset_name,
-        require_labels=False,
-        front_padding=args.get("front_padding"),
-    )
-    features = fitting(args, features, checkpoint_path)
-    chosen = select_samples(model.seen(features), ids, split, limit, seed)
-    score = _score_stock if trains_in_mmsa(args.model_name) else _score_own
+    scorer = Scorer(checkpoint_path, overrides, gpu_ids=gpu_ids)
+    features = scorer.read(feature_path)
+    chosen = select_samples(features, ids, split, limit, seed)
+    score = _score_stock if scorer.is_stock else _score_own
     with mmsa_bridge.registered():
-        network, calls, predictions = score(args, model.state_dict, chosen)
+        network, calls, predictions = score(scorer.args, scorer.state_dict, chosen)
     samples = _sample_table(chosen).assign(prediction=predictions)
-    return TrainedModel(args.model_name, network, args, calls, samples, features)
+    return TrainedModel(scorer.args.model_name, network, scorer.args, calls, samples, features)
 
 
 def _sample_table(features: FeatureSet) -> pd.DataFrame:
@@ -185,10 +174,8 @@ def _score_own(args: EasyDict, state: dict[str, Tensor], features: FeatureSet) -
     model = core_model(mmsa_bridge.trained_model(args, state)).eval()
     calls: list[tuple[Any, ...]] = []
     predictions = []
-    for name, split in features.splits.items():
-        dataset = FeatureDataset.from_split(split, str(features.path), features.scaling)
-        model.check(dataset, f"{features.path}, split {name!r}")
-        for batch in FeatureLoader(dataset, args.eval_batch_size):
+    for loader in eval_loaders(features, model, args.eval_batch_size).values():
+        for batch in loader:
             calls.append(tuple(value.to(args.device) for value in inputs(batch)))
             predictions.append(prediction(model(*calls[-1]), args.model_name))
     return model, _calls(calls), torch.cat(predictions).double().cpu().numpy()

@@ -24,6 +24,7 @@ from torch.nn import functional
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.records.store import RunRecord, RunStore, StoreError
 from MMSA_ext.registry import is_registered, trains_in_mmsa
+from MMSA_ext.reporting.render import frame_table, to_text
 
 __all__ = ["RecordCheck", "problems", "render", "verify_store"]
 
@@ -172,7 +173,7 @@ def render(checks: Iterable[RecordCheck]) -> str:
     if known:
         counts = pd.crosstab(table["model"], table["status"])
         counts["metrics compared"] = table.groupby("model")["metrics compared"].sum()
-        lines.append(counts.rename_axis(None).rename_axis(None, axis=1).to_string())
+        lines.append(to_text(frame_table(counts.reset_index())))
     lines += [
         f"{check.status}: {check.record or 'file'}: {check.detail}".rstrip(": ")
         for check in checks

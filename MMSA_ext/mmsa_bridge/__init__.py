@@ -1,11 +1,9 @@
 """The one place that knows MMSA's internals (MMSA 2.2.1, the wheel from PyPI).
 
-Importing it registers this package in MMSA, so that nothing can import MMSA through it and find it
-without; `MMSA_ext/__init__.py` imports it as soon as MMSA is there.
+`MMSA_ext/__init__.py` introduces this package to it as soon as MMSA is imported, here or by anyone,
+so that nothing finds MMSA without this package's models.
 
-- `registration`: MMSA learns this package's models, and forgets them again.
-- `package`: what MMSA learns by default, this package.
-- `configuration`: MMSA's configuration reader, extended.
+- `registration`: MMSA learns this package's models and their configuration, and forgets them again.
 - `keys`, `values`: what MMSA's code of a model reads of its configuration, and what fits there.
 - `shims`, `encoder_shims`: what MMSA needs to run on current libraries, with any text encoder.
 - `feature_reading`: MMSA's loader is handed what this package read, once a file.
@@ -17,25 +15,16 @@ without; `MMSA_ext/__init__.py` imports it as soon as MMSA is there.
 # First, and by a statement: so it does no harm if another thread, importing MMSA, waits for us.
 import MMSA  # noqa: F401
 
-from MMSA_ext.mmsa_bridge.configuration import (
-    UNIMODAL_TASKS,
-    is_mmsa_model,
-    mmsa_models,
-    read_config,
-    stock_section,
-    supported_datasets,
-)
 from MMSA_ext.mmsa_bridge.encoder_shims import encoder_architecture
 from MMSA_ext.mmsa_bridge.extension import Extension, RegisteredModel
 from MMSA_ext.mmsa_bridge.feature_reading import provided_features
 from MMSA_ext.mmsa_bridge.keys import KeysRead, keys_read
 from MMSA_ext.mmsa_bridge.networks import build_model, trained_model
-from MMSA_ext.mmsa_bridge.recording import EpochRecord, SplitPredictions
+from MMSA_ext.mmsa_bridge.recording import StockEpoch, WatchedLoader
 from MMSA_ext.mmsa_bridge.registration import (
     is_registered,
     register,
     registered,
-    stock_datasets,
     unregister,
 )
 from MMSA_ext.mmsa_bridge.runtime import (
@@ -64,14 +53,13 @@ from MMSA_ext.mmsa_bridge.values import leaves, misfit, shipped_values
 
 __all__ = [
     "SHIMS",
-    "UNIMODAL_TASKS",
-    "EpochRecord",
     "Extension",
     "KeysRead",
     "RegisteredModel",
     "Shim",
-    "SplitPredictions",
+    "StockEpoch",
     "StockRun",
+    "WatchedLoader",
     "assign_device",
     "build_model",
     "build_trainer",
@@ -79,33 +67,25 @@ __all__ = [
     "complete_args",
     "device_numbers",
     "encoder_architecture",
-    "is_mmsa_model",
     "is_registered",
     "keys_read",
     "leaves",
     "metrics",
     "misfit",
-    "mmsa_models",
     "model_class",
     "predict_stock",
     "preserved_random_state",
     "progress_bars",
     "provided_features",
-    "read_config",
     "register",
     "registered",
     "run_logging",
     "score_trained",
     "setup_seed",
     "shipped_values",
-    "stock_datasets",
     "stock_loaders",
-    "stock_section",
-    "supported_datasets",
     "train_and_test",
     "trained_model",
     "trainer_class",
     "unregister",
 ]
-
-register()

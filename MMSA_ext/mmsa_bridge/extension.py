@@ -1,12 +1,12 @@
-"""What MMSA is told about: the bridge's view of the rest of the package."""
+"""What MMSA is told about: the bridge's only view of the rest of the package."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-Kind = Literal["regression", "tune"]
+from MMSA_ext.mmsa_files import Kind
 
 
 class RegisteredModel(Protocol):

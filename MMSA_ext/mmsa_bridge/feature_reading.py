@@ -21,7 +21,7 @@ from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.mmsa_bridge.patching import ModuleProxy, replace_attribute
 
 if TYPE_CHECKING:
-    from MMSA_ext.data.features import FeatureSet, FeatureSplit
+    from MMSA_ext.data.feature_set import FeatureSet, FeatureSplit
 
 # What the open `provided_features` hand over.
 _provided: list[FeatureSet] = []

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
+from MMSA_ext.data.predictions import Predictions
 from MMSA_ext.errors import TrainingDivergedError
 
 Metrics = dict[str, float]
@@ -26,22 +26,7 @@ MetricsFunction = Callable[[Tensor, Tensor], Metrics]
 
 
 @dataclass(frozen=True)
-class SplitPredictions:
-    """Predictions of one split, in file order.
-
-    Attributes:
-        ids: Sample ids, as in the feature file.
-        predictions: float32 (n,), in the label's unit.
-        labels: float32 (n,).
-    """
-
-    ids: list[str]
-    predictions: NDArray[np.float32]
-    labels: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class EpochRecord:
+class StockEpoch:
     """One epoch of a run.
 
     Attributes:
@@ -58,20 +43,22 @@ class EpochRecord:
 
 
 class WatchedLoader:
-    """A data loader that tells the recorder which batch is being worked on."""
+    """A data loader that tells which batch is being worked on, and at its end that none is."""
 
-    def __init__(self, loader: DataLoader[Any], recorder: PredictionRecorder) -> None:
+    def __init__(self, loader: DataLoader[Any], tell: Callable[[Any | None], None]) -> None:
         self._loader = loader
-        self._recorder = recorder
+        self._tell = tell
 
     def __iter__(self) -> Iterator[Any]:
         batches = iter(self._loader)  # at once: making the iterator draws a random number
 
         def publish() -> Iterator[Any]:
-            for batch in batches:
-                self._recorder.batch = batch
-                yield batch
-            self._recorder.batch = None
+            try:
+                for batch in batches:
+                    self._tell(batch)
+                    yield batch
+            finally:
+                self._tell(None)
 
         return publish()
 
@@ -86,18 +73,26 @@ class PredictionRecorder:
     """Joins what a model predicts with the samples it predicts for.
 
     Attributes:
-        batch: The batch on which the model is working, set by `WatchedLoader`.
+        batch: The batch on which the model is working.
     """
 
     def __init__(self) -> None:
         self.batch: Mapping[str, Any] | None = None
         self._chunks: list[tuple[Mapping[str, Any], Tensor]] = []
 
+    def watch(self, loader: DataLoader[Any]) -> WatchedLoader:
+        """A loader whose batches are those that the model is working on."""
+
+        def work_on(batch: Mapping[str, Any] | None) -> None:
+            self.batch = batch
+
+        return WatchedLoader(loader, work_on)
+
     def attach(self, model: nn.Module) -> RemovableHandle:
         """Record every forward pass of `model` from now on, until the handle is removed."""
         return model.register_forward_hook(self._record)
 
-    def take(self) -> SplitPredictions:
+    def take(self) -> Predictions:
         """Predictions since the last call, the last one of each sample; possibly none."""
         samples = _by_sample(self._chunks)
         self._chunks = []
@@ -133,17 +128,17 @@ def _prediction(output: Any) -> Tensor:
     return next(part for part in output if isinstance(part, Tensor) and part.dim() == 2)
 
 
-def _by_sample(chunks: list[tuple[Mapping[str, Any], Tensor]]) -> SplitPredictions:
+def _by_sample(chunks: list[tuple[Mapping[str, Any], Tensor]]) -> Predictions:
     if not chunks:
-        return SplitPredictions([], np.empty(0, np.float32), np.empty(0, np.float32))
+        return Predictions([], torch.empty(0), torch.empty(0))
     indices = np.concatenate([np.asarray(batch["index"]) for batch, _ in chunks])
     # The first occurrence in reversed order is the last prediction; `unique` sorts by index.
     _, last = np.unique(indices[::-1], return_index=True)
     order = len(indices) - 1 - last
     ids = [str(sample) for batch, _ in chunks for sample in _as_list(batch["id"])]
-    labels = torch.cat([batch["label"].reshape(-1).float().cpu() for batch, _ in chunks]).numpy()
-    values = torch.cat([chunk for _, chunk in chunks]).float().cpu().numpy()
-    return SplitPredictions([ids[i] for i in order], values[order], labels[order])
+    labels = torch.cat([batch["label"].reshape(-1).float().cpu() for batch, _ in chunks])
+    values = torch.cat([chunk for _, chunk in chunks]).float().cpu()
+    return Predictions([ids[i] for i in order], values[order], labels[order])
 
 
 def _as_list(ids: Any) -> list[Any]:
@@ -162,9 +157,9 @@ class EvaluationRecorder:
         do_test: Callable[..., dict[str, Any]],
         recorder: PredictionRecorder,
         metrics: MetricsFunction,
-        on_epoch: Callable[[EpochRecord], None] | None = None,
+        on_epoch: Callable[[StockEpoch], None] | None = None,
     ) -> None:
-        self.history: list[EpochRecord] = []
+        self.history: list[StockEpoch] = []
         self._do_test = do_test
         self._recorder = recorder
         self._metrics = metrics
@@ -183,7 +178,7 @@ class EvaluationRecorder:
         self.check_finite()
         self._recorder.take()
         now = time.perf_counter()
-        record = EpochRecord(
+        record = StockEpoch(
             epoch=len(self.history) + 1,
             train=self._score(trained) if trained.ids else {},
             valid={key: float(value) for key, value in results.items()},
@@ -216,7 +211,5 @@ class EvaluationRecorder:
                 best, chosen = value, record.epoch
         return chosen
 
-    def _score(self, samples: SplitPredictions) -> Metrics:
-        return self._metrics(
-            torch.from_numpy(samples.predictions), torch.from_numpy(samples.labels)
-        )
+    def _score(self, samples: Predictions) -> Metrics:
+        return self._metrics(samples.prediction, samples.label)

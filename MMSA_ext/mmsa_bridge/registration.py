@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from MMSA_ext.errors import ConfigError
-from MMSA_ext.json_files import read_json
+from MMSA_ext import mmsa_files
 from MMSA_ext.mmsa_bridge.extension import Extension
 from MMSA_ext.mmsa_bridge.feature_reading import read_features_safely
-from MMSA_ext.mmsa_bridge.package import THIS_PACKAGE
 from MMSA_ext.mmsa_bridge.patching import ModuleProxy, replace_attribute
 from MMSA_ext.mmsa_bridge.shims import apply_shims
-from MMSA_ext.paths import DATA_ROOT_VARIABLE, expand, shown
-
-CONFIG_FOLDER = Path(import_module("MMSA.config").__file__ or "").parent / "config"
 
 
 @dataclass(frozen=True)
@@ -36,9 +31,17 @@ class _Registration:
 
 
 _registration: _Registration | None = None
+_ours: Extension | None = None
 
 
-def register(extension: Extension = THIS_PACKAGE) -> None:
+def introduce(extension: Extension) -> None:
+    """Say what `register` adds where nothing else is given, and register it."""
+    global _ours
+    _ours = extension
+    register()
+
+
+def register(extension: Extension | None = None) -> None:
     """Let MMSA know this package's models, and run on current libraries.
 
     Afterwards `MMSA_run`, also MMSA's own and also one imported earlier, accepts the added models;
@@ -51,11 +54,13 @@ def register(extension: Extension = THIS_PACKAGE) -> None:
     the added models is `mmsa-ext`.
 
     Args:
-        extension: What to add.
+        extension: What to add; by default what was introduced, which is this package.
     """
     global _registration
     if _registration is None:
-        _registration = _patch_mmsa(extension)
+        added = extension or _ours
+        assert added is not None, "MMSA_ext/__init__.py introduces it once MMSA is imported"
+        _registration = _patch_mmsa(added)
     _list_models(_registration)
 
 
@@ -103,37 +108,51 @@ def _list_models(registration: _Registration) -> None:
     import_module("MMSA.run").SUPPORTED_MODELS[:] = [*registration.stock_names, *names]
 
 
+class _AddedMap(Mapping[str, Callable[[Any], Any]]):
+    """Builders or trainers of the added models; of a model that is not asked for nothing is."""
+
+    def __init__(self, extension: Extension, attribute: str) -> None:
+        self._extension, self._attribute = extension, attribute
+
+    def __getitem__(self, name: str) -> Callable[[Any], Any]:
+        if name not in self._extension.list_models():
+            raise KeyError(name)
+        found: Callable[[Any], Any] = getattr(self._extension.get_model(name), self._attribute)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._extension.list_models())
+
+    def __len__(self) -> int:
+        return len(list(self))
+
+
 class _ExtendedMap:
-    """Attribute whose instances see the dictionary they were given plus the added models.
+    """Attribute whose instances see the dictionary they were given, then the added models.
 
     `AMIO` and `ATIO` build their maps inside `__init__`, where nothing can be added; a data
     descriptor on the class stands before the instance's attribute.
     """
 
-    def __init__(self, name: str, added: Callable[[], dict[str, Callable[[Any], Any]]]) -> None:
-        self._name = name
-        self._added = added
+    def __init__(self, name: str, added: _AddedMap) -> None:
+        self._name, self._added = name, added
 
     def __get__(self, instance: object | None, owner: type) -> Any:
         if instance is None:
             return self
-        return {**self._added(), **vars(instance)[self._name]}
+        return ChainMap(vars(instance)[self._name], self._added)  # type: ignore[arg-type]
 
     def __set__(self, instance: object, value: dict[str, Callable[[Any], Any]]) -> None:
         vars(instance)[self._name] = value
 
 
 def _extend_class_maps(undo: ExitStack, extension: Extension) -> None:
-    def builders() -> dict[str, Callable[[Any], Any]]:
-        return {name: extension.get_model(name).build for name in extension.list_models()}
-
-    def trainers() -> dict[str, Callable[[Any], Any]]:
-        return {name: extension.get_model(name).trainer for name in extension.list_models()}
-
-    model_class = import_module("MMSA.models.AMIO").AMIO
-    trainer_class = import_module("MMSA.trains.ATIO").ATIO
-    replace_attribute(undo, model_class, "MODEL_MAP", _ExtendedMap("MODEL_MAP", builders))
-    replace_attribute(undo, trainer_class, "TRAIN_MAP", _ExtendedMap("TRAIN_MAP", trainers))
+    for home, owner, name, attribute in (
+        ("MMSA.models.AMIO", "AMIO", "MODEL_MAP", "build"),
+        ("MMSA.trains.ATIO", "ATIO", "TRAIN_MAP", "trainer"),
+    ):
+        extended = _ExtendedMap(name, _AddedMap(extension, attribute))
+        replace_attribute(undo, getattr(import_module(home), owner), name, extended)
 
 
 def _extend_configuration(undo: ExitStack, extension: Extension) -> None:
@@ -144,47 +163,18 @@ def _extend_configuration(undo: ExitStack, extension: Extension) -> None:
     """
 
     def load(file: IO[str]) -> Any:
-        content = read_json(file.name)  # MMSA opened it in whatever encoding this machine prefers
-        for section, keys in content.items():
-            if not isinstance(keys, dict):
-                raise ConfigError(
-                    f"{shown(file.name)}: is not a configuration in MMSA's schema: {section} is "
-                    f"{keys!r:.60}; it must be an object, as every model and `datasetCommonParams`."
-                )
-        if Path(file.name).resolve() == (CONFIG_FOLDER / "citations.json").resolve():
+        # MMSA opened it in whatever encoding this machine prefers.
+        content = mmsa_files.read_sections(file.name)
+        if Path(file.name).resolve() == (mmsa_files.folder() / "citations.json").resolve():
             _add_citations(content["models"], extension)
-        else:
-            _add_models(content, extension)
-            _set_data_root(content["datasetCommonParams"])
+            return content
+        tuned = any("debugParams" in section for section in content.values())
+        for model, section in extension.configuration("tune" if tuned else "regression").items():
+            content.setdefault(model, copy.deepcopy(section))
+        mmsa_files.complete_datasets(content)
         return content
 
     replace_attribute(undo, import_module("MMSA.config"), "json", ModuleProxy(json, load=load))
-
-
-def _add_models(content: dict[str, Any], extension: Extension) -> None:
-    """Add what the file does not define itself: models, and data sets."""
-    tuned = any(isinstance(part, dict) and "debugParams" in part for part in content.values())
-    added = copy.deepcopy(dict(extension.configuration("tune" if tuned else "regression")))
-    datasets = {**stock_datasets(), **added.pop("datasetCommonParams", {})}
-    for model, parameters in added.items():
-        content.setdefault(model, parameters)
-    known = content.setdefault("datasetCommonParams", {})
-    for dataset, parameters in copy.deepcopy(datasets).items():
-        known.setdefault(dataset, parameters)
-
-
-def _set_data_root(datasets: dict[str, Any]) -> None:
-    """Point MMSA's built-in root folder, which exists on its authors' machine, to the user's."""
-    root = os.environ.get(DATA_ROOT_VARIABLE)
-    if root and datasets["dataset_root_dir"] == stock_datasets()["dataset_root_dir"]:
-        datasets["dataset_root_dir"] = expand(root)
-
-
-@cache
-def stock_datasets() -> dict[str, Any]:
-    """`datasetCommonParams` of MMSA's own configuration file."""
-    content = json.loads((CONFIG_FOLDER / "config_regression.json").read_text(encoding="utf-8"))
-    return dict(content["datasetCommonParams"])
 
 
 def _add_citations(models: dict[str, Any], extension: Extension) -> None:

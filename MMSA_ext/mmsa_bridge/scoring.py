@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 from torch import OutOfMemoryError, Tensor
 from torch.utils.data import DataLoader
 
+from MMSA_ext.data.predictions import predictions_frame
 from MMSA_ext.errors import CheckpointError, FeatureFileError, MMSAExtError
 from MMSA_ext.mmsa_bridge.feature_reading import provided_features
 from MMSA_ext.mmsa_bridge.networks import trained_model
-from MMSA_ext.mmsa_bridge.recording import PredictionRecorder, SplitPredictions, WatchedLoader
+from MMSA_ext.mmsa_bridge.recording import PredictionRecorder
 from MMSA_ext.mmsa_bridge.registration import registered
 from MMSA_ext.mmsa_bridge.stock import build_trainer
+from MMSA_ext.names import MODALITIES
 
 if TYPE_CHECKING:
-    from MMSA_ext.data.features import FeatureSet, FeatureSplit
+    from MMSA_ext.data.feature_set import FeatureSet, FeatureSplit
 
 # Padding is not allowed to take more than both of these.
 _LARGEST_PADDED = 2**32  # bytes
@@ -84,30 +86,19 @@ def _scored(
     trainer.metrics, trainer.model = (lambda prediction, label: {}), model
     recorder = PredictionRecorder()
     recorder.attach(model)
-    tables = []
+    predictions = {}
     for name, dataset in datasets.items():
         loader = DataLoader(dataset, batch_size=args.batch_size)
-        trainer.do_test(model, WatchedLoader(loader, recorder), mode="TEST")
+        trainer.do_test(model, recorder.watch(loader), mode="TEST")
         recorder.check_finite(f"on the {name} split")
-        tables.append(_table(name, recorder.take()))
-    return pd.concat(tables, ignore_index=True)
-
-
-def _table(split: str, samples: SplitPredictions) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "split": split,
-            "id": samples.ids,
-            "label": samples.labels,
-            "prediction": samples.predictions,
-        }
-    )
+        predictions[name] = recorder.take()
+    return predictions_frame(predictions)
 
 
 def _as_in_training(split: FeatureSplit, args: EasyDict) -> FeatureSplit:
     """A split with every label MMSA asks for, padded to the lengths of the training data."""
     source = args.model_save_path
-    lengths = dict(zip(("text", "audio", "vision"), map(int, args.seq_lens), strict=True))
+    lengths = dict(zip(MODALITIES, map(int, args.seq_lens), strict=True))
     text_key, text_axis = ("text_bert", 2) if args.get("use_bert") else ("text", 1)
     axes = {text_key: ("text", text_axis), "audio": ("audio", 1), "vision": ("vision", 1)}
     padded: dict[str, Any] = {

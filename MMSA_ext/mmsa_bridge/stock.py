@@ -20,19 +20,18 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
 
+from MMSA_ext import mmsa_files
+from MMSA_ext.data.predictions import Predictions
 from MMSA_ext.errors import ConfigError, TrainingDivergedError, suggest
 from MMSA_ext.files import write_error
-from MMSA_ext.mmsa_bridge.configuration import mmsa_models
 from MMSA_ext.mmsa_bridge.feature_reading import features_for, provided_features
 from MMSA_ext.mmsa_bridge.networks import build_model, trained_model
 from MMSA_ext.mmsa_bridge.recording import (
-    EpochRecord,
     EvaluationRecorder,
     Metrics,
     MetricsFunction,
     PredictionRecorder,
-    SplitPredictions,
-    WatchedLoader,
+    StockEpoch,
 )
 from MMSA_ext.mmsa_bridge.registration import registered
 from MMSA_ext.mmsa_bridge.runtime import preserved_random_state, setup_seed
@@ -59,8 +58,8 @@ class StockRun:
     """
 
     metrics: dict[str, Metrics]
-    predictions: dict[str, SplitPredictions]
-    history: list[EpochRecord]
+    predictions: dict[str, Predictions]
+    history: list[StockEpoch]
     best_epoch: int
     model: nn.Module
 
@@ -111,7 +110,7 @@ def model_class(name: str) -> type[nn.Module]:
     Raises:
         ConfigError: If MMSA has no such model.
     """
-    module, known = import_module("MMSA.models.AMIO"), mmsa_models()
+    module, known = import_module("MMSA.models.AMIO"), mmsa_files.models()
     if name not in known:
         raise ConfigError(f"MMSA has no model {name!r}; {suggest(name, known)}")
     found: type[nn.Module] = getattr(module, _CLASS_NAMES.get(name, name.upper()))
@@ -183,7 +182,7 @@ def train_and_test(
     seed: int,
     num_workers: int = 0,
     also_predict: Collection[str] = ("train", "valid"),
-    on_epoch: Callable[[EpochRecord, nn.Module], None] | None = None,
+    on_epoch: Callable[[StockEpoch, nn.Module], None] | None = None,
 ) -> StockRun:
     """Train a model with MMSA's loaders and trainer, and score the test split once.
 
@@ -241,7 +240,7 @@ def train_and_test(
 
 def score_trained(
     args: EasyDict, state_dict: Mapping[str, Tensor], num_workers: int = 0
-) -> dict[str, tuple[Metrics, SplitPredictions]]:
+) -> dict[str, tuple[Metrics, Predictions]]:
     """Score trained weights on all splits, in file order; nothing is trained.
 
     Args:
@@ -277,16 +276,16 @@ def _train(
     args: EasyDict,
     loaders: Mapping[str, DataLoader[Any]],
     recorder: PredictionRecorder,
-    on_epoch: Callable[[EpochRecord, nn.Module], None] | None,
+    on_epoch: Callable[[StockEpoch, nn.Module], None] | None,
 ) -> EvaluationRecorder:
-    def close(record: EpochRecord) -> None:
+    def close(record: StockEpoch) -> None:
         if record.epoch == args.get("num_epochs"):
             trainer.args.early_stop = 0  # each of MMSA's trainers asks for it next
         if on_epoch:
             on_epoch(record, model)
 
     evaluations = EvaluationRecorder(trainer.do_test, recorder, metrics(args.dataset_name), close)
-    watched = {split: WatchedLoader(loader, recorder) for split, loader in loaders.items()}
+    watched = {split: recorder.watch(loader) for split, loader in loaders.items()}
     trainer.do_test = evaluations
     try:
         with _stepping_optimizers() as optimizers:
@@ -337,9 +336,9 @@ def _evaluate(
     split: str,
     loader: DataLoader[Any],
     recorder: PredictionRecorder,
-) -> tuple[Metrics, SplitPredictions]:
+) -> tuple[Metrics, Predictions]:
     try:
-        results = trainer.do_test(model, WatchedLoader(loader, recorder), mode=_TEST_MODES[split])
+        results = trainer.do_test(model, recorder.watch(loader), mode=_TEST_MODES[split])
     except ValueError:
         recorder.check_finite(f"on the {split} split")
         raise

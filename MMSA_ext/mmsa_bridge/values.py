@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from MMSA_ext.mmsa_bridge.configuration import stock_section
-from MMSA_ext.mmsa_bridge.registration import stock_datasets
+from MMSA_ext import mmsa_files
 
 # Shipped as whole numbers, but weights of a loss or a scale, which may be any number.
 _ANY_NUMBER = ("beta_shift", "lda_mmd", "weight_sim_loss", "weight_gen_loss")
@@ -27,10 +26,10 @@ def shipped_values(model_name: str) -> Mapping[str, list[Any]]:
         By key, nested ones joined by a dot; of a search space the choices.
     """
     found: dict[str, list[Any]] = {}
-    for dataset in stock_datasets().values():
+    for dataset in mmsa_files.datasets().values():
         for form in dataset.values() if isinstance(dataset, Mapping) else ():
             _collect(found, form)
-    regression, tune = stock_section(model_name), _tune_section(model_name)
+    regression, tune = mmsa_files.section(model_name), _tune_section(model_name)
     for section in (regression, tune):
         for part in (section.get("commonParams", {}), *section.get("datasetParams", {}).values()):
             _collect(found, part)
@@ -42,7 +41,7 @@ def shipped_values(model_name: str) -> Mapping[str, list[Any]]:
 
 def _tune_section(model_name: str) -> dict[str, Any]:
     try:
-        return stock_section(model_name, "tune")
+        return mmsa_files.section(model_name, "tune")
     except ValueError:  # MMSA has no search space for it
         return {}
 

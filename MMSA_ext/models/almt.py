@@ -15,18 +15,11 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from MMSA_ext.config.schema import FineTuneConfig
-from MMSA_ext.data.scaling import Scaling
+from MMSA_ext.config.schema import FineTuneConfig, Scaling
 from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
 from MMSA_ext.models.parts.attention import FeedForward, MultiSourceAttention, attend
 from MMSA_ext.models.parts.encoders import TextStates, padded_frames
-from MMSA_ext.registry import register_model
-from MMSA_ext.training.fine_tuning import FineTuneTrainer
-
-PAPER = (
-    "Learning Language-guided Adaptive Hyper-modality Representation for Multimodal Sentiment "
-    "Analysis (Zhang et al., EMNLP 2023)"
-)
+from MMSA_ext.registry import FINE_TUNE_TRAINER, register_model
 
 
 class ALMTConfig(FineTuneConfig):
@@ -305,7 +298,7 @@ class ALMT(MSAModel):
         return padded_frames(frames, mask, self.config.seq_lens[modality]), None
 
 
-@register_model("almt", config=ALMTConfig, trainer=FineTuneTrainer, paper=PAPER)
+@register_model("almt", config=ALMTConfig, trainer=FINE_TUNE_TRAINER)
 def build_almt(args: Any) -> ALMT:
     """ALMT with padding masked."""
     return ALMT(ALMTConfig.from_args(args))
@@ -318,7 +311,7 @@ class ReleasedALMTConfig(ALMTConfig):
     feature_scaling: Scaling = "none"
 
 
-@register_model("almt_released", config=ReleasedALMTConfig, trainer=FineTuneTrainer, paper=PAPER)
+@register_model("almt_released", config=ReleasedALMTConfig, trainer=FINE_TUNE_TRAINER)
 def build_released(args: Any) -> ALMT:
     """ALMT as the released code computes it."""
     return ALMT(ReleasedALMTConfig.from_args(args))

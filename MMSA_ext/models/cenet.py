@@ -17,20 +17,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from MMSA_ext.config.schema import FineTuneConfig
-from MMSA_ext.data.scaling import Scaling
+from MMSA_ext.config.schema import FineTuneConfig, Scaling
 from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
 from MMSA_ext.models.parts.attention import MultiHeadAttention, masked_mean
 from MMSA_ext.models.parts.dropout import Dropout
 from MMSA_ext.models.parts.encoders import PretrainedText, padded_frames
-from MMSA_ext.registry import register_model
-from MMSA_ext.training.fine_tuning import FineTuneTrainer
-
-PAPER = (
-    "Cross-modal Enhancement Network for Multimodal Sentiment Analysis (Wang et al., IEEE "
-    "Transactions on Multimedia 2023)"
-)
+from MMSA_ext.registry import FINE_TUNE_TRAINER, register_model
 
 
 class CENETConfig(FineTuneConfig):
@@ -250,7 +243,7 @@ class CENET(MSAModel):
         return filled, dict.fromkeys(frames)
 
 
-@register_model("cenet", config=CENETConfig, trainer=FineTuneTrainer, paper=PAPER)
+@register_model("cenet", config=CENETConfig, trainer=FINE_TUNE_TRAINER)
 def build_cenet(args: Any) -> CENET:
     """CENET with padding masked."""
     return CENET(CENETConfig.from_args(args))
@@ -263,7 +256,7 @@ class ReleasedCENETConfig(CENETConfig):
     feature_scaling: Scaling = "none"
 
 
-@register_model("cenet_released", config=ReleasedCENETConfig, trainer=FineTuneTrainer, paper=PAPER)
+@register_model("cenet_released", config=ReleasedCENETConfig, trainer=FINE_TUNE_TRAINER)
 def build_released(args: Any) -> CENET:
     """CENET as MMSA computes it."""
     return CENET(ReleasedCENETConfig.from_args(args))

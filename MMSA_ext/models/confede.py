@@ -23,15 +23,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from MMSA_ext.config.schema import RunConfig
-from MMSA_ext.data.loader import Batch, FeatureDataset
+from MMSA_ext.data.feature_set import Batch, FeatureSplit
 from MMSA_ext.data.retrieval import ClassRule, ContrastSets, RetrievalConfig, RetrievalMode
 from MMSA_ext.models.contract import StepBatch, StepOutput, inputs
-from MMSA_ext.models.infoenh.module import InfoEnh, InfoEnhOutput
-from MMSA_ext.models.infoenh.readout import InfoEnhHostConfig, VectorReadouts
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhHostConfig, InfoEnhOutput, VectorReadouts
 from MMSA_ext.models.losses import PairLosses, nt_xent
 from MMSA_ext.models.parts.attention import Activation
 from MMSA_ext.models.parts.encoders import FrameEncoder, PooledTextEncoder, TextPooling
-from MMSA_ext.models.parts.fusion import MODALITIES
 from MMSA_ext.models.parts.two_stage import EncoderRecipe, EncoderTask, TwoStageModel
 from MMSA_ext.models.parts.unimodal import (
     MLP,
@@ -42,18 +40,10 @@ from MMSA_ext.models.parts.unimodal import (
     encode_frames,
     encode_text,
 )
-from MMSA_ext.registry import register_model
+from MMSA_ext.names import MODALITIES
+from MMSA_ext.registry import TWO_STAGE_TRAINER, register_model
 from MMSA_ext.text_encoders import identity as encoder_identity
-from MMSA_ext.training.stage_one import TwoStageTrainer
 
-PAPER = (
-    "ConFEDE: Contrastive Feature Decomposition for Multimodal Sentiment Analysis "
-    "(Yang et al., ACL 2023)"
-)
-INFOENH_PAPER = (
-    "ConFEDE (Yang et al., ACL 2023) with the information bottleneck and the optimal-transport "
-    "alignment of InfoEnh"
-)
 # The file's label of one modality.
 UNIMODAL_LABELS = {"text": "T", "audio": "A", "vision": "V"}
 
@@ -396,7 +386,7 @@ class ConFEDE(TwoStageModel):
             ),
         ]
 
-    def adapt(self, train: FeatureDataset) -> list[str]:
+    def adapt(self, train: FeatureSplit) -> list[str]:
         """Which labels stand for the modalities' own, where the file is asked."""
         if self.config.unimodal_labels != "file":
             return []
@@ -553,7 +543,7 @@ def _mean_squared_error(prediction: Tensor, target: Tensor, times: Tensor) -> Te
     return (weight * (prediction - target) ** 2).sum() / weight.sum()
 
 
-@register_model("confede", config=ConFEDEConfig, trainer=TwoStageTrainer, paper=PAPER)
+@register_model("confede", config=ConFEDEConfig, trainer=TWO_STAGE_TRAINER)
 def build_confede(args: Any) -> ConFEDE:
     """ConFEDE, with the decisions of docs/confede.md."""
     return ConFEDE(ConFEDEConfig.from_args(args))
@@ -565,9 +555,7 @@ class EnhancedConFEDEConfig(ConFEDEConfig):
     infoenh: ConFEDEInfoEnhConfig | None = ConFEDEInfoEnhConfig()
 
 
-@register_model(
-    "confede_infoenh", config=EnhancedConFEDEConfig, trainer=TwoStageTrainer, paper=INFOENH_PAPER
-)
+@register_model("confede_infoenh", config=EnhancedConFEDEConfig, trainer=TWO_STAGE_TRAINER)
 def build_confede_infoenh(args: Any) -> ConFEDE:
     """ConFEDE with InfoEnh between its encoders and projectors."""
     return ConFEDE(EnhancedConFEDEConfig.from_args(args))

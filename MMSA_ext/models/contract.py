@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from MMSA_ext.data.loader import Batch, FeatureDataset
+from MMSA_ext.data.feature_set import Batch, FeatureSplit
 from MMSA_ext.data.retrieval import ContrastSets, RetrievalConfig
 
 
@@ -112,7 +112,7 @@ class MSAModel(nn.Module):
         trainer makes its optimizer, before the first epoch.
         """
 
-    def adapt(self, train: FeatureDataset) -> list[str]:
+    def adapt(self, train: FeatureSplit) -> list[str]:
         """Look at the training split before training; nothing here.
 
         Returns:
@@ -120,7 +120,7 @@ class MSAModel(nn.Module):
         """
         return []
 
-    def check(self, split: FeatureDataset, source: str) -> None:
+    def check(self, split: FeatureSplit, source: str) -> None:
         """Refuse data that the model cannot read, before any work is done.
 
         Raises:
@@ -128,7 +128,7 @@ class MSAModel(nn.Module):
         """
         encoder = getattr(self, "text_encoder", None)
         if encoder is not None:
-            encoder.check_tokens(split.text_bert, source)
+            encoder.check_tokens(split.tokens, source)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """`forward` on a batch of `data.loader`."""

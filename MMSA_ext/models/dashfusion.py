@@ -16,17 +16,15 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from MMSA_ext.config.schema import RunConfig
-from MMSA_ext.data.loader import Batch, FeatureDataset
+from MMSA_ext.config.schema import RunConfig, Scaling
+from MMSA_ext.data.feature_set import Batch, FeatureSplit
 from MMSA_ext.data.retrieval import ClassRule, ContrastSets, RetrievalConfig
-from MMSA_ext.data.scaling import Scaling
 from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
 from MMSA_ext.models.dashfusion_reading import Reading, ReleasedReading
 from MMSA_ext.models.losses import PairLosses, nt_xent, nt_xent_in_batch
 from MMSA_ext.models.parts.attention import MultiSourceAttention
 from MMSA_ext.models.parts.encoders import FrameEncoder, TextEncoder
 from MMSA_ext.models.parts.fusion import (
-    MODALITIES,
     FusionName,
     FusionShape,
     PredictionHead,
@@ -34,13 +32,8 @@ from MMSA_ext.models.parts.fusion import (
     build_fusion,
 )
 from MMSA_ext.models.parts.packing import Packing, Ragged
+from MMSA_ext.names import MODALITIES
 from MMSA_ext.registry import register_model
-from MMSA_ext.training.trainer import Trainer
-
-PAPER = (
-    "DashFusion: Dual-stream Alignment with Hierarchical Bottleneck Fusion for Multimodal "
-    "Sentiment Analysis (Wen et al.)"
-)
 
 
 class DashFusionConfig(RunConfig):
@@ -318,7 +311,7 @@ class DashFusion(MSAModel):
             losses["contrastive_loss"] = self.config.contrast_weight * contrast  # eq. 12
         return StepOutput(outputs["M"], losses)
 
-    def adapt(self, train: FeatureDataset) -> list[str]:
+    def adapt(self, train: FeatureSplit) -> list[str]:
         """Leave out the pairs of constant modalities, which would weigh as much as live ones."""
         if self.config.reading.constant_pairs or self.config.contrast_weight == 0:
             return []
@@ -438,7 +431,7 @@ def of_reading(config: DashFusionConfig) -> DashFusion:
     return model(config)
 
 
-@register_model("dashfusion", config=DashFusionConfig, trainer=Trainer, paper=PAPER)
+@register_model("dashfusion", config=DashFusionConfig)
 def build_dashfusion(args: Any) -> DashFusion:
     """DashFusion as printed, with the decisions of docs/deviations.md."""
     return of_reading(DashFusionConfig.from_args(args))
@@ -463,9 +456,7 @@ class ReleasedDashFusionConfig(DashFusionConfig):
         return {"eval_batch_size": size} | values
 
 
-@register_model(
-    "dashfusion_released", config=ReleasedDashFusionConfig, trainer=Trainer, paper=PAPER
-)
+@register_model("dashfusion_released", config=ReleasedDashFusionConfig)
 def build_released(args: Any) -> DashFusion:
     """DashFusion as the authors' released code computes it."""
     return of_reading(ReleasedDashFusionConfig.from_args(args))

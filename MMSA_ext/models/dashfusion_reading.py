@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from MMSA_ext.data.retrieval import RetrievalMode
 from MMSA_ext.models.losses import Reduction, Similarity
 from MMSA_ext.models.parts.attention import Activation, ResidualStyle
-from MMSA_ext.models.parts.encoders import Projector
+from MMSA_ext.models.parts.encoders import ProjectorKind
 
 
 class Reading(BaseModel):
@@ -49,7 +49,7 @@ class Reading(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     activation: Activation = "relu"
-    text_projector: Projector = "linear"
+    text_projector: ProjectorKind = "linear"
     encoder_attention_dropout: float = Field(0.0, ge=0, lt=1)
     encoder_final_norm: bool = False
     cloned_layers: bool = False
@@ -73,7 +73,7 @@ class ReleasedReading(Reading):
     """What the authors' code computes: every bracketed value of `Reading` as the default."""
 
     activation: Activation = "gelu"
-    text_projector: Projector = "mlp"
+    text_projector: ProjectorKind = "mlp"
     encoder_attention_dropout: float = Field(0.5, ge=0, lt=1)
     encoder_final_norm: bool = True
     cloned_layers: bool = True

@@ -21,15 +21,9 @@ from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
 from MMSA_ext.models.losses import mi_max_loss
 from MMSA_ext.models.parts.attention import Activation, masked_mean
 from MMSA_ext.models.parts.encoders import PooledTextEncoder
-from MMSA_ext.models.parts.fusion import MODALITIES
 from MMSA_ext.models.parts.pre_norm import FrameEmbedding, LayerShape, PreNormLayer
-from MMSA_ext.registry import register_model
-from MMSA_ext.training.fine_tuning import FineTuneTrainer
-
-PAPER = (
-    "DBF: Denoising Bottleneck with Mutual Information Maximization for Video Multimodal Fusion "
-    "(Wu et al., ACL 2023)"
-)
+from MMSA_ext.names import MODALITIES, Modality
+from MMSA_ext.registry import FINE_TUNE_TRAINER, register_model
 
 
 class DBFConfig(FineTuneConfig):
@@ -74,7 +68,7 @@ class DBFConfig(FineTuneConfig):
     bottleneck_tokens: int = Field(2, ge=1)
     text_tokens: Literal["all", "first"] = "all"
     readout: Literal["first", "mean"] = "first"
-    centre: Literal["text", "audio", "vision"] = "text"
+    centre: Modality = "text"
     shared_layers: bool = False
 
     mi_weight: float = Field(0.05, ge=0)
@@ -107,6 +101,12 @@ class DBFConfig(FineTuneConfig):
         return self
 
     @property
+    def rates(self) -> tuple[float, float | None]:
+        """Peak learning rates of the pretrained encoder and of all else, exchanged or not."""
+        encoder, new = super().rates
+        return (new, encoder) if self.swap_lr and new is not None else (encoder, new)
+
+    @property
     def all_streams_to_the_end(self) -> bool:
         """Whether the last layer updates every stream; else the centre's alone, which Z reads."""
         return self.mi_target == "last" and self.mi_weight > 0
@@ -121,17 +121,6 @@ class DBFConfig(FineTuneConfig):
             activation=self.activation,
             length_groups=self.length_groups,
         )
-
-
-class DBFTrainer(FineTuneTrainer):
-    """`FineTuneTrainer` that obeys `swap_lr`."""
-
-    def rates(self) -> tuple[float, float | None]:
-        """Peak learning rates of the pretrained encoder and of all else, exchanged or not."""
-        encoder, new = super().rates()
-        if new is None or not cast("DBFConfig", self.config).swap_lr:
-            return encoder, new
-        return new, encoder
 
 
 @dataclass(frozen=True)
@@ -362,7 +351,7 @@ def _all_valid(frames: Tensor) -> Tensor:
     return torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
 
 
-@register_model("dbf", config=DBFConfig, trainer=DBFTrainer, paper=PAPER)
+@register_model("dbf", config=DBFConfig, trainer=FINE_TUNE_TRAINER)
 def build_dbf(args: Any) -> DBF:
     """DBF as printed, with the decisions of docs/dbf.md."""
     return DBF(DBFConfig.from_args(args))

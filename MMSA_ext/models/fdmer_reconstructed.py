@@ -32,15 +32,10 @@ from MMSA_ext.models.losses import (
 from MMSA_ext.models.optimal_transport import unit_vectors
 from MMSA_ext.models.parts.attention import AddNorm, MultiHeadAttention, masked_mean
 from MMSA_ext.models.parts.encoders import PooledTextEncoder
-from MMSA_ext.models.parts.fusion import MODALITIES
 from MMSA_ext.models.parts.pre_norm import FrameEmbedding, LayerShape, PreNormLayer
-from MMSA_ext.registry import refuse_model, register_model
-from MMSA_ext.training.fine_tuning import FineTuneTrainer
+from MMSA_ext.names import MODALITIES
+from MMSA_ext.registry import FINE_TUNE_TRAINER, register_model
 
-PAPER = (
-    "Reconstruction from the abstract, not the authors' model: Disentangled Representation "
-    "Learning for Multimodal Emotion Recognition (FDMER; Yang et al., ACM MM 2022)"
-)
 # Columns of `fusion_weights`.
 VECTORS = tuple(f"{part}_{m}" for part in ("common", "private") for m in MODALITIES)
 _UNBIASED_NEEDS = 4  # samples
@@ -338,19 +333,7 @@ def _spread(parts: Tensor) -> Tensor:
     return 1 - unit_vectors(parts).mean(dim=1).square().sum(dim=-1).mean()
 
 
-refuse_model(
-    "fdmer",
-    "there is no model 'fdmer': neither its text nor its code is openly available; run "
-    "fdmer_reconstructed, which is rebuilt from its abstract and is not the authors' model.",
-)
-
-
-@register_model(
-    "fdmer_reconstructed",
-    config=FDMERReconstructedConfig,
-    trainer=FineTuneTrainer,
-    paper=PAPER,
-)
+@register_model("fdmer_reconstructed", config=FDMERReconstructedConfig, trainer=FINE_TUNE_TRAINER)
 def build_fdmer_reconstructed(args: Any) -> FDMERReconstructed:
     """The reconstruction of FDMER with the choices of docs/fdmer_reconstructed.md."""
     return FDMERReconstructed(FDMERReconstructedConfig.from_args(args))

@@ -18,22 +18,16 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from MMSA_ext.config.schema import FineTuneConfig
-from MMSA_ext.data.loader import FeatureDataset
-from MMSA_ext.data.scaling import Scaling
+from MMSA_ext.config.schema import FineTuneConfig, Scaling
+from MMSA_ext.data.feature_set import FeatureSplit
 from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
 from MMSA_ext.models.parts.attention import FeedForward, MultiHeadAttention
 from MMSA_ext.models.parts.dropout import Dropout
 from MMSA_ext.models.parts.encoders import TextStates, padded_frames
-from MMSA_ext.models.parts.fusion import MODALITIES
 from MMSA_ext.models.parts.unimodal_labels import UnimodalLabels
-from MMSA_ext.registry import register_model
-from MMSA_ext.training.fine_tuning import FineTuneTrainer
+from MMSA_ext.names import MODALITIES
+from MMSA_ext.registry import FINE_TUNE_TRAINER, register_model
 
-PAPER = (
-    "TETFN: A text enhanced transformer fusion network for multimodal sentiment analysis (Wang et "
-    "al., Pattern Recognition 2023)"
-)
 # MMSA's names of predictions and labels.
 LETTERS = {"text": "T", "audio": "A", "vision": "V"}
 
@@ -372,7 +366,7 @@ class TETFN(MSAModel):
         self.epoch = 1
         self.labels: UnimodalLabels | None = None
 
-    def adapt(self, train: FeatureDataset) -> list[str]:
+    def adapt(self, train: FeatureSplit) -> list[str]:
         """Begin a training: unimodal labels start as copies of the multimodal one."""
         labels = torch.from_numpy(train.labels["M"]).to(next(self.parameters()).device)
         self.labels = UnimodalLabels(labels, tuple(LETTERS.values()), self.config.label_limit)
@@ -459,7 +453,7 @@ class TETFN(MSAModel):
         return steps
 
 
-@register_model("tetfn", config=TETFNConfig, trainer=FineTuneTrainer, paper=PAPER)
+@register_model("tetfn", config=TETFNConfig, trainer=FINE_TUNE_TRAINER)
 def build_tetfn(args: Any) -> TETFN:
     """TETFN with padding masked."""
     return TETFN(TETFNConfig.from_args(args))
@@ -473,7 +467,7 @@ class ReleasedTETFNConfig(TETFNConfig):
     feature_scaling: Scaling = "none"
 
 
-@register_model("tetfn_released", config=ReleasedTETFNConfig, trainer=FineTuneTrainer, paper=PAPER)
+@register_model("tetfn_released", config=ReleasedTETFNConfig, trainer=FINE_TUNE_TRAINER)
 def build_released(args: Any) -> TETFN:
     """TETFN as MMSA computes it."""
     return TETFN(ReleasedTETFNConfig.from_args(args))

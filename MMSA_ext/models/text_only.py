@@ -16,10 +16,9 @@ from torch import Tensor
 from MMSA_ext.config.schema import RunConfig
 from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
 from MMSA_ext.models.parts.attention import Activation, masked_mean
-from MMSA_ext.models.parts.encoders import Projector, TextEncoder
+from MMSA_ext.models.parts.encoders import ProjectorKind, TextEncoder
 from MMSA_ext.models.parts.fusion import PredictionHead
 from MMSA_ext.registry import register_model
-from MMSA_ext.training.trainer import Trainer
 
 
 class TextOnlyConfig(RunConfig):
@@ -36,7 +35,7 @@ class TextOnlyConfig(RunConfig):
 
     dim: int = Field(128, ge=1)
     activation: Activation = "relu"
-    text_projector: Projector = "linear"
+    text_projector: ProjectorKind = "linear"
     readout: Literal["first", "first_and_mean"] = "first"
     length_groups: int = Field(8, ge=1)
 
@@ -84,12 +83,7 @@ class TextOnly(MSAModel):
         return StepOutput(prediction, {"prediction_loss": F.mse_loss(prediction, labels)})
 
 
-@register_model(
-    "text_only",
-    config=TextOnlyConfig,
-    trainer=Trainer,
-    paper="Control: DashFusion's text encoder, projector and head alone",
-)
+@register_model("text_only", config=TextOnlyConfig)
 def build_text_only(args: Any) -> TextOnly:
     """The text-only control."""
     return TextOnly(TextOnlyConfig.from_args(args))

@@ -168,7 +168,7 @@ class RunIdentity(_Frozen):
             (paths, device, workers, verbosity) stay out, or the same run would have another name
             on another machine.
         seed: Seed of every random stream of the run.
-        code_version: Version of MMSA_ext, with the commit where it is known.
+        code_version: Digest of the code that decides the result, see `identity.code_version`.
     """
 
     dataset: FolderName

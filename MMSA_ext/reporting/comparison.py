@@ -1,20 +1,20 @@
-"""The numbers of a comparison table: systems against a baseline, beside what papers print.
+"""One comparison of runs: systems beside each other, against a baseline, beside what papers print.
 
-Pure functions of records. A table is one data set; `comparison_formats` writes it down.
+Pure functions of records. A comparison is of one data set; `comparison_table` shows it.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, Final, Literal
 
 import pandas as pd
 
 from MMSA_ext.errors import NOT_BETTER, suggest
 from MMSA_ext.records.store import RunRecord
+from MMSA_ext.reporting.render import Fact, said_once
 from MMSA_ext.reporting.statistics import (
-    PairedDifference,
+    T_TEST,
     StatisticsError,
     holm,
     paired_difference,
@@ -27,6 +27,8 @@ Role = Literal["system", "control", "baseline"]
 TABLE_BASELINE: Final = ""
 
 LOWER_IS_BETTER: Final = ("MAE", "Loss")
+# Papers print these as they are, accuracies and F1 scores in percent.
+PRINTED_PLAIN: Final = ("MAE", "Corr", "Loss")
 # Means that print alike (x100, two digits) are a tie: a reader could not see a difference.
 _PRINTED_DIGITS: Final = 2
 
@@ -57,7 +59,7 @@ class PublishedNumber:
 
 @dataclass(frozen=True)
 class SystemRuns:
-    """One row of a comparison: the runs of one system on one data set.
+    """One row of a comparison: runs on one data set that differ by their seed only.
 
     Attributes:
         label: Name of the row; unique in the table.
@@ -75,30 +77,20 @@ class SystemRuns:
     model: str
     records: tuple[RunRecord, ...]
     seeds: tuple[int, ...]
-    published: Mapping[str, PublishedNumber]
+    published: Mapping[str, PublishedNumber] = field(default_factory=dict)
     role: Role = "system"
     remarks: tuple[str, ...] = ()
     compared_with: str | None = TABLE_BASELINE
 
-
-@dataclass(frozen=True)
-class Fact:
-    """What numbers of a table depend on.
-
-    Attributes:
-        name: What the fact is about, such as "selection".
-        text: The fact.
-        rows: Labels of the rows it holds for; empty for all.
-    """
-
-    name: str
-    text: str
-    rows: tuple[str, ...] = ()
-
     @property
-    def note(self) -> tuple[str, str]:
-        """Its name, and its text with the rows it holds for."""
-        return self.name, f"{'; '.join(self.rows)}: {self.text}" if self.rows else self.text
+    def finished(self) -> dict[int, RunRecord]:
+        """Seed to run, where there is a result."""
+        return {run.identity.seed: run for run in self.records if run.finished}
+
+    def values(self, metric: str, split: str) -> dict[int, float]:
+        """Seed to value, where the run finished and the metric is defined."""
+        values = {s: run.metrics.get(split, {}).get(metric) for s, run in self.finished.items()}
+        return {seed: value for seed, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -147,6 +139,7 @@ def compare(
     title: str = "",
     dataset: str | None = None,
     facts: Sequence[Fact] = (),
+    seed_notes: bool = False,
 ) -> Comparison:
     """Compare systems on one data set.
 
@@ -168,6 +161,7 @@ def compare(
         title: What the table shows.
         dataset: Name of the data set; needed only where no row has a run.
         facts: Facts of the caller, shown before those found in the records.
+        seed_notes: Show the notes of single seeds, too; else they stay in the records.
 
     Returns:
         Numbers and facts.
@@ -203,7 +197,7 @@ def compare(
     found = [
         *_comparison_facts(systems, references, common, lines, confidence),
         *_best_fact(left_out),
-        *_facts(systems, metrics, split),
+        *_facts(systems, metrics, split, seed_notes),
     ]
     numbers = pd.DataFrame(lines, columns=list(COLUMNS))
     return Comparison(
@@ -215,7 +209,7 @@ def compare(
         (*facts, *found),
         split,
         confidence,
-        {(s.label, name): _values(s, name, split) for s in systems for name in metrics},
+        {(s.label, name): s.values(name, split) for s in systems for name in metrics},
     )
 
 
@@ -280,16 +274,6 @@ def _check_runs(system: SystemRuns) -> None:
         )
 
 
-def _values(system: SystemRuns, metric: str, split: str) -> dict[int, float]:
-    """Seed to value, where the run finished and the metric is defined."""
-    values = {
-        run.identity.seed: run.metrics.get(split, {}).get(metric)
-        for run in system.records
-        if run.finished
-    }
-    return {seed: value for seed, value in values.items() if value is not None}
-
-
 def _references(systems: Sequence[SystemRuns], baseline: str | None) -> dict[str, str]:
     """By the label of each row that is to be tested, the label of the row it is tested against."""
     named = {
@@ -312,9 +296,9 @@ def _line(
     split: str,
     confidence: float,
 ) -> dict[str, Any]:
-    values = _values(system, metric, split)
+    values = system.values(metric, split)
     summary = summarise([values[seed] for seed in sorted(values)], confidence)
-    others = {} if reference is None else _values(reference, metric, split)
+    others = {} if reference is None else reference.values(metric, split)
     difference = paired_difference(values, others, confidence)
     published = system.published.get(metric)
     runs = system.records
@@ -325,7 +309,7 @@ def _line(
         "split": split,
         "metric": metric,
         "mean": summary.mean,
-        "std": summary.std_sample,
+        "std": summary.std,
         "n": summary.n,
         "ci_low": summary.ci_low,
         "ci_high": summary.ci_high,
@@ -334,7 +318,12 @@ def _line(
         "diverged": sum(not run.finished for run in runs),
         "reason": _joined(run.reason for run in runs if run.reason),
         "compared_with": "" if reference is None else reference.label,
-        **_difference(difference),
+        "difference": difference.difference,
+        "difference_low": difference.ci_low,
+        "difference_high": difference.ci_high,
+        "difference_n": difference.n,
+        "p_value": difference.p_value,
+        "test": T_TEST if difference.n else "",
         "best": "",
         "selection": _joined(run.selection for run in runs),
         "text": _joined(text_encoder(run) for run in runs),
@@ -346,17 +335,6 @@ def _line(
         "published_source": "" if published is None else published.source,
         "notes": _joined(_shared_notes(system)),
         "remark": _joined([*system.remarks, *_settings(system, published)]),
-    }
-
-
-def _difference(found: PairedDifference) -> dict[str, Any]:
-    return {
-        "difference": found.test.difference,
-        "difference_low": found.ci_low,
-        "difference_high": found.ci_high,
-        "difference_n": found.test.n,
-        "p_value": found.test.p_value,
-        "test": found.test.name if found.test.n else "",
     }
 
 
@@ -399,18 +377,13 @@ def _mark_best(lines: Sequence[dict[str, Any]], metrics: Sequence[str]) -> tuple
 
 
 def _facts(
-    systems: Sequence[SystemRuns],
-    metrics: Sequence[str],
-    split: str,
+    systems: Sequence[SystemRuns], metrics: Sequence[str], split: str, seed_notes: bool
 ) -> list[Fact]:
-    def per_row(name: str, say: Callable[[SystemRuns], Iterable[str]]) -> list[Fact]:
-        return _grouped(name, [(system.label, say(system)) for system in systems if system.records])
-
     def per_run(name: str, say: Callable[[RunRecord], str]) -> list[Fact]:
-        return per_row(name, lambda system: _each(system, say))
+        return said_once(name, [(s.label, _each(s, say)) for s in systems if s.records])
 
     return [
-        *_grouped("seeds", [(s.label, [_seeds(s)]) for s in systems if s.seeds]),
+        *said_once("seeds", [(s.label, [_seeds(s)]) for s in systems if s.seeds]),
         *_named("diverged", systems, _divergences),
         *_named("untrained", systems, _not_better),
         *_named("undefined", systems, lambda system: _undefined(system, metrics, split)),
@@ -421,6 +394,7 @@ def _facts(
         *per_run("code", lambda run: f"MMSA_ext {run.identity.code_version}"),
         *per_run("environment", lambda run: run.environment.describe()),
         *_named("note", systems, _shared_notes),
+        *(_named("note", systems, _notes_of_single_seeds) if seed_notes else []),
         *_named("remark", systems, lambda system: system.remarks),
         *_published_facts(systems),
     ]
@@ -449,7 +423,7 @@ def _comparison_facts(
     alone = [s for s in systems if s.label not in references and s.label != common and s.records]
     return [
         Fact("difference", how),
-        *(Fact("difference", text, rows) for text, rows in _by_text(each).items()),
+        *said_once("difference", each, named=True),
         *_named("difference", alone, lambda _: ["not tested against another row"]),
     ]
 
@@ -461,9 +435,9 @@ def _best_fact(rows: tuple[str, ...]) -> list[Fact]:
 
 def _seeds(system: SystemRuns) -> str:
     """Say which of the planned seeds the numbers are of."""
-    finished = [run.identity.seed for run in system.records if run.finished]
+    finished = sorted(system.finished)
     planned = "" if len(finished) == len(system.seeds) else f" of {len(system.seeds)} planned"
-    seeds = ", ".join(map(str, sorted(finished)))
+    seeds = ", ".join(map(str, finished))
     return f"n = {len(finished)}{planned}" + (f": {seeds}" if seeds else "")
 
 
@@ -481,8 +455,8 @@ def _not_better(system: SystemRuns) -> list[str]:
 
 
 def _undefined(system: SystemRuns, metrics: Sequence[str], split: str) -> list[str]:
-    finished = sum(run.finished for run in system.records)
-    missing = {metric: finished - len(_values(system, metric, split)) for metric in metrics}
+    finished = len(system.finished)
+    missing = {metric: finished - len(system.values(metric, split)) for metric in metrics}
     return [f"{metric} in {n} of {finished} runs" for metric, n in missing.items() if n]
 
 
@@ -493,39 +467,28 @@ def _shared_notes(system: SystemRuns) -> list[str]:
     return [note for note in system.records[0].notes if note in common] if notes else []
 
 
+def _notes_of_single_seeds(system: SystemRuns) -> list[str]:
+    shared = _shared_notes(system)
+    return [
+        f"seed {run.identity.seed}: {note}"
+        for run in system.records
+        for note in run.notes
+        if note not in shared and not note.startswith(NOT_BETTER)
+    ]
+
+
 def _published_facts(systems: Sequence[SystemRuns]) -> list[Fact]:
     said = [
         (system.label, [text for n in system.published.values() for text in _settings(system, n)])
         for system in systems
         if system.published
     ]
-    if not said:
-        return []
-    return [
-        *_grouped("printed", said),
-        Fact("printed", "settings that a paper's source here does not name are unknown"),
-    ]
+    unknown = Fact("printed", "settings that a paper's source here does not name are unknown")
+    return [*said_once("printed", said), unknown] if said else []
 
 
 def _named(
     name: str, systems: Sequence[SystemRuns], say: Callable[[SystemRuns], Iterable[str]]
 ) -> list[Fact]:
     """Facts of single rows, which are named even where all rows say the same."""
-    said = [(system.label, say(system)) for system in systems]
-    return [Fact(name, text, rows) for text, rows in _by_text(said).items()]
-
-
-def _grouped(name: str, said: Sequence[tuple[str, Iterable[str]]]) -> list[Fact]:
-    """Each text once; rows are named where they do not all say it."""
-    return [
-        Fact(name, text, rows if len(rows) < len(said) else ())
-        for text, rows in _by_text(said).items()
-    ]
-
-
-def _by_text(said: Iterable[tuple[str, Iterable[str]]]) -> dict[str, tuple[str, ...]]:
-    rows: dict[str, list[str]] = {}
-    pairs = chain.from_iterable(((label, text) for text in texts) for label, texts in said)
-    for label, text in dict.fromkeys(pairs):
-        rows.setdefault(text, []).append(label)
-    return {text: tuple(labels) for text, labels in rows.items()}
+    return said_once(name, [(system.label, say(system)) for system in systems], named=True)

@@ -1,63 +1,134 @@
-"""Groups of runs by what a user calls them, and which runs of two groups pair.
+"""Which runs may be averaged: the seeds of one experiment, as rows of a comparison.
 
-A group is the seeds of one experiment: model, configuration, features and code. Pairs are the seeds
-that both groups finished on the same features.
+An experiment is a model, a configuration, features and code. A user calls it by its model, or by
+the first digits of its id or of a run's.
 """
 
+import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
+
+from pydantic import JsonValue
 
 from MMSA_ext.errors import suggest
 from MMSA_ext.records.store import RunRecord
 from MMSA_ext.reporting.comparison import SystemRuns
 from MMSA_ext.reporting.statistics import StatisticsError
 
+Groups = dict[str, list[RunRecord]]
+
 _PREFIX: Final = re.compile(r"[0-9a-f]{4,16}")
+# Digits of an experiment's id beside its model; more where two would be the same.
+_ID_DIGITS: Final = 6
 
 
-@dataclass(frozen=True)
-class RunGroup:
-    """Runs that differ by their seed only.
+def by_experiment(records: Iterable[RunRecord]) -> Groups:
+    """Sort runs into experiments.
 
-    Attributes:
-        label: What it is called: the model, or the model and the experiment's first digits.
-        records: The runs, by seed; diverged ones included.
+    Args:
+        records: Runs in any order; a run given twice counts once.
+
+    Returns:
+        By id of the experiment, its runs by seed; in the order of model and id.
     """
+    runs = {run.identity.digest: (run.identity.experiment, run) for run in records}
+    groups: Groups = {}
+    for experiment, run in sorted(
+        runs.values(), key=lambda one: (one[1].identity.model, one[0], one[1].identity.seed)
+    ):
+        groups.setdefault(experiment, []).append(run)
+    return groups
 
-    label: str
-    records: tuple[RunRecord, ...]
 
-    @property
-    def finished(self) -> dict[int, RunRecord]:
-        """Seed to run, where there is a result."""
-        return {run.identity.seed: run for run in self.records if run.finished}
+def labels(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, str]:
+    """Name experiments: the model, with the start of the id where it has several."""
+    models = [runs[0].identity.model for runs in groups.values()]
+    digits = next(
+        (n for n in range(_ID_DIGITS, 16) if len({key[:n] for key in groups}) == len(groups)), 16
+    )
+    return {
+        key: model if models.count(model) == 1 else f"{model} #{key[:digits]}"
+        for key, model in zip(groups, models, strict=True)
+    }
 
-    @property
-    def system(self) -> SystemRuns:
-        """The group as a row of a comparison table."""
-        seeds = tuple(run.identity.seed for run in self.records)
-        return SystemRuns(self.label, self.records[0].identity.model, self.records, seeds, {})
+
+def rows(groups: Mapping[str, Sequence[RunRecord]]) -> list[SystemRuns]:
+    """Experiments as rows of a comparison, all their seeds being planned ones."""
+    return [
+        SystemRuns(
+            label,
+            groups[key][0].identity.model,
+            tuple(groups[key]),
+            tuple(run.identity.seed for run in groups[key]),
+        )
+        for key, label in labels(groups).items()
+    ]
+
+
+def differences(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, dict[str, str]]:
+    """What tells experiments of one model apart.
+
+    Args:
+        groups: From `by_experiment`, of one model.
+
+    Returns:
+        By id, the keys (dotted; and "code version") whose values are not the same in all, with the
+        experiment's own value as text, "not set" for none.
+    """
+    settings = {
+        key: {
+            **flatten(runs[0].identity.configuration),
+            "code version": runs[0].identity.code_version,
+        }
+        for key, runs in groups.items()
+    }
+    names = dict.fromkeys(name for setting in settings.values() for name in setting)
+    differing = [
+        name for name in names if len({setting.get(name) for setting in settings.values()}) > 1
+    ]
+    return {
+        key: {name: setting.get(name, "not set") for name in differing}
+        for key, setting in settings.items()
+    }
+
+
+def flatten(configuration: Mapping[str, JsonValue], prefix: str = "") -> dict[str, str]:
+    """Lay a configuration out as dotted keys and values as text; lists stay whole.
+
+    Args:
+        configuration: Nested configuration.
+        prefix: Put in front of each key.
+
+    Returns:
+        In the order of the configuration.
+    """
+    flat: dict[str, str] = {}
+    for key, value in configuration.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value if isinstance(value, str) else json.dumps(value)
+    return flat
 
 
 def select_groups(
     records: Iterable[RunRecord], names: Sequence[str], dataset: str | None = None
-) -> list[RunGroup]:
-    """Find groups of runs by what a user calls them.
+) -> list[SystemRuns]:
+    """Find experiments by what a user calls them.
 
     Args:
         records: Runs to choose from.
-        names: Of each group, a model name, or the first digits (four or more) of an experiment's
-            or of a single run's id.
+        names: Of each, a model name, or the first digits (four or more) of an experiment's or of a
+            single run's id.
         dataset: Only runs on this data set.
 
     Returns:
-        The groups, in the order of `names`, with labels that tell them apart.
+        They as rows, in the order of `names`, with labels that tell them apart.
 
     Raises:
-        StatisticsError: A name fits no run or several experiments (they are listed), or the groups
-            are not of one data set.
+        StatisticsError: A name fits no run or several experiments (they are listed), they are not
+            of one data set, or two names are the same experiment.
     """
     runs = list(records)
     chosen = [_select(runs, name, dataset) for name in names]
@@ -67,11 +138,10 @@ def select_groups(
             f"these runs are of several data sets, {', '.join(sorted(found))}; give one with "
             "--dataset, or ids of runs on the same one."
         )
-    models = [group[0].identity.model for group in chosen]
-    return [
-        RunGroup(_label(group[0], alone=models.count(group[0].identity.model) == 1), tuple(group))
-        for group in chosen
-    ]
+    groups = {group[0].identity.experiment: group for group in chosen}
+    if len(groups) < len(chosen):
+        raise StatisticsError(f"{' and '.join(names)} are the same runs; give two others.")
+    return rows(groups)
 
 
 def _select(runs: Sequence[RunRecord], name: str, dataset: str | None) -> list[RunRecord]:
@@ -79,15 +149,12 @@ def _select(runs: Sequence[RunRecord], name: str, dataset: str | None) -> list[R
     if not found and _PREFIX.fullmatch(name):
         found = [run for run in runs if run.identity.experiment.startswith(name)]
         found = found or [run for run in runs if run.identity.short_id.startswith(name)]
-    on_dataset = [run for run in found if dataset in (None, run.identity.dataset)]
-    if not on_dataset:
+    groups = by_experiment(run for run in found if dataset in (None, run.identity.dataset))
+    if not groups:
         raise StatisticsError(_not_found(runs, found, name, dataset))
-    experiments: dict[str, list[RunRecord]] = {}
-    for run in sorted(on_dataset, key=lambda run: run.identity.seed):
-        experiments.setdefault(run.identity.experiment, []).append(run)
-    if len(experiments) > 1:
-        raise StatisticsError(_ambiguous(name, list(experiments.values())))
-    return next(iter(experiments.values()))
+    if len(groups) > 1:
+        raise StatisticsError(_ambiguous(name, groups))
+    return next(iter(groups.values()))
 
 
 def _not_found(
@@ -104,14 +171,14 @@ def _not_found(
     return f"no runs of {name!r}{where}; {suggest(name, sorted(models))}"
 
 
-def _ambiguous(name: str, groups: Sequence[Sequence[RunRecord]]) -> str:
-    newest_first = sorted(groups, key=lambda group: max(run.created for run in group), reverse=True)
+def _ambiguous(name: str, groups: Groups) -> str:
+    newest = {key: max(run.created for run in group) for key, group in groups.items()}
     lines = [
-        f"  {group[0].identity.experiment[:8]}  {group[0].identity.dataset}, seeds "
+        f"  {key[:8]}  {group[0].identity.dataset}, seeds "
         f"{', '.join(str(run.identity.seed) for run in group)}, "
         f"features {group[0].identity.dataset_fingerprint[:8]}, "
-        f"code {group[0].identity.code_version}, {max(run.created for run in group):%Y-%m-%d %H:%M}"
-        for group in newest_first
+        f"code {group[0].identity.code_version}, {newest[key]:%Y-%m-%d %H:%M}"
+        for key, group in sorted(groups.items(), key=lambda one: newest[one[0]], reverse=True)
     ]
     return (
         f"{name!r} has runs of {len(groups)} experiments (other settings, features or code); "
@@ -119,20 +186,13 @@ def _ambiguous(name: str, groups: Sequence[Sequence[RunRecord]]) -> str:
     )
 
 
-def _label(record: RunRecord, *, alone: bool) -> str:
-    identity = record.identity
-    return identity.model if alone else f"{identity.model} #{identity.experiment[:6]}"
-
-
-def shared_seeds(a: RunGroup, b: RunGroup) -> tuple[int, ...]:
-    """Seeds that both groups finished.
+def shared_seeds(a: SystemRuns, b: SystemRuns) -> tuple[int, ...]:
+    """Seeds that both finished.
 
     Raises:
-        StatisticsError: The groups are one, were made on other feature files, or share no seed.
+        StatisticsError: They were made on other feature files, or share no seed.
     """
     first, second = a.records[0].identity, b.records[0].identity
-    if first.experiment == second.experiment:
-        raise StatisticsError(f"{a.label} and {b.label} are the same runs; give two others.")
     if first.dataset_fingerprint != second.dataset_fingerprint:
         raise StatisticsError(
             f"{a.label} and {b.label} were run on other features (sha256 "
@@ -141,15 +201,15 @@ def shared_seeds(a: RunGroup, b: RunGroup) -> tuple[int, ...]:
         )
     shared = tuple(sorted(a.finished.keys() & b.finished.keys()))
     if not shared:
+        listed = (", ".join(map(str, sorted(side.finished))) or "none" for side in (a, b))
         raise StatisticsError(
-            f"{a.label} and {b.label} share no finished seed: "
-            f"{_listed(a.finished)} against {_listed(b.finished)}."
+            f"{a.label} and {b.label} share no finished seed: {' against '.join(listed)}."
         )
     return shared
 
 
-def check_split(a: RunGroup, b: RunGroup, split: str) -> None:
-    """Refuse a split that no finished run of either group was scored on.
+def check_split(a: SystemRuns, b: SystemRuns, split: str) -> None:
+    """Refuse a split that no finished run of either was scored on.
 
     Raises:
         StatisticsError: Naming the splits that there are.
@@ -160,7 +220,3 @@ def check_split(a: RunGroup, b: RunGroup, split: str) -> None:
         raise StatisticsError(
             f"no run has metrics of a split {split!r}; there are {', '.join(known) or 'none'}."
         )
-
-
-def _listed(seeds: Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(seeds))) or "none"

@@ -1,34 +1,42 @@
 """What the pairs of two groups of runs say: over test samples, and how many seeds it would take."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
 from MMSA_ext.errors import suggest
-from MMSA_ext.records.store import RunRecord, RunStore, StoreError
-from MMSA_ext.reporting.comparison import Fact
-from MMSA_ext.reporting.groups import RunGroup, check_split, shared_seeds
-from MMSA_ext.reporting.sample_metrics import SampleMetric, sample_metric, sample_metrics
+from MMSA_ext.records.store import RunStore, StoreError
+from MMSA_ext.reporting.comparison import SystemRuns
+from MMSA_ext.reporting.groups import check_split, shared_seeds
+from MMSA_ext.reporting.render import (
+    Cell,
+    Fact,
+    Table,
+    interval,
+    mean_std,
+    number,
+    p_text,
+    table_of,
+    x100,
+)
+from MMSA_ext.reporting.sample_metrics import sample_metric, sample_metrics
 from MMSA_ext.reporting.statistics import (
     BOOTSTRAP_TEST,
     SEEDS_LIMIT,
-    BootstrapResult,
     FloatArray,
+    SampleMetric,
     StatisticsError,
-    UndefinedMetricError,
     align_predictions,
     holm,
-    p_text,
     paired_bootstrap,
     paired_difference,
     paired_t_test_power,
     seeds_needed,
     std_interval,
 )
-from MMSA_ext.reporting.tables import TABLE_WIDTH, text_blocks, text_notes
 
 _PROVENANCE: Final = (
     *("experiment_a", "experiment_b", "selection", "environment", "fingerprint", "code_version"),
@@ -47,8 +55,8 @@ POWER_COLUMNS: Final = (
 
 def bootstrap_groups(
     store: RunStore,
-    a: RunGroup,
-    b: RunGroup,
+    a: SystemRuns,
+    b: SystemRuns,
     metrics: Sequence[str] | None = None,
     *,
     split: str = "test",
@@ -87,24 +95,19 @@ def bootstrap_groups(
     functions = {name: sample_metric(dataset, name) for name in names}
     pairs = _paired_predictions(store, a, b, split)
     lines: list[dict[str, Any]] = []
-    for what, (first, second, labels) in pairs.items():
-        seeds = len(pairs) - 1 if what.startswith("mean") and len(pairs) > 1 else 1
+    for what, samples in pairs.items():
         found = [
             {
                 "predictions": what,
                 "metric": name,
-                "n": _scored(name, labels),
-                "n_seeds": seeds,
-                **_bootstrapped(
-                    first, second, labels, function, n_resamples, confidence, (a.label, b.label)
-                ),
+                "n": _scored(name, samples[2]),
+                "n_seeds": len(pairs) - 1 if what.startswith("mean") else 1,
+                **_bootstrapped(samples, function, n_resamples, confidence, (a.label, b.label)),
             }
             for name, function in functions.items()
         ]
         corrected = holm([line["p_value"] for line in found])
-        lines += [
-            line | {"p_holm": adjusted} for line, adjusted in zip(found, corrected, strict=True)
-        ]
+        lines += [line | {"p_holm": p} for line, p in zip(found, corrected, strict=True)]
     shared = {"split": split, "confidence": confidence, **_provenance(a, b)}
     return pd.DataFrame([shared | line for line in lines], columns=list(BOOTSTRAP_COLUMNS))
 
@@ -116,48 +119,34 @@ def _scored(metric: str, labels: FloatArray) -> int:
 
 
 def _bootstrapped(
-    first: FloatArray,
-    second: FloatArray,
-    labels: FloatArray,
+    samples: tuple[FloatArray, FloatArray, FloatArray],
     function: SampleMetric,
     n_resamples: int,
     confidence: float,
     names: tuple[str, str],
 ) -> dict[str, Any]:
     """One comparison as columns; without numbers, and with the reason, where it is undefined."""
-    try:
-        result = paired_bootstrap(
-            first, second, labels, function, n_resamples, 0, confidence, vectorised=True
-        )
-    except UndefinedMetricError:
-        why = "; ".join(
-            f"{name} predicts a constant"
-            for name, values in zip(names, (first, second), strict=True)
-            if np.ptp(values) == 0
-        )
-        none = math.nan
-        nothing = BootstrapResult(BOOTSTRAP_TEST, none, none, none, none, len(labels), 0)
-        return _columns(nothing, why or "these labels do not define it")
+    result = paired_bootstrap(*samples, function, n_resamples, 0, confidence)
     undefined = n_resamples - result.n_resamples
     note = f"undefined on {undefined} of {n_resamples} resamples" if undefined else ""
-    return _columns(result, note)
-
-
-def _columns(result: BootstrapResult, note: str) -> dict[str, Any]:
+    if math.isnan(result.difference):
+        sides = zip(names, samples, strict=False)
+        constant = [f"{name} predicts a constant" for name, side in sides if np.ptp(side) == 0]
+        note = "; ".join(constant) or "these labels do not define it"
     return {
         "difference": result.difference,
         "ci_low": result.ci_low,
         "ci_high": result.ci_high,
         "p_value": result.p_value,
-        "test": result.name,
+        "test": BOOTSTRAP_TEST,
         "n_resamples": result.n_resamples,
         "note": note,
     }
 
 
 def _paired_predictions(
-    store: RunStore, a: RunGroup, b: RunGroup, split: str
-) -> dict[str, tuple[Any, Any, Any]]:
+    store: RunStore, a: SystemRuns, b: SystemRuns, split: str
+) -> dict[str, tuple[FloatArray, FloatArray, FloatArray]]:
     """Predictions of both groups and labels, of the mean over seeds (for several) and each seed."""
     sides = [{s: group.finished[s] for s in shared_seeds(a, b)} for group in (a, b)]
     usable = store.usable_predictions([run for side in sides for run in side.values()], split)
@@ -175,8 +164,8 @@ def _paired_predictions(
     labels = [arrays[2] for arrays in aligned.values()]
     if not all(np.array_equal(labels[0], others) for others in labels):
         raise StatisticsError(f"the samples of the {split} split differ between seeds.")
-    means = (np.mean([arrays[side] for arrays in aligned.values()], axis=0) for side in (0, 1))
-    return {f"mean of {len(aligned)} seeds": (*means, labels[0]), **pairs}
+    first, second = (np.mean([arrays[i] for arrays in aligned.values()], axis=0) for i in (0, 1))
+    return {f"mean of {len(aligned)} seeds": (first, second, labels[0]), **pairs}
 
 
 def _ordered(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -184,7 +173,7 @@ def _ordered(predictions: pd.DataFrame) -> pd.DataFrame:
     return predictions.sort_values("id", kind="stable", ignore_index=True)
 
 
-def _provenance(a: RunGroup, b: RunGroup) -> dict[str, str]:
+def _provenance(a: SystemRuns, b: SystemRuns) -> dict[str, str]:
     """What the numbers of a pair of groups are of."""
     first, second = a.records[0].identity, b.records[0].identity
     runs = (*a.records, *b.records)
@@ -202,8 +191,8 @@ def _provenance(a: RunGroup, b: RunGroup) -> dict[str, str]:
 
 
 def power_of_groups(
-    a: RunGroup,
-    b: RunGroup,
+    a: SystemRuns,
+    b: SystemRuns,
     metrics: Sequence[str],
     *,
     gain: float = 0.003,
@@ -243,7 +232,7 @@ def power_of_groups(
     check_split(a, b, split)
     lines = []
     for metric in metrics:
-        first, second = (_scores(group.finished, shared, metric, split) for group in (a, b))
+        first, second = (group.values(metric, split) for group in (a, b))
         if not first.keys() & second.keys():
             known = sorted(a.finished[shared[0]].metrics.get(split, {}))
             raise StatisticsError(f"no run has {metric!r} on {split}; {suggest(metric, known)}")
@@ -253,12 +242,12 @@ def power_of_groups(
                 **_provenance(a, b),
                 "split": split,
                 "metric": metric,
-                "difference": found.test.difference,
-                "n": found.test.n,
+                "difference": found.difference,
+                "n": found.n,
                 "gain": gain,
                 "alpha": alpha,
                 "power": power,
-                **_needs(found.std, found.test.n, gain, power, alpha),
+                **_needs(found.std, found.n, gain, power, alpha),
             }
         )
     return pd.DataFrame(lines, columns=list(POWER_COLUMNS))
@@ -284,125 +273,92 @@ def _needs(std: float, n: int, gain: float, power: float, alpha: float) -> dict[
     }
 
 
-def _scores(
-    runs: Mapping[int, RunRecord], seeds: Iterable[int], metric: str, split: str
-) -> dict[int, float]:
-    values = {seed: runs[seed].metrics.get(split, {}).get(metric) for seed in seeds}
-    return {seed: value for seed, value in values.items() if value is not None}
-
-
-def render_bootstrap(
-    found: pd.DataFrame, facts: Sequence[Fact] = (), width: int = TABLE_WIDTH
-) -> str:
-    """Render `bootstrap_groups` for a terminal, in MMSA's x100.
+def bootstrap_table(found: pd.DataFrame, facts: Sequence[Fact] = ()) -> Table:
+    """Lay `bootstrap_groups` out, in MMSA's x100: test, n, seeds and intervals.
 
     Args:
         found: Its numbers.
         facts: What they depend on (`compare`), where it does not stand above already.
-        width: Columns of the terminal.
-
-    Returns:
-        Text without a final newline that names the test, n, seeds and intervals.
     """
     lines = found.to_dict("records")
     first = lines[0]
     resamples = max(line["n_resamples"] for line in lines)
-    columns = {
-        "predictions": [line["predictions"] for line in lines],
-        "metric": [line["metric"] for line in lines],
-        "difference": [
-            "-" if math.isnan(d := line["difference"]) else f"{100 * d:+.2f}" for line in lines
-        ],
-        f"{100 * first['confidence']:g} % interval": [_interval(line) for line in lines],
-        "p": [p_text(line["p_value"]) for line in lines],
-        "p Holm": [p_text(line["p_holm"]) for line in lines],
-        "n": [str(line["n"]) for line in lines],
-    }
-    notes = [
-        ("test", f"{first['test']}, two-sided, {resamples} resamples, percentiles"),
-        ("n", f"samples of the {first['split']} split; Non0 metrics: those whose label is not 0"),
-        ("cells", f"{first['a']} - {first['b']}, x100; for MAE negative is better"),
-        ("mean", "predictions of each sample averaged over the shared seeds, then scored"),
-        ("p Holm", "corrected over the metrics of the same predictions"),
-        *(("undefined", _undefined(line)) for line in lines if line["note"]),
+    rows = [
+        (
+            line["predictions"],
+            line["metric"],
+            Cell(x100(line["difference"], signed=True)),
+            Cell(interval(line["ci_low"], line["ci_high"])),
+            p_text(line["p_value"]),
+            p_text(line["p_holm"]),
+            str(line["n"]),
+        )
+        for line in lines
     ]
-    return _rendered(
-        f"{first['a']} - {first['b']}, over samples",
-        columns,
-        [*notes, *(fact.note for fact in facts)],
-        width,
+    level = f"{100 * first['confidence']:g} % interval"
+    pair = f"{first['a']} - {first['b']}"
+    said = {
+        "test": f"{first['test']}, two-sided, {resamples} resamples, percentiles",
+        "n": f"samples of the {first['split']} split; Non0 metrics: those whose label is not 0",
+        "cells": f"{pair}, x100; for MAE negative is better",
+        "mean": "predictions of each sample averaged over the shared seeds, then scored",
+        "p Holm": "corrected over the metrics of the same predictions",
+    }
+    undefined = [
+        Fact("undefined", f"{line['metric']}, {line['predictions']}: {line['note']}")
+        for line in lines
+        if line["note"]
+    ]
+    return table_of(
+        ("predictions", "metric", "difference", level, "p", "p Holm", "n"),
+        rows,
+        f"{pair}, over samples",
+        notes=(*(Fact(name, text) for name, text in said.items()), *undefined, *facts),
     )
 
 
-def _interval(line: Mapping[Any, Any]) -> str:
-    if math.isnan(line["ci_low"]):
-        return "-"
-    return f"[{100 * line['ci_low']:.2f}, {100 * line['ci_high']:.2f}]"
-
-
-def _undefined(line: Mapping[Any, Any]) -> str:
-    return f"{line['metric']}, {line['predictions']}: {line['note']}"
-
-
-def render_power(found: pd.DataFrame, facts: Sequence[Fact] = (), width: int = TABLE_WIDTH) -> str:
-    """Render `power_of_groups` for a terminal, in MMSA's x100.
+def power_table(found: pd.DataFrame, facts: Sequence[Fact] = ()) -> Table:
+    """Lay `power_of_groups` out, in MMSA's x100.
 
     Args:
         found: Its numbers.
         facts: What they depend on, as `compare` finds them.
-        width: Columns of the terminal.
-
-    Returns:
-        Text without a final newline.
     """
     lines = found.to_dict("records")
     first = lines[0]
     points = f"{100 * first['gain']:g}"
-    columns = {
-        "metric": [line["metric"] for line in lines],
-        "measured difference": [
-            f"{100 * line['difference']:+.2f} ± {100 * line['std']:.2f}" for line in lines
-        ],
-        "n": [str(line["n"]) for line in lines],
-        "power at n": [
-            "-" if math.isnan(p := line["power_at_n"]) else f"{p:.2f}" for line in lines
-        ],
-        "seeds needed": [_count(line, "seeds") for line in lines],
-        "at the std's 95 % interval": [
-            f"{_count(line, 'seeds_low')} to {_count(line, 'seeds_high')}" for line in lines
-        ],
-    }
-    notes = [
-        ("gain", f"a true difference of {points} points (x100; for MAE {first['gain']:g})"),
+    rows = [
         (
-            "seeds",
-            f"for a power of {first['power']:g} of a two-sided paired t-test at the level "
-            f"{first['alpha']:g}, exact (noncentral t); for one of m tests of a table, give "
-            "--alpha divided by m",
-        ),
-        (
-            "spread",
-            "mean ± standard deviation (sample) of the differences over n shared seeds; of few "
-            "seeds it is known badly, which its interval (chi-square) shows",
-        ),
+            line["metric"],
+            mean_std(line["difference"], line["std"], signed=True),
+            str(line["n"]),
+            number(line["power_at_n"]),
+            _count(line, "seeds"),
+            f"{_count(line, 'seeds_low')} to {_count(line, 'seeds_high')}",
+        )
+        for line in lines
     ]
+    said = {
+        "gain": f"a true difference of {points} points (x100; for MAE {first['gain']:g})",
+        "seeds": f"for a power of {first['power']:g} of a two-sided paired t-test at the level "
+        f"{first['alpha']:g}, exact (noncentral t); for one of m tests of a table, give "
+        "--alpha divided by m",
+        "spread": "mean ± standard deviation (sample) of the differences over n shared seeds; of "
+        "few seeds it is known badly, which its interval (chi-square) shows",
+    }
     where = f"{first['dataset']}, {first['split']} split"
-    title = f"{first['a']} - {first['b']} on {where}: seeds for {points} points"
-    return _rendered(title, columns, [*notes, *(fact.note for fact in facts)], width)
+    return table_of(
+        (
+            *("metric", "measured difference", "n", "power at n"),
+            *("seeds needed", "at the std's 95 % interval"),
+        ),
+        rows,
+        f"{first['a']} - {first['b']} on {where}: seeds for {points} points",
+        notes=(*(Fact(name, text) for name, text in said.items()), *facts),
+    )
 
 
 def _count(line: Mapping[Any, Any], key: str) -> str:
     if not line["std"] > 0:
         return "-"
     return f"> {SEEDS_LIMIT}" if math.isnan(line[key]) else f"{line[key]:.0f}"
-
-
-def _rendered(
-    title: str,
-    columns: Mapping[str, Sequence[str]],
-    notes: Sequence[tuple[str, str]],
-    width: int,
-) -> str:
-    heads, *others = ([head, *cells] for head, cells in columns.items())
-    table = text_blocks([heads], others, width)
-    return "\n\n".join([title, *table, text_notes(notes, width)])

@@ -1,8 +1,7 @@
 """The report: every record of a store in one HTML file that needs no network and no other file.
 
-A pure function of the records: equal records give equal bytes. The tables are plain HTML; a small
-script sorts and filters them and writes out the details of an experiment when they are opened,
-from one block of JSON that holds each configuration once.
+A pure function of the records: equal records give equal bytes. Everything is plain HTML; a small
+script sorts and filters it.
 """
 
 import base64
@@ -10,64 +9,46 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from MMSA_ext.files import write_atomically
 from MMSA_ext.records.store import RunRecord, RunStore, StoreError, StoreWarning
+from MMSA_ext.reporting import report_details
 from MMSA_ext.reporting.figures import curves_overview
 from MMSA_ext.reporting.figures.comparison import comparison_figure
-from MMSA_ext.reporting.report_contents import Experiment, Section, comparison_of, flatten, sections
+from MMSA_ext.reporting.report_contents import Section, SeedGroup, comparison_of, flatten, sections
 
 # More rows or lines than this cannot be told apart in one picture; the caption says what is shown.
 ROWS_DRAWN: Final = 16
 CURVES_DRAWN: Final = 8
 # Inches of the comparison, whose panels are beside each other as far as they fit: a page's text.
 COMPARISON_WIDTH: Final = 10.0
-# Validation curves that the details of an experiment draw, where the history has them.
-CURVE_METRICS: Final = ("MAE", "Corr", "Loss")
-CURVE_DIGITS: Final = 4
 
 
-@dataclass(frozen=True)
-class StoreContents:
-    """What a store holds.
-
-    Attributes:
-        records: All runs that can be read, in the order of their files.
-        passed_over: Which files were not read and why, one sentence each, without the folder.
-    """
-
-    records: tuple[RunRecord, ...]
-    passed_over: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class WrittenReport:
+class WrittenReport(NamedTuple):
     """A report on disk.
 
     Attributes:
         path: The HTML file.
         runs: Number of runs in it.
-        passed_over: As in `StoreContents`; the report names them too.
+        passed_over: Which files were not read and why, one sentence each; the report has them too.
         size: Bytes.
     """
 
     path: Path
     runs: int
-    passed_over: tuple[str, ...]
+    passed_over: list[str]
     size: int
 
 
-@dataclass(frozen=True)
-class _Picture:
+class _Picture(NamedTuple):
     """An image as a `data:` address."""
 
     title: str
@@ -75,29 +56,24 @@ class _Picture:
     address: str
 
 
-def read_store(root: str | os.PathLike[str]) -> StoreContents:
-    """Read all records of a store and keep what was passed over.
+def read_store(root: Path) -> tuple[list[RunRecord], list[str]]:
+    """Read all records of a store, and say what was passed over.
 
     Args:
         root: Folder of the store (`<results>/runs`).
 
     Returns:
-        The records, and a sentence for each file that is damaged or misnamed.
+        The records, and a sentence for each file that is damaged or misnamed, without the folder: a
+        report may be given away, and the machine's folders are nobody's business.
     """
-    root = Path(root)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", StoreWarning)
-        records = tuple(RunStore(root).records())
-    passed_over = []
-    for warning in caught:
-        if issubclass(warning.category, StoreWarning):
-            # A report may be given away; the machine's folders are nobody's business.
-            passed_over.append(str(warning.message).replace(f"{root}{os.sep}", ""))
-        else:
-            warnings.warn_explicit(
-                warning.message, warning.category, warning.filename, warning.lineno
-            )
-    return StoreContents(records, tuple(passed_over))
+        records = list(RunStore(root).records())
+    for w in caught:
+        if not issubclass(w.category, StoreWarning):
+            warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
+    said = [str(w.message) for w in caught if issubclass(w.category, StoreWarning)]
+    return records, [text.replace(f"{root}{os.sep}", "") for text in said]
 
 
 def write_report(
@@ -122,30 +98,32 @@ def write_report(
         StoreError: There is no store, no run in it, or none of a data set that was asked for.
         WriteError: The file cannot be written.
     """
-    contents = read_store(root)
-    records = _chosen(contents, Path(root), datasets)
-    page = render_report(records, passed_over=contents.passed_over, figures=figures)
-    content = page.encode()
-    write_atomically(Path(path), content)
-    return WrittenReport(Path(path), len(records), contents.passed_over, len(content))
+    root, path = Path(root), Path(path)
+    found, passed_over = read_store(root)
+    records = _chosen(found, passed_over, root, datasets)
+    content = render_report(records, passed_over=passed_over, figures=figures).encode()
+    write_atomically(path, content)
+    return WrittenReport(path, len(records), passed_over, len(content))
 
 
-def _chosen(contents: StoreContents, root: Path, datasets: Sequence[str]) -> list[RunRecord]:
+def _chosen(
+    records: Sequence[RunRecord], passed_over: Sequence[str], root: Path, datasets: Sequence[str]
+) -> list[RunRecord]:
     """Keep the data sets asked for, or say what there is instead."""
     if not root.is_dir():
         raise StoreError(
             f"{root}: there is no such folder of run records. Train a model first, or give the "
             "results folder of the runs, the one that holds 'runs' (--res-save-dir)."
         )
-    there = sorted({run.identity.dataset for run in contents.records})
+    there = sorted({run.identity.dataset for run in records})
     if not there:
-        unread = " ".join(f"Not readable: {text}" for text in contents.passed_over)
+        unread = " ".join(f"Not readable: {text}" for text in passed_over)
         raise StoreError(f"{root}: no run is recorded here yet. Train a model first. {unread}")
     if missing := [name for name in datasets if name not in there]:
         raise StoreError(
             f"{root}: no run on {', '.join(missing)}; there are runs on {', '.join(there)}."
         )
-    return [run for run in contents.records if not datasets or run.identity.dataset in datasets]
+    return [run for run in records if not datasets or run.identity.dataset in datasets]
 
 
 def render_report(
@@ -174,7 +152,6 @@ def render_report(
             sections=shown,
             pictures={section.anchor: _pictures(section) if figures else [] for section in shown},
             passed_over=passed_over,
-            details=_details(shown),
             style=style,
             script=script,
             policy=_policy(style, script),
@@ -190,7 +167,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
+    environment.globals |= {"details": report_details, "flatten": flatten}
     return environment
 
 
@@ -243,7 +220,7 @@ def _pictures(section: Section) -> list[_Picture]:
     return pictures
 
 
-def _choice(chosen: Sequence[Experiment], section: Section) -> str:
+def _choice(chosen: Sequence[SeedGroup], section: Section) -> str:
     """Say which experiments a picture shows."""
     there = sum(bool(experiment.finished) for experiment in section.experiments)
     if len(chosen) == there:
@@ -259,52 +236,3 @@ def _drawn(draw: Callable[[Path], Sequence[Path]]) -> str:
     with TemporaryDirectory() as folder:
         (image,) = draw(Path(folder) / "figure")
         return f"data:image/svg+xml;base64,{base64.b64encode(image.read_bytes()).decode()}"
-
-
-def _details(shown: Sequence[Section]) -> dict[str, Any]:
-    """Lay out what the page writes when details are opened; environments are kept once."""
-    environments: dict[str, int] = {}
-    experiments = {
-        experiment.id: {
-            "configuration": flatten(experiment.records[0].identity.configuration),
-            "differing": list(experiment.differing),
-            "code": experiment.records[0].identity.code_version,
-            "runs": [_run_details(run, environments) for run in experiment.records],
-        }
-        for section in shown
-        for experiment in section.experiments
-    }
-    return {"experiments": experiments, "environments": list(environments)}
-
-
-def _run_details(run: RunRecord, environments: dict[str, int]) -> dict[str, Any]:
-    environment = environments.setdefault(run.environment.describe(), len(environments))
-    return {
-        "seed": run.identity.seed,
-        "run": run.identity.short_id,
-        "status": run.status,
-        "reason": run.reason,
-        "chosen": run.chosen_epoch,
-        "epochs": [entry.epoch for entry in run.history],
-        "curves": _curves(run),
-        "selection": run.selection,
-        "environment": environment,
-        "created": run.created.isoformat(),
-        "timings": run.timings,
-        "memory": run.peak_memory_mb,
-        "checkpoint": run.checkpoint,
-        "notes": run.notes,
-        "metrics": run.metrics,
-    }
-
-
-def _curves(run: RunRecord) -> dict[str, list[float | None]]:
-    """Take the validation curves, to as many digits as a picture can show."""
-    curves = {
-        name: [_rounded(entry.valid.get(name)) for entry in run.history] for name in CURVE_METRICS
-    }
-    return {name: curve for name, curve in curves.items() if any(v is not None for v in curve)}
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.{CURVE_DIGITS}g}")

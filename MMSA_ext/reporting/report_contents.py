@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pandas as pd
 from pydantic import JsonValue
@@ -35,7 +35,7 @@ CHOOSING_METRICS: Final = ("MAE", "Loss")
 
 
 @dataclass(frozen=True)
-class Experiment:
+class SeedGroup:
     """Runs that differ by their seed only.
 
     Attributes:
@@ -75,8 +75,7 @@ class Experiment:
         return tuple(note for note in dict.fromkeys(self.records[0].notes) if note in common)
 
 
-@dataclass(frozen=True)
-class Metric:
+class Metric(NamedTuple):
     """A column of numbers: MMSA's name, and which direction is the better one."""
 
     name: str
@@ -88,42 +87,38 @@ class Metric:
         return "↓" if self.better == "lower" else "↑"
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Mean, spread and interval of a metric, x100, as text; `count` where n is not the row's."""
+class Cell(NamedTuple):
+    """Mean, spread and interval of a metric, x100, as text; `own_n` where n is not the row's."""
 
     mean: str
     std: str = ""
     interval: str = ""
-    count: str = ""
+    own_n: str = ""
     best: str = ""
 
 
-@dataclass(frozen=True)
-class ResultRow:
+class ResultRow(NamedTuple):
     """One experiment in the results table."""
 
-    experiment: Experiment
+    experiment: SeedGroup
     n: str
-    basis: tuple[str, ...]
-    cells: tuple[Cell, ...]
+    basis: list[str]
+    cells: list[Cell]
 
 
-@dataclass(frozen=True)
-class SeedRow:
+class SeedRow(NamedTuple):
     """One run in the table by seed; texts, x100 for metrics."""
 
-    experiment: Experiment
+    experiment: SeedGroup
     record: RunRecord
-    cells: tuple[str, ...]
-    basis: tuple[str, ...]
+    cells: list[str]
+    basis: list[str]
     seconds: str
     memory: str
     created: str
 
 
-@dataclass(frozen=True)
-class LegendEntry:
+class LegendEntry(NamedTuple):
     """What a mark of the `basis` columns stands for."""
 
     mark: str
@@ -132,7 +127,7 @@ class LegendEntry:
 
 
 class Legend:
-    """Marks for what numbers depend on: each text once, however many runs share it."""
+    """Marks such as "S1" for what numbers depend on: each text once, however many share it."""
 
     _NAMES: Final = {
         "S": "selection rule",
@@ -145,12 +140,7 @@ class Legend:
     def __init__(self) -> None:
         self._marks: dict[str, dict[str, str]] = {kind: {} for kind in self._NAMES}
 
-    def mark(self, kind: str, text: str) -> str:
-        """Return the mark of a text, such as "S1", the same for the same text."""
-        marks = self._marks[kind]
-        return marks.setdefault(text, f"{kind}{len(marks) + 1}")
-
-    def basis(self, records: Sequence[RunRecord], notes: Sequence[str]) -> tuple[str, ...]:
+    def basis(self, records: Sequence[RunRecord], notes: Sequence[str]) -> list[str]:
         """Mark what the numbers of these runs depend on, and the given notes on them."""
         said = [
             *(("S", run.selection) for run in records),
@@ -159,7 +149,11 @@ class Legend:
             *(("C", f"MMSA_ext {run.identity.code_version}") for run in records),
             *(("N", note) for note in notes),
         ]
-        return tuple(self.mark(kind, text) for kind, text in dict.fromkeys(said))
+        marks = self._marks
+        return [
+            marks[kind].setdefault(text, f"{kind}{len(marks[kind]) + 1}")
+            for kind, text in dict.fromkeys(said)
+        ]
 
     @property
     def entries(self) -> list[LegendEntry]:
@@ -186,7 +180,7 @@ class Section:
     dataset: str
     fingerprint: str
     title: str
-    experiments: tuple[Experiment, ...]
+    experiments: tuple[SeedGroup, ...]
     comparison: Comparison | None
 
     @property
@@ -200,7 +194,7 @@ class Section:
         return tuple(run for experiment in self.experiments for run in experiment.records)
 
     @property
-    def diverged(self) -> tuple[tuple[Experiment, RunRecord], ...]:
+    def diverged(self) -> tuple[tuple[SeedGroup, RunRecord], ...]:
         """Runs without a result, each with its experiment."""
         return tuple((e, run) for e in self.experiments for run in e.records if not run.finished)
 
@@ -231,15 +225,12 @@ class Section:
     @cached_property
     def result_rows(self) -> list[ResultRow]:
         """The results table."""
-        cells = _cells(self.comparison)
-        missing = (Cell(NO_NUMBER),) * len(self.metrics)
+        lines = [] if self.comparison is None else self.comparison.numbers.to_dict("records")
+        cells: dict[str, list[Cell]] = {}
+        for line in lines:
+            cells.setdefault(line["row"], []).append(_cell({str(key): line[key] for key in line}))
         return [
-            ResultRow(
-                e,
-                _count(e),
-                self.legend.basis(e.records, e.notes),
-                cells.get(e.label, missing),
-            )
+            ResultRow(e, _count(e), self.legend.basis(e.records, e.notes), cells.get(e.label, []))
             for e in self.experiments
         ]
 
@@ -247,24 +238,20 @@ class Section:
     def seed_rows(self) -> list[SeedRow]:
         """The table by seed."""
         return [
-            self._seed_row(experiment, run)
+            SeedRow(
+                experiment,
+                run,
+                [hundredfold(_scores(run).get(metric.name)) for metric in self.metrics],
+                self.legend.basis([run], experiment.notes),
+                number(run.seconds, ".1f"),
+                number(run.peak_memory_mb, ".0f"),
+                timestamp(run),
+            )
             for experiment in self.experiments
             for run in experiment.records
         ]
 
-    def _seed_row(self, experiment: Experiment, run: RunRecord) -> SeedRow:
-        scores = run.metrics.get(SPLIT, {}) if run.finished else {}
-        return SeedRow(
-            experiment,
-            run,
-            cells=tuple(hundredfold(scores.get(metric.name)) for metric in self.metrics),
-            basis=self.legend.basis([run], experiment.notes),
-            seconds=number(run.seconds, ".1f"),
-            memory=number(run.peak_memory_mb, ".0f"),
-            created=timestamp(run),
-        )
-
-    def best_on_validation(self, count: int) -> tuple[Experiment, ...]:
+    def best_on_validation(self, count: int) -> tuple[SeedGroup, ...]:
         """Choose the experiments to draw: those with finished runs, the best by validation data.
 
         Args:
@@ -304,7 +291,7 @@ def _section(dataset: str, fingerprint: str, runs: list[RunRecord], several: boo
     return Section(dataset, fingerprint, title, experiments, comparison_of(experiments))
 
 
-def _experiments(runs: Sequence[RunRecord]) -> tuple[Experiment, ...]:
+def _experiments(runs: Sequence[RunRecord]) -> tuple[SeedGroup, ...]:
     models: dict[str, dict[str, list[RunRecord]]] = {}
     for run in sorted(runs, key=lambda run: (run.identity.model, run.identity.seed)):
         of_model = models.setdefault(run.identity.model, {})
@@ -314,12 +301,12 @@ def _experiments(runs: Sequence[RunRecord]) -> tuple[Experiment, ...]:
     )
 
 
-def _of_model(model: str, runs: Mapping[str, Sequence[RunRecord]]) -> Iterable[Experiment]:
+def _of_model(model: str, runs: Mapping[str, Sequence[RunRecord]]) -> Iterable[SeedGroup]:
     """Name the experiments of one model, in the order of their ids."""
     digits = _digits(runs)
     for key, differing in _differences(runs).items():
         label = model if len(runs) == 1 else f"{model} #{key[:digits]}"
-        yield Experiment(key, tuple(runs[key]), differing, label)
+        yield SeedGroup(key, tuple(runs[key]), differing, label)
 
 
 def _digits(ids: Iterable[str]) -> int:
@@ -370,7 +357,7 @@ def flatten(configuration: Mapping[str, JsonValue], prefix: str = "") -> dict[st
     return flat
 
 
-def comparison_of(experiments: Sequence[Experiment]) -> Comparison | None:
+def comparison_of(experiments: Sequence[SeedGroup]) -> Comparison | None:
     """Put experiments of one section side by side, compared with none of them.
 
     Args:
@@ -380,7 +367,7 @@ def comparison_of(experiments: Sequence[Experiment]) -> Comparison | None:
         The numbers; None where no run has a metric.
     """
     metrics = ordered_metrics(
-        name for e in experiments for run in e.finished for name in run.metrics.get(SPLIT, {})
+        name for e in experiments for run in e.records for name in _scores(run)
     )
     if not metrics:
         return None
@@ -397,14 +384,8 @@ def comparison_of(experiments: Sequence[Experiment]) -> Comparison | None:
     return compare(systems, metrics, split=SPLIT)
 
 
-def _cells(comparison: Comparison | None) -> dict[str, tuple[Cell, ...]]:
-    """By label, the cells in the order of the metrics."""
-    if comparison is None:
-        return {}
-    lines: dict[str, list[dict[str, Any]]] = {}
-    for line in comparison.numbers.to_dict("records"):
-        lines.setdefault(str(line["row"]), []).append({str(key): line[key] for key in line})
-    return {label: tuple(map(_cell, of_row)) for label, of_row in lines.items()}
+def _scores(run: RunRecord) -> Mapping[str, float | None]:
+    return run.metrics.get(SPLIT, {}) if run.finished else {}
 
 
 def _cell(line: Mapping[str, Any]) -> Cell:
@@ -416,18 +397,18 @@ def _cell(line: Mapping[str, Any]) -> Cell:
         mean=hundredfold(line["mean"]),
         std=hundredfold(line["std"]) if spread else "",
         interval=f"{hundredfold(line['ci_low'])}, {hundredfold(line['ci_high'])}" if spread else "",
-        count=f"n = {n}" if n != finished else "",
+        own_n=f"n = {n}" if n != finished else "",
         best=line["best"],
     )
 
 
-def _count(experiment: Experiment) -> str:
+def _count(experiment: SeedGroup) -> str:
     """Say how many seeds count, and of how many where some diverged."""
     finished, all_runs = len(experiment.finished), len(experiment.records)
     return str(finished) if finished == all_runs else f"{finished} of {all_runs}"
 
 
-def _validation_error(experiment: Experiment) -> float:
+def _validation_error(experiment: SeedGroup) -> float:
     """Mean validation MAE, or Loss where there is none; experiments without come last."""
     for name in CHOOSING_METRICS:
         scores = [run.metrics.get("valid", {}).get(name) for run in experiment.finished]

@@ -4,11 +4,22 @@ MMSA lists each data set's models with the means of its metrics, x100. Ours says
 what MMSA's leaves open: seeds and their number, selection rule, data, code and environment.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from MMSA_ext.records.store import RunRecord, content_digest
-from MMSA_ext.reporting.comparison import Fact
-from MMSA_ext.reporting.report_contents import Experiment, Section, sections
+from MMSA_ext.reporting.comparison import SystemRuns, compare
+from MMSA_ext.reporting.groups import by_experiment, differences, rows
+from MMSA_ext.reporting.render import (
+    Cell,
+    Column,
+    Fact,
+    Row,
+    Table,
+    markdown_notes,
+    to_markdown,
+    x100,
+)
+from MMSA_ext.reporting.tables import ordered_metrics
 
 # MMSA's table has no column for the loss, whose meaning differs between models.
 _LEFT_OUT = "Loss"
@@ -37,14 +48,20 @@ def result_stat(records: Iterable[RunRecord]) -> str:
     Returns:
         Markdown with a final newline: the tables, and below each what its numbers depend on.
     """
-    found = sorted(sections(_newest_code(records)), key=_mmsa_order)
-    tables = [_table(section) for section in found]
-    return "\n".join([_HEAD, *(tables or ["No records yet.\n"])])
+    files: dict[tuple[str, str], list[RunRecord]] = {}
+    for run in _newest_code(records):
+        files.setdefault((run.identity.dataset, run.identity.dataset_fingerprint), []).append(run)
+    datasets = [dataset for dataset, _ in files]
+    parts = []
+    for dataset, fingerprint in sorted(files, key=lambda file: (_place(file[0]), *file)):
+        several = datasets.count(dataset) > 1
+        title = dataset.upper() + (f", features {fingerprint[:12]}" if several else "")
+        parts.append(f"- {title}\n\n{_table(files[dataset, fingerprint])}")
+    return "\n".join([_HEAD, *(parts or ["No records yet.\n"])])
 
 
-def _mmsa_order(section: Section) -> tuple[int, str]:
-    known = section.dataset in _DATASETS
-    return (_DATASETS.index(section.dataset) if known else len(_DATASETS), section.title)
+def _place(dataset: str) -> int:
+    return _DATASETS.index(dataset) if dataset in _DATASETS else len(_DATASETS)
 
 
 def _newest_code(records: Iterable[RunRecord]) -> list[RunRecord]:
@@ -61,44 +78,43 @@ def _newest_code(records: Iterable[RunRecord]) -> list[RunRecord]:
     ]
 
 
-def _table(section: Section) -> str:
-    heading = f"- {section.title.replace(section.dataset, section.dataset.upper(), 1)}"
-    if section.comparison is None:
-        return f"{heading}\n\nNo run has a result.\n"
-    found = section.comparison
-    means = {
-        (line["row"], line["metric"]): f"{100 * line['mean']:.2f}" if line["n"] else "-"
-        for line in found.numbers.to_dict("records")
-    }
-    metrics = [metric for metric in found.metrics if metric != _LEFT_OUT]
-    rows = [
-        ["Model", *metrics, "Data Setting"],
-        [":--:"] * (len(metrics) + 2),
-        *(
-            [e.label, *(means[e.label, metric] for metric in metrics), _data_setting(e)]
-            for e in section.experiments
-        ),
+def _table(runs: list[RunRecord]) -> str:
+    names = (name for run in runs if run.finished for name in run.metrics.get("test", {}))
+    metrics = [name for name in ordered_metrics(names) if name != _LEFT_OUT]
+    if not metrics:
+        return "No run has a result.\n"
+    systems = rows(by_experiment(runs))
+    found = compare(systems, metrics, facts=_settings(systems))
+    means = found.numbers.set_index(["row", "metric"])["mean"]
+    heads = ("Model", *metrics, "Data Setting")
+    lines = [
+        Row(
+            (
+                system.label,
+                *(Cell(x100(means[system.label, metric])) for metric in metrics),
+                _data_setting(system),
+            )
+        )
+        for system in systems
     ]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    facts = [*_settings(section.experiments), *found.facts]
-    return f"{heading}\n\n{table}\n\n" + "\n".join(map(_note, facts)) + "\n"
+    columns = tuple(Column(head, "center") for head in heads)
+    notes = markdown_notes(found.facts, indent="  ")
+    return f"{to_markdown(Table(columns, tuple(lines)))}\n{notes}\n"
 
 
-def _data_setting(experiment: Experiment) -> str:
-    aligned = experiment.records[0].identity.configuration.get("need_data_aligned")
+def _data_setting(system: SystemRuns) -> str:
+    aligned = system.records[0].identity.configuration.get("need_data_aligned")
     return "Aligned" if aligned else "Unaligned"
 
 
-def _settings(experiments: Sequence[Experiment]) -> list[Fact]:
+def _settings(systems: list[SystemRuns]) -> list[Fact]:
     """What tells the rows of one model apart."""
-    return [
-        Fact("settings", ", ".join(f"{k} = {v}" for k, v in e.differing.items()), (e.label,))
-        for e in experiments
-        if e.differing
-    ]
-
-
-def _note(fact: Fact) -> str:
-    name, text = fact.note
-    # Notes are anybody's words: they begin no line and no tag of their own.
-    return f"  - {name}: {' '.join(text.splitlines()).replace('<', '&lt;')}"
+    facts = []
+    for model in dict.fromkeys(system.model for system in systems):
+        of_model = {system.label: system.records for system in systems if system.model == model}
+        facts += [
+            Fact("settings", ", ".join(f"{k} = {v}" for k, v in own.items()), (label,))
+            for label, own in differences(of_model).items()
+            if own
+        ]
+    return facts

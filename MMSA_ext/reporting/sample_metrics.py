@@ -6,21 +6,16 @@ Labels and predictions are compared as float32, as in MMSA, or those that lie on
 class would change sides.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from MMSA_ext.reporting.statistics import (
-    FloatArray,
-    StatisticsError,
-    mean_absolute_error,
-    pearson_correlation,
-)
+from MMSA_ext.reporting.statistics import FloatArray, SampleMetric, StatisticsError
 
-SampleMetric = Callable[[npt.NDArray[Any], npt.NDArray[Any]], FloatArray]
 Classes = npt.NDArray[np.int64]
 
 # Upper borders of SIMS' classes but the last; a value on a border belongs to the class below it.
@@ -52,6 +47,21 @@ def sample_metric(dataset: str, metric: str) -> SampleMetric:
             f"{dataset} has no metric {metric!r} over samples; known: {', '.join(known)}."
         )
     return known[metric]
+
+
+def _mean_absolute_error(predictions: FloatArray, labels: FloatArray) -> FloatArray:
+    return np.asarray(np.abs(predictions - labels).mean(axis=-1))
+
+
+def _pearson_correlation(predictions: FloatArray, labels: FloatArray) -> FloatArray:
+    """NaN where a side is constant."""
+    x = predictions - predictions.mean(axis=-1, keepdims=True)
+    y = labels - labels.mean(axis=-1, keepdims=True)
+    scale = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
+    # The mean of equal numbers is theirs only up to rounding, so a constant is asked for itself.
+    constant = (np.ptp(predictions, axis=-1) == 0) | (np.ptp(labels, axis=-1) == 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(constant, math.nan, (x * y).sum(axis=-1) / scale)
 
 
 def _accuracy(predicted: npt.NDArray[Any], true: npt.NDArray[Any]) -> FloatArray:
@@ -145,14 +155,14 @@ _MOSI: Mapping[str, SampleMetric] = {
     "Non0_F1_score": _non0_f1,
     "Mult_acc_5": partial(_rounded_accuracy, 2.0),
     "Mult_acc_7": partial(_rounded_accuracy, 3.0),
-    "MAE": mean_absolute_error,
-    "Corr": pearson_correlation,
+    "MAE": _mean_absolute_error,
+    "Corr": _pearson_correlation,
 }
 _SIMS: Mapping[str, SampleMetric] = {
     "Mult_acc_2": partial(_sims, partial(_sims_accuracy, 2)),
     "Mult_acc_3": partial(_sims, partial(_sims_accuracy, 3)),
     "Mult_acc_5": partial(_sims, partial(_sims_accuracy, 5)),
     "F1_score": partial(_sims, _sims_f1),
-    "MAE": partial(_sims, mean_absolute_error),
-    "Corr": partial(_sims, pearson_correlation),
+    "MAE": partial(_sims, _mean_absolute_error),
+    "Corr": partial(_sims, _pearson_correlation),
 }

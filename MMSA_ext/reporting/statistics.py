@@ -20,8 +20,10 @@ from scipy import stats
 from MMSA_ext.errors import MMSAExtError
 
 FloatArray = npt.NDArray[np.float64]
-Metric = Callable[[FloatArray, FloatArray], float | FloatArray]
+# Of predictions and labels of shape (..., n) to values of shape (...); NaN where undefined.
+SampleMetric = Callable[[npt.NDArray[Any], npt.NDArray[Any]], FloatArray]
 
+T_TEST = "paired t-test"
 BOOTSTRAP_TEST = "paired bootstrap over test samples"
 # Beyond this many seeds a number says no more than "too many".
 SEEDS_LIMIT = 10_000
@@ -33,18 +35,13 @@ class StatisticsError(MMSAExtError, ValueError):
     """Numbers that a statistic is not defined for."""
 
 
-class UndefinedMetricError(StatisticsError):
-    """A metric that has no value on the samples given, such as the correlation of a constant."""
-
-
 @dataclass(frozen=True)
 class Summary:
     """A sample of seeds in numbers.
 
     Attributes:
         mean: Arithmetic mean.
-        std_population: Standard deviation with divisor n, as MMSA's tables have it.
-        std_sample: Standard deviation with divisor n - 1; NaN for n = 1.
+        std: Standard deviation of the sample (divisor n - 1); NaN for n = 1.
         n: Number of values.
         ci_low: Lower end of the t-interval of the mean; NaN for n = 1.
         ci_high: Upper end.
@@ -52,8 +49,7 @@ class Summary:
     """
 
     mean: float
-    std_population: float
-    std_sample: float
+    std: float
     n: int
     ci_low: float
     ci_high: float
@@ -61,25 +57,26 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class TestResult:
-    """A two-sided test of two systems, never without its name and its n.
+class PairedDifference:
+    """What two systems differ by over the seeds that both have (Student's paired t-test).
 
     Attributes:
-        name: Name of the test.
-        statistic: Test statistic; NaN where the test is undefined.
-        p_value: Two-sided p-value; NaN where the test is undefined.
-        n: Number of pairs.
         difference: Mean of a - b.
+        n: Number of pairs.
+        p_value: Two-sided; NaN where the test is undefined.
+        std: Sample standard deviation of the differences; NaN for fewer than two.
+        ci_low: Lower end of the t-interval of the mean difference; NaN where the test is undefined.
+        ci_high: Upper end.
+        confidence: Level of the interval.
     """
 
-    # Not a test class, whatever its name tells pytest.
-    __test__ = False
-
-    name: str
-    statistic: float
-    p_value: float
-    n: int
     difference: float
+    n: int
+    p_value: float
+    std: float
+    ci_low: float
+    ci_high: float
+    confidence: float = 0.95
 
 
 @dataclass(frozen=True)
@@ -87,8 +84,7 @@ class BootstrapResult:
     """A paired bootstrap of metric(a) - metric(b) over test samples.
 
     Attributes:
-        name: Name of the procedure.
-        difference: Difference of the metric on all samples.
+        difference: Difference of the metric on all samples; NaN where it is undefined.
         ci_low: Lower end of the percentile interval; NaN where no resample has the metric.
         ci_high: Upper end.
         p_value: Two-sided: twice the smaller share of resamples on either side of zero.
@@ -97,7 +93,6 @@ class BootstrapResult:
         confidence: Level of the interval.
     """
 
-    name: str
     difference: float
     ci_low: float
     ci_high: float
@@ -116,7 +111,7 @@ def summarise(values: Sequence[float], confidence: float = 0.95) -> Summary:
         confidence: Level of the t-interval.
 
     Returns:
-        Mean, both standard deviations, n and the interval; all NaN for n = 0.
+        Mean, standard deviation, n and the interval; all NaN for n = 0.
 
     Raises:
         StatisticsError: A value is not finite, or the level is not between 0 and 1.
@@ -126,49 +121,49 @@ def summarise(values: Sequence[float], confidence: float = 0.95) -> Summary:
     sample = np.asarray(values, dtype=np.float64)
     if not np.isfinite(sample).all():
         raise StatisticsError("a value to summarise is not finite; leave that seed out and say so.")
-    n = len(sample)
-    if n == 0:
-        return Summary(math.nan, math.nan, math.nan, 0, math.nan, math.nan, confidence)
-    mean, std_population = float(np.mean(sample)), float(np.std(sample))
-    if n == 1:
-        return Summary(mean, std_population, math.nan, 1, math.nan, math.nan, confidence)
-    std_sample = float(np.std(sample, ddof=1))
-    margin = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * std_sample / math.sqrt(n)
-    return Summary(mean, std_population, std_sample, n, mean - margin, mean + margin, confidence)
+    n, nan = len(sample), math.nan
+    mean = float(np.mean(sample)) if n else nan
+    if n < 2:
+        return Summary(mean, nan, n, nan, nan, confidence)
+    std = float(np.std(sample, ddof=1))
+    margin = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * std / math.sqrt(n)
+    return Summary(mean, std, n, mean - margin, mean + margin, confidence)
 
 
-def paired_t_test(a: Mapping[int, float], b: Mapping[int, float]) -> TestResult:
-    """Compare two systems over the seeds that both have (Student's paired t-test, two-sided).
+def paired_difference(
+    a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95
+) -> PairedDifference:
+    """Compare two systems over the seeds that both have.
 
     Args:
         a: Seed to metric of the first system.
         b: Seed to metric of the second.
+        confidence: Level of the t-interval.
 
     Returns:
-        The test over the shared seeds. Undefined (NaN) for fewer than two of them, and where every
-        seed shows the same non-zero difference, which leaves nothing to judge it against.
+        Mean difference, paired t-test and interval. The two are undefined (NaN) for fewer than two
+        shared seeds, and where every seed shows the same non-zero difference, which leaves nothing
+        to judge it against.
 
     Raises:
-        StatisticsError: A shared value is not finite.
+        StatisticsError: A shared value is not finite, or the level is not between 0 and 1.
     """
-    name = "paired t-test"
     shared = sorted(a.keys() & b.keys())
     first = np.array([a[seed] for seed in shared], dtype=np.float64)
     second = np.array([b[seed] for seed in shared], dtype=np.float64)
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise StatisticsError("a value to test is not finite; leave that seed out of both systems.")
-    n, differences = len(shared), first - second
-    difference = float(differences.mean()) if n else math.nan
-    if n < 2:
-        return TestResult(name, math.nan, math.nan, n, difference)
-    if not differences.any():
-        return TestResult(name, 0.0, 1.0, n, 0.0)
+    differences = first - second
+    found = summarise(differences.tolist(), confidence)
+    low, high = found.ci_low, found.ci_high
+    if found.n < 2 or not differences.any():
+        p_value = 1.0 if found.n > 1 else math.nan
     # Equal differences of decimals are equal only up to rounding.
-    resolution = 1e-12 * max(float(np.abs(first).max()), float(np.abs(second).max()))
-    if float(np.ptp(differences)) <= resolution:
-        return TestResult(name, math.nan, math.nan, n, difference)
-    result = stats.ttest_rel(first, second)
-    return TestResult(name, float(result.statistic), float(result.pvalue), n, difference)
+    elif np.ptp(differences) <= 1e-12 * max(np.abs(first).max(), np.abs(second).max()):
+        p_value = low = high = math.nan
+    else:
+        p_value = float(stats.ttest_rel(first, second).pvalue)
+    return PairedDifference(found.mean, found.n, p_value, found.std, low, high, confidence)
 
 
 def paired_t_test_power(n: int, gain: float, std: float, alpha: float = 0.05) -> float:
@@ -258,49 +253,6 @@ def _check_power(gain: float, std: float, alpha: float) -> None:
         raise StatisticsError(f"alpha is {alpha}; it must lie between 0 and 1.")
 
 
-@dataclass(frozen=True)
-class PairedDifference:
-    """What two systems differ by over shared seeds.
-
-    Attributes:
-        test: The paired t-test, with the mean difference and n.
-        std: Sample standard deviation of the differences; NaN for fewer than two.
-        ci_low: Lower end of the t-interval of the mean difference; NaN for fewer than two.
-        ci_high: Upper end.
-        confidence: Level of the interval.
-    """
-
-    test: TestResult
-    std: float
-    ci_low: float
-    ci_high: float
-    confidence: float = 0.95
-
-
-def paired_difference(
-    a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95
-) -> PairedDifference:
-    """Compare two systems over the seeds that both have, with the interval of the difference.
-
-    Args:
-        a: Seed to metric of the first system.
-        b: Seed to metric of the second.
-        confidence: Level of the t-interval.
-
-    Returns:
-        `paired_t_test` and the t-interval of the mean of a - b, which is undefined (NaN) where
-        the test is.
-
-    Raises:
-        StatisticsError: A shared value is not finite, or the level is not between 0 and 1.
-    """
-    test = paired_t_test(a, b)
-    spread = summarise([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())], confidence)
-    if math.isnan(test.p_value):
-        return PairedDifference(test, spread.std_sample, math.nan, math.nan, confidence)
-    return PairedDifference(test, spread.std_sample, spread.ci_low, spread.ci_high, confidence)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust the p-values of one table for the number of its tests (Holm, 1979).
 
@@ -324,61 +276,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def p_text(p_value: float) -> str:
-    """Write a p-value with three digits and no leading zero; "no p" where it is undefined."""
-    if math.isnan(p_value):
-        return "no p"
-    return "<.001" if p_value < 0.001 else f"{p_value:.3f}".removeprefix("0")
-
-
-def mean_absolute_error(predictions: FloatArray, labels: FloatArray) -> FloatArray:
-    """Mean absolute error over the last axis.
-
-    Args:
-        predictions: Shape (..., n).
-        labels: Shape (..., n).
-
-    Returns:
-        Shape (...).
-    """
-    return np.asarray(np.abs(predictions - labels).mean(axis=-1))
-
-
-def pearson_correlation(predictions: FloatArray, labels: FloatArray) -> FloatArray:
-    """Pearson correlation over the last axis; NaN where a side is constant.
-
-    Args:
-        predictions: Shape (..., n).
-        labels: Shape (..., n).
-
-    Returns:
-        Shape (...).
-    """
-    x = predictions - predictions.mean(axis=-1, keepdims=True)
-    y = labels - labels.mean(axis=-1, keepdims=True)
-    scale = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
-    # The mean of equal numbers is theirs only up to rounding, so a constant is asked for itself.
-    constant = (np.ptp(predictions, axis=-1) == 0) | (np.ptp(labels, axis=-1) == 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(constant, math.nan, (x * y).sum(axis=-1) / scale)
-
-
-VECTORISED_METRICS: Mapping[str, Callable[[FloatArray, FloatArray], FloatArray]] = {
-    "MAE": mean_absolute_error,
-    "Corr": pearson_correlation,
-}
-
-
 def paired_bootstrap(
     predictions_a: npt.ArrayLike,
     predictions_b: npt.ArrayLike,
     labels: npt.ArrayLike,
-    metric: str | Metric,
+    metric: SampleMetric,
     n_resamples: int = 10_000,
     seed: int = 0,
     confidence: float = 0.95,
-    *,
-    vectorised: bool = False,
 ) -> BootstrapResult:
     """Compare two systems on one test split by resampling its samples in pairs.
 
@@ -387,36 +292,29 @@ def paired_bootstrap(
         predictions_b: Shape (n,), of the second, for the same samples in the same order
             (`align_predictions`).
         labels: Shape (n,).
-        metric: "MAE" or "Corr", or a function of (predictions, labels) such as one of
-            `sample_metrics`, which has all of MMSA's.
+        metric: Such as one of `sample_metrics`; works over the last axis, so that all resamples
+            are a few calls.
         n_resamples: Number of resamples.
         seed: Seed of the resampling.
         confidence: Level of the percentile interval.
-        vectorised: Whether a function given as `metric` works over the last axis, so that all
-            resamples are a few calls; else it is called once a resample.
 
     Returns:
         The difference metric(a) - metric(b), its percentile interval and two-sided p-value, n.
         Resamples where the metric is undefined are left out; interval and p-value are NaN where
-        none is left.
+        none is left. All are NaN where a or b has no value on all samples.
 
     Raises:
-        UndefinedMetricError: The metric has no value on all samples of a or of b.
         StatisticsError: The inputs differ in length, hold fewer than two samples or a value that is
-            not finite, or the metric is unknown.
+            not finite.
     """
     a, b, y = _paired_samples(predictions_a, predictions_b, labels)
-    vectorised = vectorised or isinstance(metric, str)
-    function = _metric_function(metric)
 
     def difference(a: FloatArray, b: FloatArray, y: FloatArray, **axis: Any) -> Any:
-        return function(a, y) - function(b, y)
+        return metric(a, y) - metric(b, y)
 
     observed = float(difference(a, b, y))
     if not math.isfinite(observed):
-        raise UndefinedMetricError(
-            "the metric is undefined on these predictions; are they constant?"
-        )
+        return BootstrapResult(math.nan, math.nan, math.nan, math.nan, len(y), 0, confidence)
     with warnings.catch_warnings():
         # Resamples without the metric are counted here, and scipy's own interval is not used.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
@@ -424,24 +322,15 @@ def paired_bootstrap(
             (a, b, y),
             difference,
             paired=True,
-            vectorized=vectorised,
+            vectorized=True,
             n_resamples=n_resamples,
-            batch=max(1, BOOTSTRAP_BLOCK // len(y)) if vectorised else None,
+            batch=max(1, BOOTSTRAP_BLOCK // len(y)),
             method="percentile",
             rng=np.random.default_rng(seed),
         ).bootstrap_distribution
     drawn = drawn[np.isfinite(drawn)]
     low, high, p_value = _percentiles(drawn, confidence)
-    return BootstrapResult(
-        BOOTSTRAP_TEST,
-        observed,
-        low,
-        high,
-        p_value,
-        len(y),
-        len(drawn),
-        confidence,
-    )
+    return BootstrapResult(observed, low, high, p_value, len(y), len(drawn), confidence)
 
 
 def _percentiles(drawn: FloatArray, confidence: float) -> tuple[float, float, float]:
@@ -453,17 +342,6 @@ def _percentiles(drawn: FloatArray, confidence: float) -> tuple[float, float, fl
     # The observed sample counts as one resample: a p-value of zero would claim too much.
     shares = [(np.sum(drawn <= 0) + 1), (np.sum(drawn >= 0) + 1)]
     return float(low), float(high), min(1.0, 2 * float(min(shares)) / (len(drawn) + 1))
-
-
-def _metric_function(metric: str | Metric) -> Callable[[FloatArray, FloatArray], Any]:
-    if not isinstance(metric, str):
-        return metric
-    if metric not in VECTORISED_METRICS:
-        raise StatisticsError(
-            f"the bootstrap knows no metric {metric!r}; give one of {sorted(VECTORISED_METRICS)}, "
-            "or a function of (predictions, labels)."
-        )
-    return VECTORISED_METRICS[metric]
 
 
 def _paired_samples(*inputs: npt.ArrayLike) -> list[FloatArray]:

@@ -1,31 +1,26 @@
-"""One seed: train, select, test. The same outcome for this package's models and MMSA's own."""
+"""One seed of MMSA's own models: train, select, test; and the outcome that every seed has.
+
+This package's models are in `own_seed`, so that what only they use is no part of the others' code.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from easydict import EasyDict
 from torch import Tensor, nn
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.data.features import FeatureSet
-from MMSA_ext.data.loader import FeatureLoader, make_loaders
+from MMSA_ext.data.predictions import Predictions, predictions_frame
 from MMSA_ext.errors import TrainingDivergedError
-from MMSA_ext.models.contract import core_model
-from MMSA_ext.models.hosts.common import enhanced_host
-from MMSA_ext.registry import get_model
-from MMSA_ext.text_encoders import encoder_config, resolve
-from MMSA_ext.training.trainer import Predictions, Progress, Trainer, predict
-
-SPLITS = ("train", "valid", "test")
+from MMSA_ext.names import SPLITS
+from MMSA_ext.text_encoders import resolve
 
 
 @dataclass
@@ -57,71 +52,6 @@ class SeedOutcome:
     peak_memory_mb: float | None = None
 
 
-def run_extension_seed(
-    args: EasyDict,
-    features: FeatureSet,
-    seed: int,
-    progress: Callable[[Progress], None] | None = None,
-) -> SeedOutcome:
-    """Train and test one of this package's models.
-
-    Args:
-        args: From `mmsa_bridge.complete_args`; `feature_dims` and `seq_lens` as in `features`.
-        features: Checked features of all splits.
-        seed: Seed of all random streams.
-        progress: Called after each training step.
-    """
-    outcome = SeedOutcome()
-    began = _start_measuring(args.device)
-    mmsa_bridge.setup_seed(seed)
-    loaders = make_loaders(features, args.batch_size, args.eval_batch_size)
-    model = mmsa_bridge.build_model(args).to(args.device)
-    for split, loader in loaders.items():
-        core_model(model).check(loader.dataset, f"{features.path}, split {split!r}")
-    trainer: Trainer = get_model(args.model_name).trainer(args, progress)
-    try:
-        trainer.do_train(model, loaders)
-        outcome.timings["train"] = time.perf_counter() - began
-        _load_weights(model, args.model_save_path)
-        outcome.metrics, outcome.predictions = _score_splits(trainer, model, loaders)
-        outcome.state_dict = _weights(model)
-        encoder = getattr(core_model(model), "text_encoder", None)
-        outcome.text_encoder_config = encoder and encoder_config(encoder.encoder)
-    except TrainingDivergedError as error:
-        outcome.diverged = str(error)
-    outcome.history = trainer.history.epochs
-    outcome.notes = tuple(trainer.history.notes)
-    outcome.chosen_epoch = None if outcome.diverged else trainer.history.chosen_epoch
-    _finish_measuring(outcome, args.device, began)
-    return outcome
-
-
-def score_extension_seed(
-    args: EasyDict, features: FeatureSet, state_dict: dict[str, Tensor]
-) -> SeedOutcome:
-    """Score weights that are trained already; nothing is trained, and the outcome has no weights.
-
-    Args:
-        args: As for `run_extension_seed`; `model_save_path` is the file of the weights.
-        features: What to score.
-        state_dict: Trained weights of the model that `args` describes.
-
-    Raises:
-        CheckpointError: If the weights do not fit the configuration.
-    """
-    outcome = SeedOutcome()
-    began = _start_measuring(args.device)
-    loaders = make_loaders(features, args.batch_size, args.eval_batch_size)
-    model = mmsa_bridge.trained_model(args, state_dict)
-    trainer: Trainer = get_model(args.model_name).trainer(args)
-    try:
-        outcome.metrics, outcome.predictions = _score_splits(trainer, model, loaders)
-    except TrainingDivergedError as error:
-        outcome.diverged = str(error)
-    _finish_measuring(outcome, args.device, began)
-    return outcome
-
-
 def run_stock_seed(args: EasyDict, seed: int, num_workers: int = 0) -> SeedOutcome:
     """Train and test one of MMSA's own models in MMSA's own trainer, bit for bit as MMSA does.
 
@@ -131,7 +61,7 @@ def run_stock_seed(args: EasyDict, seed: int, num_workers: int = 0) -> SeedOutco
         num_workers: Worker processes of MMSA's loaders.
     """
     outcome = SeedOutcome()
-    began = _start_measuring(args.device)
+    began = start_measuring(args.device)
     if "pretrained" in args:
         args.pretrained = resolve(args.pretrained)
     try:
@@ -143,18 +73,18 @@ def run_stock_seed(args: EasyDict, seed: int, num_workers: int = 0) -> SeedOutco
         )
         outcome.metrics = run.metrics
         outcome.chosen_epoch = run.best_epoch
-        outcome.predictions = _prediction_tables(run.predictions)
-        outcome.state_dict = _weights(run.model)
+        outcome.predictions = _in_order(run.predictions)
+        outcome.state_dict = weights_of(run.model)
     except TrainingDivergedError as error:
         outcome.diverged = str(error)
-    _finish_measuring(outcome, args.device, began)
+    finish_measuring(outcome, args.device, began)
     return outcome
 
 
 def score_stock_seed(
     args: EasyDict, state_dict: dict[str, Tensor], num_workers: int = 0
 ) -> SeedOutcome:
-    """`score_extension_seed` for models in MMSA's loop, by MMSA's own evaluation.
+    """Score weights that are trained already, by MMSA's evaluation; see `score_extension_seed`.
 
     Args:
         args: From `mmsa_bridge.complete_args`; `model_save_path` is the file of the weights.
@@ -165,71 +95,46 @@ def score_stock_seed(
         CheckpointError: If the weights do not fit the configuration.
     """
     outcome = SeedOutcome()
-    began = _start_measuring(args.device)
+    began = start_measuring(args.device)
     if "pretrained" in args:
         args.pretrained = resolve(args.pretrained)
     try:
         scored = mmsa_bridge.score_trained(args, state_dict, num_workers)
         outcome.metrics = {split: metrics for split, (metrics, _) in scored.items()}
-        outcome.predictions = _prediction_tables({split: p for split, (_, p) in scored.items()})
+        outcome.predictions = _in_order({split: p for split, (_, p) in scored.items()})
     except TrainingDivergedError as error:
         outcome.diverged = str(error)
-    _finish_measuring(outcome, args.device, began)
+    finish_measuring(outcome, args.device, began)
     return outcome
 
 
-def _history_entry(epoch: mmsa_bridge.EpochRecord, model: nn.Module) -> dict[str, Any]:
+def _history_entry(epoch: mmsa_bridge.StockEpoch, model: nn.Module) -> dict[str, Any]:
     """An epoch of MMSA's loop, with InfoEnh's diagnostics where the model has it."""
     entry = dict(vars(epoch))
-    host = enhanced_host(model)
-    if host is not None:
-        entry["train"] = {**entry["train"], **host.take_diagnostics()}
+    take = getattr(getattr(model, "Model", model), "take_diagnostics", None)  # of `EnhancedHost`
+    if take is not None:
+        entry["train"] = {**entry["train"], **take()}
     return entry
 
 
-def _score_splits(
-    trainer: Trainer, model: nn.Module, loaders: dict[str, FeatureLoader]
-) -> tuple[dict[str, dict[str, float]], pd.DataFrame]:
-    metrics, tables = {}, []
-    for split in SPLITS:
-        ordered = FeatureLoader(loaders[split].dataset, trainer.config.eval_batch_size)
-        outputs: Predictions = predict(core_model(model), ordered, trainer.device)
-        metrics[split] = trainer.score(outputs)
-        tables.append(
-            _prediction_table(split, outputs.ids, outputs.label.numpy(), outputs.prediction.numpy())
-        )
-    return metrics, pd.concat(tables)
+def _in_order(predictions: Mapping[str, Predictions]) -> pd.DataFrame:
+    return predictions_frame({s: predictions[s] for s in SPLITS if s in predictions})
 
 
-def _prediction_tables(predictions: Mapping[str, mmsa_bridge.SplitPredictions]) -> pd.DataFrame:
-    return pd.concat(
-        _prediction_table(split, p.ids, p.labels, p.predictions)
-        for split in SPLITS
-        if (p := predictions.get(split)) is not None
-    )
-
-
-def _prediction_table(
-    split: str, ids: list[str], labels: np.ndarray, predictions: np.ndarray
-) -> pd.DataFrame:
-    return pd.DataFrame({"split": split, "id": ids, "label": labels, "prediction": predictions})
-
-
-def _load_weights(model: nn.Module, path: str | Path) -> None:
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-
-
-def _weights(model: nn.Module) -> dict[str, Tensor]:
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Weights of a model, on the host."""
     return {name: value.detach().cpu() for name, value in model.state_dict().items()}
 
 
-def _start_measuring(device: torch.device) -> float:
+def start_measuring(device: torch.device) -> float:
+    """The time; the peak of a device's memory is counted from here."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     return time.perf_counter()
 
 
-def _finish_measuring(outcome: SeedOutcome, device: torch.device, began: float) -> None:
+def finish_measuring(outcome: SeedOutcome, device: torch.device, began: float) -> None:
+    """Note time and memory of a seed in its outcome."""
     outcome.timings["total"] = time.perf_counter() - began
     outcome.peak_memory_mb = _peak_memory_mb(torch.device(device))
 

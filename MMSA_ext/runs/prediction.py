@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,21 @@ import numpy as np
 import pandas as pd
 import torch
 from easydict import EasyDict
-from torch import Tensor
 
 from MMSA_ext import mmsa_bridge, text_encoders
-from MMSA_ext.config.resolve import check_names, check_replaces, merge, read_json
-from MMSA_ext.data.features import FeatureSet, read_features
+from MMSA_ext.config.resolve import check_replaces, merge
+from MMSA_ext.data.feature_set import FeatureSet
+from MMSA_ext.data.features import read_features
 from MMSA_ext.data.fit_lengths import Longer, fit_lengths
-from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
+from MMSA_ext.data.loader import FeatureLoader, make_loader
+from MMSA_ext.data.predictions import predictions_frame
 from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
-from MMSA_ext.models.contract import core_model
+from MMSA_ext.json_files import read_json
+from MMSA_ext.models.contract import MSAModel, core_model
+from MMSA_ext.names import FRAMES
 from MMSA_ext.paths import expand
-from MMSA_ext.registry import get_model, is_registered, trains_in_mmsa
+from MMSA_ext.registry import check_names, get_model, is_registered, trains_in_mmsa
 from MMSA_ext.training.checkpoint import load_checkpoint
 from MMSA_ext.training.trainer import predict
 
@@ -95,80 +97,148 @@ def predict_file(
         ConfigError: An override replaces nothing.
         FeatureFileError: The features are unsafe, inconsistent or do not fit the checkpoint.
     """
-    checkpoint_path = expand(checkpoint_path)
-    model = trained(checkpoint_path, overrides)
-    args = model.args
-    args.device = mmsa_bridge.assign_device(gpu_ids)
-    features = read_features(
-        expand(feature_path),
-        args.dataset_name,
-        require_labels=False,
-        front_padding=args.get("front_padding"),
-    )
-    for warning in features.report.warnings:
-        logger.warning("%s", warning)
-    features = model.seen(fitting(args, features, checkpoint_path, longer))
-    predicted = mmsa_bridge.predict_stock if trains_in_mmsa(args.model_name) else _predict_extension
-    with mmsa_bridge.registered():
-        table = predicted(args, model.state_dict, features)
-    _check_finite(table, features)
-    return table
+    scorer = Scorer(checkpoint_path, overrides, gpu_ids=gpu_ids)
+    return scorer.predict(scorer.read(feature_path, longer))
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What a checkpoint holds, checked.
-
-    Attributes:
-        args: Its complete configuration, and `state_dict` its weights: what
-            `mmsa_bridge.trained_model` takes, on the CPU.
-        scaling: What the frames are scaled by; None if they are not.
-    """
-
-    args: EasyDict
-    state_dict: dict[str, Tensor]
-    scaling: FeatureScaling | None
-
-    def seen(self, features: FeatureSet) -> FeatureSet:
-        """Features as the model is to be given them."""
-        if self.scaling is None:
-            return features
-        if trains_in_mmsa(self.args.model_name):
-            return self.scaling.scaled(features)
-        return replace(features, scaling=self.scaling)
-
-
-def trained(checkpoint_path: str | Path, overrides: dict[str, Any] | None = None) -> Trained:
-    """Load a checkpoint.
+class Scorer:
+    """A trained model, ready to score features.
 
     Args:
-        checkpoint_path: As in `predict_file`, as `overrides`.
-        overrides: Configuration values to replace.
+        checkpoint_path: Checkpoint written by `MMSA_run`.
+        overrides: As in `predict_file`.
+        gpu_ids: As in `MMSA_run`.
+
+    Attributes:
+        path: The checkpoint.
+        args: Its complete configuration.
+        state_dict: Its weights, on the CPU.
+        scaling: What the frames are scaled by; None if they are not.
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged, or its configuration is none.
         ConfigError: An override replaces nothing.
         TextEncoderError: The text encoder of a model of MMSA is a folder that is not there.
     """
-    checkpoint = load_checkpoint(checkpoint_path, overrides)
-    check_replaces(overrides, checkpoint.config)
-    try:
-        given = {k: str(v) if isinstance(v, Path) else v for k, v in (overrides or {}).items()}
-        _check_keys({**checkpoint.config, **given})
-        config = _completed(merge(checkpoint.config, given))
-    except ConfigError as error:
-        raise CheckpointError(
-            f"{checkpoint_path}: its configuration cannot be used: {error} If another version of "
-            "MMSA_ext wrote it, use that one or train again; of a file of weights alone, pass the "
-            "complete configuration that trained them as config."
-        ) from None
-    args = mmsa_bridge.complete_args(
-        config, device=torch.device("cpu"), model_save_path=Path(checkpoint_path)
-    )
-    if trains_in_mmsa(args.model_name) and "pretrained" in args:
-        args.pretrained = text_encoders.resolve(args.pretrained)
-    scaling = _scaling(args, checkpoint.scaling, checkpoint_path)
-    return Trained(args, checkpoint.state_dict, scaling)
+
+    def __init__(
+        self,
+        checkpoint_path: str | Path,
+        overrides: dict[str, Any] | None = None,
+        *,
+        gpu_ids: Sequence[int | str] | int | str = (0,),
+    ) -> None:
+        self.path = expand(checkpoint_path)
+        checkpoint = load_checkpoint(self.path, overrides)
+        check_replaces(overrides, checkpoint.config)
+        try:
+            given = {k: str(v) if isinstance(v, Path) else v for k, v in (overrides or {}).items()}
+            _check_keys({**checkpoint.config, **given})
+            config = _completed(merge(checkpoint.config, given))
+        except ConfigError as error:
+            raise CheckpointError(
+                f"{self.path}: its configuration cannot be used: {error} If another version of "
+                "MMSA_ext wrote it, use that one or train again; of a file of weights alone, pass "
+                "the complete configuration that trained them as config."
+            ) from None
+        self.args = mmsa_bridge.complete_args(
+            config, device=torch.device("cpu"), model_save_path=Path(self.path)
+        )
+        if self.is_stock and "pretrained" in self.args:
+            self.args.pretrained = text_encoders.resolve(self.args.pretrained)
+        self.state_dict = checkpoint.state_dict
+        self.scaling = _scaling(self.args, checkpoint.scaling, self.path)
+        self.args.device = mmsa_bridge.assign_device(gpu_ids)
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether the model is scored by MMSA's own evaluation."""
+        return trains_in_mmsa(self.args.model_name)
+
+    def read(self, feature_path: str | Path, longer: Longer = "refuse") -> FeatureSet:
+        """A feature file as the model is to be given it: of the shapes it was trained on, scaled.
+
+        Args:
+            feature_path: As in `predict_file`, as `longer`.
+            longer: This package's models read text of any length that their encoder reads.
+
+        Raises:
+            FeatureFileError: The features are unsafe or inconsistent, frames have other features,
+                or samples are longer and to be refused.
+        """
+        features = read_features(
+            expand(feature_path),
+            self.args.dataset_name,
+            require_labels=False,
+            front_padding=self.args.get("front_padding"),
+        )
+        for warning in features.report.warnings:
+            logger.warning("%s", warning)
+        self._check_widths(features)
+        text_key = "text_bert" if self.args.get("use_bert") else "text"
+        keys = (text_key, "audio", "vision")
+        lengths = dict(zip(keys, map(int, self.args.seq_lens), strict=True))
+        if not self.is_stock:
+            del lengths[text_key]
+        features = fit_lengths(features, lengths, self.path, longer)
+        if self.scaling is not None and self.is_stock:
+            return features.scaled(self.scaling)
+        return features.with_scaling(self.scaling)
+
+    def predict(self, features: FeatureSet) -> pd.DataFrame:
+        """Score every sample of features that `read` gave.
+
+        Returns:
+            Columns `split`, `id`, `label` (NaN where unknown) and `prediction`, in file order.
+
+        Raises:
+            CheckpointError: The weights do not fit the configuration.
+            FeatureFileError: The model cannot read the features, or a prediction is no number.
+        """
+        with mmsa_bridge.registered():
+            if self.is_stock:
+                table = mmsa_bridge.predict_stock(self.args, self.state_dict, features)
+            else:
+                table = self._predict_extension(features)
+        _check_finite(table, features)
+        return table
+
+    def _predict_extension(self, features: FeatureSet) -> pd.DataFrame:
+        model = core_model(mmsa_bridge.trained_model(self.args, self.state_dict))
+        loaders = eval_loaders(features, model, self.args.eval_batch_size)
+        return predictions_frame(
+            {name: predict(model, loader, self.args.device) for name, loader in loaders.items()}
+        )
+
+    def _check_widths(self, features: FeatureSet) -> None:
+        problems = []
+        for name, split in features.splits.items():
+            for modality, width in zip(FRAMES, self.args.feature_dims[1:], strict=True):
+                found = getattr(split, modality).shape[2]
+                if found != width:
+                    problems.append(
+                        f"split {name!r}, key {modality!r}: {found} features a frame, the model "
+                        f"was trained on {width}"
+                    )
+        if problems:
+            raise FeatureFileError(
+                f"{features.path} does not fit {self.path}:\n  " + "\n  ".join(problems)
+            )
+
+
+def eval_loaders(
+    features: FeatureSet, model: MSAModel, batch_size: int
+) -> dict[str, FeatureLoader]:
+    """Loaders in file order, by split, of what one of this package's models can read.
+
+    Raises:
+        FeatureFileError: It cannot read a split.
+    """
+    loaders = {}
+    for name, split in features.splits.items():
+        loaders[name] = make_loader(features, name, batch_size)
+        model.check(split, f"{features.path}, split {name!r}")
+    return loaders
 
 
 def _scaling(args: EasyDict, plain: Any, checkpoint_path: str | Path) -> FeatureScaling | None:
@@ -247,64 +317,3 @@ def _check_finite(table: pd.DataFrame, features: FeatureSet) -> None:
             f"first of {unusable.iloc[0]!r}: their features are too far from those of training. "
             "Compare both files with `mmsa-ext check-data`."
         )
-
-
-def _predict_extension(
-    args: EasyDict, state_dict: dict[str, Tensor], features: FeatureSet
-) -> pd.DataFrame:
-    model = mmsa_bridge.trained_model(args, state_dict)
-    tables = []
-    for name, split in features.splits.items():
-        dataset = FeatureDataset.from_split(split, str(features.path), features.scaling)
-        core_model(model).check(dataset, f"{features.path}, split {name!r}")
-        loader = FeatureLoader(dataset, args.eval_batch_size)
-        outputs = predict(core_model(model), loader, args.device)
-        tables.append(
-            pd.DataFrame(
-                {
-                    "split": name,
-                    "id": outputs.ids,
-                    "label": outputs.label.numpy(),
-                    "prediction": outputs.prediction.numpy(),
-                }
-            )
-        )
-    return pd.concat(tables, ignore_index=True)
-
-
-def fitting(
-    args: EasyDict,
-    features: FeatureSet,
-    checkpoint_path: str | Path,
-    longer: Longer = "refuse",
-) -> FeatureSet:
-    """Features of the shapes that the checkpoint was trained on.
-
-    Args:
-        args: Configuration in the checkpoint.
-        features: What is to be scored.
-        checkpoint_path: The checkpoint, to be named.
-        longer: See `data.fit_lengths`. This package's models read text of any length that their
-            encoder reads.
-
-    Raises:
-        FeatureFileError: Frames have other features, or samples are longer and to be refused.
-    """
-    problems = []
-    for name, split in features.splits.items():
-        for position, modality in ((1, "audio"), (2, "vision")):
-            found, width = getattr(split, modality).shape[2], args.feature_dims[position]
-            if found != width:
-                problems.append(
-                    f"split {name!r}, key {modality!r}: {found} features a frame, the model was "
-                    f"trained on {width}"
-                )
-    if problems:
-        raise FeatureFileError(
-            f"{features.path} does not fit {checkpoint_path}:\n  " + "\n  ".join(problems)
-        )
-    text_key = "text_bert" if args.get("use_bert") else "text"
-    lengths = dict(zip((text_key, "audio", "vision"), map(int, args.seq_lens), strict=True))
-    if not trains_in_mmsa(args.model_name):
-        del lengths[text_key]
-    return fit_lengths(features, lengths, checkpoint_path, longer)

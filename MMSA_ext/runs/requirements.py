@@ -12,12 +12,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import mmsa_bridge, mmsa_files
 from MMSA_ext.data.corruption import CorruptionConfig
 from MMSA_ext.data.feature_report import SplitSummary
 from MMSA_ext.data.features import FeatureSet
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.registry import get_model, is_registered, trains_in_mmsa
+from MMSA_ext.registry import host_of
 
 __all__ = ["check"]
 
@@ -46,17 +46,13 @@ def check(
         ConfigError: With every reason.
     """
     model = str(args["model_name"])
-    problems = [] if corruption is None else _conflicts(corruption, args, _host(model))
+    host = host_of(model)
+    problems = [] if corruption is None else _conflicts(corruption, args, host)
     problems += _cannot_be_selected(args, features)
-    if trains_in_mmsa(model):
-        problems += _needs_of_mmsa(args, features, _host(model))
+    if host is not None:
+        problems += _needs_of_mmsa(args, features, host)
     if problems:
         raise ConfigError(f"{model} cannot be run so:\n  " + "\n  ".join(problems))
-
-
-def _host(model: str) -> str:
-    """The model of MMSA that runs: of a variant its host."""
-    return (get_model(model).host or model) if is_registered(model) else model
 
 
 def _needs_of_mmsa(args: Mapping[str, Any], features: FeatureSet, host: str) -> list[str]:
@@ -71,7 +67,7 @@ def _needs_of_mmsa(args: Mapping[str, Any], features: FeatureSet, host: str) -> 
         problems += _too_short_for_misa(features)
     if host == "mmim":
         problems += _constant_for_mmim(features)
-    if host in mmsa_bridge.UNIMODAL_TASKS and args["dataset_name"] != "sims":
+    if host in mmsa_files.UNIMODAL_TASKS and args["dataset_name"] != "sims":
         problems.append(
             f"it learns from unimodal labels, which MMSA's loader reads on sims alone, and not on "
             f"{args['dataset_name']}; run it on sims."
@@ -79,7 +75,9 @@ def _needs_of_mmsa(args: Mapping[str, Any], features: FeatureSet, host: str) -> 
     return problems
 
 
-def _conflicts(corruption: CorruptionConfig, args: Mapping[str, Any], host: str) -> list[str]:
+def _conflicts(
+    corruption: CorruptionConfig, args: Mapping[str, Any], host: str | None
+) -> list[str]:
     problems = []
     if args.get("data_missing"):
         problems.append(

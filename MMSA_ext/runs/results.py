@@ -17,7 +17,7 @@ class MetricSummary(NamedTuple):
 
     Attributes:
         mean: Mean, in MMSA's units before its x100.
-        std: Population standard deviation, as in MMSA's tables.
+        std: Sample standard deviation (divisor n - 1); NaN for a single seed.
         n: Number of seeds.
     """
 
@@ -79,7 +79,7 @@ class RunResults:
             values = [value for m in finished if (value := m.get(name)) is not None]
             if values:
                 whole = summarise(values)
-                summaries[name] = MetricSummary(whole.mean, whole.std_population, whole.n)
+                summaries[name] = MetricSummary(whole.mean, whole.std, whole.n)
         return summaries
 
     def __str__(self) -> str:

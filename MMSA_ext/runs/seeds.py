@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, MMSAExtError, suggest
 from MMSA_ext.files import check_writable, exclusive, scratch_folder
 from MMSA_ext.paths import DATA_ROOT_VARIABLE, Places, shown, why_no_file
+from MMSA_ext.records.identity import code_version
 from MMSA_ext.records.record import metric_name
 from MMSA_ext.records.rescue import store_or_rescue
 from MMSA_ext.records.store import (
@@ -45,18 +45,14 @@ from MMSA_ext.records.store import collect_environment as describe_environment
 from MMSA_ext.registry import get_model, is_registered, trains_in_mmsa
 from MMSA_ext.reporting.tables import append_mmsa_csv, write_seed_csv
 from MMSA_ext.runs import requirements
-from MMSA_ext.runs.one_seed import (
-    SeedOutcome,
-    run_extension_seed,
-    run_stock_seed,
-    score_extension_seed,
-    score_stock_seed,
-)
+from MMSA_ext.runs.inputs import adopt_shapes, seen_features
+from MMSA_ext.runs.one_seed import SeedOutcome, run_stock_seed, score_stock_seed
+from MMSA_ext.runs.own_seed import run_extension_seed, score_extension_seed
 from MMSA_ext.runs.results import RunResults, SeedResult
 from MMSA_ext.stopping import deferred
 from MMSA_ext.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from MMSA_ext.training.trainer import MINIMISED, Progress
-from MMSA_ext.version import code_version
+from MMSA_ext.training.trainer import MINIMISED, StepProgress
+from MMSA_ext.version import __version__
 
 logger = logging.getLogger("MMSA")
 
@@ -78,11 +74,16 @@ def identifying_configuration(args: EasyDict) -> dict[str, Any]:
 
 
 def model_code_version(model_name: str) -> str:
-    """Version of the code that decides the numbers of a model."""
+    """Version of the code that decides the numbers of a model: its own, its trainer's, the data's.
+
+    Of MMSA's models that is what brings MMSA to run here; MMSA itself is of one version.
+    """
+    data = (read_features, seen_features, adopt_shapes)
     if not is_registered(model_name):
-        return code_version()
+        return code_version(*data, run_stock_seed)
     entry = get_model(model_name)
-    return code_version(entry.build, entry.config, entry.trainer)
+    run = run_extension_seed if entry.host is None else run_stock_seed
+    return code_version(*data, run, entry.build, entry.config, entry.trainer)
 
 
 class Run:
@@ -127,7 +128,7 @@ class Run:
         self._check_metric()
         self.corruption = corruption.bind(args)
         requirements.check(args, self.features, self.corruption)
-        self._adopt_shapes()
+        adopt_shapes(args, self.features)
 
     def with_overrides(
         self,
@@ -298,39 +299,6 @@ class Run:
                 f"KeyEval {key!r} is no metric of {self.args.dataset_name}; {suggest(key, known)}"
             )
 
-    def _adopt_shapes(self) -> None:
-        """Let the configuration state the shapes that are in the file."""
-        train = self.features.splits["train"]
-        reads_tokens = bool(self.args.get("use_bert"))
-        text = train.text_bert if reads_tokens else train.text
-        if text is None:
-            key = "text_bert" if reads_tokens else "text"
-            raise FeatureFileError(
-                f"{self.features.path}: has no {key!r}, which {self.args.model_name} reads; fill "
-                "it from 'raw_text' with `mmsa-ext encode-text`."
-            )
-        shapes = ("feature_dims", "seq_lens")
-        stated = [list(self.args.get(key, ())) for key in shapes]
-        text_dim = self.args.feature_dims[0] if reads_tokens else text.shape[2]
-        self.args.feature_dims = [text_dim, train.audio.shape[2], train.vision.shape[2]]
-        text_length = text.shape[2] if reads_tokens else text.shape[1]
-        self.args.seq_lens = [text_length, train.audio.shape[1], train.vision.shape[1]]
-        if stated != (found := [list(self.args[key]) for key in shapes]):
-            told = "Shapes are the file's: feature_dims %s, seq_lens %s; configured: %s, %s."
-            logger.info(told, *found, *stated)
-        if not trains_in_mmsa(self.args.model_name):
-            self.args.train_samples = len(train.ids)
-            return
-        if "train_samples" in self.args:
-            # Self-MM sizes its buffers by this; MMSA's value stays wherever it suffices.
-            self.args.train_samples = max(self.args.train_samples, len(train.ids))
-        if self.args.dataset_name == "sims" and not {"T", "A", "V"} <= train.labels.keys():
-            raise FeatureFileError(
-                f"{self.features.path}: has no 'regression_labels_T', '_A' and '_V', which MMSA's "
-                "loader reads on sims. Add them; where they are copies of 'regression_labels', "
-                "say so with a key unimodal_labels: 'copied from M'."
-            )
-
     def _train(self, identity: RunIdentity, position: int, weights: Path) -> SeedOutcome:
         args = mmsa_bridge.complete_args(
             self.args,
@@ -414,21 +382,12 @@ class Run:
 
     @cached_property
     def _scaling(self) -> FeatureScaling | None:
-        return FeatureScaling.of_file(self.features) if wants_scaling(self.args) else None
+        return self.features.fit_scaling() if wants_scaling(self.args) else None
 
     @cached_property
     def _seen_features(self) -> FeatureSet:
-        """What the model is given, whoever's loader hands it over.
-
-        Frames are scaled before they are corrupted, so that a lost one is zeros, and noise is in
-        standard deviations, to the model too.
-        """
-        features = self.features
-        if self._scaling is not None:
-            if self.corruption is None and not trains_in_mmsa(self.args.model_name):
-                return replace(features, scaling=self._scaling)  # batch by batch, without a copy
-            features = self._scaling.scaled(features)
-        return corruption.corrupt(features, self.corruption)
+        in_mmsa = trains_in_mmsa(self.args.model_name)
+        return seen_features(self.features, self._scaling, self.corruption, in_mmsa=in_mmsa)
 
     def _record(
         self,
@@ -539,14 +498,14 @@ def _unharmed(what: str) -> Iterator[None]:
 @contextmanager
 def _progress_bar(
     enabled: bool, identity: RunIdentity
-) -> Iterator[Callable[[Progress], None] | None]:
+) -> Iterator[Callable[[StepProgress], None] | None]:
     """A bar over the steps of the current epoch; log lines are written above it."""
     if not enabled:
         yield None
         return
     with logging_redirect_tqdm(loggers=[logger]), tqdm(unit="step", leave=False) as bar:
 
-        def show(state: Progress) -> None:
+        def show(state: StepProgress) -> None:
             if state.step == 1:
                 bar.reset(total=state.steps)
             best = "" if state.best is None else f", best {state.best:.4f}"
@@ -584,5 +543,7 @@ def _selection_rule(args: EasyDict) -> str:
 
 def _environment(device: torch.device) -> Environment:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    extra = {"cuda": str(torch.version.cuda)} if device.type == "cuda" else {}
+    extra = {"MMSA_ext": __version__}
+    if device.type == "cuda":
+        extra["cuda"] = str(torch.version.cuda)
     return describe_environment(name, threads=torch.get_num_threads(), extra_versions=extra)

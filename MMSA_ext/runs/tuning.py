@@ -15,7 +15,7 @@ from MMSA_ext import mmsa_bridge
 from MMSA_ext.config.resolve import checked, get_config_tune, merge, unread
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.files import write_atomically
-from MMSA_ext.reporting.tables import csv_text
+from MMSA_ext.reporting.render import csv_text
 from MMSA_ext.training.trainer import MINIMISED
 
 if TYPE_CHECKING:

@@ -22,14 +22,15 @@ from easydict import EasyDict
 from torch import Tensor, nn
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.data.loader import FeatureDataset, FeatureLoader
+from MMSA_ext.data.feature_set import FeatureSplit
+from MMSA_ext.data.loader import FeatureLoader
 from MMSA_ext.errors import CheckpointError, TrainingDivergedError, WriteError
 from MMSA_ext.files import outside_scratch
 from MMSA_ext.models.contract import MSAModel
 from MMSA_ext.models.parts.two_stage import EncoderTask, TwoStageModel
+from MMSA_ext.records.identity import code_version
 from MMSA_ext.training.checkpoint import read_sealed, write_sealed
 from MMSA_ext.training.trainer import Trainer, undivided
-from MMSA_ext.version import code_version
 
 logger = logging.getLogger("MMSA")
 
@@ -71,11 +72,11 @@ class TwoStageTrainer(Trainer):
         if not isinstance(core, TwoStageModel):
             raise TypeError(f"{type(core).__name__} is no TwoStageModel; train it with Trainer.")
         for task in core.stage_one():
-            self._prepare(task, train.dataset, valid.dataset, code_version(type(core)))
+            self._prepare(task, train.split, valid.split, code_version(type(core), type(self)))
         super()._fit(model, core, train, valid, destination)
 
     def _prepare(
-        self, task: EncoderTask, train: FeatureDataset, valid: FeatureDataset, code: str
+        self, task: EncoderTask, train: FeatureSplit, valid: FeatureSplit, code: str
     ) -> None:
         """Give the encoder its weights of stage one."""
         target = next(
@@ -102,7 +103,7 @@ class TwoStageTrainer(Trainer):
         self,
         task: EncoderTask,
         target: str,
-        splits: dict[str, FeatureDataset],
+        splits: dict[str, FeatureSplit],
         seed: int,
         code: str,
     ) -> str:
@@ -122,7 +123,7 @@ class TwoStageTrainer(Trainer):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def _train_alone(
-        self, task: EncoderTask, splits: dict[str, FeatureDataset], seed: int
+        self, task: EncoderTask, splits: dict[str, FeatureSplit], seed: int
     ) -> TrainedEncoder:
         """Train a fresh encoder; the random streams are afterwards as they were before."""
         loaders = {
@@ -191,23 +192,23 @@ class _EncoderTrainer(Trainer):
         )
 
 
-def _with_label(dataset: FeatureDataset, target: str) -> FeatureDataset:
+def _with_label(split: FeatureSplit, target: str) -> FeatureSplit:
     """The split with one of its labels as the one to predict."""
-    return replace(dataset, labels={"M": dataset.labels[target]})
+    return replace(split, labels={"M": split.labels[target]})
 
 
-def _digest(dataset: FeatureDataset, modality: str) -> str:
+def _digest(split: FeatureSplit, modality: str) -> str:
     """Digest of what an encoder of this modality reads, labels included."""
     digest = hashlib.sha256()
-    arrays = {name: getattr(dataset, name) for name in _ARRAYS[modality]}
-    for name, array in (arrays | {"label": dataset.labels["M"]}).items():
-        scaling = getattr(dataset.scaling, name, None) if name == modality else None
+    arrays = {name: getattr(split, name) for name in _ARRAYS[modality]}
+    for name, array in (arrays | {"label": split.labels["M"]}).items():
+        scaling = getattr(split.scaling, name, None) if name == modality else None
         dtype = array.dtype if scaling is None else np.dtype(np.float32)
         digest.update(f"{name} {dtype} {array.shape}\n".encode())
         if scaling is None:
             digest.update(np.ascontiguousarray(array).data)
             continue
-        for _, block in scaling.blocks(array, getattr(dataset, f"{name}_lengths")):
+        for _, block in scaling.blocks(*split.frames(name)):
             digest.update(np.ascontiguousarray(block).data)
     return digest.hexdigest()
 

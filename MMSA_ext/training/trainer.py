@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
-from MMSA_ext.data.loader import Batch, FeatureDataset, FeatureLoader, as_feature_loader
+from MMSA_ext.data.feature_set import Batch, FeatureSplit
+from MMSA_ext.data.loader import FeatureLoader, as_feature_loader
+from MMSA_ext.data.predictions import Predictions
 from MMSA_ext.data.retrieval import RetrievalConfig, RetrievalIndex, build_index
 from MMSA_ext.data.scaling import FeatureScaling
 from MMSA_ext.errors import NOT_BETTER, TrainingDivergedError
@@ -36,7 +38,7 @@ MINIMISED = frozenset({"Loss", "MAE"})
 
 
 @dataclass(frozen=True)
-class Progress:
+class StepProgress:
     """Where training stands; handed to the progress callback after every step.
 
     Attributes:
@@ -74,23 +76,6 @@ class TrainingHistory:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """Predictions of one pass over a split, in file order.
-
-    Attributes:
-        ids: Sample ids.
-        prediction: `(N,)` float32.
-        label: `(N,)` float32; NaN where the file has no labels.
-        features: MMSA's `Feature_*` outputs, each `(N, d)`; empty unless asked for.
-    """
-
-    ids: list[str]
-    prediction: Tensor
-    label: Tensor
-    features: dict[str, Tensor]
-
-
 class Trainer:
     """Trains and evaluates models of this package.
 
@@ -100,14 +85,14 @@ class Trainer:
         progress: Called after every optimisation step.
 
     Attributes:
-        stage: See `Progress`.
+        stage: See `StepProgress`.
         scaling: What the frames of MMSA's plain loaders are scaled by, from `do_train` on.
     """
 
     stage: str | None = None
     scaling: FeatureScaling | None = None
 
-    def __init__(self, args: Any, progress: Callable[[Progress], None] | None = None) -> None:
+    def __init__(self, args: Any, progress: Callable[[StepProgress], None] | None = None) -> None:
         from MMSA_ext import mmsa_bridge
         from MMSA_ext.registry import get_model
 
@@ -146,7 +131,7 @@ class Trainer:
         valid = self._loader(dataloader["valid"], self.config.eval_batch_size)
         destination = Path(self.args.model_save_path)
         destination.unlink(missing_ok=True)
-        self.history = TrainingHistory(notes=core.adapt(train.dataset))
+        self.history = TrainingHistory(notes=core.adapt(train.split))
         try:
             self._fit(model, core, train, valid, destination)
         except TrainingDivergedError:
@@ -212,15 +197,11 @@ class Trainer:
 
     def optimizer_groups(self, model: MSAModel) -> list[dict[str, Any]]:
         """Groups by weight decay and rate: new layers have their own, and what the model names."""
-        groups, (rate, new) = self.decay_groups(model), self.rates()
+        groups, (rate, new) = self.decay_groups(model), self.config.rates
         groups = [{"lr": rate} | group for group in groups]
         if new is not None:
             groups = [part for group in groups for part in _by_rate(group, model, new)]
         return _set_apart(groups, model)
-
-    def rates(self) -> tuple[float, float | None]:
-        """Peak learning rates: of the pretrained encoder, and of all else; None if it is one."""
-        return self.config.learning_rate, self.config.new_layers_learning_rate
 
     def decay_groups(self, model: MSAModel) -> list[dict[str, Any]]:
         """Optimizer groups by weight decay."""
@@ -256,7 +237,7 @@ class Trainer:
         config = self.config
         optimizer = self.make_optimizer(core)
         schedule = self.make_schedule(optimizer, len(train))
-        sampler = StepSampler(train.dataset, core.retrieval)
+        sampler = StepSampler(train.split, core.retrieval)
         start = self.score(predict(core, valid, self.device))
         self.history.epochs.append({"epoch": 0, "valid": start})
         best = math.inf
@@ -356,7 +337,7 @@ class Trainer:
             labels.append(step.samples["labels"]["M"][step.anchors].cpu().reshape(-1))
             if self.progress is not None:
                 self.progress(
-                    Progress(
+                    StepProgress(
                         epoch,
                         self.config.num_epochs,
                         number,
@@ -366,7 +347,7 @@ class Trainer:
                         self.stage,
                     )
                 )
-        means = {name: total / len(train.dataset) for name, total in sums.items()}
+        means = {name: total / len(train.split) for name, total in sums.items()}
         return means | self._metrics(torch.cat(predictions), torch.cat(labels))
 
     def _key(self, scores: dict[str, float]) -> float:
@@ -385,8 +366,8 @@ class Trainer:
 class StepSampler:
     """Assembles training steps: anchors and, where the model asks, retrieved samples."""
 
-    def __init__(self, dataset: FeatureDataset, retrieval: RetrievalConfig | None) -> None:
-        self.dataset = dataset
+    def __init__(self, split: FeatureSplit, retrieval: RetrievalConfig | None) -> None:
+        self.split = split
         self.retrieval = retrieval
         self.index: RetrievalIndex | None = None
         self.bank: dict[str, Tensor] | None = None
@@ -401,15 +382,15 @@ class StepSampler:
         if self.retrieval is None:
             return
         model.eval()
-        order = _evaluation_order(model, self.dataset)
+        order = _evaluation_order(model, self.split)
         parts = [
-            model.contrast_features(to_device(self.dataset.batch(indices), device))
+            model.contrast_features(to_device(self.split.batch(indices), device))
             for indices in torch.split(order, batch_size)
         ]
         back = torch.argsort(order).to(device)
         features = {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
         ranked = torch.cat([features[name] for name in model.ranked_by], dim=-1)
-        labels = torch.from_numpy(self.dataset.labels["M"])
+        labels = torch.from_numpy(self.split.labels["M"])
         self.index = build_index(ranked, labels, self.retrieval)
         self.bank = features if model.feature_bank else None
 
@@ -417,7 +398,7 @@ class StepSampler:
         """The step for anchors `(B,)`; each distinct sample is in it once."""
         drawn = None if self.index is None else self.index.draw(anchors)
         if drawn is None or self.bank is not None:
-            samples = to_device(self.dataset.batch(anchors), device)
+            samples = to_device(self.split.batch(anchors), device)
             rows = torch.arange(len(anchors), device=device)
             contrast = None if drawn is None else drawn.to(device)
             return StepBatch(samples, rows, contrast, self.bank)
@@ -430,7 +411,7 @@ class StepSampler:
             positives=rows[:, 1:first_negative],
             negatives=rows[:, first_negative:],
         )
-        return StepBatch(to_device(self.dataset.batch(distinct), device), rows[:, 0], contrast)
+        return StepBatch(to_device(self.split.batch(distinct), device), rows[:, 0], contrast)
 
 
 @torch.no_grad()
@@ -451,9 +432,9 @@ def predict(
     model.eval()
     predicted, labels = [], []
     collected: dict[str, list[Tensor]] = {}
-    order = _evaluation_order(model, loader.dataset)
+    order = _evaluation_order(model, loader.split)
     for indices in torch.split(order, loader.batch_size):
-        batch = loader.dataset.batch(indices)
+        batch = loader.split.batch(indices)
         outputs = model.predict(to_device(batch, device))
         predicted.append(outputs["M"].reshape(-1).float().cpu())
         truth = batch["labels"].get("M")
@@ -465,16 +446,18 @@ def predict(
                     collected.setdefault(name, []).append(value.cpu())
     back = torch.argsort(order)
     return Predictions(
-        list(loader.dataset.ids),
+        list(loader.split.ids),
         torch.cat(predicted)[back],
         torch.cat(labels)[back],
         {name: torch.cat(parts)[back] for name, parts in collected.items()},
     )
 
 
-def _evaluation_order(model: MSAModel, dataset: FeatureDataset) -> Tensor:
+def _evaluation_order(model: MSAModel, split: FeatureSplit) -> Tensor:
     """Samples of similar length together, which saves padding, where that changes nothing."""
-    return torch.arange(len(dataset)) if model.reads_padding else dataset.by_length()
+    if model.reads_padding:
+        return torch.arange(len(split))
+    return torch.from_numpy(split.by_length())
 
 
 def parameter_groups(

@@ -35,9 +35,10 @@ from unittest import mock
 
 import numpy as np
 
-from MMSA_ext import MMSA_run, mmsa_bridge
+from MMSA_ext import MMSA_run, mmsa_bridge, mmsa_files
 from MMSA_ext.cli import main
 from MMSA_ext.config import resolve as config
+from MMSA_ext.config.files import supported_datasets
 from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.registry import list_models
 from MMSA_ext.runs.seeds import Run
@@ -70,7 +71,7 @@ class Place:
         self.file, self.pipe, self.out = folder / "file", folder / "pipe", folder / "out"
         self.file.write_text("{}")
         os.mkfifo(self.pipe)
-        self.section = mmsa_bridge.stock_section("lf_dnn")
+        self.section = mmsa_files.section("lf_dnn")
 
     def configuration(self, content: bytes | str | dict[str, Any]) -> Path:
         """A configuration file with that content."""
@@ -287,7 +288,6 @@ def wrong_commands(place: Place) -> Iterator[list[str]]:
         ["encode-text", str(place.pipe), str(place.folder / "x.pkl")],
         ["standardise", str(place.pipe), str(place.folder / "x.pkl")],
         ["predict", "none.pth", str(place.pipe)],
-        ["matrix", "-d", "mossi"],
         ["explain", "cases", str(place.pipe), "-o", str(place.out), "--row", "a=b"],
         ["complexity", "dashfusoin"],
         ["complexity", "dashfusion", "mossi"],
@@ -345,8 +345,8 @@ def odd_configurations(place: Place, tries: int) -> Tally:
     """Random keys of random models, with odd values."""
     tally = Tally("configurations with odd values")
     chance = random.Random(0)
-    models = [*list_models(), *mmsa_bridge.mmsa_models()]
-    known = {name: config.resolve(name, mmsa_bridge.supported_datasets(name)[0]) for name in models}
+    models = [*list_models(), *mmsa_files.models()]
+    known = {name: config.resolve(name, supported_datasets(name)[0]) for name in models}
     for _ in range(tries):
         model = chance.choice(models)
         args = known[model]
@@ -367,8 +367,8 @@ def damaged_files(place: Place, tries: int) -> Tally:
     models = ("lf_dnn", "mfn", "self_mm", "mult")
     for number in range(tries):
         model = chance.choice(models)
-        content = {model: mmsa_bridge.stock_section(model)}
-        content["datasetCommonParams"] = copy.deepcopy(mmsa_bridge.stock_datasets())
+        content = {model: mmsa_files.section(model)}
+        content["datasetCommonParams"] = copy.deepcopy(mmsa_files.datasets())
         if number % 2:
             _replace_somewhere(content, chance)
             damaged = json.dumps(content).encode()

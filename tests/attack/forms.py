@@ -23,12 +23,11 @@ import numpy as np
 from MMSA_ext import MMSA_run, mmsa_bridge, predict_file
 from MMSA_ext.data.features import check_features
 from MMSA_ext.errors import ConfigError, FeatureFileError
+from MMSA_ext.names import MODALITIES, SPLITS
 from tests.attack.tally import Tally
 from tests.conftest import make_feature_data
 from tests.data.test_forms import FORMS, LABELS, MODELS, configuration
 
-SEQUENCES = ("text", "audio", "vision")
-SPLITS = ("train", "valid", "test")
 KINDS = (
     *("huge", "scale", "nan", "silence", "zero frames", "front", "half", "none", "constant"),
     *("label scale", "one sample", "lengths"),
@@ -44,7 +43,7 @@ ALLOWED = (TRAINED, REFUSED, UNFIT, WARNED, NO_BETTER)
 
 def odd_values(data: dict[str, Any], rng: np.random.Generator) -> str:
     """Change some values; returns what was done."""
-    split, key = data[rng.choice(SPLITS)], str(rng.choice(SEQUENCES))
+    split, key = data[rng.choice(SPLITS)], str(rng.choice(MODALITIES))
     array = np.array(split[key], dtype=np.float64)
     n, length, width = array.shape
     at = rng.integers(n), rng.integers(length), rng.integers(width)

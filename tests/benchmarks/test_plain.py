@@ -9,7 +9,8 @@ from MMSA_ext.config.resolve import resolve
 from MMSA_ext.models.contract import StepBatch, inputs
 from MMSA_ext.models.dashfusion import DashFusion, DashFusionConfig
 from tests.conftest import TINY_SHAPES, tiny_config
-from tests.models.test_dashfusion import dataset, step  # noqa: F401 (a fixture)
+from tests.models.conftest import dataset  # noqa: F401 (a fixture)
+from tests.models.test_dashfusion import step
 
 
 def models(encoder, **overrides) -> tuple[DashFusion, PlainDashFusion]:

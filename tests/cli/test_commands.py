@@ -180,7 +180,7 @@ def test_list_names_models_papers_and_data_sets():
         (["run", "--smoke", "-s", "-1"], "-1 is no seed"),
         (["run", "--smoke", "--set", "num_epochs=0"], "num_epochs"),
         (["run", "--tune-on-test"], "add is_tune=True (--tune)"),
-        (["run", "--synthetic", "-f", "x.pkl"], "leave one out"),
+        (["run", "--synthetic", "-f", __file__], "leave one out"),
         (["run", "-s", "-1"], "-1 is no seed"),
         (["run", "-g", "all"], "gpu_ids has 'all'"),
         (["run", "-n", "-1"], "num_workers is -1"),
@@ -191,7 +191,7 @@ def test_list_names_models_papers_and_data_sets():
         (["predict", "none.pth", "none.pkl"], "none.pth"),
         (["check-data", "none.pkl"], "none.pkl"),
         (["check-data"], "No feature file is given"),
-        (["check-data", "x.pkl", "--front-padding", "flip"], "front_padding is 'flip'"),
+        (["check-data", __file__, "--front-padding", "flip"], "front_padding is 'flip'"),
         (["experiment", "run", "robustnes"], "did you mean robustness"),
         (["experiment", "table", "robustness", "-d", "sims"], "mosi"),
     ],
@@ -289,6 +289,10 @@ def test_help_and_usage_errors_import_nothing_heavy():
     helps = [[*command.split(), "--help"] for command in every_command()]
     mistakes = [["run", "--nope"], ["explain", "cases"], ["experiment", "run"], ["nope"]]
     mistakes += [["run", "-m", "dashfusoin"], ["tune", "-d", "mossi"], ["run", "-s", "a"]]
+    mistakes += [["run", "-m", "fdmer"], ["complexity", "lf_dn"], ["complexity", "lmf", "smis"]]
+    mistakes += [["run", "-f", "no.pkl"], ["tune", "-c", "no.json"], ["run", "-Ft", "no.pkl"]]
+    mistakes += [["predict", "no.pth", "no.pkl"], ["check-data", "no.pkl"]]
+    mistakes += [["experiment", "run", "robustnes"], ["experiment", "table", "no.json"]]
     script = IMPORTED.replace("HEAVY", repr(HEAVY))
     command = [sys.executable, "-c", script, json.dumps([["--help"], *helps, *mistakes])]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -298,6 +302,14 @@ def test_help_and_usage_errors_import_nothing_heavy():
     for arguments, (code, imported) in found.items():
         assert code == (0 if arguments.endswith("--help") else 2), arguments
         assert imported == [], arguments
+
+
+def test_the_list_needs_neither_torch_nor_mmsa():
+    script = IMPORTED.replace("HEAVY", "('torch', 'MMSA', 'pandas', 'transformers')")
+    command = [sys.executable, "-c", script, json.dumps([["list"]])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "robustness" in done.stdout, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {"list": [0, []]}
 
 
 @pytest.mark.parametrize("command", ["compare a b", "power a b", "result-stat", "check-data x.pkl"])

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import mmsa_files
 from MMSA_ext.config import resolve as config
+from MMSA_ext.config.files import extension_config, supported_datasets
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.registry import trains_in_mmsa
 
@@ -83,7 +84,7 @@ def test_paths_are_accepted_as_values(tmp_path):
 
 
 def test_own_configuration_file(tmp_path):
-    content = config.extension_config("regression")
+    content = extension_config("regression")
     content["dashfusion"]["datasetParams"]["mosi"]["batch_size"] = 3
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"dashfusion": content["dashfusion"]}))
@@ -104,7 +105,7 @@ def test_identity_leaves_places_out():
 
 
 def test_both_files_agree_on_what_is_not_searched():
-    regression, tune = (config.extension_config(kind) for kind in ("regression", "tune"))
+    regression, tune = (extension_config(kind) for kind in ("regression", "tune"))
     assert regression.keys() == tune.keys()
     for name in (name for name in regression if not trains_in_mmsa(name)):
         for part in ("commonParams", "datasetParams"):
@@ -175,19 +176,19 @@ class TestKeysThatNothingReads:
         with pytest.raises(ConfigError, match=r"leave it at 0\.0"):  # that of mosei
             config.resolve("misa", "mosi", "", {"weight_decay": 5e-5})
 
-    @pytest.mark.parametrize("model", mmsa_bridge.mmsa_models())
+    @pytest.mark.parametrize("model", mmsa_files.models())
     def test_the_whole_configuration_is_accepted_as_mmsas_readme_passes_it(self, model):
         import MMSA
 
-        for dataset in mmsa_bridge.supported_datasets(model):
+        for dataset in supported_datasets(model):
             whole = MMSA.get_config_regression(model, dataset)
             whole["batch_size"], whole["featurePath"] = 7, "mine.pkl"
             args = config.resolve(model, dataset, "", whole)
             assert (args.batch_size, args.featurePath) == (7, "mine.pkl")
 
-    @pytest.mark.parametrize("model", mmsa_bridge.mmsa_models())
+    @pytest.mark.parametrize("model", mmsa_files.models())
     def test_a_drawn_point_of_mmsas_search_space_is_accepted(self, model):
-        for dataset in mmsa_bridge.supported_datasets(model):
+        for dataset in supported_datasets(model):
             if model == "mctn":
                 continue  # MMSA has no search space for it
             drawn = config.get_config_tune(model, dataset)
@@ -211,7 +212,7 @@ class TestOwnFiles:
     @pytest.fixture
     def write(self, tmp_path):
         def write(change, model="lf_dnn"):
-            content = {model: mmsa_bridge.stock_section(model)}
+            content = {model: mmsa_files.section(model)}
             change(content)
             path = tmp_path / "mine.json"
             path.write_text(json.dumps(content))

@@ -11,8 +11,9 @@ from MMSA_ext import MMSA_run, mmsa_bridge
 from MMSA_ext.config.resolve import get_config_regression
 from MMSA_ext.data import corruption
 from MMSA_ext.data.corruption import CorruptionConfig, bind, corrupt, normalise
-from MMSA_ext.data.features import SPLITS, FeatureSet, read_features
+from MMSA_ext.data.features import FeatureSet, read_features
 from MMSA_ext.errors import ConfigError
+from MMSA_ext.names import SPLITS
 from tests.conftest import make_feature_data, tiny_config
 
 ARRAYS = ("text_bert", "text", "audio", "vision")

@@ -133,7 +133,7 @@ def batches(run: Run) -> dict[str, list[dict[str, Any]]]:
     features = run._seen_features
     if not trains_in_mmsa(run.args.model_name):
         loaders = make_loaders(features, 4, 4)
-        return {name: list(FeatureLoader(each.dataset, 4)) for name, each in loaders.items()}
+        return {name: list(FeatureLoader(each.split, 4)) for name, each in loaders.items()}
     args = mmsa_bridge.complete_args(run.args, device=run.device, model_save_path="unused")
     with mmsa_bridge.provided_features(features):
         stock = mmsa_bridge.stock_loaders(args)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from MMSA_ext.data.features import read_features
-from MMSA_ext.data.loader import FeatureDataset, FeatureLoader, as_feature_loader, make_loaders
+from MMSA_ext.data.loader import FeatureLoader, as_feature_loader, make_loaders
 from MMSA_ext.errors import FeatureFileError
 
 
@@ -17,9 +17,9 @@ def features(feature_file):
 
 
 def test_batch_is_trimmed_masked_and_joins_by_index(features, feature_data):
-    dataset = FeatureDataset.from_split(features.splits["train"])
+    split = features.splits["train"]
     rows = torch.tensor([5, 2, 7])
-    batch = dataset.batch(rows)
+    batch = split.batch(rows)
     stored = feature_data["train"]
     for name in ("audio", "vision"):
         lengths = np.array(stored[f"{name}_lengths"])[rows.numpy()]
@@ -57,53 +57,52 @@ def test_training_shuffles_by_seed_and_evaluation_keeps_file_order(features, fea
 
 @pytest.mark.parametrize("modality", ["audio", "vision"])
 def test_constant_frames_are_seen_wherever_they_are_valid(features, modality):
-    dataset = FeatureDataset.from_split(features.splits["train"])
-    lengths = getattr(dataset, f"{modality}_lengths")
-    assert not dataset.is_constant(modality)
-    frames = np.full_like(getattr(dataset, modality), 2.5)
+    split = features.splits["train"]
+    lengths = getattr(split, f"{modality}_lengths")
+    assert not split.is_constant(modality)
+    frames = np.full_like(getattr(split, modality), 2.5)
     frames[..., 1] = -1.0  # each feature by itself
     for row, length in enumerate(lengths):
         frames[row, length:] = 9.0  # padding, which does not count
-    same = replace(dataset, **{modality: frames})
+    same = replace(split, **{modality: frames})
     assert same.is_constant(modality)
     frames[-1, lengths[-1] - 1, 1] = 0.0
     assert not same.is_constant(modality)
     absent = {modality: np.zeros_like(frames), f"{modality}_lengths": np.zeros_like(lengths)}
-    assert replace(dataset, **absent).is_constant(modality)
+    assert replace(split, **absent).is_constant(modality)
 
 
 def test_a_text_is_constant_if_all_have_the_same_tokens(features):
-    dataset = FeatureDataset.from_split(features.splits["train"])
-    assert not dataset.is_constant("text")
-    text = dataset.text_bert.copy()
+    split = features.splits["train"]
+    assert not split.is_constant("text")
+    text = split.text_bert.copy()
     text[:] = text[:1]
-    assert replace(dataset, text_bert=text).is_constant("text")
+    assert replace(split, text_bert=text).is_constant("text")
 
 
 def test_samples_by_length_go_from_short_to_long(features):
-    dataset = FeatureDataset.from_split(features.splits["train"])
-    order = dataset.by_length()
-    assert sorted(order.tolist()) == list(range(len(dataset)))
-    tokens = dataset.text_bert[:, 1].sum(axis=1)
-    lengths = (tokens, dataset.audio_lengths, dataset.vision_lengths)
-    share = sum(n / n.max() for n in lengths)[order.numpy()]
+    split = features.splits["train"]
+    order = split.by_length()
+    assert sorted(order.tolist()) == list(range(len(split)))
+    tokens = split.text_bert[:, 1].sum(axis=1)
+    lengths = (tokens, split.audio_lengths, split.vision_lengths)
+    share = sum(n / n.max() for n in lengths)[order]
     assert (np.diff(share) >= 0).all()
     assert share[0] < share[-1]
 
 
 def test_float16_storage_is_kept_and_cast_by_batch(features):
     split = features.splits["train"]
-    dataset = FeatureDataset.from_split(split)
-    half = FeatureDataset(**(vars(dataset) | {"audio": dataset.audio.astype(np.float16)}))
+    half = replace(split, audio=split.audio.astype(np.float16))
     batch = half.batch(torch.arange(3))
     assert half.audio.dtype == np.float16
     assert batch["audio"].dtype == torch.float32
 
 
 def test_a_file_without_token_ids_is_refused_with_the_mend(features):
-    split = type(features.splits["train"])(**(vars(features.splits["train"]) | {"text_bert": None}))
+    without = {"train": replace(features.splits["train"], text_bert=None)}
     with pytest.raises(FeatureFileError, match=r"train.*text_bert.*encode-text"):
-        FeatureDataset.from_split(split)
+        make_loaders(replace(features, splits=without), 4, 4)
 
 
 def test_mmsa_plain_loader_is_taken_over(feature_file, feature_data):
@@ -120,6 +119,21 @@ def test_mmsa_plain_loader_is_taken_over(feature_file, feature_data):
     assert isinstance(loader, FeatureLoader)
     batches = list(loader)
     assert [i for batch in batches for i in batch["id"]] == feature_data["valid"]["id"]
-    ours = FeatureDataset.from_split(read_features(feature_file, "mosi").splits["valid"])
+    ours = read_features(feature_file, "mosi").splits["valid"]
     torch.testing.assert_close(batches[0]["audio"], ours.batch(torch.arange(4))["audio"])
     assert as_feature_loader(loader, 9, shuffle=True) is loader
+
+
+def test_taken_samples_keep_what_belongs_to_them(features):
+    split = features.splits["train"]
+    width = split.audio.shape[2]
+    gaps = np.array([3 * width + 1, 5 * width, 7 * width + 2])  # of the samples 3, 5 and 7
+    split = replace(split, gaps={"audio": gaps})
+    taken = split.take([7, 2, 3])
+    assert taken.ids == [split.ids[row] for row in (7, 2, 3)]
+    np.testing.assert_array_equal(taken.vision, split.vision[[7, 2, 3]])
+    np.testing.assert_array_equal(taken.labels["M"], split.labels["M"][[7, 2, 3]])
+    assert taken.gaps["audio"].tolist() == [2, 2 * width + 1]
+    assert split.take([0]).gaps == {}
+    assert split.thinned(4).ids == split.ids[::3]
+    assert split.thinned(100).ids == split.ids

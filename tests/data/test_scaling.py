@@ -77,24 +77,24 @@ def test_a_mean_beyond_what_float32_resolves_is_taken_off_first():
 
 def test_batches_are_those_of_a_scaled_copy(feature_file):
     features = read_features(feature_file, "mosi")
-    scaling = FeatureScaling.of_file(features)
-    lazily = make_loaders(replace(features, scaling=scaling), 5, 5)
-    at_once = make_loaders(scaling.scaled(features), 5, 5)
+    scaling = features.fit_scaling()
+    lazily = make_loaders(features.with_scaling(scaling), 5, 5)
+    at_once = make_loaders(features.scaled(scaling), 5, 5)
     plain = make_loaders(features, 5, 5)
     for split in lazily:
         rows = torch.arange(5)
         batch, copied, raw = (
-            loaders[split].dataset.batch(rows) for loaders in (lazily, at_once, plain)
+            loaders[split].split.batch(rows) for loaders in (lazily, at_once, plain)
         )
         for key in ("audio", "vision"):
             assert torch.equal(batch[key], copied[key])
             assert not torch.equal(batch[key], raw[key])
             assert not batch[key][~batch[f"{key}_mask"]].any()
-    assert lazily["train"].dataset.audio is features.splits["train"].audio  # not a copy
+    assert lazily["train"].split.audio is features.splits["train"].audio  # not a copy
 
 
 def test_plain_and_back_is_exact(feature_file):
-    scaling = FeatureScaling.of_file(read_features(feature_file, "mosi"))
+    scaling = read_features(feature_file, "mosi").fit_scaling()
     again = FeatureScaling.from_plain(json.loads(json.dumps(scaling.plain())), "x")
     for modality in ("audio", "vision"):
         for name in ("mean", "deviation"):
@@ -131,34 +131,34 @@ class TestCache:
         monkeypatch.setattr(feature_cache, "_settled", lambda status: True)
         read_features(feature_file, "mosi")
         features = read_features(feature_file, "mosi")
-        self.first = FeatureScaling.of_file(features).plain()
+        self.first = features.fit_scaling().plain()
         (path,) = (tmp_path / "cache" / "feature_maps").glob("*.scaling")
         return features, path
 
     def test_is_computed_once(self, kept, monkeypatch):
         features, _ = kept
         monkeypatch.setattr(FeatureScaling, "of", None)
-        assert FeatureScaling.of_file(features).plain() == self.first
+        assert features.fit_scaling().plain() == self.first
 
     @pytest.mark.parametrize("damage", [b"", b"\xff", b"[1]", b'["a", "b", "c"]'])
     def test_damage_is_found(self, kept, damage):
         features, path = kept
         path.write_bytes(damage)
-        assert FeatureScaling.of_file(features).plain() == self.first
+        assert features.fit_scaling().plain() == self.first
 
     def test_a_changed_number_is_found(self, kept):
         features, path = kept
         about, value, digest = json.loads(path.read_text())
         value["audio"]["mean"][0] += 1
         path.write_text(json.dumps([about, value, digest]))
-        assert FeatureScaling.of_file(features).plain() == self.first
+        assert features.fit_scaling().plain() == self.first
 
     def test_other_lengths_are_another_scaling(self, kept):
         features, _ = kept
         train = features.splits["train"]
         shorter = replace(train, audio_lengths=np.ones_like(train.audio_lengths))
         other = replace(features, splits=features.splits | {"train": shorter})
-        assert FeatureScaling.of_file(other).plain() != self.first
+        assert other.fit_scaling().plain() != self.first
 
     def test_is_cleared_with_the_file_and_without(self, kept):
         _, path = kept
@@ -172,7 +172,7 @@ class TestCache:
         features, path = kept
         about, _, _ = json.loads(path.read_text())
         path.write_text(json.dumps([about, {}, feature_cache._value_digest({})]))
-        assert FeatureScaling.of_file(features).plain() == self.first
+        assert features.fit_scaling().plain() == self.first
 
 
 @pytest.fixture
@@ -245,8 +245,8 @@ def test_a_removed_modality_is_zeros_to_the_model(run, model, monkeypatch):
     monkeypatch.setattr(Run, "_train", lambda self, *_: seen.append(self._seen_features) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(model, feature_scaling="standardise", corruption={"remove": ["audio"], "at": "all"})
-    assert seen[0].scaling is None  # nor are the zeros scaled later
     for split in seen[0].splits.values():
+        assert split.scaling is None  # nor are the zeros scaled later
         assert not split.audio.any()
         assert abs(split.vision.std() - 1) < 0.5
 
@@ -296,8 +296,8 @@ def test_mmsas_own_loop_around_our_trainer_scales_too(tmp_path, tiny_encoder, fe
         mmsa_bridge.setup_seed(0)
         model = mmsa_bridge.build_model(args)
         if scaled_by_hand:
-            scaling = FeatureScaling.of_file(features)
-            loaders = make_loaders(replace(features, scaling=scaling), args.batch_size, 4)
+            scaling = features.fit_scaling()
+            loaders = make_loaders(features.with_scaling(scaling), args.batch_size, 4)
         else:
             loaders = mmsa_bridge.stock_loaders(args)
             del args["feature_scaling"]  # MMSA's runner reads the bare file, which lacks it

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import mmsa_files
+from MMSA_ext.config.files import supported_datasets
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.experiments import Experiment, check, list_experiments, load, published_numbers
 from tests.experiments.conftest import CONTENT, PRINTED
@@ -55,11 +56,7 @@ class TestShipped:
 
     @pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims"])
     def test_baselines_are_all_models_of_mmsa_that_are_configured(self, dataset):
-        configured = {
-            name
-            for name in mmsa_bridge.mmsa_models()
-            if dataset in mmsa_bridge.supported_datasets(name)
-        }
+        configured = {name for name in mmsa_files.models() if dataset in supported_datasets(name)}
         assert configured <= {row.model for row in load(f"baselines_{dataset}").rows}
 
     def test_the_ablations_share_their_hosts_and_complete_models_with_table_1(self):

@@ -8,7 +8,8 @@ import pytest
 
 from MMSA_ext.experiments import run, table, write_tables
 from MMSA_ext.records.store import RunStore
-from MMSA_ext.reporting.comparison_formats import render_text
+from MMSA_ext.reporting.comparison_table import comparison_table
+from MMSA_ext.reporting.render import to_text
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_numbers_are_those_of_the_records(done, store):
 
 def test_text_names_n_rule_environment_data_and_overrides(done, store):
     (comparison,) = table(done, store)
-    text = render_text(comparison)
+    text = to_text(comparison_table(comparison))
     for part in (
         *("Two rates", "A paper, Table 9", "mosi", "±", "1, 2"),
         *("lowest validation MAE", "cpu", "torch", "sha256", "MMSA_ext", '"num_epochs": 2'),

@@ -12,9 +12,9 @@ from torch import nn
 from MMSA_ext.data import synthetic
 from MMSA_ext.data.features import read_features
 from MMSA_ext.errors import CheckpointError
-from MMSA_ext.explain.attribution import attribute
+from MMSA_ext.explain.attribution import _baseline_frames, attribute
 from MMSA_ext.explain.trained_model import Call, TrainedModel
-from MMSA_ext.models.infoenh.module import FeatureBottleneck
+from MMSA_ext.models.infoenh.bottleneck import FeatureBottleneck
 
 MODELS = ["text_only", "dashfusion", "self_mm", "self_mm_infoenh", "misa", "mmim", "lf_dnn"]
 TOLERANCE = 0.01  # of a label that goes from -3 to 3
@@ -121,6 +121,17 @@ def by_hand(network, features, split="test"):
     )
     calls = (Call(inputs, 0, len(part)),)
     return TrainedModel("linear", network.eval(), EasyDict(), calls, samples, features)
+
+
+def test_the_mean_frame_is_in_the_units_that_the_model_sees(feature_file):
+    features = read_features(feature_file)
+    scaled = features.with_scaling(features.fit_scaling())
+    frames = _baseline_frames(scaled, "mean")
+    assert _baseline_frames(features, "mean")["audio"].abs().max() > 0.01
+    for frame in frames.values():  # the mean over training, which scaling makes 0
+        torch.testing.assert_close(frame, torch.zeros_like(frame))
+    copied = _baseline_frames(features.scaled(features.fit_scaling()), "mean")
+    torch.testing.assert_close(copied, frames, atol=1e-5, rtol=0)
 
 
 def test_a_linear_model_is_attributed_exactly(feature_file):

@@ -82,7 +82,7 @@ def test_samples_by_id_in_the_order_asked_for(store, systems, features):
 def test_markdown_holds_the_text_and_the_seeds(store, systems, features):
     features.splits["test"].raw_text[5] = "a | b\n$5"
     text = to_markdown(case_study(store, systems, features, count=1))
-    assert "| test$_$5 | a \\| b $5 |" in text
+    assert r"| test$\_$5 | a \| b $5 |" in text
     assert "± 0.14" in text
     assert "seeds: Host 2; Host + InfoEnh 2" in text
 

@@ -10,12 +10,13 @@ from MMSA_ext.errors import CheckpointError, FeatureFileError
 from MMSA_ext.explain.embeddings import (
     Representations,
     centroid_distance,
+    discrepancy,
     distances,
+    pairwise_distance,
     project,
     representations,
 )
-
-MODALITIES = ("text", "audio", "vision")
+from MMSA_ext.names import MODALITIES
 
 
 def test_infoenh_before_and_after(explained):
@@ -105,3 +106,35 @@ def test_centroid_distance_is_in_units_of_the_spread():
     apart = ux.mean(0)[0] * 2**0.5
     assert centroid_distance(x, y) == pytest.approx(float(apart / spread), rel=1e-5)
     assert centroid_distance(x, x) == 0
+
+
+def test_pairwise_distance_is_a_mean_over_the_pairs_that_exist():
+    x = torch.tensor([[[2.0, 0.0], [0.0, 3.0]]])
+    y = torch.tensor([[[1.0, 0.0], [-1.0, 0.0], [5.0, 5.0]]])
+    y_mask = torch.tensor([[True, True, False]])
+    both, first = torch.tensor([[True, True]]), torch.tensor([[True, False]])
+    torch.testing.assert_close(
+        pairwise_distance(x, y, both, y_mask), torch.tensor([(0 + 2 + 1 + 1) / 4])
+    )
+    torch.testing.assert_close(pairwise_distance(x, y, first, y_mask), torch.tensor([(0 + 2) / 2]))
+
+
+class TestDiscrepancy:
+    def test_equal_directions_have_none(self):
+        x = torch.randn(20, 3)
+        lengths = torch.rand(20, 1) + 0.5
+        assert discrepancy(x, (x * lengths).flip(0)) == pytest.approx(0, abs=1e-3)
+
+    def test_opposite_points_have_the_most(self):
+        x = torch.tensor([[1.0, 0.0]])
+        # 2 - 2 exp(-4)
+        assert discrepancy(x, -x) == pytest.approx((2 - 2 * 0.018316) ** 0.5, abs=1e-4)
+
+    def test_the_centre_of_a_set_is_near_it_and_yet_another_distribution(self):
+        torch.manual_seed(0)
+        y = torch.randn(1, 50, 4) + 1
+        centre = y.mean(dim=1, keepdim=True).expand(-1, 50, -1)
+        all_rows = torch.ones(1, 50, dtype=torch.bool)
+        nearer = pairwise_distance(centre, y, all_rows, all_rows)
+        assert nearer < pairwise_distance(y, y, all_rows, all_rows)
+        assert discrepancy(centre[0], y[0]) > 0.3

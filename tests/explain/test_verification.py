@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.cli import checks as commands
+from MMSA_ext.cli import report as commands
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.explain.verification import problems, render, verify_store
 from MMSA_ext.records.store import Environment, RunIdentity, RunRecord, RunStore

@@ -11,6 +11,7 @@ import torch
 from mmsa_toys import NARROW, SMALL, WIDE, ToyPackage, write_encoder, write_features
 
 from MMSA_ext import mmsa_bridge
+from MMSA_ext.config.files import read_config
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +68,7 @@ def train(
     """Train a model of MMSA on 16 samples, with seed 1."""
 
     def run(model: str, dataset: str, **config: Any) -> mmsa_bridge.StockRun:
-        args = mmsa_bridge.read_config("regression", model, dataset)
+        args = read_config("regression", model, dataset)
         args.update(SMALL | {"featurePath": str(features(dataset))} | config)
         cpu = torch.device("cpu")
         args = mmsa_bridge.complete_args(args, device=cpu, model_save_path=tmp_path / "m.pth")

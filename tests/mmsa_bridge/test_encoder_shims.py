@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertTokenizer, DistilBertConfig, DistilBertModel
 
 from MMSA_ext import mmsa_bridge
+from MMSA_ext.config.files import read_config
 from MMSA_ext.errors import TextEncoderError
 
 CPU = torch.device("cpu")
@@ -119,7 +120,7 @@ class TestWhereTheWidthComesFrom:
     ) -> None:
         """An encoder that is not named or not found is left at what MMSA says."""
         folders = {"narrow": narrow_encoder, "wide": wide_encoder, "absent": "no/such/folder"}
-        args = mmsa_bridge.read_config("regression", "self_mm", "mosi")
+        args = read_config("regression", "self_mm", "mosi")
         args.update(SMALL | {"featurePath": str(features("mosi"))})
         del args["pretrained"]
         if named is not None:
@@ -139,7 +140,7 @@ class TestWhereTheWidthComesFrom:
     def test_a_width_that_is_told_stays(self, stock_mmsa: None, narrow_encoder: Path) -> None:
         """Self-MM's `text_out` is replaced only where it is MMSA's 768."""
         self_mm = import_module("MMSA.models.multiTask.SELF_MM").SELF_MM
-        args = mmsa_bridge.read_config("regression", "self_mm", "mosi")
+        args = read_config("regression", "self_mm", "mosi")
         args.update(pretrained=str(narrow_encoder), feature_dims=[NARROW, 5, 4], text_out=20)
         with shim("encoder_width"):
             assert self_mm(args).post_text_layer_1.in_features == 20
@@ -229,7 +230,7 @@ class TestUnknownToken:
         self, features: Callable[[str], Path], pretrained: Path | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids of tfr_net's incomplete text, and where tokens are missing."""
-        args = mmsa_bridge.read_config("regression", "tfr_net", "mosi")
+        args = read_config("regression", "tfr_net", "mosi")
         args.update(SMALL | {"featurePath": str(features("mosi"))})
         del args["pretrained"]
         if pretrained is not None:

@@ -12,6 +12,7 @@ import torch
 from mmsa_toys import LENGTHS, write_features
 
 from MMSA_ext import mmsa_bridge
+from MMSA_ext.config.files import read_config
 from MMSA_ext.data import features as reading
 from MMSA_ext.data.features import FeatureSet, read_features
 from MMSA_ext.errors import FeatureFileError
@@ -26,7 +27,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def arguments(path: Path, **changes: Any) -> Any:
-    args = mmsa_bridge.read_config("regression", "lf_dnn", "mosi")
+    args = read_config("regression", "lf_dnn", "mosi")
     args.update(featurePath=str(path), need_normalized=False, **changes)
     files = {key: args.pop(key, None) for key in ("feature_T", "feature_A", "feature_V")}
     return mmsa_bridge.complete_args(args, device=CPU, model_save_path="unused", **files)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import mmsa_bridge, mmsa_files
+from MMSA_ext.config.files import read_config, supported_datasets
 from MMSA_ext.config.mmsa_keys import FACTS
 from MMSA_ext.mmsa_bridge import keys
 
@@ -17,17 +18,17 @@ from MMSA_ext.mmsa_bridge import keys
 ADDED = {"device", "model_save_path", "cur_seed", "train_mode", "custom_feature"}
 ADDED |= {"feature_T", "feature_A", "feature_V"}
 
-CASES = [(m, d) for m in mmsa_bridge.mmsa_models() for d in mmsa_bridge.supported_datasets(m)]
+CASES = [(m, d) for m in mmsa_files.models() for d in supported_datasets(m)]
 
 
 def read(model: str, dataset: str = "mosi", **changes: Any) -> mmsa_bridge.KeysRead:
-    configuration = mmsa_bridge.read_config("regression", model, dataset)
+    configuration = read_config("regression", model, dataset)
     return mmsa_bridge.keys_read(model, {**configuration, **changes})
 
 
 @pytest.mark.parametrize(("model", "dataset"), CASES)
 def test_what_is_needed_is_in_mmsas_own_files(model: str, dataset: str) -> None:
-    configuration = mmsa_bridge.read_config("regression", model, dataset)
+    configuration = read_config("regression", model, dataset)
     there = configuration.keys() | {path for path, _ in mmsa_bridge.leaves(configuration)}
     found = mmsa_bridge.keys_read(model, configuration)
     assert found.needed - ADDED <= there
@@ -50,7 +51,7 @@ def test_what_is_needed_is_in_mmsas_own_files(model: str, dataset: str) -> None:
     ],
 )
 def test_what_mmsas_files_have_and_nothing_reads(model: str, idle: set[str]) -> None:
-    configuration = mmsa_bridge.read_config("regression", model, "mosi")
+    configuration = read_config("regression", model, "mosi")
     found = mmsa_bridge.keys_read(model, configuration)
     shipped = {path for path, _ in mmsa_bridge.leaves(configuration)}
     of_the_data = {"num_classes", "language", "missing_rate", "missing_seed", *FACTS}

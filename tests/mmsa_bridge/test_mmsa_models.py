@@ -9,12 +9,13 @@ import pytest
 import torch
 from mmsa_toys import RecordedReads
 
-from MMSA_ext import MMSA_run, mmsa_bridge, predict_file
-from MMSA_ext.config.mmsa_keys import OPTIONS, host_of, own_keys
+from MMSA_ext import MMSA_run, mmsa_bridge, mmsa_files, predict_file
+from MMSA_ext.config.files import supported_datasets
+from MMSA_ext.config.mmsa_keys import OPTIONS, own_keys
 from MMSA_ext.config.resolve import get_config_regression, unread
 from MMSA_ext.explain.verification import verify_store
 from MMSA_ext.records.store import RunStore
-from MMSA_ext.registry import list_models, trains_in_mmsa
+from MMSA_ext.registry import host_of, list_models, trains_in_mmsa
 
 # What makes a model small, and what the file of the tests (6 tokens, 9 and 7 frames) needs.
 SMALL_TENSORS = {"hidden_dims": [4, 4, 4]}
@@ -31,7 +32,7 @@ CONFIG: dict[str, dict[str, Any]] = {
 # MCTN attends over the samples of a batch, so that a prediction depends on the others in it.
 DEPEND_ON_THE_BATCH = {"mctn"}
 
-CASES = [(model, d) for model in mmsa_bridge.mmsa_models() for d in ("mosi", "sims")]
+CASES = [(model, d) for model in mmsa_files.models() for d in ("mosi", "sims")]
 
 
 def run(model: str, dataset: str, path: Path, encoder: Path, folder: Path, **config: Any) -> Any:
@@ -106,7 +107,7 @@ def test_variants_read_no_more_of_their_hosts_keys(
 
 @pytest.mark.parametrize(
     ("model", "dataset"),
-    [case for case in CASES if case[1] in mmsa_bridge.supported_datasets(case[0])],
+    [case for case in CASES if case[1] in supported_datasets(case[0])],
 )
 def test_one_epoch_its_record_and_its_checkpoint(
     model: str,
@@ -138,8 +139,8 @@ def test_one_epoch_its_record_and_its_checkpoint(
 
 
 def test_the_whole_of_mmsa_is_covered() -> None:
-    assert len(mmsa_bridge.mmsa_models()) == 17
-    assert CONFIG.keys() <= set(mmsa_bridge.mmsa_models())
+    assert len(mmsa_files.models()) == 17
+    assert CONFIG.keys() <= set(mmsa_files.models())
 
 
 @pytest.mark.parametrize("model", ["lf_dnn", "mult", "ef_lstm"])
@@ -156,5 +157,5 @@ def test_same_seed_same_predictions(
 
 def test_every_configuration_of_mmsa_can_be_had() -> None:
     for model, dataset in CASES:
-        if dataset in mmsa_bridge.supported_datasets(model):
+        if dataset in supported_datasets(model):
             assert get_config_regression(model, dataset).model_name == model

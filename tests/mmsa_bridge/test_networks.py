@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import mmsa_bridge, mmsa_files
 from MMSA_ext.config.schema import RunConfig
 from MMSA_ext.errors import CheckpointError, TextEncoderError
 from MMSA_ext.mmsa_bridge import networks
@@ -27,7 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "tfr_net": {"dst_feature_dim_nheads": [6, 2], "nlevels": 1, "fusion_gru_layers": 1},
     "mctn": {"need_data_aligned": False, "max_seq_len": 10},
 }
-STOCK = [name for name in mmsa_bridge.mmsa_models() if name not in mmsa_bridge.UNIMODAL_TASKS]
+STOCK = [name for name in mmsa_files.models() if name not in mmsa_files.UNIMODAL_TASKS]
 QUICK = {"dashfusion", "confede_infoenh", "bert_mag", "graph_mfn", "self_mm_infoenh"}
 ALL = [
     name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)

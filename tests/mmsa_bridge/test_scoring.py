@@ -10,6 +10,7 @@ import torch
 from mmsa_toys import write_features
 
 from MMSA_ext import mmsa_bridge
+from MMSA_ext.config.files import read_config
 from MMSA_ext.data.features import FeatureSet, read_features
 from MMSA_ext.errors import CheckpointError, FeatureFileError
 
@@ -28,7 +29,7 @@ def feature_set(path: Path, **changes: Any) -> FeatureSet:
 def train(tmp_path: Path, tiny_encoder: Path) -> Callable[..., tuple[Any, mmsa_bridge.StockRun]]:
     def run(model: str, dataset: str) -> tuple[Any, mmsa_bridge.StockRun]:
         path = write_features(tmp_path / f"{dataset}.pkl", dataset)
-        args = mmsa_bridge.read_config("regression", model, dataset)
+        args = read_config("regression", model, dataset)
         args.update(CONFIG | {"featurePath": str(path), "text_out": 16, "hidden_dims": [4, 4, 4]})
         args.update(rank=2, pretrained=str(tiny_encoder), seq_lens=[6, 9, 7])
         weights = tmp_path / "model.pth"
@@ -53,8 +54,8 @@ def test_same_predictions_as_after_training(
     for split, samples in run.predictions.items():
         part = table[table.split == split]
         assert part.id.tolist() == samples.ids
-        np.testing.assert_array_equal(part.label, samples.labels)
-        np.testing.assert_allclose(part.prediction, samples.predictions, atol=1e-6)
+        np.testing.assert_array_equal(part.label, samples.label)
+        np.testing.assert_allclose(part.prediction, samples.prediction, atol=1e-6)
 
 
 def test_labels_may_be_unknown_and_sequences_shorter(train: Callable[..., Any]) -> None:

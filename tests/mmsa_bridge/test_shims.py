@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from MMSA_ext import mmsa_bridge
+from MMSA_ext.config.files import read_config
 from MMSA_ext.errors import TrainingDivergedError
 
 CPU = torch.device("cpu")
@@ -198,7 +199,7 @@ def test_models_that_need_only_the_cpu_shim(
     wide_encoder: Path,
 ) -> None:
     run = train(model, "sims", pretrained=str(wide_encoder), **config)
-    assert run.predictions["test"].predictions.shape == (8,)
+    assert run.predictions["test"].prediction.shape == (8,)
 
 
 class TestMCTNWidth:
@@ -299,7 +300,7 @@ class TestBatchOfOne:
     ) -> None:
         path = self.path(model, dataset, tmp_path)
         run = train(model, dataset, batch_size=5, featurePath=str(path), **config)
-        assert run.predictions["test"].predictions.shape == (8,)
+        assert run.predictions["test"].prediction.shape == (8,)
 
     @staticmethod
     def path(model: str, dataset: str, folder: Path) -> Path:
@@ -315,12 +316,12 @@ class TestBatchOfOne:
 class TestGraphMFNCheckpoint:
     def weights(self, train: Callable[..., Any], features: Callable[[str], Path]) -> Any:
         run = train("graph_mfn", "mosi")
-        args = mmsa_bridge.read_config("regression", "graph_mfn", "mosi")
+        args = read_config("regression", "graph_mfn", "mosi")
         args.update(SMALL | {"featurePath": str(features("mosi"))})
         args = mmsa_bridge.complete_args(args, device=CPU, model_save_path="unused")
         torch.manual_seed(7)
         scored = mmsa_bridge.score_trained(args, run.model.state_dict())
-        return run, scored["test"][1].predictions
+        return run, scored["test"][1].prediction
 
     def test_needed(
         self,
@@ -330,11 +331,11 @@ class TestGraphMFNCheckpoint:
     ) -> None:
         without_shim("graph_mfn_checkpoint", monkeypatch)
         run, again = self.weights(train, features)
-        assert not np.allclose(run.predictions["test"].predictions, again, atol=5e-7)
+        assert not np.allclose(run.predictions["test"].prediction, again, atol=5e-7)
 
     def test_sufficient(self, train: Callable[..., Any], features: Callable[[str], Path]) -> None:
         run, again = self.weights(train, features)
-        np.testing.assert_allclose(run.predictions["test"].predictions, again, atol=5e-7)
+        np.testing.assert_allclose(run.predictions["test"].prediction, again, atol=5e-7)
 
     def test_a_checkpoint_of_mmsa_alone_still_loads(
         self, train: Callable[..., Any], caplog: pytest.LogCaptureFixture
@@ -413,7 +414,7 @@ class TestFileGaps:
             self.not_a_number(split)
 
         def read(need_normalized: bool) -> Any:
-            args = mmsa_bridge.read_config("regression", "lf_dnn", "mosi")
+            args = read_config("regression", "lf_dnn", "mosi")
             args.update(featurePath=str(gaps(change)), need_normalized=need_normalized)
             args = mmsa_bridge.complete_args(args, device=CPU, model_save_path="unused")
             return mmsa_bridge.stock_loaders(args)["valid"].dataset

@@ -12,6 +12,7 @@ from mmsa_toys import SIZES, run_python
 from torch import nn
 
 from MMSA_ext import MMSA_run, mmsa_bridge
+from MMSA_ext.config.files import read_config
 from MMSA_ext.data.features import read_features
 from MMSA_ext.errors import ConfigError, FeatureFileError, TrainingDivergedError
 from MMSA_ext.training.checkpoint import load_checkpoint
@@ -52,7 +53,7 @@ UNPATCHED_SCRIPT = """
 
 
 def arguments(model: str, dataset: str, folder: Path, config: dict[str, Any]) -> Any:
-    args = mmsa_bridge.read_config("regression", model, dataset)
+    args = read_config("regression", model, dataset)
     args.update(config)
     return mmsa_bridge.complete_args(args, device=CPU, model_save_path=folder / "model.pth")
 
@@ -148,9 +149,9 @@ def test_splits_are_predicted_by_sample_in_file_order(
     for split, n in SIZES.items():
         samples = run.predictions[split]
         assert samples.ids == content[split]["id"]
-        assert samples.predictions.shape == (n,)
-        np.testing.assert_array_equal(samples.labels, content[split]["regression_labels"])
-        again = scores(torch.tensor(samples.predictions), torch.tensor(samples.labels))
+        assert samples.prediction.shape == (n,)
+        np.testing.assert_array_equal(samples.label, content[split]["regression_labels"])
+        again = scores(samples.prediction, samples.label)
         assert again == {key: v for key, v in run.metrics[split].items() if key != "Loss"}
         assert all(type(value) is float for value in run.metrics[split].values())
 
@@ -164,13 +165,13 @@ def test_predictions_are_those_of_the_returned_model(
     run.model.eval()
     with torch.no_grad():
         output = run.model(text, audio.mean(1, keepdim=True), vision.mean(1, keepdim=True))["M"]
-    np.testing.assert_allclose(run.predictions["test"].predictions, output[:, 0], atol=1e-6)
+    np.testing.assert_allclose(run.predictions["test"].prediction, output[:, 0], atol=1e-6)
 
 
 def test_history_has_every_epoch_and_the_chosen_one(
     run_lf_dnn: Callable[..., mmsa_bridge.StockRun],
 ) -> None:
-    seen: list[tuple[mmsa_bridge.EpochRecord, nn.Module]] = []
+    seen: list[tuple[mmsa_bridge.StockEpoch, nn.Module]] = []
     run = run_lf_dnn(config={"early_stop": 3}, on_epoch=lambda *given: seen.append(given))
     assert seen == [(record, run.model) for record in run.history]
     assert [record.epoch for record in run.history] == list(range(1, run.best_epoch + 4))
@@ -267,7 +268,7 @@ class TestDivergence:
             run_lf_dnn()
 
     def test_other_errors_are_passed_on(self, run_lf_dnn: Callable[..., Any]) -> None:
-        def fail(record: mmsa_bridge.EpochRecord, model: nn.Module) -> None:
+        def fail(record: mmsa_bridge.StockEpoch, model: nn.Module) -> None:
             raise ValueError("from the callback")
 
         with pytest.raises(ValueError, match="from the callback"):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import mmsa_files
 from MMSA_ext.mmsa_bridge.values import leaves, misfit, shipped_values
 
 
@@ -47,7 +47,7 @@ def test_misfits(model: str, key: str, value: Any, said: str) -> None:
     assert (found == "") if not said else (said in found)
 
 
-@pytest.mark.parametrize("model", mmsa_bridge.mmsa_models())
+@pytest.mark.parametrize("model", mmsa_files.models())
 def test_everything_that_mmsa_ships_fits(model: str) -> None:
     for key, values in shipped_values(model).items():
         for value in values:

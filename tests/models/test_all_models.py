@@ -101,7 +101,7 @@ def test_forward_on_ragged_batches(prepared, name):
     _, model, loaders = prepared
     core = core_model(model).eval()
     for rows in ([0], [3, 1], list(range(12))):
-        batch = loaders["train"].dataset.batch(torch.tensor(rows))
+        batch = loaders["train"].split.batch(torch.tensor(rows))
         outputs = core.predict(batch)
         assert outputs["M"].shape == (len(rows), 1)
         assert torch.isfinite(outputs["M"]).all()
@@ -119,7 +119,7 @@ def test_padding_changes_no_prediction(prepared, name):
         pytest.skip("computes what the released code does, padding included")
     _, model, loaders = prepared
     core = core_model(model).eval()
-    dataset = loaders["train"].dataset
+    dataset = loaders["train"].split
     with torch.no_grad():
         if name == "cenet":  # which starts as small as BERT did, so that samples hardly differ
             for weight in (p for p in core.parameters() if p.dim() > 1):
@@ -142,7 +142,7 @@ def test_padding_changes_no_prediction(prepared, name):
 def test_every_parameter_gets_a_gradient(prepared, name):
     _, model, loaders = prepared
     core = core_model(model)
-    sampler = StepSampler(loaders["train"].dataset, core.retrieval)
+    sampler = StepSampler(loaders["train"].split, core.retrieval)
     sampler.refresh(core, torch.device("cpu"), 4)
     core.train()
     core.training_step(sampler.step(torch.arange(6), torch.device("cpu"))).total.backward()
@@ -207,7 +207,7 @@ def test_save_and_load_give_the_same_predictions(prepared, tmp_path):
     mmsa_bridge.setup_seed(1)
     other = mmsa_bridge.build_model(args)
     other.load_state_dict(torch.load(tmp_path / "w.pth", weights_only=True))
-    batch = loaders["test"].dataset.batch(torch.arange(6))
+    batch = loaders["test"].split.batch(torch.arange(6))
     torch.testing.assert_close(
         core_model(other).eval().predict(batch)["M"], core_model(model).eval().predict(batch)["M"]
     )

@@ -1,33 +1,20 @@
 """ALMT: parameter counts, padding, its equations against plain ones, switches."""
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from MMSA_ext.config.resolve import resolve
-from MMSA_ext.data.loader import FeatureDataset
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.almt import ALMT, ALMTConfig, ALMTLayer, HyperFusion, HyperModalityLayer
 from MMSA_ext.models.contract import StepBatch
+from MMSA_ext.names import MODALITIES
 from MMSA_ext.registry import get_model
 from MMSA_ext.training.fine_tuning import rate_factor
-from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
+from tests.conftest import TINY_SHAPES, tiny_config
 
 NAMES = ["almt", "almt_released"]
-MODALITIES = ("text", "audio", "vision")
 EVERY_KEY = {"raw_residual": True, "embedding_layers": 2, "scales": 2, "fusion_layers": 3}
-
-
-@pytest.fixture(scope="module")
-def dataset() -> FeatureDataset:
-    """12 ragged samples; the first is as long as all modalities can be."""
-    train = make_feature_data()["train"]
-    return FeatureDataset(
-        train["id"], list(train["raw_text"]), train["text_bert"], train["audio"], train["vision"],
-        np.array(train["audio_lengths"]), np.array(train["vision_lengths"]),
-        {"M": train["regression_labels"]},
-    )  # fmt: skip
 
 
 def build(encoder, name="almt", **overrides) -> ALMT:

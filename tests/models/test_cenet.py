@@ -1,31 +1,18 @@
 """CENET: parameter counts, padding, its equations against plain ones, encoders it refuses."""
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from MMSA_ext.config.resolve import resolve
-from MMSA_ext.data.loader import FeatureDataset
 from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.models.cenet import CENET, CrossModalEnhancement, ShiftedText
 from MMSA_ext.models.contract import StepBatch
 from MMSA_ext.registry import get_model
 from MMSA_ext.training.fine_tuning import FineTuneTrainer
-from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
+from tests.conftest import TINY_SHAPES, tiny_config
 
 NAMES = ["cenet", "cenet_released"]
-
-
-@pytest.fixture(scope="module")
-def dataset() -> FeatureDataset:
-    """12 ragged samples; the first is as long as all modalities can be."""
-    train = make_feature_data()["train"]
-    return FeatureDataset(
-        train["id"], list(train["raw_text"]), train["text_bert"], train["audio"], train["vision"],
-        np.array(train["audio_lengths"]), np.array(train["vision_lengths"]),
-        {"M": train["regression_labels"]},
-    )  # fmt: skip
 
 
 def build(encoder, name="cenet", **overrides) -> CENET:

@@ -10,29 +10,25 @@ import torch.nn.functional as F
 from torch import nn
 
 from MMSA_ext.config.resolve import resolve
-from MMSA_ext.data.loader import FeatureDataset
+from MMSA_ext.data.feature_set import FeatureSplit
 from MMSA_ext.data.retrieval import ContrastSets
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.confede import ConFEDE, Decomposition, contrastive_pairs
 from MMSA_ext.models.contract import StepBatch, inputs
+from MMSA_ext.names import MODALITIES
 from MMSA_ext.registry import get_model
-from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
+from tests.conftest import TINY_SHAPES, tiny_config
+from tests.models.conftest import make_split
 
 NAMES = ["confede", "confede_infoenh"]
-MODALITIES = ("text", "audio", "vision")
 
 
 @pytest.fixture(scope="module")
-def dataset() -> FeatureDataset:
-    train = make_feature_data(dataset="sims")["train"]
-    names = {"M": "regression_labels"} | {n: f"regression_labels_{n}" for n in "TAV"}
+def dataset() -> FeatureSplit:
+    split = make_split(dataset="sims")
     generator = np.random.default_rng(1)
-    labels = {n: train[key] for n, key in names.items()}
-    labels |= {n: generator.uniform(-1, 1, 12).astype(np.float32) for n in "TAV"}
-    return FeatureDataset(
-        train["id"], list(train["raw_text"]), train["text_bert"], train["audio"], train["vision"],
-        np.array(train["audio_lengths"]), np.array(train["vision_lengths"]), labels,
-    )  # fmt: skip
+    own = {n: generator.uniform(-1, 1, 12).astype(np.float32) for n in "TAV"}
+    return replace(split, labels=split.labels | own)
 
 
 def build(encoder, name="confede", data="mosi", **overrides) -> ConFEDE:

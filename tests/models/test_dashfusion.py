@@ -9,26 +9,16 @@ import torch.nn.functional as F
 from easydict import EasyDict
 
 from MMSA_ext.config.resolve import resolve
-from MMSA_ext.data.loader import FeatureDataset
+from MMSA_ext.data.feature_set import FeatureSplit
 from MMSA_ext.data.retrieval import ContrastSets
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.contract import StepBatch, inputs
 from MMSA_ext.models.dashfusion import DashFusion
 from MMSA_ext.models.dashfusion_reading import Reading
 from MMSA_ext.models.losses import nt_xent, nt_xent_in_batch
-from MMSA_ext.models.parts.fusion import MODALITIES
+from MMSA_ext.names import MODALITIES
 from MMSA_ext.registry import get_model
-from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
-
-
-@pytest.fixture(scope="module")
-def dataset() -> FeatureDataset:
-    train = make_feature_data()["train"]
-    return FeatureDataset(
-        train["id"], list(train["raw_text"]), train["text_bert"], train["audio"], train["vision"],
-        np.array(train["audio_lengths"]), np.array(train["vision_lengths"]),
-        {"M": train["regression_labels"]},
-    )  # fmt: skip
+from tests.conftest import TINY_SHAPES, tiny_config
 
 
 def build(encoder, name="dashfusion", **overrides) -> DashFusion:
@@ -258,7 +248,7 @@ def test_a_key_that_moved_is_named_where_it_stands(flat, meant):
         resolve("dashfusion", "mosi", "", {flat: "correct"})
 
 
-def with_constant(dataset, *modalities) -> FeatureDataset:
+def with_constant(dataset, *modalities) -> FeatureSplit:
     values = {m: np.ones_like(getattr(dataset, m)) for m in modalities if m != "text"}
     if "text" in modalities:
         values["text_bert"] = np.repeat(dataset.text_bert[:1], len(dataset), axis=0)

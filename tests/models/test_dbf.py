@@ -7,26 +7,14 @@ import torch.nn.functional as F
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.config.resolve import resolve
-from MMSA_ext.data.loader import FeatureDataset
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.contract import StepBatch, inputs
-from MMSA_ext.models.dbf import DBF, BottleneckLayer, DBFConfig, DBFTrainer, Streams
+from MMSA_ext.models.dbf import DBF, BottleneckLayer, DBFConfig, Streams
 from MMSA_ext.models.losses import mi_max_loss
 from MMSA_ext.models.parts.pre_norm import FrameEmbedding, LayerShape, PreNormLayer
+from MMSA_ext.names import MODALITIES
 from MMSA_ext.registry import get_model
-from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
-
-MODALITIES = ("text", "audio", "vision")
-
-
-@pytest.fixture(scope="module")
-def dataset() -> FeatureDataset:
-    train = make_feature_data()["train"]
-    return FeatureDataset(
-        train["id"], list(train["raw_text"]), train["text_bert"], train["audio"], train["vision"],
-        np.array(train["audio_lengths"]), np.array(train["vision_lengths"]),
-        {"M": train["regression_labels"]},
-    )  # fmt: skip
+from tests.conftest import TINY_SHAPES, tiny_config
 
 
 def build(encoder, data="mosi", **overrides) -> DBF:
@@ -253,7 +241,7 @@ class TestTraining:
             model_save_path=str(tmp_path / "w"),
         )
         model = get_model("dbf").build(args)
-        optimizer = DBFTrainer(args).make_optimizer(model)
+        optimizer = get_model("dbf").trainer(args).make_optimizer(model)
         rate = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
         named = dict(model.named_parameters())
         return {

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 
 from MMSA_ext.config.resolve import resolve
-from MMSA_ext.data.loader import FeatureDataset
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.contract import StepBatch, inputs
 from MMSA_ext.models.fdmer_reconstructed import VECTORS, FDMERReconstructed
@@ -18,19 +17,9 @@ from MMSA_ext.models.losses import (
     similarity_consistency,
 )
 from MMSA_ext.registry import get_model
-from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
+from tests.conftest import TINY_SHAPES, tiny_config
 
 NAME = "fdmer_reconstructed"
-
-
-@pytest.fixture(scope="module")
-def dataset() -> FeatureDataset:
-    train = make_feature_data()["train"]
-    return FeatureDataset(
-        train["id"], list(train["raw_text"]), train["text_bert"], train["audio"], train["vision"],
-        np.array(train["audio_lengths"]), np.array(train["vision_lengths"]),
-        {"M": train["regression_labels"]},
-    )  # fmt: skip
 
 
 def build(encoder, **overrides) -> FDMERReconstructed:

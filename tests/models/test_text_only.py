@@ -8,13 +8,12 @@ from MMSA_ext.models.contract import inputs
 from MMSA_ext.models.parts.attention import masked_mean
 from MMSA_ext.registry import get_model
 from tests.conftest import tiny_config
-from tests.models.test_dashfusion import dataset  # noqa: F401 (a fixture)
 
 
 @pytest.mark.parametrize("readout", ["first", "first_and_mean"])
 def test_the_head_reads_the_first_token_and_the_mean_only_if_asked(
     tiny_encoder,
-    dataset,  # noqa: F811
+    dataset,
     readout,
 ):
     torch.manual_seed(0)

@@ -7,12 +7,12 @@ from scipy import stats
 from MMSA_ext.reporting.comparison import (
     COLUMNS,
     TABLE_BASELINE,
-    Fact,
     PublishedNumber,
     SystemRuns,
     compare,
     text_encoder,
 )
+from MMSA_ext.reporting.render import Fact
 from MMSA_ext.reporting.statistics import StatisticsError, holm
 
 SEEDS = (1, 2, 3, 4, 5)
@@ -321,7 +321,7 @@ class TestWhatNumbersDependOn:
         found = compare([system("a", HOST)], ["MAE"], title="T", facts=[fact])
         assert found.facts[0] == fact
         assert found.title == "T"
-        assert Fact("data", "x", ("a", "b")).note == ("data", "a; b: x")
+        assert Fact("data", "x", ("a", "b")).said == "a; b: x"
 
     def test_published_numbers_stand_beside_ours_with_settings(self, system):
         printed = {"MAE": PublishedNumber(0.709, "†", "A, Table 1 (bert-base-uncased)")}

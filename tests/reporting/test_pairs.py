@@ -5,16 +5,17 @@ import pandas as pd
 import pytest
 
 from MMSA_ext.records.store import RunStore, StoreError, StoreWarning
-from MMSA_ext.reporting.comparison import Fact
-from MMSA_ext.reporting.groups import select_groups, shared_seeds
+from MMSA_ext.reporting.groups import select_groups
 from MMSA_ext.reporting.pairs import (
     BOOTSTRAP_COLUMNS,
     POWER_COLUMNS,
     bootstrap_groups,
+    bootstrap_table,
     power_of_groups,
-    render_bootstrap,
-    render_power,
+    power_table,
 )
+from MMSA_ext.reporting.render import Fact, to_text
+from MMSA_ext.reporting.sample_metrics import sample_metric
 from MMSA_ext.reporting.statistics import (
     StatisticsError,
     paired_bootstrap,
@@ -25,6 +26,7 @@ from MMSA_ext.reporting.statistics import (
 N = 40
 IDS = [f"video_{i:03}" for i in range(N)]
 LABELS = np.random.default_rng(0).uniform(-3, 3, N)
+MAE = sample_metric("mosi", "MAE")
 NOISE = {"good": 0.3, "bad": 1.5}
 
 
@@ -57,79 +59,6 @@ def groups(store):
     return select_groups(store.records(), ["good", "bad"])
 
 
-class TestSelection:
-    def test_by_model(self, groups):
-        good, bad = groups
-        assert (good.label, bad.label) == ("good", "bad")
-        assert list(good.finished) == [1, 2, 3]
-        assert list(bad.finished) == [1, 2]
-        assert bad.system.seeds == (1, 2, 3)
-
-    def test_by_the_first_digits_of_an_experiment_or_a_run(self, store, groups):
-        run = groups[0].records[1]
-        (experiment,) = select_groups(store.records(), [run.identity.experiment[:6]])
-        assert len(experiment.records) == 3
-        (single,) = select_groups(store.records(), [run.identity.short_id])
-        assert single.records == (run,)
-
-    def test_several_experiments_are_listed(self, store, groups, make_record):
-        store.write(make_record(model="good", seed=7, code_version="0.2.0", epochs=1))
-        with pytest.raises(StatisticsError, match="runs of 2 experiments") as refused:
-            select_groups(store.records(), ["good", "bad"])
-        assert groups[0].records[0].identity.experiment[:8] in str(refused.value)
-        assert "seeds 7" in str(refused.value)
-        assert "code 0.2.0" in str(refused.value)
-
-    def test_experiments_of_one_model_are_told_apart(self, store, groups, make_record):
-        other = make_record(model="good", seed=1, code_version="0.2.0", epochs=1)
-        store.write(other)
-        ids = [run.identity.experiment for run in (groups[0].records[0], other)]
-        labels = [group.label for group in select_groups(store.records(), ids)]
-        assert labels == [f"good #{i[:6]}" for i in ids]
-
-    def test_several_data_sets_need_a_choice(self, store, make_record):
-        store.write(make_record(model="good", dataset="sims", seed=1, epochs=1))
-        with pytest.raises(StatisticsError, match="2 experiments"):
-            select_groups(store.records(), ["good"])
-        assert select_groups(store.records(), ["good"], "mosi")[0].label == "good"
-        sims = next(r for r in store.records("sims"))
-        with pytest.raises(StatisticsError, match="several data sets, mosi, sims"):
-            select_groups(store.records(), [sims.identity.experiment, "bad"])
-
-    def test_names_that_fit_nothing(self, store):
-        with pytest.raises(StatisticsError, match=r"no runs of 'goood'; did you mean good"):
-            select_groups(store.records(), ["goood"])
-        with pytest.raises(
-            StatisticsError, match=r"no runs of 'good' on sims; there are runs on mosi\."
-        ):
-            select_groups(store.records(), ["good"], "sims")
-        with pytest.raises(StatisticsError, match=r"'goood' on sims; there are runs on mosi\."):
-            select_groups(store.records(), ["goood"], "sims")
-        with pytest.raises(StatisticsError, match="there are no runs here at all"):
-            select_groups([], ["good"], "sims")
-        with pytest.raises(StatisticsError, match=r"no runs of 'ffffffff'"):
-            select_groups(store.records(), ["ffffffff"])
-
-
-class TestPairs:
-    def test_shared_finished_seeds(self, groups):
-        assert shared_seeds(*groups) == (1, 2)
-
-    def test_other_features(self, store, groups, make_record):
-        store.write(make_record(model="else", seed=1, dataset_fingerprint="b" * 64, epochs=1))
-        (other,) = select_groups(store.records(), ["else"])
-        with pytest.raises(StatisticsError, match=r"other features \(sha256 a3a3a3a3a3a3 and bbbb"):
-            shared_seeds(groups[0], other)
-
-    def test_no_shared_seed_and_the_same_runs(self, store, groups, make_record):
-        store.write(make_record(model="else", seed=9, epochs=1))
-        (other,) = select_groups(store.records(), ["else"])
-        with pytest.raises(StatisticsError, match="no finished seed: 1, 2, 3 against 9"):
-            shared_seeds(groups[0], other)
-        with pytest.raises(StatisticsError, match="the same runs"):
-            shared_seeds(groups[0], groups[0])
-
-
 class TestBootstrap:
     def test_mean_of_seeds_and_each_seed(self, store, groups):
         found = bootstrap_groups(store, *groups, ["MAE", "Corr"], n_resamples=300)
@@ -146,14 +75,14 @@ class TestBootstrap:
             for model in NOISE
         }
         means = [np.mean(in_order[model], axis=0) for model in ("good", "bad")]
-        expected = paired_bootstrap(*means, LABELS, "MAE", 300)
+        expected = paired_bootstrap(*means, LABELS, MAE, 300)
         line = found.iloc[0]
         assert line["difference"] == pytest.approx(expected.difference)
         assert (line["ci_low"], line["ci_high"]) == pytest.approx(
             (expected.ci_low, expected.ci_high)
         )
         assert line["difference"] < 0
-        alone = paired_bootstrap(in_order["good"][1], in_order["bad"][1], LABELS, "MAE", 300)
+        alone = paired_bootstrap(in_order["good"][1], in_order["bad"][1], LABELS, MAE, 300)
         assert found.iloc[2]["difference"] == pytest.approx(alone.difference)
         assert found.iloc[2]["ci_high"] == pytest.approx(alone.ci_high)
 
@@ -186,7 +115,7 @@ class TestBootstrap:
         alone = lines.loc[("seed 2", "MAE")]
         assert alone["p_holm"] == alone["p_value"]
         assert lines.drop(("seed 2", "Corr"))["p_holm"].notna().all()
-        text = " ".join(render_bootstrap(found).split())
+        text = " ".join(to_text(bootstrap_table(found)).split())
         assert "undefined Corr, seed 2: flat predicts a constant" in text
         assert "nan" not in text
 
@@ -199,7 +128,7 @@ class TestBootstrap:
         found = bootstrap_groups(store, *pair, ["Non0_acc_2", "Has0_acc_2"], n_resamples=100)
         assert found["n"].tolist() == [N - 15, N]
         assert "Non0 metrics: those whose label is not 0" in " ".join(
-            render_bootstrap(found).split()
+            to_text(bootstrap_table(found)).split()
         )
 
     def test_what_does_not_pair_is_refused(self, store, groups, make_record):
@@ -241,7 +170,7 @@ class TestBootstrap:
 
     def test_text_names_test_n_and_interval(self, store, groups):
         found = bootstrap_groups(store, *groups, ["MAE"], n_resamples=300)
-        text = render_bootstrap(found, [Fact("data", "sha256 a3")])
+        text = to_text(bootstrap_table(found, [Fact("data", "sha256 a3")]))
         assert "paired bootstrap over test samples, two-sided, 300 resamples" in text
         assert "95 % interval" in text
         assert "mean of 2 seeds     MAE" in text
@@ -282,7 +211,7 @@ class TestPower:
 
     def test_text_names_gain_power_level_and_facts(self, groups):
         found = power_of_groups(*groups, ["MAE", "Corr"], gain=0.003)
-        text = " ".join(render_power(found, [Fact("selection", "by the moon")]).split())
+        text = " ".join(to_text(power_table(found, [Fact("selection", "by the moon")])).split())
         assert "a true difference of 0.3 points (x100; for MAE 0.003)" in text
         assert "a power of 0.8 of a two-sided paired t-test at the level 0.05" in text
         assert "-62.00 ± 2.83" in text

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from MMSA_ext.reporting.report_contents import flatten, sections
+from MMSA_ext.reporting.report_details import charts, facts
 from MMSA_ext.reporting.statistics import summarise
 
 
@@ -38,10 +39,10 @@ def test_numbers_are_mean_sample_std_and_interval(make_record):
     expected = summarise(scores)
     assert row.n == "3"
     assert cell.mean == f"{100 * expected.mean:.2f}"
-    assert cell.std == f"{100 * expected.std_sample:.2f}"
+    assert cell.std == f"{100 * expected.std:.2f}"
     assert cell.interval == f"{100 * expected.ci_low:.2f}, {100 * expected.ci_high:.2f}"
     assert [metric.arrow for metric in section.metrics] == ["↓"]
-    assert [row.cells for row in section.seed_rows] == [("70.00",), ("80.00",), ("93.00",)]
+    assert [row.cells for row in section.seed_rows] == [["70.00"], ["80.00"], ["93.00"]]
 
 
 def test_one_seed_has_no_spread(make_record):
@@ -56,7 +57,7 @@ def test_diverged_runs_are_counted_apart(make_record, make_diverged_record):
     assert section.result_rows[0].n == "2 of 3"
     assert section.result_rows[0].cells[0].mean == "75.00"
     assert [run.identity.seed for _, run in section.diverged] == [9]
-    assert section.seed_rows[-1].cells == ("-",)
+    assert section.seed_rows[-1].cells == ["-"]
 
 
 def test_only_diverged_runs_leave_no_numbers(make_diverged_record):
@@ -71,7 +72,7 @@ def test_a_metric_that_a_seed_leaves_undefined_has_its_own_n(make_record):
     runs = [make_record(seed=i, metrics={"test": score}) for i, score in enumerate(scores)]
     (section,) = sections(runs)
     mae, corr = section.result_rows[0].cells
-    assert (mae.count, corr.count, corr.mean) == ("", "n = 1", "50.00")
+    assert (mae.own_n, corr.own_n, corr.mean) == ("", "n = 1", "50.00")
 
 
 def test_best_and_second_follow_the_direction(make_record):
@@ -140,8 +141,8 @@ def test_marks_say_what_numbers_depend_on(make_record):
     ]
     (section,) = sections(runs)
     assert [row.basis for row in section.result_rows] == [
-        ("S1", "T1", "E1", "C1", "N1"),
-        ("S2", "T2", "E1", "C1"),
+        ["S1", "T1", "E1", "C1", "N1"],
+        ["S2", "T2", "E1", "C1"],
     ]
     said = {entry.mark: entry.text for entry in section.legend.entries}
     assert said["S2"] == "highest validation Corr"
@@ -179,3 +180,47 @@ def test_experiments_to_draw_are_chosen_on_validation_data(make_record):
 )
 def test_flatten(configuration, flat):
     assert flatten(configuration) == flat
+
+
+class TestDetails:
+    def test_a_fact_that_all_seeds_share_stands_once(self, make_record, make_diverged_record):
+        runs = [
+            make_record(seed=1, notes=("a",)),
+            make_record(seed=2),
+            make_diverged_record(seed=3),
+        ]
+        found = dict(facts(runs))
+        assert found["selection rule"] == [runs[0].selection]
+        assert found["notes"] == ["a", "-", "-"]
+        assert found["status"] == ["finished", "finished", f"diverged: {runs[2].reason}"]
+        assert len(found["run"]) == len(found["recorded"]) == len(found["tested epoch"]) == 3
+
+    def test_metrics_of_the_test_split_come_first(self, make_record):
+        run = make_record(
+            metrics={"train": {"MAE": 0.1}, "valid": {"MAE": 0.2}, "test": {"Corr": 0.3}}
+        )
+        assert list(dict(facts([run])))[-3:] == [
+            f"{name} \N{MULTIPLICATION SIGN}100" for name in ("test Corr", "train MAE", "valid MAE")
+        ]
+
+    def test_curves_mark_the_tested_epoch_and_where_a_run_diverged(
+        self, make_record, make_diverged_record
+    ):
+        found = charts([make_record(seed=1), make_diverged_record(seed=2)])
+        assert [chart.title for chart in found] == [
+            f"validation {name} by epoch, 2 seeds" for name in ("MAE", "Corr", "Loss")
+        ]
+        good, bad = found[0].lines
+        assert (good.diverged, bad.chosen) == (None, None)
+        assert f"{good.chosen[0]},{good.chosen[1]}" in good.points.split()
+        assert f"{bad.diverged[0]},{bad.diverged[1]}" == bad.points.split()[-1]
+        assert [text for _, text in found[0].epochs] == ["1", "20"]
+
+    def test_equal_or_missing_values_draw_too(self, make_record):
+        run = make_record()
+        flat = [
+            entry.model_copy(update={"valid": {"MAE": 0.5, "Corr": None}}) for entry in run.history
+        ]
+        (chart,) = charts([run.model_copy(update={"history": tuple(flat)})])
+        assert [text for _, text in chart.levels] == ["0.500", "0.500"]
+        assert charts([run.model_copy(update={"history": ()})]) == []

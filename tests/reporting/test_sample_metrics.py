@@ -4,7 +4,7 @@ import torch
 
 from MMSA_ext.mmsa_bridge.stock import metrics as mmsa_metrics
 from MMSA_ext.reporting.sample_metrics import sample_metric, sample_metrics
-from MMSA_ext.reporting.statistics import StatisticsError, paired_bootstrap
+from MMSA_ext.reporting.statistics import StatisticsError
 
 
 def samples(dataset, seed, n=60):
@@ -65,12 +65,3 @@ def test_without_a_label_but_zero_the_binary_metrics_are_undefined():
 def test_unknown_metrics_are_refused():
     with pytest.raises(StatisticsError, match=r"sims has no metric 'Has0_acc_2'.*Mult_acc_2"):
         sample_metric("sims", "Has0_acc_2")
-
-
-def test_the_bootstrap_gives_the_same_in_one_call_and_in_many():
-    a, labels = samples("mosi", 2)
-    b, _ = samples("mosi", 3)
-    function = sample_metric("mosi", "Non0_F1_score")
-    together = paired_bootstrap(a, b, labels, function, 200, vectorised=True)
-    one_by_one = paired_bootstrap(a, b, labels, function, 200)
-    assert together == one_by_one

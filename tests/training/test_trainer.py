@@ -12,10 +12,11 @@ from MMSA_ext import mmsa_bridge
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import make_loaders
+from MMSA_ext.data.predictions import Predictions
 from MMSA_ext.data.retrieval import RetrievalConfig
 from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.models.contract import core_model
-from MMSA_ext.training.trainer import Predictions, StepSampler, Trainer, parameter_groups, predict
+from MMSA_ext.training.trainer import StepSampler, Trainer, parameter_groups, predict
 from tests.conftest import TINY_SHAPES, tiny_config
 
 
@@ -169,7 +170,7 @@ def test_validation_loss_is_over_all_samples_whatever_the_batches(setting):
     args, model, loaders = setting()
     trainer = Trainer(args)
     whole = trainer.do_test(model, loaders["train"])["Loss"]
-    again = trainer.do_test(model, type(loaders["train"])(loaders["train"].dataset, 5))["Loss"]
+    again = trainer.do_test(model, type(loaders["train"])(loaders["train"].split, 5))["Loss"]
     assert whole == pytest.approx(again, rel=1e-5)
 
 
@@ -221,7 +222,7 @@ def test_parameter_groups_spare_biases_and_norms():
 
 def test_step_holds_each_distinct_sample_once_and_rows_point_at_the_drawn(setting):
     _, model, loaders = setting("dashfusion")
-    sampler = StepSampler(loaders["train"].dataset, core_model(model).retrieval)
+    sampler = StepSampler(loaders["train"].split, core_model(model).retrieval)
     sampler.refresh(core_model(model), torch.device("cpu"), 4)
     anchors = torch.tensor([7, 2, 9])
     torch.manual_seed(3)
@@ -243,7 +244,7 @@ def test_with_a_bank_a_step_encodes_the_anchors_only(setting):
     for retrieved in ("encoded", "bank"):
         _, model, loaders = setting("dashfusion", retrieved_features=retrieved, **still)
         core = core_model(model)
-        sampler = StepSampler(loaders["train"].dataset, core.retrieval)
+        sampler = StepSampler(loaders["train"].split, core.retrieval)
         sampler.refresh(core, torch.device("cpu"), 4)
         core.eval()  # the text encoder has dropout of its own
         torch.manual_seed(3)
@@ -254,7 +255,7 @@ def test_with_a_bank_a_step_encodes_the_anchors_only(setting):
         gradients[retrieved] = core.head[0].weight, core.text_encoder.projector[0].weight.grad
     assert step.samples["index"].tolist() == [7, 2, 9]
     assert {name: len(x) for name, x in step.bank.items()} == dict.fromkeys(
-        ("text", "audio", "vision", "multimodal"), len(loaders["train"].dataset)
+        ("text", "audio", "vision", "multimodal"), len(loaders["train"].split)
     )
     assert not any(x.requires_grad for x in step.bank.values())
     torch.testing.assert_close(losses["bank"], losses["encoded"])
@@ -271,7 +272,7 @@ def test_the_bank_is_renewed_with_the_similarity(setting):
     core.contrast_features = lambda batch: passes.append(len(batch["id"])) or features(batch)
     core.training_step = lambda step: seen.append(step.bank["text"]) or training_step(step)
     Trainer(args).do_train(model, loaders)
-    assert sum(passes) == 2 * len(loaders["train"].dataset)
+    assert sum(passes) == 2 * len(loaders["train"].split)
     steps = len(loaders["train"])
     epochs = [seen[epoch * steps] for epoch in range(4)]
     assert epochs[0] is epochs[1]
@@ -286,12 +287,12 @@ def test_evaluation_goes_by_length_and_answers_in_file_order(setting):
     forward = core.predict
     core.predict = lambda batch: batches.append(batch["index"].tolist()) or forward(batch)
     found = predict(core, loader, torch.device("cpu"), features=True)
-    assert list(chain.from_iterable(batches)) == loader.dataset.by_length().tolist()
+    assert list(chain.from_iterable(batches)) == loader.split.by_length().tolist()
     core.reads_padding = True
     batches.clear()
     in_order = predict(core, loader, torch.device("cpu"), features=True)
-    assert list(chain.from_iterable(batches)) == list(range(len(loader.dataset)))
-    assert found.ids == in_order.ids == loader.dataset.ids
+    assert list(chain.from_iterable(batches)) == list(range(len(loader.split)))
+    assert found.ids == in_order.ids == loader.split.ids
     torch.testing.assert_close(found.prediction, in_order.prediction)
     torch.testing.assert_close(found.label, in_order.label, rtol=0, atol=0)
     torch.testing.assert_close(found.features, in_order.features)
@@ -300,9 +301,9 @@ def test_evaluation_goes_by_length_and_answers_in_file_order(setting):
 
 def test_similarity_is_refreshed_at_the_stated_epochs(setting):
     _, _, loaders = setting()
-    sampler = StepSampler(loaders["train"].dataset, RetrievalConfig(refresh_epochs=2))
+    sampler = StepSampler(loaders["train"].split, RetrievalConfig(refresh_epochs=2))
     assert [epoch for epoch in range(1, 7) if sampler.is_stale(epoch)] == [1, 3, 5]
-    assert not StepSampler(loaders["train"].dataset, None).is_stale(1)
+    assert not StepSampler(loaders["train"].split, None).is_stale(1)
 
 
 def test_model_is_told_each_epoch_before_it_begins(setting):
@@ -346,7 +347,7 @@ def test_notes_on_the_data_come_with_the_history(setting):
 
 def test_dashfusion_notes_that_vision_is_absent(setting):
     args, model, loaders = setting("dashfusion", num_epochs=1)
-    dataset = loaders["train"].dataset
+    dataset = loaders["train"].split
     absent = replace(dataset, vision=np.zeros_like(dataset.vision))
     trainer = Trainer(args)
     trainer.do_train(model, loaders | {"train": replace(loaders["train"], dataset=absent)})

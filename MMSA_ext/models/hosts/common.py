@@ -10,22 +10,16 @@ prediction (`losses.attach_auxiliary_loss`). This holds for trainers that add up
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
+from MMSA_ext import mmsa_bridge
 from MMSA_ext.config.schema import VariantConfig
-from MMSA_ext.models.infoenh.module import InfoEnh, InfoEnhOutput
-from MMSA_ext.models.infoenh.readout import InfoEnhHostConfig
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhHostConfig, InfoEnhOutput
 from MMSA_ext.models.losses import attach_auxiliary_loss
-
-PAPER = (
-    "InfoEnh: Towards Multimodal Sentiment Analysis via Information Bottleneck Filter and Optimal "
-    "Transport Alignment (Xie et al.)"
-)
 
 
 class HostVariantConfig(VariantConfig):
@@ -72,6 +66,10 @@ class EnhancedHost(nn.Module):
         self._add({**enhanced.diagnostics, "infoenh_loss": enhanced.loss.detach()})
         return {**outputs, "M": attach_auxiliary_loss(outputs["M"], enhanced.loss)}
 
+    def learn_from(self, batch: Mapping[str, Any] | None) -> None:
+        """Take the labels of the training batch that comes next; None where there is none."""
+        self.labels = None if batch is None else batch["labels"]["M"].reshape(-1)
+
     def take_diagnostics(self) -> dict[str, float]:
         """Means of InfoEnh's diagnostics and loss over the training batches since the last call."""
         batches, self._batches = self._batches, 0
@@ -83,33 +81,6 @@ class EnhancedHost(nn.Module):
         # Sums, no list: MMSA's own loop never takes them.
         self._sums = {n: v + self._sums[n] for n, v in seen.items()} if self._batches else seen
         self._batches += 1
-
-
-class LabelledLoader:
-    """A loader of training batches that tells a host their labels; none are left at its end."""
-
-    def __init__(self, loader: DataLoader[Any], host: EnhancedHost) -> None:
-        self._loader = loader
-        self._host = host
-
-    def __iter__(self) -> Iterator[Any]:
-        batches = iter(self._loader)  # at once: making the iterator draws a random number
-
-        def publish() -> Iterator[Any]:
-            try:
-                for batch in batches:
-                    self._host.labels = batch["labels"]["M"].reshape(-1)
-                    yield batch
-            finally:
-                self._host.labels = None
-
-        return publish()
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
 
 
 def enhanced_host(model: nn.Module) -> EnhancedHost | None:
@@ -131,7 +102,7 @@ def publish_labels(model: nn.Module, loaders: Mapping[str, Any]) -> Mapping[str,
     host = enhanced_host(model)
     if host is None:
         return loaders
-    return {**loaders, "train": LabelledLoader(loaders["train"], host)}
+    return {**loaders, "train": mmsa_bridge.WatchedLoader(loaders["train"], host.learn_from)}
 
 
 class _LabellingTrainer:

@@ -20,32 +20,10 @@ from torch import Tensor, nn
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.models.hosts.common import PAPER, EnhancedHost, HostVariantConfig, labelled
-from MMSA_ext.models.infoenh.module import InfoEnh, InfoEnhOutput
-from MMSA_ext.models.infoenh.readout import InfoEnhHostConfig, VectorReadouts
-from MMSA_ext.registry import refuse_model, register_model
-
-MODALITIES = ("text", "audio", "vision")
-
-# Models of MMSA that have no variant, and why.
-REFUSED = {
-    "bert_mag": "MAG shifts BERT's hidden states inside of BERT, by audio and vision frames that "
-    "are aligned with its tokens; there are no sequences between encoders and fusion",
-    "graph_mfn": "its fusion graph keeps networks outside of the model's parameters, so that they "
-    "are never trained",
-    "mctn": "it translates between its input sequences and returns a tuple of decoded sequences; "
-    "with InfoEnh in front, what it has to reconstruct would itself be learned",
-    "mfm": "it reconstructs its input sequences and returns a tuple; with InfoEnh in front, what "
-    "it has to reconstruct would itself be learned",
-    "mlf_dnn": "its unimodal heads read the subnets that its fusion reads: enhanced features would "
-    "make the unimodal tasks multimodal",
-    "mlmf": "its unimodal heads read the subnets that its fusion reads: enhanced features would "
-    "make the unimodal tasks multimodal",
-    "mtfn": "its unimodal heads read the subnets that its fusion reads: enhanced features would "
-    "make the unimodal tasks multimodal",
-    "tfr_net": "it reconstructs what was removed from its input sequences and returns a tuple; "
-    "with InfoEnh in front, what it has to reconstruct would itself be learned",
-}
+from MMSA_ext.models.hosts.common import EnhancedHost, HostVariantConfig, labelled
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhHostConfig, InfoEnhOutput, VectorReadouts
+from MMSA_ext.names import MODALITIES
+from MMSA_ext.registry import register_model
 
 
 class FeatureLevelConfig(HostVariantConfig):
@@ -282,17 +260,8 @@ for _host in HOSTS:
         f"{_host}_infoenh",
         config=_config_class(_host),
         trainer=labelled(mmsa_bridge.trainer_class(_host)),
-        paper=PAPER,
         host=_host,
     )(partial(build, _host))
-
-
-for _host, _reason in REFUSED.items():
-    refuse_model(
-        f"{_host}_infoenh",
-        f"there is no '{_host}_infoenh', because of what {_host} is: {_reason}. InfoEnh is "
-        f"available for misa, self_mm, mmim and confede, and for {', '.join(HOSTS)}.",
-    )
 
 
 def _dims(args: Any) -> dict[str, int]:

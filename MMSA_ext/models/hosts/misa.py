@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.models.hosts.common import PAPER, EnhancedHost, HostVariantConfig, labelled
+from MMSA_ext.models.hosts.common import EnhancedHost, HostVariantConfig, labelled
 from MMSA_ext.models.hosts.vectors import recorded_outputs, unpacked
-from MMSA_ext.models.infoenh.module import InfoEnh, InfoEnhOutput
-from MMSA_ext.models.infoenh.readout import InfoEnhHostConfig, VectorReadouts
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhHostConfig, InfoEnhOutput, VectorReadouts
 from MMSA_ext.registry import register_model
 
 _MISA: Any = mmsa_bridge.model_class("misa")
@@ -137,7 +136,6 @@ class MISAInfoEnh(EnhancedHost, MISAOwnFrames):
     "misa_infoenh",
     config=MISAVariantConfig,
     trainer=labelled(mmsa_bridge.trainer_class("misa")),
-    paper=PAPER,
     host="misa",
 )
 def build_misa(args: Any) -> nn.Module:

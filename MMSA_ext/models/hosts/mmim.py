@@ -15,10 +15,9 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.models.hosts.common import PAPER, EnhancedHost, HostVariantConfig, labelled
+from MMSA_ext.models.hosts.common import EnhancedHost, HostVariantConfig, labelled
 from MMSA_ext.models.hosts.vectors import given_outputs, recorded_outputs, unpacked
-from MMSA_ext.models.infoenh.module import InfoEnh
-from MMSA_ext.models.infoenh.readout import InfoEnhHostConfig, VectorReadouts
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhHostConfig, VectorReadouts
 from MMSA_ext.registry import register_model
 
 _MMIM: Any = mmsa_bridge.model_class("mmim")
@@ -124,7 +123,6 @@ class MMIMInfoEnh(EnhancedHost, _MMIM):  # type: ignore[misc]  # MMSA is untyped
     "mmim_infoenh",
     config=MMIMVariantConfig,
     trainer=labelled(mmsa_bridge.trainer_class("mmim")),
-    paper=PAPER,
     host="mmim",
 )
 def build_mmim(args: Any) -> nn.Module:

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext.models.hosts.common import PAPER, EnhancedHost, HostVariantConfig, labelled
+from MMSA_ext.models.hosts.common import EnhancedHost, HostVariantConfig, labelled
 from MMSA_ext.models.hosts.vectors import recorded_outputs, replaced_inputs, unpacked
-from MMSA_ext.models.infoenh.module import InfoEnh, InfoEnhOutput
-from MMSA_ext.models.infoenh.readout import InfoEnhHostConfig, VectorReadouts
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhHostConfig, InfoEnhOutput, VectorReadouts
 from MMSA_ext.registry import register_model
 
 _SELF_MM: Any = mmsa_bridge.model_class("self_mm")
@@ -158,7 +157,6 @@ class SelfMMInfoEnh(EnhancedHost, _SELF_MM):  # type: ignore[misc]  # MMSA is un
     "self_mm_infoenh",
     config=SelfMMVariantConfig,
     trainer=labelled(mmsa_bridge.trainer_class("self_mm")),
-    paper=PAPER,
     host="self_mm",
 )
 def build_self_mm(args: Any) -> nn.Module:

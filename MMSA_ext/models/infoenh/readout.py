@@ -11,7 +11,38 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from MMSA_ext.models.infoenh.module import InfoEnhConfig, TokenReadout
+from MMSA_ext.models.infoenh.config import InfoEnhConfig
+from MMSA_ext.models.parts.attention import masked_mean
+
+
+class TokenReadout(nn.Module):
+    """From enhanced tokens to one vector: Linear and GELU per token, then mean, then Linear.
+
+    The nonlinearity has to come before the mean. With uniform masses the mean over rows of a
+    transported sequence is the mean of the sequence itself, whatever the plan, so that a plain mean
+    of E' does not see the transport at all.
+
+    Args:
+        in_dim: `InfoEnh.enhanced_dim`.
+        hidden_dim: Width of the read tokens.
+        out_dim: Width of the vector.
+        normalise: LayerNorm on every token first. FNN, score and gates shrink the features about
+            tenfold at the start, so that without it the vector hardly depends on the sample and a
+            host begins near a constant prediction.
+    """
+
+    def __init__(
+        self, in_dim: int, hidden_dim: int, out_dim: int, *, normalise: bool = True
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(in_dim) if normalise else nn.Identity()
+        self.token = nn.Sequential(nn.Linear(in_dim, hidden_dim), nn.GELU())
+        self.output = nn.Linear(hidden_dim, out_dim)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Read tokens `(B, k, in_dim)` with mask `(B, k)` into `(B, out_dim)`."""
+        vector: Tensor = self.output(masked_mean(self.token(self.norm(tokens)), mask))
+        return vector
 
 
 class InfoEnhHostConfig(InfoEnhConfig):

@@ -17,7 +17,7 @@ from MMSA_ext.models.parts.packed_text import encode_packed, is_packable, prepar
 from MMSA_ext.models.parts.packing import Packing, Ragged
 from MMSA_ext.text_encoders import build_text_encoder, load_text_encoder
 
-Projector = Literal["linear", "mlp"]
+ProjectorKind = Literal["linear", "mlp"]
 TextPooling = Literal["pooler", "first", "mean"]
 
 
@@ -186,7 +186,7 @@ class TextEncoder(PretrainedText):
         dim: int,
         pretrained: str,
         *,
-        projector: Projector = "linear",
+        projector: ProjectorKind = "linear",
         random_init: bool = False,
         architecture: dict[str, Any] | None = None,
         length_groups: int = 1,

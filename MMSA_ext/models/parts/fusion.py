@@ -21,8 +21,8 @@ from MMSA_ext.models.parts.attention import (
     TransformerLayer,
     activation_module,
 )
+from MMSA_ext.names import MODALITIES
 
-MODALITIES = ("text", "audio", "vision")
 FusionName = Literal["hbf", "bf", "ca", "concat_sa", "concat"]
 
 

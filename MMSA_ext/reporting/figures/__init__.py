@@ -3,7 +3,6 @@
 from MMSA_ext.reporting.figures.comparison import comparison_figure
 from MMSA_ext.reporting.figures.confusion import confusion_figure
 from MMSA_ext.reporting.figures.curves import curves_overview, training_curves
-from MMSA_ext.reporting.figures.planted_study import infoenh_study
 from MMSA_ext.reporting.figures.robustness import robustness_figure
 from MMSA_ext.reporting.figures.sweep import SweepPoint, sweep_figure
 
@@ -12,7 +11,6 @@ __all__ = [
     "comparison_figure",
     "confusion_figure",
     "curves_overview",
-    "infoenh_study",
     "robustness_figure",
     "sweep_figure",
     "training_curves",

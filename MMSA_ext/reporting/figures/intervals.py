@@ -9,12 +9,10 @@ from matplotlib.figure import Figure
 
 from MMSA_ext.errors import suggest
 from MMSA_ext.records.store import StoreError
-from MMSA_ext.reporting.comparison import Comparison, Role, lower_is_better
+from MMSA_ext.reporting.comparison import PRINTED_PLAIN, Comparison, Role, lower_is_better
 from MMSA_ext.reporting.figures.style import COLUMN_WIDTH, SIZES
 from MMSA_ext.reporting.figures.wording import wrapped
 
-# Papers print these as they are, accuracies and F1 scores in percent.
-_PLAIN: Final = ("MAE", "Corr", "Loss")
 # With two seeds a t-interval is nine times as wide as what the seeds span: beyond this multiple of
 # what is drawn, an interval is cut and an arrow says so.
 _ROOM: Final = 1.0
@@ -57,7 +55,7 @@ def unit(metric: str) -> tuple[str, float]:
     Returns:
         Such as `("Mult_acc_7 (%)", 100)`, and `("MAE", 1)`.
     """
-    return (metric, 1.0) if metric in _PLAIN else (f"{metric} (%)", 100.0)
+    return (metric, 1.0) if metric in PRINTED_PLAIN else (f"{metric} (%)", 100.0)
 
 
 def direction(metric: str) -> str:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from MMSA_ext.models.hosts import common
-from MMSA_ext.models.infoenh.module import InfoEnh
+from MMSA_ext.models.infoenh import InfoEnh
 
 
 class Samples(Dataset):

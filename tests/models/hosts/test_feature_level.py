@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from MMSA_ext import mmsa_bridge
+from MMSA_ext import catalogue, mmsa_bridge, mmsa_files
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.hosts import feature_level
@@ -188,18 +188,18 @@ def token_ids(host):
 class TestRefusals:
     def test_every_model_of_mmsa_is_supported_or_refused(self):
         by_name = {"misa", "self_mm", "mmim"}  # hosts with a file of their own
-        groups = [set(feature_level.HOSTS), set(feature_level.REFUSED), by_name]
+        groups = [set(feature_level.HOSTS), set(catalogue.NO_HOSTS), by_name]
         assert sum(map(len, groups)) == len(set().union(*groups))
-        assert set().union(*groups) == set(mmsa_bridge.mmsa_models())
+        assert set().union(*groups) == set(mmsa_files.models())
         for name in feature_level.HOSTS:
             assert get_model(f"{name}_infoenh").host == name
-        assert not {f"{name}_infoenh" for name in feature_level.REFUSED} & set(list_models())
+        assert not {f"{name}_infoenh" for name in catalogue.NO_HOSTS} & set(list_models())
 
-    @pytest.mark.parametrize("name", sorted(feature_level.REFUSED))
+    @pytest.mark.parametrize("name", sorted(catalogue.NO_HOSTS))
     def test_the_reason_is_told(self, name):
         with pytest.raises(ConfigError) as error:
             resolve(f"{name}_infoenh", "mosi")
-        assert feature_level.REFUSED[name] in str(error.value)
+        assert catalogue.NO_HOSTS[name] in str(error.value)
         assert "mult" in str(error.value)
 
     def test_graph_mfn_neither_trains_nor_saves_its_networks(self):

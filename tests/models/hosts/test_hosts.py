@@ -229,7 +229,7 @@ class TestWithoutInfoEnh:
         state, expected = off.model.state_dict(), plain.model.state_dict()
         assert all(torch.equal(state[key], expected[key]) for key in initialised(expected))
         for split, samples in plain.predictions.items():
-            np.testing.assert_array_equal(off.predictions[split].predictions, samples.predictions)
+            np.testing.assert_array_equal(off.predictions[split].prediction, samples.prediction)
 
 
 def outputs_with(args_of, name, **infoenh):
@@ -370,8 +370,8 @@ def test_parameters_are_named_so_that_mmsas_optimizers_take_them(prepared, args_
 def test_the_seed_decides_everything(name, args_of, trained):
     """That the same seed gives the same is shown by MMSA's own function below."""
     other = train(args_of(name, infoenh=LOUD), seed=2, also_predict=())
-    first = trained(name).run.predictions["test"].predictions
-    assert not np.array_equal(first, other.predictions["test"].predictions)
+    first = trained(name).run.predictions["test"].prediction
+    assert not np.array_equal(first, other.predictions["test"].prediction)
 
 
 def test_saved_weights_give_the_same_predictions(name, args_of, trained, path):
@@ -381,7 +381,7 @@ def test_saved_weights_give_the_same_predictions(name, args_of, trained, path):
     for split, samples in run.predictions.items():
         part = table[table.split == split]
         assert part.id.tolist() == samples.ids
-        np.testing.assert_allclose(part.prediction, samples.predictions, atol=1e-6)
+        np.testing.assert_allclose(part.prediction, samples.prediction, atol=1e-6)
 
 
 def check_labels(forwards):

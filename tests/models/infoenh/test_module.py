@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.models.infoenh.module import InfoEnh, InfoEnhConfig, InfoEnhOutput, TokenReadout
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhConfig, InfoEnhOutput, TokenReadout
 from MMSA_ext.models.losses import different_sentiment, info_nce
 from MMSA_ext.models.optimal_transport import cosine_cost, sinkhorn
 from MMSA_ext.models.parts.attention import masked_mean

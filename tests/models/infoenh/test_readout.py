@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from MMSA_ext.models.infoenh.readout import InfoEnhHostConfig, VectorReadouts
+from MMSA_ext.models.infoenh import InfoEnhHostConfig, VectorReadouts
 
 WIDTHS = {"text": 6, "audio": 3}
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from planted_figure import infoenh_study
 
-from MMSA_ext.reporting.figures import infoenh_study
 from tests.reporting.figures.panels import panels
 
 

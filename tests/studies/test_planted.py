@@ -2,10 +2,19 @@
 
 import pytest
 import torch
+from planted import (
+    PARTS,
+    PLANS,
+    StudyConfig,
+    kept_by_chance,
+    kept_share,
+    matched_mass,
+    planted_samples,
+    run_study,
+)
 
 from MMSA_ext.data import synthetic
-from MMSA_ext.explain.planted_study import PARTS, PLANS, StudyConfig, planted_samples, run_study
-from MMSA_ext.models.infoenh.module import InfoEnhConfig
+from MMSA_ext.models.infoenh import InfoEnhConfig
 
 TINY = StudyConfig(
     infoenh=InfoEnhConfig(k=6, d=8), sizes=(32, 24), dims=(12, 6, 6), hidden=8, epochs=1
@@ -81,6 +90,34 @@ def test_what_holds_of_the_alignment_by_construction(tiny):
     assert (discrepancy["sinkhorn"] < discrepancy["uniform"]).all()
     assert (cost["sinkhorn"] < cost["uniform"]).all()
     assert (cost["sinkhorn"] < cost["shuffled"]).all()
+
+
+def test_kept_share_counts_the_positions_among_the_selected():
+    selected = torch.tensor([[3, 4, 9], [0, 1, -1]])
+    positions = torch.tensor([[4, 5], [0, 1]])
+    assert kept_share(selected, positions).tolist() == [0.5, 1.0]
+
+
+def test_a_random_choice_keeps_what_chance_says():
+    torch.manual_seed(0)
+    mask = torch.arange(12) < torch.tensor([12, 5, 2])[:, None]
+    expected = kept_by_chance(mask, 3)
+    torch.testing.assert_close(expected, torch.tensor([3 / 12, 3 / 5, 1.0]))
+    drawn = torch.stack(
+        [torch.rand(3, 12).masked_fill(~mask, -1).topk(3, dim=1).indices for _ in range(4000)]
+    )
+    kept = torch.stack([kept_share(rows, torch.tensor([[1]] * 3)) for rows in drawn])
+    torch.testing.assert_close(kept.mean(dim=0), expected, atol=0.03, rtol=0)
+
+
+def test_matched_mass_is_a_share_of_what_leaves_the_rows():
+    plan = torch.tensor([[[0.1, 0.3], [0.2, 0.4]]]).expand(4, -1, -1)
+    rows = torch.tensor([[True, False], [True, True], [False, False], [True, True]])
+    columns = torch.tensor([[False, True], [False, True], [True, True], [False, False]])
+    mass = matched_mass(plan, rows, columns)
+    torch.testing.assert_close(
+        mass, torch.tensor([0.75, 0.7, torch.nan, torch.nan]), equal_nan=True
+    )
 
 
 @pytest.mark.slow

@@ -3,33 +3,41 @@
 A small model, InfoEnh with one readout a modality and a linear head, learns the label of generated
 data (`data.synthetic`). Audio and vision show one short cue each among frames of noise, the text
 has three words that matter among neutral ones, and each cue belongs to one of these words, which it
-follows or precedes. Then `alignment` measures on the test split what was selected and transported.
+follows or precedes. Then it is measured on the test split what was selected and transported; see
+docs/infoenh_study.md.
+
+    python studies/planted.py --out results/infoenh_study
+
+Writes one CSV a measurement, and the figure as PNG and PDF.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from planted_figure import infoenh_study
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from MMSA_ext.data import synthetic
-from MMSA_ext.explain import alignment
-from MMSA_ext.models.infoenh.module import (
-    InfoEnh,
-    InfoEnhConfig,
-    InfoEnhOutput,
-    TokenReadout,
-    align,
-)
+from MMSA_ext.explain.embeddings import discrepancy, pairwise_distance
+from MMSA_ext.models.infoenh import InfoEnh, InfoEnhConfig, InfoEnhOutput, TokenReadout
+from MMSA_ext.models.infoenh.alignment import align
 from MMSA_ext.models.optimal_transport import cosine_cost, transport_cost
+from MMSA_ext.names import MODALITIES
 
-MODALITIES = ("text", "audio", "vision")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "no normalisation": {"normalise": False},
+    "token_norm": {"infoenh": InfoEnhConfig(pool="token_norm")},
+}
 ORDERED_PAIRS = list(itertools.permutations(MODALITIES, 2))
 # Other ways to move the same filtered tokens, beside the plan that was learned with.
 PLANS: dict[str, dict[str, Any]] = {
@@ -234,10 +242,8 @@ def _selection(output: InfoEnhOutput, samples: Samples, k: int) -> list[dict[str
     return [
         {
             "part": part,
-            "kept": float(
-                alignment.kept_share(output.selected[modality], samples.positions[part]).mean()
-            ),
-            "chance": float(alignment.kept_by_chance(samples.masks[modality], k).mean()),
+            "kept": float(kept_share(output.selected[modality], samples.positions[part]).mean()),
+            "chance": float(kept_by_chance(samples.masks[modality], k).mean()),
         }
         for part, modality in PARTS.items()
     ]
@@ -246,7 +252,7 @@ def _selection(output: InfoEnhOutput, samples: Samples, k: int) -> list[dict[str
 def _signs(output: InfoEnhOutput, samples: Samples) -> list[dict[str, Any]]:
     table = []
     for modality, reading in samples.readings.items():
-        kept = alignment.kept_share(output.selected[modality], samples.positions[f"{modality} cue"])
+        kept = kept_share(output.selected[modality], samples.positions[f"{modality} cue"])
         for sign, rows in (("positive", reading > 0), ("negative", reading < 0)):
             table.append({"modality": modality, "sign": sign, "kept": float(kept[rows].mean())})
     return table
@@ -257,10 +263,10 @@ def _distances(output: InfoEnhOutput, config: InfoEnhConfig) -> list[dict[str, A
     table = []
 
     def add(plan: str, i: str, j: str, x: Tensor, x_mask: Tensor) -> None:
-        cosine = alignment.pairwise_distance(x, z[j], x_mask, mask[j])
+        cosine = pairwise_distance(x, z[j], x_mask, mask[j])
         measured = {
             "cosine": float(cosine.mean()),
-            "discrepancy": alignment.discrepancy(x[x_mask], z[j][mask[j]]),
+            "discrepancy": discrepancy(x[x_mask], z[j][mask[j]]),
         }
         table.append({"plan": plan, "source": i, "target": j} | measured)
 
@@ -285,7 +291,7 @@ def _pairs(output: InfoEnhOutput, samples: Samples) -> list[dict[str, Any]]:
             (output.selected[m][:, :, None] == samples.positions[part][:, None]).any(dim=-1)
             for m, part in ((modality, f"{modality} cue"), ("text", f"{modality} marker"))
         )
-        mass = alignment.matched_mass(output.plans[modality, "text"], cue, marker)
+        mass = matched_mass(output.plans[modality, "text"], cue, marker)
         found = ~mass.isnan()
         words = output.token_mask["text"].sum(dim=1)
         table.append(
@@ -297,3 +303,73 @@ def _pairs(output: InfoEnhOutput, samples: Samples) -> list[dict[str, Any]]:
             }
         )
     return table
+
+
+def kept_share(selected: Tensor, positions: Tensor) -> Tensor:
+    """Share of the positions that are among the selected ones.
+
+    Args:
+        selected: `(n, k)` int64, as `InfoEnhOutput.selected`: positions, -1 where absent.
+        positions: `(n, s)` int64, what should be kept of every sample.
+
+    Returns:
+        `(n,)` float in [0, 1].
+    """
+    return (selected[:, :, None] == positions[:, None]).any(dim=1).float().mean(dim=1)
+
+
+def kept_by_chance(mask: Tensor, k: int) -> Tensor:
+    """Expected share that k tokens drawn at random without replacement keep of any positions.
+
+    Args:
+        mask: `(n, L)` bool, the valid tokens.
+        k: Tokens drawn, or all of a sample that has fewer.
+
+    Returns:
+        `(n,)` float: min(k, L) / L over the L valid tokens.
+    """
+    length = mask.sum(dim=1).clamp(min=1)
+    return length.clamp(max=k) / length
+
+
+def matched_mass(plan: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Share of the mass leaving the marked rows that arrives at the marked columns.
+
+    Args:
+        plan: `(n, k, l)`.
+        rows: `(n, k)` bool.
+        columns: `(n, l)` bool.
+
+    Returns:
+        `(n,)`; NaN for a sample without a marked row of mass or without a marked column.
+    """
+    leaving = (plan * rows[:, :, None]).sum(dim=(1, 2))
+    arriving = (plan * rows[:, :, None] * columns[:, None]).sum(dim=(1, 2))
+    defined = (leaving > 0) & columns.any(dim=1)
+    return torch.where(defined, arriving / leaving, torch.nan)
+
+
+def main() -> None:
+    """Run the study for the defaults and two variants, and draw the figure of the defaults."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("results/infoenh_study"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=StudyConfig.epochs)
+    options = parser.parse_args()
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for variant, changes in VARIANTS.items():
+        study = run_study(StudyConfig(epochs=options.epochs, **changes), range(options.seeds))
+        if variant == "default":
+            infoenh_study(study, options.out / "figure")
+        for name, table in study.items():
+            table.insert(0, "variant", variant)
+            tables.setdefault(name, []).append(table)
+    for name, parts in tables.items():
+        joined = pd.concat(parts, ignore_index=True)
+        joined.to_csv(options.out / f"{name}.csv", index=False, float_format="%.5f")
+
+
+if __name__ == "__main__":
+    main()

@@ -45,7 +45,7 @@ def infoenh_study(
     cue's mass goes to the word that it belongs to, against a uniform plan.
 
     Args:
-        tables: As `analysis.planted_study.run_study` returns them: `selection` (`seed, stage, part,
+        tables: As `planted.run_study` returns them: `selection` (`seed, stage, part,
             kept, chance`), `signs` (`seed, stage, modality, sign, kept`), `distance` (`seed, stage,
             plan, source, target, cosine, discrepancy`) and `pairs` (`seed, stage, modality, mass,
             chance`).

@@ -1,0 +1,116 @@
+"""MMSA's own configuration files, read as data: neither MMSA nor torch is imported for them."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from MMSA_ext.errors import ConfigError, suggest
+from MMSA_ext.json_files import read_json
+from MMSA_ext.paths import DATA_ROOT_VARIABLE, expand, shown
+
+__all__ = [
+    "UNIMODAL_TASKS",
+    "Kind",
+    "complete_datasets",
+    "datasets",
+    "folder",
+    "is_model",
+    "models",
+    "read_sections",
+    "section",
+]
+
+Kind = Literal["regression", "tune"]
+
+# Models of MMSA that learn from labels of the single modalities too.
+UNIMODAL_TASKS = ("mlf_dnn", "mlmf", "mtfn")
+
+_DATA = "datasetCommonParams"
+
+
+def folder() -> Path:
+    """Where MMSA's configuration files are.
+
+    Raises:
+        ConfigError: If MMSA is not installed.
+    """
+    found = importlib.util.find_spec("MMSA")
+    if found is None or not found.submodule_search_locations:
+        raise ConfigError("MMSA is not installed; install it with `pip install MMSA==2.2.1`.")
+    return Path(found.submodule_search_locations[0], "config")
+
+
+@cache
+def _content(kind: Kind) -> dict[str, Any]:
+    return dict(json.loads((folder() / f"config_{kind}.json").read_text(encoding="utf-8")))
+
+
+def models() -> list[str]:
+    """Names of MMSA's own models, sorted."""
+    return sorted(_content("regression").keys() - {_DATA})
+
+
+def is_model(name: str) -> bool:
+    """Whether `name` (lower case) is a model that MMSA itself ships."""
+    return name != _DATA and name in _content("regression")
+
+
+def datasets(kind: Kind = "regression") -> dict[str, Any]:
+    """`datasetCommonParams` of one of MMSA's configuration files; a fresh copy."""
+    return copy.deepcopy(dict(_content(kind)[_DATA]))
+
+
+def section(model_name: str, kind: Kind = "regression") -> dict[str, Any]:
+    """What MMSA's own configuration file says of one of its models; a fresh copy.
+
+    Args:
+        model_name: Lower-case name of a model of MMSA.
+        kind: Which of MMSA's configuration files.
+
+    Returns:
+        `commonParams`, `datasetParams` and, for `tune`, `debugParams`.
+
+    Raises:
+        ConfigError: If the file does not have it.
+    """
+    known = sorted(_content(kind).keys() - {_DATA})
+    if model_name not in known:
+        raise ConfigError(
+            f"model {model_name!r} has no {kind} configuration; {suggest(model_name, known)}"
+        )
+    return copy.deepcopy(dict(_content(kind)[model_name]))
+
+
+def read_sections(path: str | Path) -> dict[str, Any]:
+    """A user's file in MMSA's schema.
+
+    Raises:
+        ConfigError: If it is not readable, or a part of it is no object.
+    """
+    content = read_json(path)
+    for name, keys in content.items():
+        if not isinstance(keys, dict):
+            raise ConfigError(
+                f"{shown(path)}: is not a configuration in MMSA's schema: {name} is {keys!r:.60}; "
+                f"it must be an object, as every model and `{_DATA}`."
+            )
+    return content
+
+
+def complete_datasets(content: dict[str, Any]) -> None:
+    """Add MMSA's data sets to a file that does not define them.
+
+    MMSA's root folder of them, which exists on its authors' machine, becomes the user's.
+    """
+    known, usual = content.setdefault(_DATA, {}), datasets()
+    for name, facts in usual.items():
+        known.setdefault(name, facts)
+    root = os.environ.get(DATA_ROOT_VARIABLE)
+    if root and known["dataset_root_dir"] == usual["dataset_root_dir"]:
+        known["dataset_root_dir"] = expand(root)

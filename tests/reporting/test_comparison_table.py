@@ -1,0 +1,140 @@
+"""What the lines of a comparison's table say; how formats write them is tested with `render`."""
+
+import pytest
+
+from MMSA_ext.reporting import render
+from MMSA_ext.reporting.comparison import PublishedNumber, SystemRuns, compare
+from MMSA_ext.reporting.comparison_table import comparison_table, write_comparison
+from MMSA_ext.reporting.statistics import StatisticsError
+
+METRICS = ["MAE", "Corr", "Non0_acc_2"]
+SCORES = {
+    "Host": [(0.80, 0.70, 0.80), (0.82, 0.72, 0.82), (0.84, 0.74, 0.81)],
+    "Other": [(0.78, 0.71, 0.84), (0.79, 0.74, 0.83), (0.80, 0.75, 0.85)],
+    "Random gates": [(0.90, None, 0.70), (0.91, 0.40, 0.72)],
+}
+PRINTED = PublishedNumber(0.709, "†", "A, Table 1 (100 % of all)")
+
+
+@pytest.fixture
+def comparison(make_record, make_diverged_record):
+    runs = {
+        label: tuple(
+            make_record(
+                model="self_mm",
+                seed=seed,
+                metrics={"test": dict(zip(METRICS, values, strict=True))},
+                epochs=1,
+            )
+            for seed, values in enumerate(scores, 1)
+        )
+        for label, scores in SCORES.items()
+    }
+    runs["Random gates"] += (make_diverged_record(model="self_mm", seed=3),)
+    systems = [
+        SystemRuns("Host", "self_mm", runs["Host"], (1, 2, 3), {"MAE": PRINTED}),
+        SystemRuns("Other", "self_mm", runs["Other"], (1, 2, 3)),
+        SystemRuns("Random gates", "self_mm", runs["Random gates"], (1, 2, 3), {}, role="control"),
+        SystemRuns("Never run", "", (), (), {"MAE": PRINTED}),
+    ]
+    return compare(systems, METRICS, baseline="Host", title="Hosts & more")
+
+
+def lines(table):
+    """Every line as texts, with marks in front of what they mark."""
+    return [
+        [cell if isinstance(cell, str) else cell.mark + cell.text + cell.rest for cell in row.cells]
+        for row in table.rows
+    ]
+
+
+def test_a_system_has_up_to_four_lines(comparison):
+    table = comparison_table(comparison)
+    assert table.caption == "Hosts & more. mosi, test split"
+    assert [column.head for column in table.columns] == [
+        "system", "n", "MAE ↓", "Corr ↑", "Non0_acc_2 ↑",
+    ]  # fmt: skip
+    found = lines(table)
+    assert found[:3] == [
+        ["Host (baseline)", "3", "second82.00 ± 2.00", "second72.00 ± 2.00", "second81.00 ± 1.00"],
+        ["95 % interval", "", "[77.03, 86.97]", "[67.03, 76.97]", "[78.52, 83.48]"],
+        ["printed †", "", "70.90", "", ""],
+    ]
+    assert found[3][:3] == ["Other", "3", "best79.00 ± 1.00"]
+    assert found[5][0] == "difference (p)"
+    assert found[5][2].startswith("-3.00 (")
+    assert found[6] == ["Random gates (control)", "2/3", "90.50 ± 0.71", "40.00 (n=1)",
+                        "71.00 ± 1.41"]  # fmt: skip
+    assert found[8][2].startswith("+9.50 (")
+    assert found[9:] == [["Never run", "", "", "", ""], ["printed †", "", "70.90", "", ""]]
+    assert [row.detail for row in table.rows][:4] == [False, True, True, False]
+
+
+def test_lines_can_be_left_out(comparison):
+    table = comparison_table(comparison, details=("printed",))
+    assert [line[0] for line in lines(table) if "printed" not in line[0]] == [
+        "Host (baseline)", "Other", "Random gates (control)", "Never run",
+    ]  # fmt: skip
+    assert table.legend.endswith(
+        "over n seeds, all metrics x100; printed: the paper's number, of other settings"
+    )
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "latex", "html"])
+def test_numbers_stand_with_what_they_depend_on(comparison, form):
+    text = getattr(render, f"to_{form}")(comparison_table(comparison))
+    plain = " ".join(text.replace("\\_", "_").split())
+    for fact in (
+        *("sample, divisor n - 1", "n = 3", "n = 2 of 3 planned", "non-finite in epoch 3", "Holm"),
+        *("lowest validation Loss, patience 8", "2.20GHz", "a control, not a system"),
+        *("Table 1 (100", "sha256 a3a3a3a3a3a3"),
+    ):
+        assert fact in plain
+
+
+def test_each_line_names_the_row_it_is_compared_with_where_they_differ(make_record):
+    def row(label, compared_with, shift):
+        runs = tuple(
+            make_record(seed=s, metrics={"test": {"MAE": shift + s**2 / 100}}, epochs=1)
+            for s in (1, 2, 3)
+        )
+        return SystemRuns(label, "x", runs, (1, 2, 3), compared_with=compared_with)
+
+    rows = [row("A", None, 0.5), row("B", "A", 0.6), row("C", "B", 0.7)]
+    table = comparison_table(compare(rows, ["MAE"]))
+    heads = [line[0] for line in lines(table)]
+    assert [head for head in heads if head.startswith("difference")] == [
+        "difference to A (p)", "difference to B (p)",
+    ]  # fmt: skip
+    assert "difference to the row named in the line (corrected p)" in table.legend
+    assert not any("baseline" in head for head in heads)
+
+
+def test_a_control_may_be_the_baseline(make_record):
+    row = SystemRuns("Text", "a", (make_record(seed=1, epochs=1),), (1,), role="control")
+    found = comparison_table(compare([row], ["MAE"], baseline="Text"))
+    assert found.rows[0].cells[0] == "Text (control, baseline)"
+
+
+def test_a_table_without_runs_is_still_a_table():
+    systems = [SystemRuns(label, label, (), (1, 2)) for label in "ab"]
+    empty = compare(systems, ["MAE"], baseline="a", dataset="mosi")
+    assert lines(comparison_table(empty)) == [["a (baseline)", "0/2", "-"], ["b", "0/2", "-"]]
+
+
+def test_files_are_named_and_returned(comparison, tmp_path):
+    paths = write_comparison(comparison, tmp_path / "new", "hosts-mosi")
+    assert [path.name for path in paths] == [
+        f"hosts-mosi.{ending}" for ending in ("csv", "md", "tex", "html")
+    ]
+    assert paths[0].read_text("utf-8") == render.csv_text(comparison.numbers)
+    assert r"\label{tab:hosts-mosi}" in paths[2].read_text("utf-8")
+    assert paths[3].read_text("utf-8").startswith("<!doctype html>")
+    (text,) = write_comparison(comparison, tmp_path, "hosts_mosi", ["txt"])
+    assert text.read_text("utf-8") == render.to_text(comparison_table(comparison)) + "\n"
+
+
+def test_an_unknown_format_writes_nothing(comparison, tmp_path):
+    with pytest.raises(StatisticsError, match="no table format 'docx'; known: csv"):
+        write_comparison(comparison, tmp_path, "t", ["csv", "docx"])
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,10 @@
+"""The studies are scripts: they import each other from their own folder."""
+
+import sys
+from pathlib import Path
+
+from tests.reporting.figures.conftest import drawn
+
+__all__ = ["drawn"]
+
+sys.path.append(str(Path(__file__).parents[2] / "studies"))
