@@ -47,6 +47,18 @@ def flag(name: str, value: object) -> bool:
     raise ConfigError(f"{name} is {value!r:.80}; give True or False.")
 
 
+def verbosity(value: object) -> int:
+    """The argument `verbose_level`.
+
+    Raises:
+        ConfigError: If it is not 0, 1 or 2.
+    """
+    number = integer(value)
+    if number not in (0, 1, 2):
+        raise ConfigError(f"verbose_level is {value!r:.80}; use 0, 1 or 2.")
+    return number
+
+
 def distinct_seeds(seeds: object) -> list[int]:
     """Seeds, each once: a repeated one would count twice in mean and spread.
 

@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from MMSA_ext.data.loader import Batch
 from MMSA_ext.data.retrieval import ContrastSets
-from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
+from MMSA_ext.models.contract import Inputs, MSAModel, StepBatch, StepOutput
 from MMSA_ext.models.dashfusion import DashFusion, DashFusionConfig
 from MMSA_ext.models.parts.attention import MultiHeadAttention, TransformerLayer, masked_mean
 from MMSA_ext.models.parts.fusion import BottleneckFusionLayer
@@ -154,9 +153,9 @@ class PlainDashFusion(MSAModel):
     def check(self, split: Any, source: str) -> None:
         """Trust the data: this model is for measurements."""
 
-    def encode(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def encode(self, inputs: Inputs) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Sequences and masks of the modalities and of H."""
-        text, audio, vision, audio_mask, vision_mask = inputs(batch)
+        text, audio, vision, audio_mask, vision_mask = inputs
         text = F.pad(text, (0, self.config.seq_lens[0] - text.shape[-1])).long()
         mask = text[:, 1].bool()
         hidden = self.text_encoder(
@@ -182,30 +181,22 @@ class PlainDashFusion(MSAModel):
         first = torch.cat([*(features[m][:, 0] for m in MODALITIES), H[:, 0]], dim=-1)
         return self.head(first)
 
-    def forward(self, *modalities: Tensor) -> dict[str, Tensor]:
-        names = ("text", "audio", "vision", "audio_mask", "vision_mask")
-        x, masks = self.encode(dict(zip(names, modalities, strict=True)))
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
+        x, masks = self.encode(inputs)
         return {"M": self.predict_from(x, masks)}
 
     def training_step(self, step: StepBatch) -> StepOutput:
         rows, contrast = step.anchors[:, None], step.contrast
         if contrast is not None:
             rows = torch.cat([rows, contrast.positives, contrast.negatives], dim=1)
-        batch = dict(
-            zip(
-                ("text", "audio", "vision", "audio_mask", "vision_mask"),
-                (x[rows.flatten()] for x in inputs(step.samples)),
-                strict=True,
-            )
-        )
-        x, masks = self.encode(batch)
+        given = Inputs(*(x[rows.flatten()] for x in step.inputs))
+        x, masks = self.encode(given)
         width = rows.shape[1]  # the anchor, two positives, four negatives
         prediction = self.predict_from(
             {m: value[::width] for m, value in x.items()},
             {m: value[::width] for m, value in masks.items()},
         )
-        labels = step.samples["labels"]["M"][step.anchors]
-        losses = {"prediction_loss": F.mse_loss(prediction, labels)}
+        losses = {"prediction_loss": F.mse_loss(prediction, step.labels)}
         pooled = {m: masked_mean(x[m], masks[m]).unflatten(0, (-1, width)) for m in x}
         if self.config.contrast_weight > 0:
             losses["contrastive_loss"] = self.config.contrast_weight * self.contrast(
@@ -239,8 +230,8 @@ class PlainDashFusion(MSAModel):
         logits = F.cosine_similarity(anchor[None], others, dim=-1) / self.config.temperature
         return -F.log_softmax(logits, dim=0)[0]
 
-    def contrast_features(self, batch: Batch) -> dict[str, Tensor]:
-        x, masks = self.encode(batch)
+    def contrast_features(self, inputs: Inputs) -> dict[str, Tensor]:
+        x, masks = self.encode(inputs)
         return {m: masked_mean(x[m], masks[m]) for m in x}
 
 

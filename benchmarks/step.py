@@ -60,7 +60,7 @@ from MMSA_ext.data import synthetic
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import FeatureLoader, make_loaders
 from MMSA_ext.errors import MMSAExtError, TrainingDivergedError
-from MMSA_ext.models.contract import core_model, inputs
+from MMSA_ext.models.contract import Inputs, core_model
 from MMSA_ext.models.dashfusion import DashFusion
 from MMSA_ext.registry import check_names, get_model, trains_in_mmsa
 from MMSA_ext.training.trainer import predict, to_device
@@ -218,10 +218,10 @@ class OurSubject(Subject):
         """What is computed of one sample: `outputs`, or what is `encoded` of a retrieved one."""
         core = core_model(self.network)
         batch = self.loaders[split].split.batch(torch.tensor([sample]))
-        given = inputs(to_device(batch, self.args.device))
+        given = Inputs.of(to_device(batch, self.args.device))
         if part == "encoded" and isinstance(core, DashFusion):
-            return lambda: core.represent(*given).globals
-        return lambda: core(*given)
+            return lambda: core.represent(given).globals
+        return lambda: core(given)
 
 
 class StockSubject(Subject):

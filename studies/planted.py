@@ -32,6 +32,7 @@ from MMSA_ext.models.infoenh import InfoEnh, InfoEnhConfig, InfoEnhOutput, Token
 from MMSA_ext.models.infoenh.alignment import align
 from MMSA_ext.models.optimal_transport import cosine_cost, transport_cost
 from MMSA_ext.names import MODALITIES
+from MMSA_ext.reporting.figures import save
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -362,7 +363,7 @@ def main() -> None:
     for variant, changes in VARIANTS.items():
         study = run_study(StudyConfig(epochs=options.epochs, **changes), range(options.seeds))
         if variant == "default":
-            infoenh_study(study, options.out / "figure")
+            save(infoenh_study(study), options.out / "figure")
         for name, table in study.items():
             table.insert(0, "variant", variant)
             tables.setdefault(name, []).append(table)

@@ -1,24 +1,20 @@
 """InfoEnh on planted data: what it keeps, what it brings closer, what it joins."""
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from MMSA_ext.reporting.figures.style import (
     BLACK,
     BLUE,
-    FORMATS,
-    SIZES,
     SKY,
     VERMILLION,
-    save,
-    tidy,
+    entry,
+    house_style,
+    legend_below,
 )
 
 STUDY_TITLES = {
@@ -31,11 +27,8 @@ STUDY_TITLES = {
 STAGES = {"untrained": (SKY, "s", -0.14), "trained": (BLUE, "o", 0.14)}
 
 
-def infoenh_study(
-    tables: Mapping[str, pd.DataFrame],
-    path: str | os.PathLike[str],
-    formats: Sequence[str] = FORMATS,
-) -> list[Path]:
+@house_style()
+def infoenh_study(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw what InfoEnh selects and transports on planted data, one dot a seed.
 
     Above: the share of the informative tokens that is kept, before and after training, against a
@@ -49,17 +42,9 @@ def infoenh_study(
             kept, chance`), `signs` (`seed, stage, modality, sign, kept`), `distance` (`seed, stage,
             plan, source, target, cosine, discrepancy`) and `pairs` (`seed, stage, modality, mass,
             chance`).
-        path: Target without its ending; an ending that names one of `formats` is dropped.
-        formats: File formats, each one file.
-
-    Returns:
-        The files written.
-
-    Raises:
-        StoreError: matplotlib cannot write one of the formats.
     """
     trained = {name: table[table["stage"] == "trained"] for name, table in tables.items()}
-    figure = Figure(figsize=(8.6, 5.6), layout="constrained")
+    figure = Figure(figsize=(8.6, 5.6))
     rows = (
         ["kept"] * 6 + ["signs"] * 2,
         ["cosine"] * 3 + ["discrepancy"] * 3 + ["pairs"] * 2,
@@ -73,16 +58,13 @@ def infoenh_study(
     highest = float(tables["pairs"][["mass", "chance"]].to_numpy().max())
     axes["pairs"].set_ylim(0, 1.1 * highest)
     for name, title in STUDY_TITLES.items():
-        axes[name].set_title(title, fontsize=SIZES["label"], loc="left")
-        tidy(axes[name])
-    figure.legend(
-        handles=_study_legend(),
-        loc="outside lower center",
-        ncols=5,
-        fontsize=SIZES["legend"],
-        frameon=False,
-    )
-    return save(figure, path, formats)
+        axes[name].set_title(title)
+    dots = [(stage, color, marker) for stage, (color, marker, _) in STAGES.items()]
+    dots += [("trained, other sign", VERMILLION, "v"), ("before alignment", BLACK, "o")]
+    handles = [entry(*look, line="-", linewidth=2) for look in dots]
+    handles.append(entry("by chance", BLACK, line="--", linewidth=1.2))
+    legend_below(figure, handles, figure.get_figwidth(), columns=5)
+    return figure
 
 
 def _draw_stages(axes: Axes, table: pd.DataFrame, by: str, value: str) -> None:
@@ -129,13 +111,3 @@ def _dots(axes: Axes, x: float, values: pd.Series, color: str, marker: str) -> N
 def _name_categories(axes: Axes, names: Sequence[str]) -> None:
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.5, len(names) - 0.5)
-
-
-def _study_legend() -> list[Line2D]:
-    dots = [(color, marker, stage) for stage, (color, marker, _) in STAGES.items()]
-    dots += [(VERMILLION, "v", "trained, other sign"), (BLACK, "o", "before alignment")]
-    chance = Line2D([], [], color=BLACK, linestyle="--", linewidth=1.2, label="by chance")
-    return [
-        Line2D([], [], color=color, marker=marker, linewidth=2, label=label)
-        for color, marker, label in dots
-    ] + [chance]

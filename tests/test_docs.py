@@ -134,7 +134,7 @@ def test_own_data_snippet_makes_a_sound_file(tmp_path, monkeypatch, capsys):
 
 def test_add_a_model_works_as_told(tmp_path, monkeypatch, feature_file, tiny_encoder):
     page = ROOT / "docs" / "add_a_model.md"
-    module, use = blocks(page, "python")
+    module, use, own_loss = blocks(page, "python")
     (tmp_path / "my_model.py").write_text(module)
     (tmp_path / "audio_vision.json").write_text(blocks(page, "json")[0])
     monkeypatch.syspath_prepend(tmp_path)
@@ -157,6 +157,10 @@ def test_add_a_model_works_as_told(tmp_path, monkeypatch, feature_file, tiny_enc
     monkeypatch.setattr(MMSA_ext, "MMSA_run", small_run)
     scope: dict = {}
     try:
+        exec(use, scope)
+        scope["results"].seeds[0].record_path.unlink()
+        exec(own_loss, scope)
+        monkeypatch.setattr(scope["my_model"].AudioVision, "training_step", scope["training_step"])
         exec(use, scope)
     finally:
         sys.modules.pop("my_model", None)

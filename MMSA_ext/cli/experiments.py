@@ -12,18 +12,15 @@ import typer
 from MMSA_ext.cli.options import (
     Audio,
     Features,
-    Gpus,
-    LogDir,
-    ModelDir,
     Overrides,
     ResultDir,
     Text,
-    Verbose,
     Vision,
-    Workers,
     known_experiment,
     parse_overrides,
+    takes_run_options,
 )
+from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.stopping import Stopped
 
 if TYPE_CHECKING:
@@ -81,18 +78,13 @@ ShownCode = Annotated[
         "characters. Default: of each row, the one with the most finished seeds.",
     ),
 ]
-Repeat = Annotated[
-    bool,
-    typer.Option(
-        "--repeat",
-        help="Run again what is in the store already; stopped and started again, it starts over.",
-    ),
-]
 FORMATS = ("csv", "md", "tex", "html")
 
 
 @app.command("run")
+@takes_run_options
 def run(
+    options: RunOptions,
     experiment: ExperimentFile,
     rows: OnlyRows = None,
     models: OnlyModels = None,
@@ -116,17 +108,6 @@ def run(
     checkpoints: Annotated[
         bool, typer.Option(help="Bring checkpoints back from the cluster; with --engine ray.")
     ] = False,
-    features: Features = "",
-    feature_t: Text = "",
-    feature_a: Audio = "",
-    feature_v: Vision = "",
-    gpu_ids: Gpus = None,
-    num_workers: Workers = 4,
-    verbose: Verbose = 1,
-    model_save_dir: ModelDir = "",
-    res_save_dir: ResultDir = "",
-    log_dir: LogDir = "",
-    repeat: Repeat = False,
     draw: Annotated[bool, typer.Option("--figure", help="Draw its figure, too.")] = False,
 ) -> None:
     """Run what is missing of an experiment and show its tables.
@@ -152,29 +133,19 @@ def run(
             if engine == "ray"
             else None,
             progress=lambda progress: typer.echo(str(progress)),
-            custom_feature=features or None,
-            feature_T=feature_t or None,
-            feature_A=feature_a or None,
-            feature_V=feature_v or None,
-            gpu_ids=gpu_ids or [],
-            num_workers=num_workers,
-            verbose_level=verbose,
-            model_save_dir=model_save_dir or None,
-            res_save_dir=res_save_dir or None,
-            log_dir=log_dir or None,
-            reuse=not repeat,
+            **vars(options),
         )
     except (KeyboardInterrupt, Stopped) as stopped:
-        again = "starts over; without --repeat it looks up" if repeat else "goes on after"
+        again = "goes on after" if options.reuse else "starts over; without --repeat it looks up"
         typer.echo(f"stopped; the same command {again} what was finished.", err=True)
         code = stopped.code if isinstance(stopped, Stopped) else 130
         raise typer.Exit(int(code or 130)) from None
     if any(outcome.record is not None for outcome in outcomes):
-        files = {"feature_T": feature_t, "feature_A": feature_a, "feature_V": feature_v}
-        shown = chosen.narrowed(fingerprint=_fingerprint(features, **files))
-        _show_tables(shown, res_save_dir, FORMATS)
+        found = _fingerprint(options.custom_feature, **options.modality_files)
+        shown = chosen.narrowed(fingerprint=found)
+        _show_tables(shown, options.res_save_dir, FORMATS)
         if draw:
-            _draw(shown, res_save_dir)
+            _draw(shown, options.res_save_dir)
     reasons: dict[str, list[str]] = {}
     for outcome in outcomes:
         if outcome.record is None:
@@ -292,7 +263,7 @@ def _choose(experiment: experiments.Experiment, features: str, code: str) -> exp
     return experiment.narrowed(fingerprint=_fingerprint(features), code=version)
 
 
-def _fingerprint(features: str, **others: str) -> str | None:
+def _fingerprint(features: str | Path | None, **others: str | None) -> str | None:
     from MMSA_ext.data.features import fingerprint
     from MMSA_ext.paths import expand
 
@@ -303,7 +274,9 @@ def _fingerprint(features: str, **others: str) -> str | None:
 
 
 def _show_tables(
-    experiment: experiments.Experiment, res_save_dir: str, formats: tuple[str, ...]
+    experiment: experiments.Experiment,
+    res_save_dir: str | Path | None,
+    formats: tuple[str, ...],
 ) -> None:
     from MMSA_ext import experiments
     from MMSA_ext.errors import ConfigError
@@ -326,7 +299,11 @@ def _show_tables(
         typer.echo(f"written: {path}")
 
 
-def _draw(experiment: experiments.Experiment, res_save_dir: str, kind: str | None = None) -> None:
+def _draw(
+    experiment: experiments.Experiment,
+    res_save_dir: str | Path | None,
+    kind: str | None = None,
+) -> None:
     from MMSA_ext import experiments
     from MMSA_ext.records.store import RunStore
 

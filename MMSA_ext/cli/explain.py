@@ -72,6 +72,7 @@ def embeddings(
 ) -> None:
     """t-SNE of the modalities' representations, before and after InfoEnh, with distances."""
     from MMSA_ext.explain import embeddings as analysis
+    from MMSA_ext.reporting.figures import save
     from MMSA_ext.reporting.figures.embeddings import embedding_figure
     from MMSA_ext.reporting.render import frame_table, to_text
 
@@ -82,7 +83,7 @@ def embeddings(
     written = [
         _write(points, output / "embeddings.csv"),
         _write(distances, output / "distances.csv"),
-        *embedding_figure(points, distances, output / "embeddings", title=_title(trained)),
+        *save(embedding_figure(points, distances, title=_title(trained)), output / "embeddings"),
     ]
     typer.echo(to_text(frame_table(distances)))
     _say(written)
@@ -100,6 +101,7 @@ def attention(
 ) -> None:
     """Attention of DashFusion's temporal alignment, words by frames, mean and head by head."""
     from MMSA_ext.explain.attention_maps import attention_maps
+    from MMSA_ext.reporting.figures import save
     from MMSA_ext.reporting.figures.attention import attention_figure, head_figure
 
     trained = _load(checkpoint, features, gpu_ids, overrides, ids=samples, split=split)
@@ -107,8 +109,8 @@ def attention(
     written = [_write(maps, output / "attention.csv")]
     for stem, sample in _stems(trained.samples, "attention"):
         of_sample = maps[maps["id"] == sample["id"]]
-        written += attention_figure(of_sample, sample, output / stem)
-        written += head_figure(of_sample, sample, output / f"{stem}-heads")
+        written += save(attention_figure(of_sample, sample), output / stem)
+        written += save(head_figure(of_sample, sample), output / f"{stem}-heads")
     _say(written)
 
 
@@ -131,6 +133,7 @@ def attribution(
 ) -> None:
     """What words and frames contribute to a prediction (integrated gradients)."""
     from MMSA_ext.explain.attribution import attribute
+    from MMSA_ext.reporting.figures import save
     from MMSA_ext.reporting.figures.attribution import attribution_figure
     from MMSA_ext.reporting.render import frame_table, to_text
 
@@ -144,7 +147,7 @@ def attribution(
     ]
     for stem, sample in _stems(found.samples, "attribution"):
         of_sample = found.parts[found.parts["id"] == sample["id"]]
-        written += attribution_figure(of_sample, sample, output / stem)
+        written += save(attribution_figure(of_sample, sample), output / stem)
     columns = [
         "id",
         "label",
@@ -194,6 +197,7 @@ def cases(
     from MMSA_ext.files import write_atomically
     from MMSA_ext.paths import Places
     from MMSA_ext.records.store import RunStore
+    from MMSA_ext.reporting.figures import save
     from MMSA_ext.reporting.figures.cases import case_figure
 
     wanted = dict(parse_row(row) for row in rows)
@@ -220,7 +224,7 @@ def cases(
     written = [
         _write(study.table, output / "cases.csv"),
         output / "cases.md",
-        *case_figure(study.table, study.systems, output / "cases", summary=study.summary),
+        *save(case_figure(study.table, study.systems, summary=study.summary), output / "cases"),
     ]
     typer.echo(markdown)
     _say(written)

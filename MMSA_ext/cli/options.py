@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -12,6 +14,7 @@ from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, MMSA
 from MMSA_ext.json_files import json_or_text
 from MMSA_ext.paths import expand, experiment_files, shown, why_no_file
 from MMSA_ext.registry import check_dataset, check_names
+from MMSA_ext.runs.options import RunOptions
 
 _Path = TypeVar("_Path", str, Path, None)
 
@@ -111,7 +114,13 @@ FrontPadding = Annotated[
         "frames as they are. Default: such a file is refused.",
     ),
 ]
-Repeat = Annotated[bool, typer.Option("--repeat", help="Run again what is in the store already.")]
+Repeat = Annotated[
+    bool,
+    typer.Option(
+        "--repeat",
+        help="Run again what is in the store already; stopped and started again, it starts over.",
+    ),
+]
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:
@@ -129,3 +138,47 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {key} is given twice; leave one out.")
         values[key] = json_or_text(text, f"--set {key}")
     return values
+
+
+def _run_options(
+    features: Features = "",
+    feature_t: Text = "",
+    feature_a: Audio = "",
+    feature_v: Vision = "",
+    gpu_ids: Gpus = None,
+    num_workers: Workers = 4,
+    verbose: Verbose = 1,
+    model_save_dir: ModelDir = "",
+    res_save_dir: ResultDir = "",
+    log_dir: LogDir = "",
+    repeat: Repeat = False,
+) -> RunOptions:
+    return RunOptions(
+        custom_feature=features or None,
+        feature_T=feature_t or None,
+        feature_A=feature_a or None,
+        feature_V=feature_v or None,
+        gpu_ids=gpu_ids or [],
+        num_workers=num_workers,
+        verbose_level=verbose,
+        model_save_dir=model_save_dir or None,
+        res_save_dir=res_save_dir or None,
+        log_dir=log_dir or None,
+        reuse=not repeat,
+    )
+
+
+def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take the options of `_run_options`; it is given `options`, which they make."""
+    shared = inspect.signature(_run_options, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True).parameters
+    parameters = [*(p for name, p in own.items() if name != "options"), *shared.values()]
+
+    @wraps(command)
+    def collected(**given: Any) -> None:
+        options = _run_options(**{name: given.pop(name) for name in shared})
+        command(options=options, **given)
+
+    collected.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    collected.__annotations__ = {p.name: p.annotation for p in parameters}
+    return collected

@@ -1,34 +1,27 @@
 """Commands that train, tune and score: `run`, `tune`, `predict`."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from MMSA_ext.cli.options import (
-    Audio,
     Checkpoint,
     ConfigFile,
     Dataset,
-    Features,
     FrontPadding,
     Gpus,
-    LogDir,
     Model,
-    ModelDir,
     Overrides,
-    Repeat,
-    ResultDir,
     Seeds,
-    Text,
-    Verbose,
-    Vision,
-    Workers,
     feature_file,
     parse_overrides,
+    takes_run_options,
 )
 from MMSA_ext.errors import ConfigError
+from MMSA_ext.runs.options import RunOptions
 
 if TYPE_CHECKING:
     from MMSA_ext.data.fit_lengths import Longer
@@ -40,7 +33,9 @@ Synthetic = Annotated[
 ]
 
 
+@takes_run_options
 def run(
+    options: RunOptions,
     model: Model = "dashfusion",
     dataset: Dataset = "mosi",
     config: ConfigFile = "",
@@ -53,19 +48,8 @@ def run(
         bool, typer.Option("--tune-on-test", help="Select by the TEST split, as MMSA does.")
     ] = False,
     seeds: Seeds = None,
-    features: Features = "",
     synthetic: Synthetic = False,
-    feature_t: Text = "",
-    feature_a: Audio = "",
-    feature_v: Vision = "",
     front_padding: FrontPadding = "",
-    gpu_ids: Gpus = None,
-    num_workers: Workers = 4,
-    verbose: Verbose = 1,
-    model_save_dir: ModelDir = "",
-    res_save_dir: ResultDir = "",
-    log_dir: LogDir = "",
-    repeat: Repeat = False,
     smoke: Annotated[
         bool,
         typer.Option(
@@ -74,94 +58,61 @@ def run(
     ] = False,
 ) -> None:
     """Train and test a model, with MMSA's flags; prints a table and where everything is."""
-    from MMSA_ext import MMSA_run
-
     values = parse_overrides(overrides or [])
     if front_padding:
         values["front_padding"] = front_padding
     if tune_times is not None and not tune:
         raise ConfigError("--tune-times has no effect without a search; add --tune.")
-    if synthetic and features:
-        raise ConfigError("--synthetic and --features both name the data; leave one out.")
-    options: dict[str, Any] = {
-        "config_file": config or None,
-        "config": values,
-        "feature_T": feature_t or None,
-        "feature_A": feature_a or None,
-        "feature_V": feature_v or None,
-        "gpu_ids": gpu_ids or [],
-        "num_workers": num_workers,
-        "verbose_level": verbose,
-    }
     if smoke:
         useless = {
             "--tune": tune,
             "--tune-on-test": tune_on_test,
-            "--repeat": repeat,
-            "--model-save-dir": model_save_dir,
-            "--res-save-dir": res_save_dir,
-            "--log-dir": log_dir,
+            "--repeat": not options.reuse,
+            "--model-save-dir": options.model_save_dir,
+            "--res-save-dir": options.res_save_dir,
+            "--log-dir": options.log_dir,
             "more than one --seeds": len(set(seeds or ())) > 1,
         }
         if given := [option for option, value in useless.items() if value]:
             raise ConfigError(
                 f"--smoke trains one seed and keeps nothing: leave out {', '.join(given)}."
             )
-        _smoke(model, dataset, seeds, features, synthetic, options)
-        return
-    if synthetic:
-        from MMSA_ext.data.demo import demo_features
-
-        features = str(demo_features(dataset, res_save_dir or None))
-    results = MMSA_run(
-        model,
-        dataset,
-        **options,
-        seeds=seeds,
-        is_tune=tune,
-        tune_times=50 if tune_times is None else tune_times,
-        custom_feature=features or None,
-        model_save_dir=model_save_dir or None,
-        res_save_dir=res_save_dir or None,
-        log_dir=log_dir or None,
-        reuse=not repeat,
-        tune_on_test=tune_on_test,
-    )
-    if verbose > 0:
-        _show(results)
+        _smoke(model, dataset, options, seeds, config, values, synthetic)
+    else:
+        _run(
+            model,
+            dataset,
+            _with_data(options, dataset, options.res_save_dir) if synthetic else options,
+            config_file=config or None,
+            config=values,
+            seeds=seeds,
+            is_tune=tune,
+            tune_times=50 if tune_times is None else tune_times,
+            tune_on_test=tune_on_test,
+        )
 
 
+@takes_run_options
 def tune(
+    options: RunOptions,
     model: Model = "dashfusion",
     dataset: Dataset = "mosi",
     config: ConfigFile = "",
     overrides: Overrides = None,
     trials: Annotated[int, typer.Option("-tt", "--tune-times", help="Trials.")] = 50,
     seeds: Seeds = None,
-    features: Features = "",
     synthetic: Synthetic = False,
-    gpu_ids: Gpus = None,
-    verbose: Verbose = 1,
-    model_save_dir: ModelDir = "",
-    res_save_dir: ResultDir = "",
-    log_dir: LogDir = "",
 ) -> None:
-    """Search hyper-parameters on the validation split; `run --tune` has every option."""
-    run(
+    """Search hyper-parameters on the validation split, as `run --tune`."""
+    _run(
         model,
         dataset,
-        config,
-        overrides,
-        tune=True,
-        tune_times=trials,
+        _with_data(options, dataset, options.res_save_dir) if synthetic else options,
+        config_file=config or None,
+        config=parse_overrides(overrides or []),
         seeds=seeds,
-        features=features,
-        synthetic=synthetic,
-        gpu_ids=gpu_ids,
-        verbose=verbose,
-        model_save_dir=model_save_dir,
-        res_save_dir=res_save_dir,
-        log_dir=log_dir,
+        is_tune=True,
+        tune_times=trials,
     )
 
 
@@ -206,16 +157,24 @@ def predict(
         typer.echo(f"{len(table)} predictions written to {output}")
 
 
+def _run(model: str, dataset: str, options: RunOptions, **arguments: Any) -> None:
+    from MMSA_ext.runs.api import run_model
+
+    results = run_model(model, dataset, options, **arguments)
+    if options.verbose_level > 0:
+        _show(results)
+
+
 def _smoke(
     model: str,
     dataset: str,
+    options: RunOptions,
     seeds: list[int] | None,
-    features: str,
+    config_file: str,
+    config: dict[str, Any],
     synthetic: bool,
-    options: dict[str, Any],
 ) -> None:
     """`run --smoke`: everything is in a folder that is gone afterwards."""
-    from MMSA_ext.data.demo import demo_features
     from MMSA_ext.reporting.tables import render_table
     from MMSA_ext.runs.api import DEFAULT_SEEDS
     from MMSA_ext.runs.smoke import smoke_run
@@ -223,17 +182,30 @@ def _smoke(
 
     seed = distinct_seeds(seeds or DEFAULT_SEEDS)[0]
     with tempfile.TemporaryDirectory(prefix="mmsa-ext-smoke-") as folder:
-        if synthetic:
-            features = str(demo_features(dataset, folder))
         record = smoke_run(
-            model, dataset, folder, seed=seed, custom_feature=features or None, **options
+            model,
+            dataset,
+            _with_data(options, dataset, folder) if synthetic else options,
+            folder,
+            seed=seed,
+            config_file=config_file or None,
+            config=config,
         )
-    if options["verbose_level"] > 0:
+    if options.verbose_level > 0:
         typer.echo(f"\n{render_table([record])}\n")
         typer.echo("One epoch on two batches: the numbers mean nothing, and nothing was kept.")
     if not record.finished:
         typer.echo(f"{model} diverged: {record.reason}", err=True)
         raise typer.Exit(1)
+
+
+def _with_data(options: RunOptions, dataset: str, folder: str | Path | None) -> RunOptions:
+    """The options with generated data, which are kept below a folder."""
+    from MMSA_ext.data.demo import demo_features
+
+    if options.custom_feature:
+        raise ConfigError("--synthetic and --features both name the data; leave one out.")
+    return replace(options, custom_feature=demo_features(dataset, folder))
 
 
 def _show(results: "RunResults") -> None:

@@ -15,12 +15,11 @@ import torch
 
 from MMSA_ext import mmsa_bridge, mmsa_files
 from MMSA_ext.config.files import read_config, supported_datasets
+from MMSA_ext.config.schema import FACTS
 from MMSA_ext.errors import ConfigError, MMSAExtError, suggest
 from MMSA_ext.registry import ModelEntry, get_model, host_of, is_registered, refusal
 from MMSA_ext.validation import integer
 
-# What the feature file decides; what a configuration says of it is taken over from there.
-FACTS = ("featurePath", "feature_dims", "seq_lens", "train_samples")
 # Options of this package that every model takes, and that MMSA knows nothing of.
 OPTIONS = ("corruption", "front_padding", "num_epochs", "feature_scaling")
 # Keys of every configuration that this package reads, whoever's model it is.

@@ -35,7 +35,9 @@ PLACES = frozenset(
     {"featurePath", "custom_feature", "feature_T", "feature_A", "feature_V", "model_save_path"}
     | {"device", "cur_seed", "num_workers", "train_mode"}
 )
-# Of these, what is an argument of `MMSA_run` and would be overruled in `config=`.
+# What the feature file decides; what a configuration says of it is taken over from there.
+FACTS = frozenset({"featurePath", "feature_dims", "seq_lens", "train_samples"})
+# Of `PLACES`, what is an argument of `MMSA_run` and would be overruled in `config=`.
 ARGUMENTS = PLACES - {"featurePath", "train_mode"}
 # Keys of `MMSAKeys` that no model of this package reads.
 UNREAD = ("num_classes", "language", "missing_rate", "missing_seed")
@@ -205,6 +207,14 @@ class RunConfig(MMSAKeys):
     def keys(self) -> dict[str, Any]:
         """What the run's configuration gets."""
         return self.model_dump()
+
+    @property
+    def masks_padding(self) -> bool:
+        """Whether the model reads no padding, so that `eval_batch_size` decides only its speed.
+
+        A key that decides only the speed is no part of a run's name. False is the safe answer.
+        """
+        return False
 
 
 class FineTuneConfig(RunConfig):

@@ -57,6 +57,7 @@ __all__ = [
     "cache_folder",
     "clear",
     "entries",
+    "kept_fingerprint",
     "load_cached",
     "remembered",
 ]
@@ -183,6 +184,19 @@ def load_cached(path: Path) -> LoadedFile:
         outcome = f"is not kept in the cache {folder}, and read in full: {reason}"
     logger.info("%s%s %s", useless, path, outcome)
     return loaded
+
+
+def kept_fingerprint(path: Path) -> str | None:
+    """Fingerprint of a feature file as it is, if the user's cache holds it; else None."""
+    folder, status = cache_folder(), _status(path)
+    if folder is None or not status or status[0] < _SMALLEST_BYTES:
+        return None
+    with suppress(Exception), _open_file(_entry(folder, path)) as file:  # whatever lies there
+        values, _ = _manifest(file)
+        identity = _identity(path, status)
+        if {key: values[key] for key in identity} == identity:
+            return str(values["fingerprint"])
+    return None
 
 
 def remembered(path: Path, about: str, compute: Callable[[], Any]) -> Any:

@@ -25,13 +25,14 @@ import os
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from MMSA_ext.data.feature_cache import load_cached
+from MMSA_ext.data.feature_cache import kept_fingerprint, load_cached
 from MMSA_ext.data.feature_checks import (
     LABEL_RANGES,
     Scope,
@@ -236,10 +237,19 @@ def _sources(
 
 def _file_digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        found = path.stat()
+        return _digest_of(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
     except OSError as error:
         raise FeatureFileError(f"Feature file {path} cannot be read: {error}.") from error
+
+
+@lru_cache(maxsize=64)
+def _digest_of(path: Path, *status: int) -> str:
+    """Digest of a file as it is; each status that it has is hashed once, or not if it is cached."""
+    if (known := kept_fingerprint(path)) is not None:
+        return known
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _joined_fingerprint(base: str, role: str, added: str) -> str:

@@ -24,7 +24,7 @@ from MMSA_ext.experiments.plan import FEATURE_FILES, Plan, TimeLeft, Unit
 from MMSA_ext.experiments.workers import Engine, LocalProcesses, LostWorkerError, Outcome, Worker
 from MMSA_ext.paths import Places
 from MMSA_ext.records.store import RunStore
-from MMSA_ext.validation import whole_number
+from MMSA_ext.validation import verbosity, whole_number
 
 # How often units that other processes have claimed are looked at again.
 POLL_SECONDS = 1.0
@@ -112,7 +112,7 @@ def run(
         )
     if engine is None:  # of another engine's machines nothing is known here
         mmsa_bridge.device_numbers(options.get("gpu_ids", (0,)))
-    mmsa_bridge.check_verbosity(options.get("verbose_level", 1))
+    verbosity(options.get("verbose_level", 1))
     whole_number("num_workers", options.get("num_workers", 0), 0)
     folders = (options.get(name) for name in ("model_save_dir", "res_save_dir", "log_dir"))
     store = RunStore(Places.default(*folders).results / "runs")
@@ -125,7 +125,7 @@ def run(
     }
     missing = [unit for unit in plan.units if unit.key not in outcomes]
     if missing:
-        store.check_writable(missing[0].dataset, missing[0].model)
+        store.check_writable(missing[0].identity.dataset, missing[0].identity.model)
         make = engine or (lambda store, options: _local_engine(min(jobs, len(missing)), options))
         run_missing(plan, make(store, options), outcomes, reuse=reuse, progress=progress)
     return [outcomes[unit.key] for unit in plan.units]
@@ -229,14 +229,14 @@ class _Missing:
         return Outcome.of(unit, record, reused=True)
 
     def _made(self, unit: Unit) -> Outcome | None:
-        self.plan.store.check_writable(unit.dataset, unit.model)
+        self.plan.store.check_writable(unit.identity.dataset, unit.identity.model)
         with self.change:
             if self.ended:
                 return None
             self.running.add(unit.key)
             self._report(f"{unit}: begun")
             outcome = self.engine.begin(unit)
-        return _as_planned(outcome())
+        return outcome()
 
     def _lost(self, unit: Unit, error: LostWorkerError) -> Outcome | None:
         """None: it is missing still, and run again when the others are done."""
@@ -277,15 +277,3 @@ class _Missing:
                     left=replace(left, seconds=left.seconds / self.engine.slots),
                 )
             )
-
-
-def _as_planned(outcome: Outcome) -> Outcome:
-    """The outcome, unless its record is of another run than the unit's: it is stored as that."""
-    if outcome.record is None or outcome.unit.made(outcome.record):
-        return outcome
-    said = (
-        "it was run by other code or on other data than planned: a file was changed meanwhile, or "
-        "a worker has another version of MMSA_ext or of the feature file. Its record is stored as "
-        f"what it is ({outcome.record.identity.short_id}); run again."
-    )
-    return Outcome(outcome.unit, "failed", error=said)

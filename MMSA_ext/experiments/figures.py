@@ -51,49 +51,51 @@ def draw(
 
 
 def _comparison(experiment: Experiment, part: Collected, store: RunStore, path: Path) -> list[Path]:
-    from MMSA_ext.reporting.figures.comparison import comparison_figure
+    from MMSA_ext.reporting.figures import comparison_figure, save
 
     metrics = _metrics(experiment, part)
     numbers = part.comparison.numbers
     drawn = numbers[numbers["metric"].isin(metrics)]
-    return list(comparison_figure(replace(part.comparison, metrics=metrics, numbers=drawn), path))
+    shown = replace(part.comparison, metrics=metrics, numbers=drawn)
+    return save(comparison_figure(shown), path)
 
 
 def _sweep(experiment: Experiment, part: Collected, store: RunStore, path: Path) -> list[Path]:
-    from MMSA_ext.reporting.figures.sweep import SweepPoint, sweep_figure
+    from MMSA_ext.reporting.figures import SweepPoint, save, sweep_figure
 
     points = [SweepPoint(*point) for point in _points(experiment, "sweep")]
     figure = experiment.figure
     metrics = _metrics(experiment, part)
-    return list(
-        sweep_figure(points, part.comparison, metrics, path, figure.x_label, figure.reference)
+    return save(
+        sweep_figure(points, part.comparison, metrics, figure.x_label, figure.reference), path
     )
 
 
 def _robustness(experiment: Experiment, part: Collected, store: RunStore, path: Path) -> list[Path]:
-    from MMSA_ext.reporting.figures.robustness import robustness_figure
-    from MMSA_ext.reporting.figures.sweep import SweepPoint
+    from MMSA_ext.reporting.figures import SweepPoint, robustness_figure, save
 
     points = [SweepPoint(*point) for point in _points(experiment, "robustness")]
     metrics = _metrics(experiment, part)
-    return list(
-        robustness_figure(points, part.comparison, metrics, path, experiment.figure.x_label)
+    return save(
+        robustness_figure(points, part.comparison, metrics, experiment.figure.x_label), path
     )
 
 
 def _curves(experiment: Experiment, part: Collected, store: RunStore, path: Path) -> list[Path]:
-    from MMSA_ext.reporting.figures import curves_overview
+    from MMSA_ext.reporting.figures import curves_overview, save
 
     written: list[Path] = []
     for number, (label, runs) in enumerate(part.rows.items(), start=1):
         if runs.records:
             name = re.sub(r"[^a-z0-9]+", "-", f"{number:02d} {label}".lower()).strip("-")
-            written += curves_overview(runs.records, path.with_name(f"{path.stem}-{name}.png"))
+            written += save(
+                curves_overview(runs.records), path.with_name(f"{path.stem}-{name}.png")
+            )
     return written
 
 
 def _confusion(experiment: Experiment, part: Collected, store: RunStore, path: Path) -> list[Path]:
-    from MMSA_ext.reporting.figures.confusion import confusion_figure
+    from MMSA_ext.reporting.figures import confusion_figure, save
 
     finished = [run for runs in part.rows.values() for run in runs.records if run.finished]
     usable = {_digest(run): table for run, table in store.usable_predictions(finished)}
@@ -102,7 +104,7 @@ def _confusion(experiment: Experiment, part: Collected, store: RunStore, path: P
         for label, runs in part.rows.items()
         if (tables := [usable[run] for run in map(_digest, runs.records) if run in usable])
     }
-    return list(confusion_figure(predictions, part.comparison.dataset, path))
+    return save(confusion_figure(predictions, part.comparison.dataset), path)
 
 
 def _digest(run: RunRecord) -> str:

@@ -113,18 +113,6 @@ class Figure(_Part):
     reference: str | None = None
 
 
-class Shown(_Part):
-    """Which records tables and figures show, where a row has several; see `records.matching`.
-
-    Attributes:
-        fingerprint: Of the feature file; None chooses it.
-        code: First characters of the code version; empty chooses it.
-    """
-
-    fingerprint: str | None = None
-    code: str = ""
-
-
 class Experiment(_Part):
     """The content of an experiment file.
 
@@ -141,7 +129,10 @@ class Experiment(_Part):
         baseline: Row with which the others are compared; None compares none.
         figure: How the experiment is drawn.
         rows: The rows, in the table's order.
-        shown: Which records tables and figures show; not written in the file.
+        fingerprint: Of the feature file whose records tables and figures show; None chooses one,
+            see `records.matching`. Not written in the file.
+        code: First characters of the code version whose records they show; empty chooses one. Not
+            written in the file.
         chosen: Labels of the rows that are run, all of them if empty; tables and figures show every
             row all the same. Not written in the file.
     """
@@ -158,7 +149,8 @@ class Experiment(_Part):
     baseline: str | None = None
     figure: Figure = Figure()
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
-    shown: Shown = Shown()
+    fingerprint: str | None = None
+    code: str = ""
     chosen: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -234,8 +226,8 @@ class Experiment(_Part):
             config: Overrides of all rows, or with `MODEL:KEY` of one model's; a row's own win,
                 because they are what its label says.
             baseline: Row to compare with; None is the experiment's.
-            fingerprint: Show records of this feature file, see `Shown`.
-            code: Show records of this code version, see `Shown`.
+            fingerprint: Show records of this feature file.
+            code: Show records of this code version.
 
         Raises:
             ConfigError: If a data set, a model or a row is not one of the experiment's, if no row
@@ -267,9 +259,8 @@ class Experiment(_Part):
             update={
                 "datasets": tuple(datasets or self.datasets),
                 "seeds": tuple(other_seeds or self.seeds),
-                "shown": Shown(
-                    fingerprint=fingerprint or self.shown.fingerprint, code=code or self.shown.code
-                ),
+                "fingerprint": fingerprint or self.fingerprint,
+                "code": code or self.code,
                 "config": common,
                 "models": of_models,
                 "baseline": baseline or self.baseline,
@@ -392,7 +383,7 @@ def load(experiment: str | Path) -> Experiment:
                 f"no experiment {str(experiment)!r}; {suggest(str(experiment), list_experiments())}"
             )
     content = read_json(path)
-    own = {"name": path.stem, "folder": path.parent, "shown": Shown(), "chosen": ()}
+    own = {"name": path.stem, "folder": path.parent, "fingerprint": None, "code": "", "chosen": ()}
     try:
         loaded = Experiment.model_validate({**content, **own})
     except ValidationError as error:

@@ -6,21 +6,22 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from MMSA_ext.data import features
+from MMSA_ext.config.resolve import identity_config, resolve
+from MMSA_ext.data.features import base_file, fingerprint
 from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.experiments.files import Experiment, Row
-from MMSA_ext.experiments.records import configuration_digest, expected_runs
+from MMSA_ext.experiments.records import UNKNOWN_DATA
 from MMSA_ext.files import write_error
 from MMSA_ext.paths import expand
-from MMSA_ext.records.store import RunRecord, RunStore, content_digest
-from MMSA_ext.runs.seeds import model_code_version
+from MMSA_ext.records.store import RunIdentity, RunRecord, RunStore, StoreError
+from MMSA_ext.reporting.render import frame_table, to_text
+from MMSA_ext.runs.seeds import run_identity
 
 # Arguments of `MMSA_run` that name feature files.
 FEATURE_FILES = ("custom_feature", "feature_T", "feature_A", "feature_V")
@@ -35,35 +36,29 @@ class Unit:
 
     Attributes:
         label: The row; of rows that are the same run, the first.
-        model: Its model.
-        dataset: The data set.
-        seed: The seed.
-        digest: Of the configuration, see `configuration_digest`.
-        key: All that identifies the run, known before data are read; the same in every process
-            that has the feature file, and in every one that has not.
+        identity: The run's name, which its record will have; with `UNKNOWN_DATA` where the feature
+            file is not on this machine.
         overrides: What the model is run with.
     """
 
     label: str
-    model: str
-    dataset: str
-    seed: int
-    digest: str
-    key: str
+    identity: RunIdentity
     overrides: Mapping[str, Any] = field(compare=False, repr=False)
 
     @property
-    def cell(self) -> tuple[str, str, str]:
-        """What the unit shares with its other seeds."""
-        return self.dataset, self.model, self.digest
+    def key(self) -> str:
+        """The run's name, for claims."""
+        return self.identity.digest[:32]
 
-    def made(self, record: RunRecord) -> bool:
-        """Whether a record is of this run; on any data, where the unit's are not known."""
-        return self.key in record_keys(record)
+    def is_of(self, identity: RunIdentity) -> bool:
+        """Whether a run is this one; on any data, where the unit's are not known."""
+        if self.identity.dataset_fingerprint == UNKNOWN_DATA:
+            identity = identity.model_copy(update={"dataset_fingerprint": UNKNOWN_DATA})
+        return identity == self.identity
 
     def __str__(self) -> str:
         """Name of the unit for people."""
-        return f"{self.label} on {self.dataset}, seed {self.seed}"
+        return f"{self.label} on {self.identity.dataset}, seed {self.identity.seed}"
 
 
 class Claims:
@@ -122,24 +117,6 @@ class Claims:
         return self._folder / f"{key}.lock"
 
 
-class Durations:
-    """Seconds of finished runs, from which those of others are estimated."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[tuple[str, ...], list[float]] = {}
-
-    def add(self, cell: tuple[str, str, str], seconds: float | None) -> None:
-        """Count a run of a cell (data set, model, configuration) that took so long."""
-        if seconds is not None:
-            for part in (cell, cell[:2]):
-                self._seconds.setdefault(part, []).append(seconds)
-
-    def estimate(self, cell: tuple[str, str, str]) -> float | None:
-        """Median of the cell's runs, else of its model's on the data set; None without any."""
-        known = self._seconds.get(cell) or self._seconds.get(cell[:2])
-        return statistics.median(known) if known else None
-
-
 @dataclass(frozen=True)
 class TimeLeft:
     """How long runs will take, one after another.
@@ -163,9 +140,9 @@ class TimeLeft:
 class Plan:
     """The units of an experiment, and which of them a store has.
 
-    A unit is done if the store has its record: same configuration, seed, feature file and code. The
-    feature file is the one given or configured; where it is not on this machine, its content is not
-    known, and a record on any data counts.
+    A unit is done if the store has the record of its name. The feature file is the one given or
+    configured; where it is not on this machine, its content is not known, and a record on any data
+    counts.
 
     Args:
         experiment: From `load`, `narrowed` where needed.
@@ -186,15 +163,12 @@ class Plan:
     def __init__(
         self, experiment: Experiment, store: RunStore, files: Mapping[str, Any] | None = None
     ) -> None:
-        self.store = store
+        self.store, self.claims = store, Claims(store)
         self._files = {key: (files or {}).get(key) or None for key in FEATURE_FILES}
-        self.claims = Claims(store)
-        self._durations = Durations()
-        self._records: dict[str, RunRecord] = {}  # by all that `record_keys` gives
-        self._each: dict[str, RunRecord] = {}
+        self._records: dict[str, dict[str, RunRecord]] = {}  # by setting, then by name
         for dataset in experiment.datasets:
             for record in store.records(dataset):
-                self._add(record)
+                self.add(record)
         self.rows: dict[tuple[str, str], list[Unit]] = {}
         by_key: dict[str, Unit] = {}
         for row, dataset in experiment.cells():
@@ -204,17 +178,22 @@ class Plan:
 
     def record(self, unit: Unit) -> RunRecord | None:
         """The record of a unit, as far as it was there when the plan was made, or added."""
-        return self._records.get(unit.key)
+        return _newest(unit, self._alike(unit))
 
     def look(self, unit: Unit) -> RunRecord | None:
         """The record of a unit as it is now: another process may have made it since."""
-        stored = self.store.records(unit.dataset, unit.model)
-        return max((r for r in stored if unit.made(r)), key=lambda r: r.created, default=None)
+        identity = unit.identity
+        if identity.dataset_fingerprint == UNKNOWN_DATA:
+            return _newest(unit, self.store.records(identity.dataset, identity.model))
+        try:
+            return self.store.find(identity)
+        except StoreError:  # damaged: it is run again, and says so
+            return None
 
     def add(self, record: RunRecord) -> None:
-        """Take a new record into account; one that repeats another's run changes nothing."""
-        if record_keys(record)[0] not in self._each:
-            self._add(record)
+        """Take a record into account."""
+        identity = record.identity
+        self._records.setdefault(identity.setting, {})[identity.digest] = record
 
     def state(self, unit: Unit) -> State:
         """Where a unit stands."""
@@ -225,100 +204,70 @@ class Plan:
 
     def older(self, units: Iterable[Unit]) -> int:
         """Records of these units' runs by other code or on other data, which do not count."""
-        wanted = {(*unit.cell, unit.seed): unit for unit in units}
-        others = ((wanted.get((*_cell(r), r.identity.seed)), r) for r in self._each.values())
-        return sum(unit is not None and not unit.made(record) for unit, record in others)
+        return sum(
+            record.identity.seed == unit.identity.seed and not unit.is_of(record.identity)
+            for unit in units
+            for record in self._alike(unit)
+        )
 
     def time_left(self, units: Iterable[Unit]) -> TimeLeft:
-        """Estimate for units without a record, one after another."""
-        known = [self._durations.estimate(unit.cell) for unit in units]
+        """Estimate for units without a record, one after another.
+
+        Of each the median of its setting's runs, else of its model's on the data set.
+        """
+        known = [
+            _median(self._alike(unit)) or _median(self._of_model(unit.identity)) for unit in units
+        ]
         return TimeLeft(sum(t for t in known if t is not None), known.count(None))
 
-    def _add(self, record: RunRecord) -> None:
-        exact, any_file = record_keys(record)
-        self._each[exact] = self._records[exact] = record
-        known = self._records.get(any_file)
-        if known is None or known.created <= record.created:
-            self._records[any_file] = record
-        self._durations.add(_cell(record), record.seconds)
+    def _alike(self, unit: Unit) -> Iterable[RunRecord]:
+        return self._records.get(unit.identity.setting, {}).values()
+
+    def _of_model(self, identity: RunIdentity) -> Iterator[RunRecord]:
+        for records in self._records.values():
+            for record in records.values():
+                found = record.identity
+                if (found.dataset, found.model) == (identity.dataset, identity.model):
+                    yield record
 
     def _units(self, experiment: Experiment, row: Row, dataset: str) -> list[Unit]:
         overrides = experiment.overrides(row)
-        model = str(row.model)
+        args = resolve(str(row.model), dataset, overrides=overrides)
+        data = self._fingerprint(args.featurePath)
         try:
-            expected = expected_runs(experiment, row, dataset)
-            model, digest = expected.model, expected.digest
-            file = self._fingerprint(expected.feature_path)
+            first = run_identity(args, data, experiment.seeds[0])
         except TextEncoderError:  # said where the run is refused
-            digest = file = content_digest({"encoder": "missing", "of": overrides})
-        code = model_code_version(model)
-        return [
-            Unit(
-                row.label,
-                model,
-                dataset,
-                seed,
-                digest,
-                unit_key(dataset, model, digest, file, seed, code),
-                overrides,
+            first = RunIdentity(
+                dataset=dataset,
+                dataset_fingerprint=data,
+                model=args.model_name,
+                configuration=identity_config(args),
+                seed=experiment.seeds[0],
+                code_version="no text encoder",
             )
+        return [
+            Unit(row.label, first.model_copy(update={"seed": seed}), overrides)
             for seed in experiment.seeds
         ]
 
     def _fingerprint(self, configured: str) -> str:
-        """Of the feature files; empty where the configured one is not on this machine."""
+        """Of the feature files; unknown where the configured one is not on this machine."""
         given, *others = (file and expand(file) for file in self._files.values())
-        base = features.base_file(given, expand(configured), others)
+        base = base_file(given, expand(configured), others)
         if not any(self._files.values()) and not Path(expand(configured)).is_file():
-            return ""
-        return _hashed(*(_stamp(str(file)) if file else None for file in (base, *others)))
+            return UNKNOWN_DATA
+        return fingerprint(base, **dict(zip(FEATURE_FILES[1:], others, strict=True)))
 
 
-def unit_key(dataset: str, model: str, digest: str, file: str, seed: int, code: str) -> str:
-    """Name of a run by what identifies it, without what it takes over from its feature file.
-
-    Args:
-        dataset: Data set.
-        model: Model name.
-        digest: From `configuration_digest`.
-        file: Fingerprint of the feature files; empty where they are not known.
-        seed: Seed.
-        code: Version of the code.
-    """
-    parts = {"dataset": dataset, "model": model, "digest": digest, "file": file}
-    return content_digest({**parts, "seed": seed, "code": code})[:32]
+def _newest(unit: Unit, records: Iterable[RunRecord]) -> RunRecord | None:
+    made = (record for record in records if unit.is_of(record.identity))
+    return max(made, key=lambda record: record.created, default=None)
 
 
-def record_keys(record: RunRecord) -> tuple[str, str]:
-    """`unit_key` of the run that made a record: with its feature file, and with an unknown one."""
-    identity = record.identity
-    cell, rest = _cell(record), (identity.seed, identity.code_version)
-    return unit_key(*cell, identity.dataset_fingerprint, *rest), unit_key(*cell, "", *rest)
-
-
-def _cell(record: RunRecord) -> tuple[str, str, str]:
-    identity = record.identity
-    return (
-        identity.dataset,
-        identity.model,
-        configuration_digest(identity.model, identity.configuration),
-    )
-
-
-def _stamp(path: str) -> tuple[str, int, int]:
-    """A file as it is now, so that a changed one is hashed again."""
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return path, -1, -1  # reading it says what is wrong
-    return path, found.st_size, found.st_mtime_ns
-
-
-@cache
-def _hashed(*files: tuple[str, int, int] | None) -> str:
-    """Fingerprint of the base file, text, audio and vision; None for those that are not given."""
-    base, t, a, v = (file and file[0] for file in files)
-    return features.fingerprint(base, feature_T=t, feature_A=a, feature_V=v)
+def _median(records: Iterable[RunRecord]) -> float | None:
+    """Median of the seconds that runs took; None where none is known."""
+    known = [record.seconds for record in records if record.seconds is not None]
+    return statistics.median(known) if known else None
 
 
 def status(experiment: Experiment, store: RunStore, **files: Any) -> pd.DataFrame:
@@ -372,7 +321,7 @@ def render_status(lines: pd.DataFrame) -> str:
     said = [f"{', '.join(counts)}; left, one run after another: {left}"]
     if lines["older"].any():
         said.append("older: by other code or on other data; shown by `table`, not counted by `run`")
-    return "\n".join([table.to_string(index=False), "", *said])
+    return "\n".join([to_text(frame_table(table)), "", *said])
 
 
 def format_seconds(seconds: float) -> str:

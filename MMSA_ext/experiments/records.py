@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
-from MMSA_ext.config.files import defaults
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.errors import TextEncoderError
-from MMSA_ext.experiments.files import Experiment, Row, Shown
-from MMSA_ext.records.store import RunRecord, RunStore, content_digest
-from MMSA_ext.registry import get_model, is_registered
-from MMSA_ext.runs.seeds import identifying_configuration
+from MMSA_ext.experiments.files import Experiment
+from MMSA_ext.records.store import RunRecord, RunStore
+from MMSA_ext.runs.seeds import run_identity
 
 logger = logging.getLogger("MMSA")
 
-# What a run takes over from its feature file, whatever the configuration says.
-_SHAPES = ("feature_dims", "seq_lens", "train_samples")
-# What decides the time of a run, and of its numbers the rounding and the draws of dropout.
-_PACE = ("length_groups",)
+# Stands for data that are not on this machine in the name of a planned run.
+UNKNOWN_DATA = "0" * 64
 
 _Score = tuple[int, datetime]
 _NO_SCORE: _Score = (0, datetime.min.replace(tzinfo=UTC))
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What the runs of a row on a data set have in common, known before any data are read.
-
-    Attributes:
-        model: Model name.
-        digest: Of the configuration without the shapes of the data.
-        feature_path: Feature file of the configuration.
-        aligned: Whether MMSA's aligned features are read, which are a file of their own.
-    """
-
-    model: str
-    digest: str
-    feature_path: str
-    aligned: bool
 
 
 @dataclass(frozen=True)
@@ -57,33 +35,6 @@ class RowRecords:
     remarks: tuple[str, ...] = ()
 
 
-def expected_runs(experiment: Experiment, row: Row, dataset: str) -> Expected:
-    """What a run of `row` on `dataset` would have.
-
-    Raises:
-        ConfigError: If the row's configuration is not usable.
-        TextEncoderError: If its text encoder is a folder that is not there.
-    """
-    args = resolve(str(row.model), dataset, overrides=experiment.overrides(row))
-    return Expected(
-        args.model_name,
-        configuration_digest(args.model_name, identifying_configuration(args)),
-        str(args.featurePath),
-        bool(args.get("need_data_aligned")),
-    )
-
-
-def configuration_digest(model: str, configuration: Mapping[str, Any]) -> str:
-    """Digest of what in a configuration sets runs of a model apart.
-
-    That is not what a run takes over from its feature file, nor what decides its time only. A run
-    from before a key was there did what is the key's default now.
-    """
-    known = defaults(get_model(model)) if is_registered(model) else {}
-    complete = {**known, **configuration}
-    return content_digest({k: v for k, v in complete.items() if k not in (*_SHAPES, *_PACE)})
-
-
 def matching(experiment: Experiment, dataset: str, store: RunStore) -> dict[str, RowRecords]:
     """The records of each row that can be run.
 
@@ -91,8 +42,8 @@ def matching(experiment: Experiment, dataset: str, store: RunStore) -> dict[str,
     several feature files, the one with the most finished seeds is taken, the same for all rows that
     read unaligned features, and likewise for those that read aligned ones; then of several versions
     of the code, by row, the one with the most finished seeds. Where several have as many, it is the
-    one with the newest record. `experiment.shown` chooses otherwise. What is left out is said in
-    the remarks.
+    one with the newest record. `experiment.fingerprint` and `experiment.code` choose otherwise.
+    What is left out is said in the remarks.
 
     Args:
         experiment: From `load`, `narrowed` as it was for the run.
@@ -102,40 +53,41 @@ def matching(experiment: Experiment, dataset: str, store: RunStore) -> dict[str,
     Returns:
         By row label.
     """
-    stored: dict[tuple[str, str], list[RunRecord]] = {}
-    for record in store.records(dataset):
-        if record.identity.seed in experiment.seeds:
-            digest = configuration_digest(record.identity.model, record.identity.configuration)
-            stored.setdefault((record.identity.model, digest), []).append(record)
+    seeds = experiment.seeds
+    stored = (record for record in store.records(dataset) if record.identity.seed in seeds)
+    by_setting = _grouped(stored, lambda record: record.identity.setting)
     found: dict[str, tuple[bool, list[RunRecord]]] = {}
     for row in (row for row in experiment.rows if row.model is not None):
         try:
-            expected = expected_runs(experiment, row, dataset)
-            records = stored.get((expected.model, expected.digest), [])
-            found[row.label] = expected.aligned, records
+            args = resolve(str(row.model), dataset, overrides=experiment.overrides(row))
+            setting = run_identity(args, UNKNOWN_DATA, seeds[0]).setting
+            aligned = bool(args.get("need_data_aligned"))  # MMSA's are a file of their own
+            found[row.label] = aligned, by_setting.get(setting, [])
         except TextEncoderError as error:
             logger.warning("%s: its runs cannot be told from others. %s", row.label, error)
             found[row.label] = False, []
-    files = _files(found.values(), experiment.shown)
+    files = _files(found.values(), experiment)
     return {
-        label: _counting(records, files[aligned], experiment.seeds, experiment.shown)
+        label: _counting(records, files[aligned], experiment)
         for label, (aligned, records) in found.items()
     }
 
 
-def _files(rows: Iterable[tuple[bool, Sequence[RunRecord]]], shown: Shown) -> dict[bool, str]:
+def _files(
+    rows: Iterable[tuple[bool, Sequence[RunRecord]]], experiment: Experiment
+) -> dict[bool, str]:
     """Fingerprint of the feature file of unaligned (False) and of aligned rows; empty for none.
 
     A file that is asked for is one of the two kinds; rows that read the other keep theirs.
     """
     scores: dict[bool, dict[str, _Score]] = {False: {}, True: {}}
     for aligned, records in rows:
-        asked = [record for record in records if _code(record).startswith(shown.code)]
+        asked = [record for record in records if _code(record).startswith(experiment.code)]
         for file, on_file in _grouped(asked, _file).items():
             best = max(_score(made) for made in _grouped(on_file, _code).values())
             known = scores[aligned].get(file, _NO_SCORE)
             scores[aligned][file] = known[0] + best[0], max(known[1], best[1])
-    wanted = shown.fingerprint
+    wanted = experiment.fingerprint
     there = any(wanted in of_kind for of_kind in scores.values())
     return {
         aligned: wanted
@@ -145,16 +97,13 @@ def _files(rows: Iterable[tuple[bool, Sequence[RunRecord]]], shown: Shown) -> di
     }
 
 
-def _counting(
-    records: Sequence[RunRecord], file: str, seeds: Sequence[int], shown: Shown
-) -> RowRecords:
+def _counting(records: Sequence[RunRecord], file: str, experiment: Experiment) -> RowRecords:
     """Records on a feature file, by one version of the code."""
     by_file = _grouped(records, _file)
-    on_file = by_file.pop(file, [])
-    by_code = _grouped(on_file, _code)
-    chosen = {code: made for code, made in by_code.items() if code.startswith(shown.code)}
+    by_code = _grouped(by_file.pop(file, []), _code)
+    chosen = {code: made for code, made in by_code.items() if code.startswith(experiment.code)}
     code = max(chosen, key=lambda code: _score(chosen[code]), default="")
-    kept = sorted(by_code.pop(code, []), key=lambda r: list(seeds).index(r.identity.seed))
+    kept = sorted(by_code.pop(code, []), key=lambda r: experiment.seeds.index(r.identity.seed))
     left_out = [
         *((made, f"on other data, sha256 {other[:12]}") for other, made in by_file.items()),
         *((made, f"by MMSA_ext {version}") for version, made in by_code.items()),

@@ -22,6 +22,7 @@ from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.experiments.plan import Unit
 from MMSA_ext.records.store import RunRecord
 from MMSA_ext.runs.api import open_run
+from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.runs.seeds import Run
 from MMSA_ext.stopping import handlers, stop
 
@@ -32,6 +33,11 @@ THREADS_VARIABLE = "OMP_NUM_THREADS"
 # What a thread does that waits for the others of its process. By default it spins, and so takes the
 # core from the thread that it waits for, where there are more threads than cores.
 WAITING_VARIABLE = "OMP_WAIT_POLICY"
+
+_ANOTHER_RUN = (
+    "what would be run has another name than what was planned: the code or the feature file was "
+    "changed meanwhile, or a worker has another version of them. Nothing was run; start again."
+)
 
 
 @dataclass(frozen=True)
@@ -95,10 +101,10 @@ class Worker:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._options = options
-        self._cell: tuple[str, str, str] | None = None
+        self._setting = ""
         self._run: Run | None = None
         self._open = ExitStack()
-        self._refused: dict[tuple[str, str, str], MMSAExtError] = {}
+        self._refused: dict[str, MMSAExtError] = {}
 
     def begin(self, unit: Unit) -> Callable[[], Outcome]:
         """See `Engine`; the run is made when its outcome is waited for."""
@@ -107,7 +113,11 @@ class Worker:
     def execute(self, unit: Unit) -> Outcome:
         """Run a unit, or look it up; every error becomes its outcome."""
         try:
-            result = self._opened(unit).seed(unit.seed)
+            run = self._opened(unit)
+            found = run.identity(unit.identity.seed)
+            if not unit.is_of(found):
+                return Outcome(unit, "refused", error=_ANOTHER_RUN)
+            result = run.seed(unit.identity.seed)
         except MMSAExtError as error:
             return Outcome(unit, "refused", error=str(error))
         except Exception as error:  # one broken model must not stop the others
@@ -117,23 +127,27 @@ class Worker:
 
     def close(self) -> None:
         """Let go of the data and the surroundings of the last unit."""
-        self._cell, self._run = None, None
+        self._setting, self._run = "", None
         self._open.close()
 
     def _opened(self, unit: Unit) -> Run:
-        if unit.cell in self._refused:  # the data need not be read again for every seed
-            raise self._refused[unit.cell]
-        if self._run is None or self._cell != unit.cell:
+        """The run of a unit, its data read, which its other seeds share."""
+        setting, identity = unit.identity.setting, unit.identity
+        if setting in self._refused:  # the data need not be read again for every seed
+            raise self._refused[setting]
+        if self._run is None or self._setting != setting:
             self.close()
+            options = RunOptions(**self._options)
             opening = open_run(
-                unit.model, unit.dataset, config=dict(unit.overrides), **self._options
+                identity.model, identity.dataset, options, config=dict(unit.overrides)
             )
             try:
-                self._run = self._open.enter_context(opening)
+                run = self._open.enter_context(opening)
+                _ = run.features
             except MMSAExtError as error:
-                self._refused[unit.cell] = error
+                self._refused[setting] = error
                 raise
-            self._cell = unit.cell
+            self._setting, self._run = setting, run
         return self._run
 
 
@@ -154,7 +168,7 @@ class LocalProcesses:
 
     def begin(self, unit: Unit) -> Callable[[], Outcome]:
         """See `Engine`; a process that has the unit's data open is preferred."""
-        process = min(self._idle, key=lambda process: process.cell != unit.cell)
+        process = min(self._idle, key=lambda process: process.setting != unit.identity.setting)
         self._idle.remove(process)
         process.send(unit)
         return partial(self._outcome, process)
@@ -189,14 +203,14 @@ class _Process:
         with handlers({signal.SIGINT: signal.SIG_IGN}):  # from its first instruction: see `_serve`
             self.process.start()
         theirs.close()  # the process has its own; with ours open, its death would not be seen
-        self.cell: tuple[str, str, str] | None = None
+        self.setting = ""
 
     def send(self, unit: Unit) -> None:
         """Hand a unit over; a process that died is replaced."""
         if not self.process.is_alive():
             self._connection.close()
             self._start()
-        self.cell = unit.cell
+        self.setting = unit.identity.setting
         with suppress(ConnectionError):  # it died just now; `receive` says so
             self._connection.send(unit)
 

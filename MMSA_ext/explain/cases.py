@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +22,7 @@ from MMSA_ext.records.store import RunRecord, RunStore, StoreError
 from MMSA_ext.reporting import render
 from MMSA_ext.reporting.groups import by_experiment, differences
 from MMSA_ext.reporting.render import Cell, Column, Row, Table, mean_std, number
+from MMSA_ext.reporting.sample_predictions import by_sample
 
 Rule = Literal["difference", "gain", "loss"]
 
@@ -121,41 +121,6 @@ def _differences(runs: Sequence[RunRecord]) -> str:
     return "; ".join(f"{name}={' or '.join(found[:4])}" for name, found in values.items())
 
 
-def mean_predictions(
-    store: RunStore, records: Sequence[RunRecord], split: str = "test"
-) -> pd.DataFrame:
-    """The mean over seeds of each sample's prediction.
-
-    Args:
-        store: Where the records are.
-        records: Runs of one system.
-        split: Split.
-
-    Returns:
-        Indexed by `id`, in the order of the first record: `label`, `prediction`, `std` (over seeds,
-        sample form; NaN for a single one).
-
-    Raises:
-        StoreError: A run has no predictions of the split, or the runs predicted other samples.
-    """
-    usable = store.usable_predictions(records, split)
-    runs = [table[table["split"] == split].set_index("id") for _, table in usable]
-    for (record, _), table in zip(usable, runs, strict=True):
-        if set(table.index) != set(runs[0].index):
-            raise StoreError(
-                f"{store.path(record.identity)}: predicts other samples of {split!r} than the run "
-                f"with seed {usable[0][0].identity.seed}."
-            )
-    values = pd.concat([table["prediction"].reindex(runs[0].index) for table in runs], axis=1)
-    return pd.DataFrame(
-        {
-            "label": runs[0]["label"],
-            "prediction": values.mean(axis=1),
-            "std": values.std(axis=1, ddof=1),
-        }
-    )
-
-
 def case_study(
     store: RunStore,
     systems: Mapping[str, Sequence[RunRecord]],
@@ -186,19 +151,19 @@ def case_study(
 
     Raises:
         ConfigError: Fewer than two systems, an unknown label, or no positive count.
-        StoreError: A run was made from other features, or predictions do not belong together.
+        StoreError: A run was made from other features, or a system has no usable predictions.
+        StatisticsError: The systems predict other samples, or of other labels.
         FeatureFileError: A sample or the split is not in the file, or it has other labels than the
             runs.
     """
     compared = _check_systems(systems, compared, count)
     for label, records in systems.items():
         _check_fingerprint(label, records, features)
-    systems = {
-        label: [run for run, _ in store.usable_predictions(records, split)]
-        for label, records in systems.items()
-    }
-    means = {label: mean_predictions(store, runs, split) for label, runs in systems.items()}
-    table = _with_text(_side_by_side(means), features, split)
+    labels, predictions = by_sample(store, systems, split)
+    columns = {"label": labels}
+    for label, values in predictions.items():
+        columns |= {label: values.mean(axis=1), f"{label} std": values.std(axis=1, ddof=1)}
+    table = _with_text(pd.DataFrame(columns), features, split)
     error = {name: (table[name] - table["label"]).abs() for name in compared}
     gain = error[compared[0]] - error[compared[1]]
     if ids is None:
@@ -211,7 +176,7 @@ def case_study(
     return CaseStudy(
         table.loc[chosen].reset_index(drop=True),
         tuple(systems),
-        {label: tuple(run.identity.seed for run in runs) for label, runs in systems.items()},
+        {label: tuple(map(int, values.columns)) for label, values in predictions.items()},
         compared,
         _summary(error, split),
     )
@@ -246,23 +211,6 @@ def _check_fingerprint(label: str, records: Sequence[RunRecord], features: Featu
                 f"({features.fingerprint[:12]}), so that texts and predictions need not belong "
                 "together; give the file that it was made from."
             )
-
-
-def _side_by_side(means: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Label and every system's mean and spread by sample; all systems must have the same ones."""
-    first = next(iter(means))
-    index = means[first].index
-    for label, table in means.items():
-        if set(table.index) != set(index):
-            raise StoreError(
-                f"{label} predicts {len(table)} samples and {first} {len(index)}, not the same "
-                "ones, so they cannot be paired."
-            )
-    columns = [
-        pd.DataFrame({label: table["prediction"], f"{label} std": table["std"]}).reindex(index)
-        for label, table in means.items()
-    ]
-    return reduce(lambda left, right: left.join(right), columns, means[first][["label"]])
 
 
 def _with_text(table: pd.DataFrame, features: FeatureSet, split: str) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from MMSA_ext.errors import CheckpointError, FeatureFileError
 from MMSA_ext.explain.trained_model import TrainedModel
+from MMSA_ext.models.contract import Inputs
 from MMSA_ext.models.dashfusion import DashFusion
 from MMSA_ext.models.infoenh import InfoEnh, InfoEnhOutput
 from MMSA_ext.models.infoenh.alignment import align
@@ -79,7 +80,7 @@ def representations(trained: TrainedModel) -> Representations:
     if infoenh:
         return _of_infoenh(trained, infoenh[0])
     if isinstance(trained.core, DashFusion):
-        outputs = [trained.core.represent(*call.inputs).globals for call in trained.calls]
+        outputs = [trained.core.represent(Inputs(*call.inputs)).globals for call in trained.calls]
     else:
         outputs = [_features(trained, trained.network(*call.inputs)) for call in trained.calls]
     vectors = _joined(outputs)

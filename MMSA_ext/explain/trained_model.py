@@ -25,8 +25,9 @@ from MMSA_ext import mmsa_bridge
 from MMSA_ext.data.feature_set import FeatureSet
 from MMSA_ext.errors import CheckpointError
 from MMSA_ext.explain.samples import select_samples
-from MMSA_ext.models.contract import core_model, inputs
+from MMSA_ext.models.contract import Inputs, core_model
 from MMSA_ext.runs.prediction import Scorer, eval_loaders
+from MMSA_ext.training.trainer import to_device
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _score_own(args: EasyDict, state: dict[str, Tensor], features: FeatureSet) -
     predictions = []
     for loader in eval_loaders(features, model, args.eval_batch_size).values():
         for batch in loader:
-            calls.append(tuple(value.to(args.device) for value in inputs(batch)))
+            calls.append(Inputs.of(to_device(batch, args.device)))
             predictions.append(prediction(model(*calls[-1]), args.model_name))
     return model, _calls(calls), torch.cat(predictions).double().cpu().numpy()
 

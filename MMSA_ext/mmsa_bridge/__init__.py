@@ -16,20 +16,19 @@ so that nothing finds MMSA without this package's models.
 import MMSA  # noqa: F401
 
 from MMSA_ext.mmsa_bridge.encoder_shims import encoder_architecture
-from MMSA_ext.mmsa_bridge.extension import Extension, RegisteredModel
+from MMSA_ext.mmsa_bridge.extension import Extension
 from MMSA_ext.mmsa_bridge.feature_reading import provided_features
 from MMSA_ext.mmsa_bridge.keys import KeysRead, keys_read
 from MMSA_ext.mmsa_bridge.networks import build_model, trained_model
 from MMSA_ext.mmsa_bridge.recording import StockEpoch, WatchedLoader
 from MMSA_ext.mmsa_bridge.registration import (
-    is_registered,
+    in_force,
     register,
     registered,
     unregister,
 )
 from MMSA_ext.mmsa_bridge.runtime import (
     assign_device,
-    check_verbosity,
     device_numbers,
     preserved_random_state,
     progress_bars,
@@ -37,7 +36,7 @@ from MMSA_ext.mmsa_bridge.runtime import (
     setup_seed,
 )
 from MMSA_ext.mmsa_bridge.scoring import predict_stock
-from MMSA_ext.mmsa_bridge.shims import SHIMS, Shim
+from MMSA_ext.mmsa_bridge.shims import SHIMS
 from MMSA_ext.mmsa_bridge.stock import (
     StockRun,
     build_trainer,
@@ -55,19 +54,16 @@ __all__ = [
     "SHIMS",
     "Extension",
     "KeysRead",
-    "RegisteredModel",
-    "Shim",
     "StockEpoch",
     "StockRun",
     "WatchedLoader",
     "assign_device",
     "build_model",
     "build_trainer",
-    "check_verbosity",
     "complete_args",
     "device_numbers",
     "encoder_architecture",
-    "is_registered",
+    "in_force",
     "keys_read",
     "leaves",
     "metrics",

@@ -22,7 +22,7 @@ from MMSA_ext.errors import ConfigError
 from MMSA_ext.files import reason
 from MMSA_ext.mmsa_bridge.patching import replace_attribute
 from MMSA_ext.paths import shown
-from MMSA_ext.validation import integer
+from MMSA_ext.validation import integer, verbosity
 
 logger = logging.getLogger("MMSA")
 
@@ -48,14 +48,14 @@ def run_logging(log_file: str | Path, verbose_level: int = 1) -> Iterator[loggin
     Raises:
         ConfigError: If `verbose_level` is none of the three, or the file cannot be written to.
     """
-    check_verbosity(verbose_level)
+    level = _STREAM_LEVELS[verbosity(verbose_level)]
     file_handler = _log_file(Path(log_file))
     file_handler.setLevel(logging.DEBUG)
     file_handler.setFormatter(
         logging.Formatter("%(asctime)s - %(name)s [%(levelname)s] - %(message)s")
     )
     stream_handler = logging.StreamHandler()
-    stream_handler.setLevel(_STREAM_LEVELS[verbose_level])
+    stream_handler.setLevel(level)
     stream_handler.setFormatter(logging.Formatter("%(name)s - %(message)s"))
     with ExitStack() as undo:
         undo.callback(logger.setLevel, logger.level)
@@ -65,16 +65,6 @@ def run_logging(log_file: str | Path, verbose_level: int = 1) -> Iterator[loggin
             undo.callback(handler.close)
             undo.callback(logger.removeHandler, handler)
         yield logger
-
-
-def check_verbosity(verbose_level: object) -> None:
-    """Refuse a level of output that there is not.
-
-    Raises:
-        ConfigError: If `verbose_level` is not 0, 1 or 2.
-    """
-    if integer(verbose_level) not in _STREAM_LEVELS:
-        raise ConfigError(f"verbose_level is {verbose_level!r:.80}; use 0, 1 or 2.")
 
 
 def _log_file(path: Path) -> logging.FileHandler:

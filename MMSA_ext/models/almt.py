@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from MMSA_ext.config.schema import FineTuneConfig, Scaling
-from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
+from MMSA_ext.models.contract import Inputs, MSAModel
 from MMSA_ext.models.parts.attention import FeedForward, MultiSourceAttention, attend
 from MMSA_ext.models.parts.encoders import TextStates, padded_frames
 from MMSA_ext.registry import FINE_TUNE_TRAINER, register_model
@@ -64,6 +64,11 @@ class ALMTConfig(FineTuneConfig):
     schedule: Literal["linear", "constant", "cosine"] = "cosine"
     schedule_unit: Literal["step", "epoch"] = "epoch"
     decay_all: bool = True
+
+    @property
+    def masks_padding(self) -> bool:
+        """See `RunConfig`."""
+        return self.masked
 
     @model_validator(mode="after")
     def _hyper_heads_have_a_width(self) -> Self:
@@ -252,18 +257,11 @@ class ALMT(MSAModel):
         self.fusion = HyperFusion(config)
         self.head = nn.Linear(config.dim, 1)
 
-    def forward(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         """Predict; `Feature_t`, `Feature_a` and `Feature_v` are the means of H_m^1 over tokens."""
-        language = self.text_embedding(*self._text(text))
-        audio = self.audio_embedding(*self._frames(audio, audio_mask, 1))
-        vision = self.vision_embedding(*self._frames(vision, vision_mask, 2))
+        language = self.text_embedding(*self._text(inputs.text))
+        audio = self.audio_embedding(*self._frames(inputs.audio, inputs.audio_mask, 1))
+        vision = self.vision_embedding(*self._frames(inputs.vision, inputs.vision_mask, 2))
         hyper = self.hyper
         for layer, scale in zip(self.hyper_layers, self.language_scales(language), strict=True):
             hyper = layer(hyper, scale, audio, vision)
@@ -275,12 +273,6 @@ class ALMT(MSAModel):
             "Feature_v": vision.mean(dim=1),
             "Feature_f": fused,
         }
-
-    def training_step(self, step: StepBatch) -> StepOutput:
-        """Mean squared error of the prediction, the only loss."""
-        prediction = self(*inputs(step.samples))["M"][step.anchors]
-        labels = step.samples["labels"]["M"][step.anchors]
-        return StepOutput(prediction, {"prediction_loss": F.mse_loss(prediction, labels)})
 
     def _text(self, text: Tensor) -> tuple[Tensor, Tensor | None]:
         """Hidden states of the text and the mask of those to read."""

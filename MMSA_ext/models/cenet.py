@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from MMSA_ext.config.schema import FineTuneConfig, Scaling
 from MMSA_ext.errors import TextEncoderError
-from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
+from MMSA_ext.models.contract import Inputs, MSAModel, StepBatch, StepOutput
 from MMSA_ext.models.parts.attention import MultiHeadAttention, masked_mean
 from MMSA_ext.models.parts.dropout import Dropout
 from MMSA_ext.models.parts.encoders import PretrainedText, padded_frames
@@ -188,22 +188,21 @@ class CENET(MSAModel):
         """All of the enhancement decays, biases too."""
         return {"enhancement": {"weight_decay": self.config.weight_decay}}
 
-    def forward(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         """Predict; see `MSAModel.forward`.
 
         `Feature_t` is the first position of the last hidden states, `Feature_a` and `Feature_v` are
         the means over tokens of what they read, `Feature_f` is the vector of the last layer.
         """
-        frames, masks = self._frames(
-            {"audio": audio, "vision": vision}, {"audio": audio_mask, "vision": vision_mask}
-        )
+        frames = {"audio": inputs.audio, "vision": inputs.vision}
+        masks = {"audio": inputs.audio_mask, "vision": inputs.vision_mask}
+        if not self.config.masked:
+            lengths = self.config.seq_lens[1:]
+            frames = {
+                m: padded_frames(frames[m], masks[m], length)
+                for m, length in zip(frames, lengths, strict=True)
+            }
+            masks = dict.fromkeys(frames)
         read: dict[str, Tensor] = {}
 
         def shift(hidden: Tensor) -> Tensor:
@@ -212,7 +211,7 @@ class CENET(MSAModel):
             read.update(found)
             return moved
 
-        hidden, mask = self.text_encoder(text, shift)
+        hidden, mask = self.text_encoder(inputs.text, shift)
         fused = self.head[:3](hidden[:, 0])
         return {
             "M": self.head[3:](fused),
@@ -224,23 +223,9 @@ class CENET(MSAModel):
 
     def training_step(self, step: StepBatch) -> StepOutput:
         """The error of the prediction, the only loss."""
-        prediction = self(*inputs(step.samples))["M"][step.anchors]
-        labels = step.samples["labels"]["M"][step.anchors]
+        prediction = self(step.inputs)["M"][step.anchors]
         task_loss = F.l1_loss if self.config.task_loss == "l1" else F.mse_loss
-        return StepOutput(prediction, {"prediction_loss": task_loss(prediction, labels)})
-
-    def _frames(
-        self, frames: dict[str, Tensor], masks: dict[str, Tensor | None]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
-        """Frames and the masks of those to read; without masks, zeros up to the full lengths."""
-        if self.config.masked:
-            return frames, masks
-        _, *lengths = self.config.seq_lens
-        filled = {
-            m: padded_frames(frames[m], masks[m], length)
-            for m, length in zip(frames, lengths, strict=True)
-        }
-        return filled, dict.fromkeys(frames)
+        return StepOutput(prediction, {"prediction_loss": task_loss(prediction, step.labels)})
 
 
 @register_model("cenet", config=CENETConfig, trainer=FINE_TUNE_TRAINER)

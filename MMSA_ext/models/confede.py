@@ -23,9 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from MMSA_ext.config.schema import RunConfig
-from MMSA_ext.data.feature_set import Batch, FeatureSplit
+from MMSA_ext.data.feature_set import FeatureSplit
 from MMSA_ext.data.retrieval import ClassRule, ContrastSets, RetrievalConfig, RetrievalMode
-from MMSA_ext.models.contract import StepBatch, StepOutput, inputs
+from MMSA_ext.models.contract import Inputs, StepBatch, StepOutput
 from MMSA_ext.models.infoenh import InfoEnh, InfoEnhHostConfig, InfoEnhOutput, VectorReadouts
 from MMSA_ext.models.losses import PairLosses, nt_xent
 from MMSA_ext.models.parts.attention import Activation
@@ -173,6 +173,11 @@ class ConFEDEConfig(RunConfig):
     stage_one: StageOneConfig | None = StageOneConfig()
     infoenh: ConFEDEInfoEnhConfig | None = None
 
+    @property
+    def masks_padding(self) -> bool:
+        """See `RunConfig`."""
+        return True
+
     def retrieval_config(self) -> RetrievalConfig:
         """How samples are retrieved."""
         return RetrievalConfig(
@@ -258,42 +263,21 @@ class ConFEDE(TwoStageModel):
             self.text_encoder.eval()
         return self
 
-    def forward(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         """Predict; see `MSAModel.forward`."""
-        return self._outputs(self.decompose(text, audio, vision, audio_mask, vision_mask))
+        return self._outputs(self.decompose(inputs))
 
-    def encode(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Encoded]:
-        """Encode the modalities; arguments as in `forward`."""
+    def encode(self, inputs: Inputs) -> dict[str, Encoded]:
+        """Encode the modalities."""
         return {
-            "text": encode_text(self.text_encoder, text),
-            "audio": encode_frames(self.audio_encoder, audio, audio_mask),
-            "vision": encode_frames(self.vision_encoder, vision, vision_mask),
+            "text": encode_text(self.text_encoder, inputs.text),
+            "audio": encode_frames(self.audio_encoder, inputs.audio, inputs.audio_mask),
+            "vision": encode_frames(self.vision_encoder, inputs.vision, inputs.vision_mask),
         }
 
-    def decompose(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> Decomposition:
-        """Encode, enhance and project; arguments as in `forward`."""
-        encoded = self.encode(text, audio, vision, audio_mask, vision_mask)
+    def decompose(self, inputs: Inputs) -> Decomposition:
+        """Encode, enhance and project."""
+        encoded = self.encode(inputs)
         shared = own = encoders = {m: encoded[m].vector for m in MODALITIES}
         enhanced: InfoEnhOutput | None = None
         options = self.config.infoenh
@@ -320,7 +304,7 @@ class ConFEDE(TwoStageModel):
         """
         if step.contrast is None:
             raise ValueError("ConFEDE's losses read retrieved samples; the step holds none.")
-        decomposed = self.decompose(*inputs(step.samples))
+        decomposed = self.decompose(step.inputs)
         outputs = self._outputs(decomposed)
         labels: dict[str, Tensor] = step.samples["labels"]
         rows, exists = _rows(step.anchors, step.contrast)
@@ -342,9 +326,9 @@ class ConFEDE(TwoStageModel):
             diagnostics = enhanced.diagnostics
         return StepOutput(outputs["M"][step.anchors], losses, diagnostics)
 
-    def contrast_features(self, batch: Batch) -> dict[str, Tensor]:
+    def contrast_features(self, inputs: Inputs) -> dict[str, Tensor]:
         """The encoders' vectors, before InfoEnh and projection; all of them rank samples."""
-        encoded = self.encode(*inputs(batch))
+        encoded = self.encode(inputs)
         return {m: encoded[m].vector for m in MODALITIES}
 
     def stage_one(self) -> list[EncoderTask]:

@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from MMSA_ext.data.feature_set import Batch, FeatureSplit
 from MMSA_ext.data.retrieval import ContrastSets, RetrievalConfig
+
+
+class Inputs(NamedTuple):
+    """What a model reads of B samples.
+
+    Attributes:
+        text: `(B, 3, L)`, MMSA's token ids, mask and segment ids.
+        audio: `(B, L_a, d_a)` float32.
+        vision: `(B, L_v, d_v)` float32.
+        audio_mask: `(B, L_a)` bool, True where valid; None if all frames are.
+        vision_mask: `(B, L_v)` bool; None if all frames are.
+    """
+
+    text: Tensor
+    audio: Tensor
+    vision: Tensor
+    audio_mask: Tensor | None = None
+    vision_mask: Tensor | None = None
+
+    @classmethod
+    def of(cls, batch: Batch) -> Inputs:
+        """Those of a batch of `FeatureSplit.batch`."""
+        return cls(*(batch[name] for name in cls._fields))
 
 
 @dataclass(frozen=True)
@@ -29,6 +53,17 @@ class StepBatch:
     anchors: Tensor
     contrast: ContrastSets | None
     bank: dict[str, Tensor] | None = None
+
+    @property
+    def inputs(self) -> Inputs:
+        """What the model reads of all samples."""
+        return Inputs.of(self.samples)
+
+    @property
+    def labels(self) -> Tensor:
+        """`(B, 1)`, multimodal labels of the anchors."""
+        labels: Tensor = self.samples["labels"]["M"][self.anchors]
+        return labels
 
 
 @dataclass(frozen=True)
@@ -66,22 +101,13 @@ class MSAModel(nn.Module):
     feature_bank: bool = False
     reads_padding: bool = False
 
-    def forward(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Predict.
+    def __call__(self, *given: Any) -> Any:
+        """`forward`; MMSA's wrapper, which knows no `Inputs`, passes what they hold one by one."""
+        inputs = given[0] if isinstance(given[0], Inputs) else Inputs(*given)
+        return super().__call__(inputs)
 
-        Args:
-            text: `(B, 3, L)`, MMSA's token ids, mask and segment ids.
-            audio: `(B, L_a, d_a)` float32.
-            vision: `(B, L_v, d_v)` float32.
-            audio_mask: `(B, L_a)` bool, True where valid; None if all frames are.
-            vision_mask: `(B, L_v)` bool; None if all frames are.
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Predict.
 
         Returns:
             MMSA's outputs: `M` `(B, 1)` and `Feature_t`, `Feature_a`, `Feature_v`, `Feature_f`.
@@ -89,10 +115,11 @@ class MSAModel(nn.Module):
         raise NotImplementedError
 
     def training_step(self, step: StepBatch) -> StepOutput:
-        """Predictions and loss terms of one step."""
-        raise NotImplementedError
+        """Predictions and loss terms of one step; here the mean squared error alone."""
+        prediction = self(step.inputs)["M"][step.anchors]
+        return StepOutput(prediction, {"prediction_loss": F.mse_loss(prediction, step.labels)})
 
-    def contrast_features(self, batch: Batch) -> dict[str, Tensor]:
+    def contrast_features(self, inputs: Inputs) -> dict[str, Tensor]:
         """What ranks samples for retrieval, and what a bank keeps of them: each `(B, d)`."""
         raise NotImplementedError
 
@@ -130,11 +157,6 @@ class MSAModel(nn.Module):
         if encoder is not None:
             encoder.check_tokens(split.tokens, source)
 
-    def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """`forward` on a batch of `data.loader`."""
-        outputs: dict[str, Tensor] = self(*inputs(batch))
-        return outputs
-
 
 def core_model(model: nn.Module) -> MSAModel:
     """The model itself, out of MMSA's wrapper `AMIO` if it is in one."""
@@ -142,8 +164,3 @@ def core_model(model: nn.Module) -> MSAModel:
     if not isinstance(core, MSAModel):
         raise TypeError(f"{type(core).__name__} is no MSAModel; MMSA's own models train in MMSA's.")
     return core
-
-
-def inputs(batch: Batch) -> tuple[Any, ...]:
-    """Arguments of `MSAModel.forward` from a batch."""
-    return tuple(batch[key] for key in ("text", "audio", "vision", "audio_mask", "vision_mask"))

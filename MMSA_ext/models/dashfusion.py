@@ -17,9 +17,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from MMSA_ext.config.schema import RunConfig, Scaling
-from MMSA_ext.data.feature_set import Batch, FeatureSplit
+from MMSA_ext.data.feature_set import FeatureSplit
 from MMSA_ext.data.retrieval import ClassRule, ContrastSets, RetrievalConfig
-from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
+from MMSA_ext.models.contract import Inputs, MSAModel, StepBatch, StepOutput
 from MMSA_ext.models.dashfusion_reading import Reading, ReleasedReading
 from MMSA_ext.models.losses import PairLosses, nt_xent, nt_xent_in_batch
 from MMSA_ext.models.parts.attention import MultiSourceAttention
@@ -95,6 +95,11 @@ class DashFusionConfig(RunConfig):
     length_groups: int = Field(8, ge=1)
 
     reading: Reading = Reading()
+
+    @property
+    def masks_padding(self) -> bool:
+        """See `RunConfig`."""
+        return self.reading.padding == "masked"
 
     @property
     def needs_retrieval(self) -> bool:
@@ -224,39 +229,25 @@ class DashFusion(MSAModel):
             length_groups=config.length_groups,
         )
 
-    def represent(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-        fused: Tensor | None = None,
-    ) -> Representation:
+    def represent(self, inputs: Inputs, fused: Tensor | None = None) -> Representation:
         """Encode the modalities, align them in time and pool them.
 
-        Arguments are those of `forward`, and `fused`, `(b,)` int64: the samples that fusion is to
-        read; None is all. Global features are always those of all.
+        Args:
+            inputs: Of `B` samples, all of which the global features are of.
+            fused: `(b,)` int64, the samples that fusion is to read; None is all.
         """
-        encoded = self.encode(text, audio, vision, audio_mask, vision_mask)
+        encoded = self.encode(inputs)
         H = self.align(encoded)
         pooled = self.pool(encoded, H)
         return Representation(self.to_fuse(encoded, H, fused), pooled)
 
-    def encode(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Ragged]:
+    def encode(self, inputs: Inputs) -> dict[str, Ragged]:
         """X_t, X_a and X_v (section III-B), width d; audio and vision begin with a class token."""
-        words, words_mask = self.text_encoder(text)
+        words, words_mask = self.text_encoder(inputs.text)
         return {
             "text": Ragged.of(words, Packing.of(words_mask, 1)),
-            "audio": self.audio_encoder(audio, audio_mask),
-            "vision": self.vision_encoder(vision, vision_mask),
+            "audio": self.audio_encoder(inputs.audio, inputs.audio_mask),
+            "vision": self.vision_encoder(inputs.vision, inputs.vision_mask),
         }
 
     def align(self, encoded: Mapping[str, Ragged]) -> Ragged:
@@ -286,25 +277,15 @@ class DashFusion(MSAModel):
         masks = {m: mask for m, (_, mask) in taken.items()}
         return Sequences(*H.take(samples), features, masks)
 
-    def forward(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         """Predict; see `MSAModel.forward`."""
-        represented = self.represent(text, audio, vision, audio_mask, vision_mask)
-        return self._outputs(represented)
+        return self._outputs(self.represent(inputs))
 
     def training_step(self, step: StepBatch) -> StepOutput:
         """Prediction loss of the anchors and, weighted, the contrastive loss (eq. 10 to 12)."""
-        text, audio, vision, audio_mask, vision_mask = inputs(step.samples)
-        represented = self.represent(text, audio, vision, audio_mask, vision_mask, step.anchors)
+        represented = self.represent(step.inputs, step.anchors)
         outputs = self._outputs(represented)
-        labels = step.samples["labels"]["M"][step.anchors]
-        losses = {"prediction_loss": F.mse_loss(outputs["M"], labels)}  # eq. 10
+        losses = {"prediction_loss": F.mse_loss(outputs["M"], step.labels)}  # eq. 10
         pairs = self._contrastive_pairs(represented.globals, step.anchors, step.contrast, step.bank)
         if pairs:
             contrast = PairLosses.concatenate(pairs).reduce(self.config.reading.contrast_reduction)
@@ -322,9 +303,9 @@ class DashFusion(MSAModel):
             for m in constant
         ]
 
-    def contrast_features(self, batch: Batch) -> dict[str, Tensor]:
+    def contrast_features(self, inputs: Inputs) -> dict[str, Tensor]:
         """Global features of T, A, V and H; the unimodal ones rank samples."""
-        return self.represent(*inputs(batch)).globals
+        return self.represent(inputs).globals
 
     def _outputs(self, represented: Representation) -> dict[str, Tensor]:
         fused = self.fusion(represented.sequences)
@@ -388,17 +369,12 @@ class DashFusionSeeingPadding(DashFusion):
 
     reads_padding = True
 
-    def encode(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Ragged]:
+    def encode(self, inputs: Inputs) -> dict[str, Ragged]:
         """Frames padded to the data set's full lengths; those whose sum is 0 count as padding."""
-        audio, vision = self._filled(audio, 1), self._filled(vision, 2)
-        return super().encode(text, audio, vision, _is_frame(audio), _is_frame(vision))
+        audio, vision = self._filled(inputs.audio, 1), self._filled(inputs.vision, 2)
+        return super().encode(
+            Inputs(inputs.text, audio, vision, _is_frame(audio), _is_frame(vision))
+        )
 
     def align(self, encoded: Mapping[str, Ragged]) -> Ragged:
         """H of everything, padding too, at all positions of the text."""

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from MMSA_ext.config.schema import FineTuneConfig
-from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
+from MMSA_ext.models.contract import Inputs, MSAModel, StepBatch, StepOutput
 from MMSA_ext.models.losses import mi_max_loss
 from MMSA_ext.models.parts.attention import Activation, masked_mean
 from MMSA_ext.models.parts.encoders import PooledTextEncoder
@@ -89,6 +89,11 @@ class DBFConfig(FineTuneConfig):
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     early_stop: int | None = Field(10, ge=0)
     length_groups: int = Field(3, ge=1)
+
+    @property
+    def masks_padding(self) -> bool:
+        """See `RunConfig`."""
+        return True
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -246,26 +251,19 @@ class DBF(MSAModel):
                 }
             )
 
-    def represent(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> Representation:
-        """Encode and fuse; arguments as in `forward`."""
-        _, hidden, text_mask = self.text_encoder(text)
-        raw = {"text": hidden, "audio": audio, "vision": vision}
+    def represent(self, inputs: Inputs) -> Representation:
+        """Encode and fuse."""
+        _, hidden, text_mask = self.text_encoder(inputs.text)
+        raw = {"text": hidden, "audio": inputs.audio, "vision": inputs.vision}
         masks = {
             "text": text_mask,
-            "audio": _all_valid(audio) if audio_mask is None else audio_mask,
-            "vision": _all_valid(vision) if vision_mask is None else vision_mask,
+            "audio": _mask(inputs.audio, inputs.audio_mask),
+            "vision": _mask(inputs.vision, inputs.vision_mask),
         }
         if self.config.text_tokens == "first":
             raw["text"], masks["text"] = hidden[:, :1], text_mask[:, :1]
         entering = Streams(
-            self._encode(raw, masks), masks, self.bottleneck.expand(len(text), -1, -1)
+            self._encode(raw, masks), masks, self.bottleneck.expand(len(hidden), -1, -1)
         )
         fused: Streams = self.fusion(entering)
         centre = self.norm(fused.features[self.config.centre])
@@ -280,24 +278,16 @@ class DBF(MSAModel):
             targets = means if self.config.mi_target == "entering" else fused.means()
         return Representation(readout, means, targets)
 
-    def forward(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         """Predict; see `MSAModel.forward`. `Feature_f` is Z, the others enter the fusion."""
-        return self._outputs(self.represent(text, audio, vision, audio_mask, vision_mask))
+        return self._outputs(self.represent(inputs))
 
     def training_step(self, step: StepBatch) -> StepOutput:
         """Task loss and, for a batch of two or more, MI-Max."""
-        represented = self.represent(*inputs(step.samples))
+        represented = self.represent(step.inputs)
         prediction = self.head(represented.fused)[step.anchors]
-        labels = step.samples["labels"]["M"][step.anchors]
         task_loss = F.l1_loss if self.config.task_loss == "l1" else F.mse_loss
-        losses = {"prediction_loss": task_loss(prediction, labels)}
+        losses = {"prediction_loss": task_loss(prediction, step.labels)}
         diagnostics = {}
         if self.config.mi_weight > 0 and len(step.anchors) > 1:
             terms = self._mi_max(represented, step.anchors)
@@ -347,7 +337,9 @@ def _predictor(config: DBFConfig, width: int) -> nn.Module:
     return nn.Sequential(nn.Linear(config.dim, config.dim), nn.ReLU(), nn.Linear(config.dim, width))
 
 
-def _all_valid(frames: Tensor) -> Tensor:
+def _mask(frames: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is not None:
+        return mask
     return torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
 
 

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from MMSA_ext.config.schema import FineTuneConfig
-from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
+from MMSA_ext.models.contract import Inputs, MSAModel, StepBatch, StepOutput
 from MMSA_ext.models.losses import (
     central_moment_discrepancy,
     cosine_consistency,
@@ -89,6 +89,11 @@ class FDMERReconstructedConfig(FineTuneConfig):
     new_layers_learning_rate: float | None = Field(1e-3, gt=0)
     max_grad_norm: float | None = Field(1.0, gt=0)
     length_groups: int = Field(3, ge=1)
+
+    @property
+    def masks_padding(self) -> bool:
+        """See `RunConfig`."""
+        return True
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -204,35 +209,18 @@ class FDMERReconstructed(MSAModel):
         self.fusion = AdaptiveFusion(config)
         self.head = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(len(VECTORS) * dim // 2, 1))
 
-    def represent(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Common and private parts, each `(3, B, d)` in the order text, audio, vision.
-
-        Arguments as in `forward`.
-        """
+    def represent(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """Common and private parts, each `(3, B, d)` in the order text, audio, vision."""
         modalities = {
-            "text": self.text_projection(self.text_encoder(text)[0]),
-            "audio": self.audio_encoder(audio, audio_mask),
-            "vision": self.vision_encoder(vision, vision_mask),
+            "text": self.text_projection(self.text_encoder(inputs.text)[0]),
+            "audio": self.audio_encoder(inputs.audio, inputs.audio_mask),
+            "vision": self.vision_encoder(inputs.vision, inputs.vision_mask),
         }
         common = self.common(torch.stack([modalities[m] for m in MODALITIES]))
         private = torch.stack([self.private[m](modalities[m]) for m in MODALITIES])
         return common, private
 
-    def forward(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         """Predict; see `MSAModel.forward`.
 
         Returns:
@@ -240,14 +228,13 @@ class FDMERReconstructed(MSAModel):
             `(B, 2d)`; `Feature_f`: the fused vector, `(B, 3d)`; with adaptive weights
             `fusion_weights`: `(B, 6)`, in the order of `VECTORS`, summing to one.
         """
-        return self._outputs(*self.represent(text, audio, vision, audio_mask, vision_mask))
+        return self._outputs(*self.represent(inputs))
 
     def training_step(self, step: StepBatch) -> StepOutput:
         """Task loss, and the losses of the parts that this batch is large enough for."""
-        common, private = (x[:, step.anchors] for x in self.represent(*inputs(step.samples)))
+        common, private = (x[:, step.anchors] for x in self.represent(step.inputs))
         outputs = self._outputs(common, private)
-        labels = step.samples["labels"]["M"][step.anchors]
-        losses = {"prediction_loss": F.mse_loss(outputs["M"], labels)}
+        losses = {"prediction_loss": F.mse_loss(outputs["M"], step.labels)}
         diagnostics: dict[str, Tensor] = {}
         if "fusion_weights" in outputs:
             mean = outputs["fusion_weights"].detach().mean(dim=0)

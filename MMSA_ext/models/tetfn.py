@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from MMSA_ext.config.schema import FineTuneConfig, Scaling
 from MMSA_ext.data.feature_set import FeatureSplit
-from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
+from MMSA_ext.models.contract import Inputs, MSAModel, StepBatch, StepOutput
 from MMSA_ext.models.parts.attention import FeedForward, MultiHeadAttention
 from MMSA_ext.models.parts.dropout import Dropout
 from MMSA_ext.models.parts.encoders import TextStates, padded_frames
@@ -392,22 +392,15 @@ class TETFN(MSAModel):
                 groups[name] = {"lr": rate, "weight_decay": config.new_layers_weight_decay}
         return groups
 
-    def forward(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         """Predict; see `MSAModel.forward`.
 
         Beside `M` there are the unimodal predictions `T`, `A` and `V`, `(B, 1)` each. `Feature_*`
         are the first layers of the heads.
         """
-        t = self._text(text)
-        a = self.audio_reader(audio, audio_mask)
-        v = self.vision_reader(vision, vision_mask)
+        t = self._text(inputs.text)
+        a = self.audio_reader(inputs.audio, inputs.audio_mask)
+        v = self.vision_reader(inputs.vision, inputs.vision_mask)
         enhanced = {
             "text": (self.text_from_audio(t, a), self.text_from_vision(t, v)),
             "audio": (self.audio_from_text(a, t), self.audio_from_vision(a, v, t)),
@@ -426,8 +419,8 @@ class TETFN(MSAModel):
 
     def training_step(self, step: StepBatch) -> StepOutput:
         """Mean absolute errors: of M, and of T, A and V weighted by how far their labels moved."""
-        outputs = {name: x[step.anchors] for name, x in self(*inputs(step.samples)).items()}
-        label = step.samples["labels"]["M"][step.anchors]
+        outputs = {name: x[step.anchors] for name, x in self(step.inputs).items()}
+        label = step.labels
         losses = {"prediction_loss": F.l1_loss(outputs["M"], label)}
         diagnostics = {}
         index = step.samples["index"][step.anchors]

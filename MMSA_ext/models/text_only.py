@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from MMSA_ext.config.schema import RunConfig
-from MMSA_ext.models.contract import MSAModel, StepBatch, StepOutput, inputs
+from MMSA_ext.models.contract import Inputs, MSAModel
 from MMSA_ext.models.parts.attention import Activation, masked_mean
 from MMSA_ext.models.parts.encoders import ProjectorKind, TextEncoder
 from MMSA_ext.models.parts.fusion import PredictionHead
@@ -39,6 +38,11 @@ class TextOnlyConfig(RunConfig):
     readout: Literal["first", "first_and_mean"] = "first"
     length_groups: int = Field(8, ge=1)
 
+    @property
+    def masks_padding(self) -> bool:
+        """See `RunConfig`."""
+        return True
+
 
 class TextOnly(MSAModel):
     """The first token of the projected text, into the head."""
@@ -57,16 +61,9 @@ class TextOnly(MSAModel):
         width = 2 * config.dim if self.reads_mean else config.dim
         self.head = PredictionHead(width, config.dim, config.activation)
 
-    def forward(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Predict from `text` alone; audio and vision are not read."""
-        features, mask = self.text_encoder(text)
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Predict from the text alone; the loss is the mean squared error (DashFusion eq. 10)."""
+        features, mask = self.text_encoder(inputs.text)
         first = features[:, 0]
         mean = masked_mean(features, mask)
         read = torch.cat([first, mean], dim=-1) if self.reads_mean else first
@@ -75,12 +72,6 @@ class TextOnly(MSAModel):
             "Feature_t": mean,
             "Feature_f": first,
         }
-
-    def training_step(self, step: StepBatch) -> StepOutput:
-        """Mean squared error of the prediction (DashFusion eq. 10)."""
-        prediction = self(*inputs(step.samples))["M"][step.anchors]
-        labels = step.samples["labels"]["M"][step.anchors]
-        return StepOutput(prediction, {"prediction_loss": F.mse_loss(prediction, labels)})
 
 
 @register_model("text_only", config=TextOnlyConfig)

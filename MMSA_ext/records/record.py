@@ -33,8 +33,8 @@ from pydantic import (
 from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.files import read_regular, reason
 
-# 2 has the digest of the checkpoint.
-SCHEMA_VERSION: Final = 2
+# From 3 on a configuration holds causes alone, so that older records have other names.
+SCHEMA_VERSION: Final = 3
 # More than a run of thousands of epochs takes.
 _RECORD_BYTES: Final = 32 * 2**20
 _NESTING: Final = 32
@@ -166,7 +166,8 @@ class RunIdentity(_Frozen):
         model: Registered model name; also a folder name of the store.
         configuration: Every setting that can change the result, as plain JSON. Machine matters
             (paths, device, workers, verbosity) stay out, or the same run would have another name
-            on another machine.
+            on another machine; so do the shapes that the feature file decides, and what decides
+            only the speed, see `runs.seeds.identifying_configuration`.
         seed: Seed of every random stream of the run.
         code_version: Digest of the code that decides the result, see `identity.code_version`.
     """
@@ -202,6 +203,14 @@ class RunIdentity(_Frozen):
     def experiment(self) -> str:
         """First 16 hex digits of the identity without its seed: runs that may be averaged."""
         return content_digest(self.model_dump(exclude={"seed"}))[:16]
+
+    @property
+    def setting(self) -> str:
+        """First 16 hex digits of data set, model and configuration: what was asked for.
+
+        Which data, which code and which seed it was asked of is left open.
+        """
+        return content_digest(self.model_dump(include={"dataset", "model", "configuration"}))[:16]
 
     def __eq__(self, other: object) -> bool:
         return self.digest == other.digest if isinstance(other, RunIdentity) else NotImplemented
@@ -290,10 +299,10 @@ class RunRecord(_Frozen):
             absolute path only the name is kept.
         notes: Whatever a reader of the numbers should know.
         predictions_sha256: Digest of the predictions file; filled in by the store.
-        checkpoint_sha256: Digest of the checkpoint, likewise; None for records of version 1.
+        checkpoint_sha256: Digest of the checkpoint, likewise; None where there is none.
     """
 
-    schema_version: Literal[1, 2] = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
     identity: RunIdentity
     status: Literal["finished", "diverged"]
     reason: Text | None = None
@@ -396,6 +405,11 @@ def read_record(path: Path) -> RunRecord:
     except ValueError as error:
         raise StoreError(f"{path}: this run record is damaged ({error}). {mend}") from error
     found = content.get("schema_version") if isinstance(content, dict) else None
+    if isinstance(found, int) and 0 < found < SCHEMA_VERSION:
+        raise StoreError(
+            f"{path}: of an earlier MMSA_ext (record version {found}; this one reads "
+            f"{SCHEMA_VERSION}), when runs had other names. Delete it, and run again."
+        )
     if isinstance(found, int) and found > SCHEMA_VERSION:
         raise StoreError(
             f"{path}: written by a newer MMSA_ext (record version {found}; this one reads "

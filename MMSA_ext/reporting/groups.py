@@ -67,30 +67,26 @@ def rows(groups: Mapping[str, Sequence[RunRecord]]) -> list[SystemRuns]:
 
 
 def differences(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, dict[str, str]]:
-    """What tells experiments of one model apart.
+    """What tells the experiments of each model apart.
 
     Args:
-        groups: From `by_experiment`, of one model.
+        groups: Runs by experiment, such as from `by_experiment`.
 
     Returns:
-        By id, the keys (dotted; and "code version") whose values are not the same in all, with the
-        experiment's own value as text, "not set" for none.
+        By experiment, the keys (dotted; and "code version") whose values are not the same in all
+        experiments of its model, with its own value as text, "not set" for none.
     """
-    settings = {
-        key: {
-            **flatten(runs[0].identity.configuration),
-            "code version": runs[0].identity.code_version,
-        }
-        for key, runs in groups.items()
-    }
-    names = dict.fromkeys(name for setting in settings.values() for name in setting)
-    differing = [
-        name for name in names if len({setting.get(name) for setting in settings.values()}) > 1
-    ]
-    return {
-        key: {name: setting.get(name, "not set") for name in differing}
-        for key, setting in settings.items()
-    }
+    settings: dict[str, dict[str, dict[str, str]]] = {}
+    for key, runs in groups.items():
+        identity = runs[0].identity
+        own = {**flatten(identity.configuration), "code version": identity.code_version}
+        settings.setdefault(identity.model, {})[key] = own
+    found: dict[str, dict[str, str]] = {}
+    for of_model in settings.values():
+        names = dict.fromkeys(name for own in of_model.values() for name in own)
+        differ = [n for n in names if len({own.get(n) for own in of_model.values()}) > 1]
+        found |= {key: {n: own.get(n, "not set") for n in differ} for key, own in of_model.items()}
+    return found
 
 
 def flatten(configuration: Mapping[str, JsonValue], prefix: str = "") -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 
 from MMSA_ext.errors import suggest
 from MMSA_ext.records.store import RunStore, StoreError
-from MMSA_ext.reporting.comparison import SystemRuns
+from MMSA_ext.reporting.comparison import SystemRuns, provenance
 from MMSA_ext.reporting.groups import check_split, shared_seeds
 from MMSA_ext.reporting.render import (
     Cell,
@@ -23,13 +24,13 @@ from MMSA_ext.reporting.render import (
     x100,
 )
 from MMSA_ext.reporting.sample_metrics import sample_metric, sample_metrics
+from MMSA_ext.reporting.sample_predictions import by_sample
 from MMSA_ext.reporting.statistics import (
     BOOTSTRAP_TEST,
     SEEDS_LIMIT,
     FloatArray,
     SampleMetric,
     StatisticsError,
-    align_predictions,
     holm,
     paired_bootstrap,
     paired_difference,
@@ -100,15 +101,15 @@ def bootstrap_groups(
             {
                 "predictions": what,
                 "metric": name,
+                **_bootstrapped(samples, function, n_resamples, confidence, (a.label, b.label)),
                 "n": _scored(name, samples[2]),
                 "n_seeds": len(pairs) - 1 if what.startswith("mean") else 1,
-                **_bootstrapped(samples, function, n_resamples, confidence, (a.label, b.label)),
             }
             for name, function in functions.items()
         ]
         corrected = holm([line["p_value"] for line in found])
         lines += [line | {"p_holm": p} for line, p in zip(found, corrected, strict=True)]
-    shared = {"split": split, "confidence": confidence, **_provenance(a, b)}
+    shared = {"split": split, "confidence": confidence, **_pair(a, b)}
     return pd.DataFrame([shared | line for line in lines], columns=list(BOOTSTRAP_COLUMNS))
 
 
@@ -133,60 +134,39 @@ def _bootstrapped(
         sides = zip(names, samples, strict=False)
         constant = [f"{name} predicts a constant" for name, side in sides if np.ptp(side) == 0]
         note = "; ".join(constant) or "these labels do not define it"
-    return {
-        "difference": result.difference,
-        "ci_low": result.ci_low,
-        "ci_high": result.ci_high,
-        "p_value": result.p_value,
-        "test": BOOTSTRAP_TEST,
-        "n_resamples": result.n_resamples,
-        "note": note,
-    }
+    return {**asdict(result), "test": BOOTSTRAP_TEST, "note": note}
 
 
 def _paired_predictions(
     store: RunStore, a: SystemRuns, b: SystemRuns, split: str
 ) -> dict[str, tuple[FloatArray, FloatArray, FloatArray]]:
-    """Predictions of both groups and labels, of the mean over seeds (for several) and each seed."""
-    sides = [{s: group.finished[s] for s in shared_seeds(a, b)} for group in (a, b)]
-    usable = store.usable_predictions([run for side in sides for run in side.values()], split)
-    tables = {run.identity.digest: _ordered(table) for run, table in usable}
-    aligned = {}
-    for seed in sides[0]:
-        pair = [tables.get(side[seed].identity.digest) for side in sides]
-        if pair[0] is not None and pair[1] is not None:
-            aligned[seed] = align_predictions(pair[0], pair[1], split)
-    if not aligned:
+    """Predictions of both and labels, of the mean over seeds (for several) and each seed."""
+    sides = {side.label: [side.finished[seed] for seed in shared_seeds(a, b)] for side in (a, b)}
+    labels, predictions = by_sample(store, sides, split)
+    first, second = (predictions[side.label] for side in (a, b))
+    seeds = [seed for seed in first if seed in second]
+    if not seeds:
         raise StoreError(f"{a.label} and {b.label} share no seed whose predictions can be used.")
-    pairs = {f"seed {seed}": arrays for seed, arrays in aligned.items()}
-    if len(aligned) == 1:
-        return pairs
-    labels = [arrays[2] for arrays in aligned.values()]
-    if not all(np.array_equal(labels[0], others) for others in labels):
-        raise StatisticsError(f"the samples of the {split} split differ between seeds.")
-    first, second = (np.mean([arrays[i] for arrays in aligned.values()], axis=0) for i in (0, 1))
-    return {f"mean of {len(aligned)} seeds": (first, second, labels[0]), **pairs}
+    pairs = {f"seed {seed}": (first[seed], second[seed]) for seed in seeds}
+    if len(seeds) > 1:
+        means = (first[seeds].mean(axis=1), second[seeds].mean(axis=1))
+        pairs = {f"mean of {len(seeds)} seeds": means, **pairs}
+    return {
+        what: (one.to_numpy(), other.to_numpy(), labels.to_numpy())
+        for what, (one, other) in pairs.items()
+    }
 
 
-def _ordered(predictions: pd.DataFrame) -> pd.DataFrame:
-    """MMSA's loaders shuffle: bring all seeds into one order."""
-    return predictions.sort_values("id", kind="stable", ignore_index=True)
-
-
-def _provenance(a: SystemRuns, b: SystemRuns) -> dict[str, str]:
-    """What the numbers of a pair of groups are of."""
+def _pair(a: SystemRuns, b: SystemRuns) -> dict[str, str]:
+    """What the numbers of a pair are of."""
     first, second = a.records[0].identity, b.records[0].identity
-    runs = (*a.records, *b.records)
     return {
         "a": a.label,
         "b": b.label,
         "dataset": first.dataset,
         "experiment_a": first.experiment,
         "experiment_b": second.experiment,
-        "selection": " | ".join(dict.fromkeys(run.selection for run in runs)),
-        "environment": " | ".join(dict.fromkeys(run.environment.describe() for run in runs)),
-        "fingerprint": first.dataset_fingerprint,
-        "code_version": " | ".join(dict.fromkeys(run.identity.code_version for run in runs)),
+        **provenance((*a.records, *b.records)),
     }
 
 
@@ -239,7 +219,7 @@ def power_of_groups(
         found = paired_difference(first, second)
         lines.append(
             {
-                **_provenance(a, b),
+                **_pair(a, b),
                 "split": split,
                 "metric": metric,
                 "difference": found.difference,

@@ -8,7 +8,7 @@ import base64
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -17,13 +17,14 @@ from typing import Final, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from MMSA_ext.files import write_atomically
 from MMSA_ext.records.store import RunRecord, RunStore, StoreError, StoreWarning
 from MMSA_ext.reporting import report_details
-from MMSA_ext.reporting.figures import curves_overview
-from MMSA_ext.reporting.figures.comparison import comparison_figure
-from MMSA_ext.reporting.report_contents import Section, SeedGroup, comparison_of, flatten, sections
+from MMSA_ext.reporting.figures import comparison_figure, curves_overview, save
+from MMSA_ext.reporting.groups import flatten
+from MMSA_ext.reporting.report_contents import Section, SeedGroup, comparison_of, sections
 
 # More rows or lines than this cannot be told apart in one picture; the caption says what is shown.
 ROWS_DRAWN: Final = 16
@@ -200,11 +201,7 @@ def _pictures(section: Section) -> list[_Picture]:
                 "Mean over seeds, its 95 % t-interval and single seeds, test split; accuracies and "
                 "F1 scores in percent, MAE, Corr and Loss as they are, not x100; "
                 f"{_choice(compared, section)}.",
-                _drawn(
-                    lambda path: comparison_figure(
-                        comparison, path, formats=("svg",), width=COMPARISON_WIDTH
-                    )
-                ),
+                _address(comparison_figure(comparison, COMPARISON_WIDTH)),
             )
         )
     curves = section.best_on_validation(CURVES_DRAWN)
@@ -214,7 +211,7 @@ def _pictures(section: Section) -> list[_Picture]:
             _Picture(
                 f"Validation curves on {section.title}",
                 f"One line a seed, {_choice(curves, section)}.",
-                _drawn(lambda path: curves_overview(runs, path, formats=("svg",))),
+                _address(curves_overview(runs)),
             )
         )
     return pictures
@@ -228,11 +225,11 @@ def _choice(chosen: Sequence[SeedGroup], section: Section) -> str:
     return f"the {len(chosen)} of {there} experiments with the lowest validation error"
 
 
-def _drawn(draw: Callable[[Path], Sequence[Path]]) -> str:
-    """Draw an SVG file and take it in: sharp in print, and half the bytes of a PNG.
+def _address(figure: Figure) -> str:
+    """Take a figure in as SVG: sharp in print, and half the bytes of a PNG.
 
     As an image, and not as elements of the page, because ids repeat between figures.
     """
     with TemporaryDirectory() as folder:
-        (image,) = draw(Path(folder) / "figure")
+        (image,) = save(figure, Path(folder) / "figure", ["svg"])
         return f"data:image/svg+xml;base64,{base64.b64encode(image.read_bytes()).decode()}"

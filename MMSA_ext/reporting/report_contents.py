@@ -3,16 +3,14 @@
 A section is one data set in one feature file, because numbers of different files do not compare.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import pandas as pd
-from pydantic import JsonValue
 
 from MMSA_ext.records.store import RunRecord
 from MMSA_ext.reporting.comparison import (
@@ -22,12 +20,11 @@ from MMSA_ext.reporting.comparison import (
     lower_is_better,
     text_encoder,
 )
+from MMSA_ext.reporting.groups import by_experiment, differences, rows
+from MMSA_ext.reporting.render import NOTHING, Column, number, x100
 from MMSA_ext.reporting.tables import ordered_metrics
 
 SPLIT: Final = "test"
-NO_NUMBER: Final = "-"
-# Digits of an experiment's id beside its model; more where two would be the same.
-ID_DIGITS: Final = 6
 # Differing keys shown beside a model; the configuration itself shows all of them.
 KEYS_SHOWN: Final = 6
 # In the order of preference: by what the experiments to be drawn are chosen, on validation data.
@@ -35,26 +32,20 @@ CHOOSING_METRICS: Final = ("MAE", "Loss")
 
 
 @dataclass(frozen=True)
-class SeedGroup:
-    """Runs that differ by their seed only.
+class SeedGroup(SystemRuns):
+    """Runs that differ by their seed only, as a row.
 
     Attributes:
-        id: `RunIdentity.experiment`, 16 hex digits.
-        records: The runs, by seed.
         differing: Configuration keys (dotted), and "code version", in which it differs from the
             other experiments of its model in the section, with its own value as text.
-        label: The model's name; with the start of `id` where the model has several experiments.
     """
 
-    id: str
-    records: tuple[RunRecord, ...]
-    differing: Mapping[str, str]
-    label: str
+    differing: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def model(self) -> str:
-        """Registered name of the model."""
-        return self.records[0].identity.model
+    def id(self) -> str:
+        """`RunIdentity.experiment`, 16 hex digits."""
+        return self.records[0].identity.experiment
 
     @property
     def difference(self) -> str:
@@ -63,11 +54,6 @@ class SeedGroup:
         more = len(self.differing) - len(shown)
         return ", ".join([*shown, *([f"{more} more"] if more else [])])
 
-    @property
-    def finished(self) -> tuple[RunRecord, ...]:
-        """The runs that have a result."""
-        return tuple(run for run in self.records if run.finished)
-
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """The notes that all runs have; those of single seeds stay with their runs."""
@@ -75,19 +61,7 @@ class SeedGroup:
         return tuple(note for note in dict.fromkeys(self.records[0].notes) if note in common)
 
 
-class Metric(NamedTuple):
-    """A column of numbers: MMSA's name, and which direction is the better one."""
-
-    name: str
-    better: str
-
-    @property
-    def arrow(self) -> str:
-        """The direction as a sign."""
-        return "↓" if self.better == "lower" else "↑"
-
-
-class Cell(NamedTuple):
+class ResultCell(NamedTuple):
     """Mean, spread and interval of a metric, x100, as text; `own_n` where n is not the row's."""
 
     mean: str
@@ -103,7 +77,7 @@ class ResultRow(NamedTuple):
     experiment: SeedGroup
     n: str
     basis: list[str]
-    cells: list[Cell]
+    cells: list[ResultCell]
 
 
 class SeedRow(NamedTuple):
@@ -209,10 +183,10 @@ class Section:
         return timestamp(max(self.records, key=lambda run: run.created))
 
     @cached_property
-    def metrics(self) -> tuple[Metric, ...]:
+    def metrics(self) -> tuple[Column, ...]:
         """Columns of numbers."""
         names = () if self.comparison is None else self.comparison.metrics
-        return tuple(Metric(m, "lower" if lower_is_better(m) else "higher") for m in names)
+        return tuple(Column(m, better="lower" if lower_is_better(m) else "higher") for m in names)
 
     @cached_property
     def legend(self) -> Legend:
@@ -226,7 +200,7 @@ class Section:
     def result_rows(self) -> list[ResultRow]:
         """The results table."""
         lines = [] if self.comparison is None else self.comparison.numbers.to_dict("records")
-        cells: dict[str, list[Cell]] = {}
+        cells: dict[str, list[ResultCell]] = {}
         for line in lines:
             cells.setdefault(line["row"], []).append(_cell({str(key): line[key] for key in line}))
         return [
@@ -241,7 +215,7 @@ class Section:
             SeedRow(
                 experiment,
                 run,
-                [hundredfold(_scores(run).get(metric.name)) for metric in self.metrics],
+                [x100(_scores(run).get(metric.name)) for metric in self.metrics],
                 self.legend.basis([run], experiment.notes),
                 number(run.seconds, ".1f"),
                 number(run.peak_memory_mb, ".0f"),
@@ -274,87 +248,26 @@ def sections(records: Iterable[RunRecord]) -> list[Section]:
     Returns:
         Sections by data set and fingerprint; equal for equal records in any order.
     """
-    groups: dict[tuple[str, str], dict[str, RunRecord]] = {}
+    files: dict[tuple[str, str], list[RunRecord]] = {}
     for run in records:
         key = run.identity.dataset, run.identity.dataset_fingerprint
-        groups.setdefault(key, {})[run.identity.digest] = run
-    datasets = [dataset for dataset, _ in groups]
+        files.setdefault(key, []).append(run)
+    datasets = [dataset for dataset, _ in files]
     return [
-        _section(dataset, fingerprint, list(runs.values()), datasets.count(dataset) > 1)
-        for (dataset, fingerprint), runs in sorted(groups.items())
+        _section(dataset, fingerprint, runs, datasets.count(dataset) > 1)
+        for (dataset, fingerprint), runs in sorted(files.items())
     ]
 
 
 def _section(dataset: str, fingerprint: str, runs: list[RunRecord], several: bool) -> Section:
     title = f"{dataset}, features {fingerprint[:12]}" if several else dataset
-    experiments = _experiments(runs)
-    return Section(dataset, fingerprint, title, experiments, comparison_of(experiments))
-
-
-def _experiments(runs: Sequence[RunRecord]) -> tuple[SeedGroup, ...]:
-    models: dict[str, dict[str, list[RunRecord]]] = {}
-    for run in sorted(runs, key=lambda run: (run.identity.model, run.identity.seed)):
-        of_model = models.setdefault(run.identity.model, {})
-        of_model.setdefault(run.identity.experiment, []).append(run)
-    return tuple(
-        experiment for name, of_model in models.items() for experiment in _of_model(name, of_model)
+    groups = by_experiment(runs)
+    differing = differences(groups)
+    experiments = tuple(
+        SeedGroup(row.label, row.model, row.records, row.seeds, differing=differing[key])
+        for key, row in zip(groups, rows(groups), strict=True)
     )
-
-
-def _of_model(model: str, runs: Mapping[str, Sequence[RunRecord]]) -> Iterable[SeedGroup]:
-    """Name the experiments of one model, in the order of their ids."""
-    digits = _digits(runs)
-    for key, differing in _differences(runs).items():
-        label = model if len(runs) == 1 else f"{model} #{key[:digits]}"
-        yield SeedGroup(key, tuple(runs[key]), differing, label)
-
-
-def _digits(ids: Iterable[str]) -> int:
-    """How many digits tell the ids apart, so that no two labels are the same."""
-    known = list(ids)
-    lengths = range(ID_DIGITS, len(known[0]))
-    return next((n for n in lengths if len({key[:n] for key in known}) == len(known)), lengths.stop)
-
-
-def _differences(experiments: Mapping[str, Sequence[RunRecord]]) -> dict[str, dict[str, str]]:
-    """By experiment of one model, the keys whose values are not the same in all of them."""
-    settings = {key: _settings(experiments[key][0]) for key in sorted(experiments)}
-    values: dict[str, set[str]] = {}
-    for setting in settings.values():
-        for name, value in setting.items():
-            values.setdefault(name, set()).add(value)
-    everywhere = {name for name in values if all(name in each for each in settings.values())}
-    differing = [n for n, found in values.items() if len(found) > 1 or n not in everywhere]
-    return {
-        key: {name: setting.get(name, "not set") for name in differing}
-        for key, setting in settings.items()
-    }
-
-
-def _settings(run: RunRecord) -> dict[str, str]:
-    return {
-        **flatten(run.identity.configuration),
-        "code version": run.identity.code_version,
-    }
-
-
-def flatten(configuration: Mapping[str, JsonValue], prefix: str = "") -> dict[str, str]:
-    """Lay a configuration out as dotted keys and values as text; lists stay whole.
-
-    Args:
-        configuration: Nested configuration.
-        prefix: Put in front of each key.
-
-    Returns:
-        In the order of the configuration.
-    """
-    flat: dict[str, str] = {}
-    for key, value in configuration.items():
-        if isinstance(value, dict) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value if isinstance(value, str) else json.dumps(value)
-    return flat
+    return Section(dataset, fingerprint, title, experiments, comparison_of(experiments))
 
 
 def comparison_of(experiments: Sequence[SeedGroup]) -> Comparison | None:
@@ -369,34 +282,22 @@ def comparison_of(experiments: Sequence[SeedGroup]) -> Comparison | None:
     metrics = ordered_metrics(
         name for e in experiments for run in e.records for name in _scores(run)
     )
-    if not metrics:
-        return None
-    systems = [
-        SystemRuns(
-            label=experiment.label,
-            model=experiment.model,
-            records=experiment.records,
-            seeds=tuple(run.identity.seed for run in experiment.records),
-            published={},
-        )
-        for experiment in experiments
-    ]
-    return compare(systems, metrics, split=SPLIT)
+    return compare(experiments, metrics, split=SPLIT) if metrics else None
 
 
 def _scores(run: RunRecord) -> Mapping[str, float | None]:
     return run.metrics.get(SPLIT, {}) if run.finished else {}
 
 
-def _cell(line: Mapping[str, Any]) -> Cell:
+def _cell(line: Mapping[str, Any]) -> ResultCell:
     n, finished = int(line["n"]), int(line["seeds"]) - int(line["diverged"])
     if n == 0:
-        return Cell(NO_NUMBER)
+        return ResultCell(NOTHING)
     spread = n > 1 and not pd.isna(line["std"])
-    return Cell(
-        mean=hundredfold(line["mean"]),
-        std=hundredfold(line["std"]) if spread else "",
-        interval=f"{hundredfold(line['ci_low'])}, {hundredfold(line['ci_high'])}" if spread else "",
+    return ResultCell(
+        mean=x100(line["mean"]),
+        std=x100(line["std"]) if spread else "",
+        interval=f"{x100(line['ci_low'])}, {x100(line['ci_high'])}" if spread else "",
         own_n=f"n = {n}" if n != finished else "",
         best=line["best"],
     )
@@ -411,21 +312,11 @@ def _count(experiment: SeedGroup) -> str:
 def _validation_error(experiment: SeedGroup) -> float:
     """Mean validation MAE, or Loss where there is none; experiments without come last."""
     for name in CHOOSING_METRICS:
-        scores = [run.metrics.get("valid", {}).get(name) for run in experiment.finished]
+        scores = [run.metrics.get("valid", {}).get(name) for run in experiment.finished.values()]
         values = [score for score in scores if score is not None]
         if values:
             return sum(values) / len(values)
     return math.inf
-
-
-def number(value: float | None, form: str) -> str:
-    """Write a number, or a dash where it is undefined."""
-    return NO_NUMBER if value is None or not math.isfinite(value) else format(value, form)
-
-
-def hundredfold(value: float | None) -> str:
-    """Write a metric in MMSA's units, x100 with two digits."""
-    return number(None if value is None else 100 * value, ".2f")
 
 
 def timestamp(run: RunRecord) -> str:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from MMSA_ext.records.store import RunRecord
-from MMSA_ext.reporting.report_contents import NO_NUMBER, SPLIT, hundredfold, number
+from MMSA_ext.reporting.render import NOTHING, number, x100
+from MMSA_ext.reporting.report_contents import SPLIT
 
 # Validation curves that are drawn, where the history has them.
 CURVES: Final = ("MAE", "Corr", "Loss")
@@ -71,14 +72,14 @@ def facts(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
         ("peak memory, MiB", each(lambda r: one_digit(r.peak_memory_mb))),
         ("environment", shared(lambda r: r.environment.describe())),
         ("code version", shared(lambda r: r.identity.code_version)),
-        ("notes", shared(lambda r: "; ".join(r.notes) or NO_NUMBER)),
+        ("notes", shared(lambda r: "; ".join(r.notes) or NOTHING)),
         ("checkpoint", shared(lambda r: _text(r.checkpoint))),
         ("run", each(lambda r: r.identity.short_id)),
         ("recorded", each(lambda r: r.created.isoformat())),
         *(
             (
                 f"{split} {name} \N{MULTIPLICATION SIGN}100",
-                [hundredfold(run.metrics.get(split, {}).get(name)) for run in runs],
+                [x100(run.metrics.get(split, {}).get(name)) for run in runs],
             )
             for split in sorted(splits, key=lambda split: (split != SPLIT, split))
             for name in _names(run.metrics.get(split, {}) for run in runs)
@@ -91,7 +92,7 @@ def _names(parts: Iterable[Mapping[str, object]]) -> list[str]:
 
 
 def _text(value: object) -> str:
-    return NO_NUMBER if value is None else str(value)
+    return NOTHING if value is None else str(value)
 
 
 def charts(runs: Sequence[RunRecord]) -> list[Chart]:

@@ -84,7 +84,12 @@ def _table(runs: list[RunRecord]) -> str:
     if not metrics:
         return "No run has a result.\n"
     systems = rows(by_experiment(runs))
-    found = compare(systems, metrics, facts=_settings(systems))
+    settings = [
+        Fact("settings", ", ".join(f"{key} = {value}" for key, value in own.items()), (label,))
+        for label, own in differences({s.label: s.records for s in systems}).items()
+        if own
+    ]
+    found = compare(systems, metrics, facts=settings)
     means = found.numbers.set_index(["row", "metric"])["mean"]
     heads = ("Model", *metrics, "Data Setting")
     lines = [
@@ -105,16 +110,3 @@ def _table(runs: list[RunRecord]) -> str:
 def _data_setting(system: SystemRuns) -> str:
     aligned = system.records[0].identity.configuration.get("need_data_aligned")
     return "Aligned" if aligned else "Unaligned"
-
-
-def _settings(systems: list[SystemRuns]) -> list[Fact]:
-    """What tells the rows of one model apart."""
-    facts = []
-    for model in dict.fromkeys(system.model for system in systems):
-        of_model = {system.label: system.records for system in systems if system.model == model}
-        facts += [
-            Fact("settings", ", ".join(f"{k} = {v}" for k, v in own.items()), (label,))
-            for label, own in differences(of_model).items()
-            if own
-        ]
-    return facts

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from scipy import stats
 
 from MMSA_ext.errors import MMSAExtError
@@ -45,7 +44,6 @@ class Summary:
         n: Number of values.
         ci_low: Lower end of the t-interval of the mean; NaN for n = 1.
         ci_high: Upper end.
-        confidence: Level of the interval.
     """
 
     mean: float
@@ -53,7 +51,6 @@ class Summary:
     n: int
     ci_low: float
     ci_high: float
-    confidence: float = 0.95
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,6 @@ class PairedDifference:
         std: Sample standard deviation of the differences; NaN for fewer than two.
         ci_low: Lower end of the t-interval of the mean difference; NaN where the test is undefined.
         ci_high: Upper end.
-        confidence: Level of the interval.
     """
 
     difference: float
@@ -76,7 +72,6 @@ class PairedDifference:
     std: float
     ci_low: float
     ci_high: float
-    confidence: float = 0.95
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,6 @@ class BootstrapResult:
         p_value: Two-sided: twice the smaller share of resamples on either side of zero.
         n: Number of test samples.
         n_resamples: Number of resamples that have the metric.
-        confidence: Level of the interval.
     """
 
     difference: float
@@ -99,7 +93,6 @@ class BootstrapResult:
     p_value: float
     n: int
     n_resamples: int
-    confidence: float = 0.95
 
 
 def summarise(values: Sequence[float], confidence: float = 0.95) -> Summary:
@@ -124,10 +117,10 @@ def summarise(values: Sequence[float], confidence: float = 0.95) -> Summary:
     n, nan = len(sample), math.nan
     mean = float(np.mean(sample)) if n else nan
     if n < 2:
-        return Summary(mean, nan, n, nan, nan, confidence)
+        return Summary(mean, nan, n, nan, nan)
     std = float(np.std(sample, ddof=1))
     margin = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * std / math.sqrt(n)
-    return Summary(mean, std, n, mean - margin, mean + margin, confidence)
+    return Summary(mean, std, n, mean - margin, mean + margin)
 
 
 def paired_difference(
@@ -163,7 +156,7 @@ def paired_difference(
         p_value = low = high = math.nan
     else:
         p_value = float(stats.ttest_rel(first, second).pvalue)
-    return PairedDifference(found.mean, found.n, p_value, found.std, low, high, confidence)
+    return PairedDifference(found.mean, found.n, p_value, found.std, low, high)
 
 
 def paired_t_test_power(n: int, gain: float, std: float, alpha: float = 0.05) -> float:
@@ -289,8 +282,7 @@ def paired_bootstrap(
 
     Args:
         predictions_a: Shape (n,), of the first system.
-        predictions_b: Shape (n,), of the second, for the same samples in the same order
-            (`align_predictions`).
+        predictions_b: Shape (n,), of the second, for the same samples in the same order.
         labels: Shape (n,).
         metric: Such as one of `sample_metrics`; works over the last axis, so that all resamples
             are a few calls.
@@ -314,7 +306,7 @@ def paired_bootstrap(
 
     observed = float(difference(a, b, y))
     if not math.isfinite(observed):
-        return BootstrapResult(math.nan, math.nan, math.nan, math.nan, len(y), 0, confidence)
+        return BootstrapResult(math.nan, math.nan, math.nan, math.nan, len(y), 0)
     with warnings.catch_warnings():
         # Resamples without the metric are counted here, and scipy's own interval is not used.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
@@ -330,7 +322,7 @@ def paired_bootstrap(
         ).bootstrap_distribution
     drawn = drawn[np.isfinite(drawn)]
     low, high, p_value = _percentiles(drawn, confidence)
-    return BootstrapResult(observed, low, high, p_value, len(y), len(drawn), confidence)
+    return BootstrapResult(observed, low, high, p_value, len(y), len(drawn))
 
 
 def _percentiles(drawn: FloatArray, confidence: float) -> tuple[float, float, float]:
@@ -355,39 +347,3 @@ def _paired_samples(*inputs: npt.ArrayLike) -> list[FloatArray]:
     if not all(np.isfinite(array).all() for array in arrays):
         raise StatisticsError("a prediction or label is not finite.")
     return arrays
-
-
-def align_predictions(
-    a: pd.DataFrame, b: pd.DataFrame, split: str = "test"
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Join two runs' predictions by sample id.
-
-    Args:
-        a: Columns `split`, `id`, `label`, `prediction`, as the run store returns them.
-        b: The same, of another run on the same data.
-        split: Split to compare on.
-
-    Returns:
-        Predictions of a, predictions of b, labels; each float64 of shape (n,), in a's order.
-
-    Raises:
-        StatisticsError: An id is missing on one side or occurs twice, or the labels differ.
-    """
-    first, second = (frame[frame["split"] == split] for frame in (a, b))
-    if first["id"].duplicated().any() or second["id"].duplicated().any():
-        raise StatisticsError(f"a sample id occurs twice in the {split} split.")
-    if set(first["id"]) != set(second["id"]):
-        odd = sorted(set(first["id"]) ^ set(second["id"]))
-        raise StatisticsError(
-            f"{len(odd)} samples of the {split} split are in one run only, such as {odd[0]!r}; "
-            "compare runs on the same feature file."
-        )
-    joined = first.merge(second, on="id", suffixes=("_a", "_b"), validate="one_to_one")
-    labels = joined["label_a"].to_numpy(dtype=np.float64)
-    if not np.array_equal(labels, joined["label_b"].to_numpy(dtype=np.float64), equal_nan=True):
-        raise StatisticsError(f"the labels of the {split} split differ between the two runs.")
-    return (
-        joined["prediction_a"].to_numpy(dtype=np.float64),
-        joined["prediction_b"].to_numpy(dtype=np.float64),
-        labels,
-    )

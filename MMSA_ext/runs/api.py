@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.paths import Places, expand_given
+from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.runs.results import RunResults
 from MMSA_ext.runs.seeds import Run
 from MMSA_ext.validation import distinct_seeds, flag, whole_number
@@ -77,20 +76,7 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
         FeatureFileError: The feature file is missing, unsafe or inconsistent.
         TextEncoderError: The text encoder cannot be loaded.
     """
-    wanted = distinct_seeds(seeds if seeds is not None else ()) or list(DEFAULT_SEEDS)
-    tune_times = whole_number("tune_times", tune_times, 1)
-    if flag("tune_on_test", tune_on_test) and not flag("is_tune", is_tune):
-        raise ConfigError("tune_on_test has no effect without a search; add is_tune=True (--tune).")
-    searched: dict[str, list[Any]] = {}
-    if flag("is_tune", is_tune):
-        from MMSA_ext.runs.tuning import search_space
-
-        searched = search_space(model_name, dataset_name, config_file)
-    with open_run(
-        model_name,
-        dataset_name,
-        config_file=config_file,
-        config=config,
+    options = RunOptions(
         custom_feature=custom_feature,
         feature_T=feature_T,
         feature_A=feature_A,
@@ -102,7 +88,44 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
         res_save_dir=res_save_dir,
         log_dir=log_dir,
         reuse=reuse,
-        searched=searched,
+    )
+    return run_model(
+        model_name,
+        dataset_name,
+        options,
+        config_file=config_file,
+        config=config,
+        seeds=seeds,
+        is_tune=is_tune,
+        tune_times=tune_times,
+        tune_on_test=tune_on_test,
+    )
+
+
+def run_model(
+    model_name: str,
+    dataset_name: str,
+    options: RunOptions,
+    *,
+    config_file: str | Path | None = None,
+    config: dict[str, Any] | None = None,
+    seeds: Sequence[int] | int | None = None,
+    is_tune: bool = False,
+    tune_times: int = 50,
+    tune_on_test: bool = False,
+) -> RunResults:
+    """`MMSA_run`, with what is not the run's own in one object; arguments and errors are those."""
+    wanted = distinct_seeds(seeds if seeds is not None else ()) or list(DEFAULT_SEEDS)
+    tune_times = whole_number("tune_times", tune_times, 1)
+    if flag("tune_on_test", tune_on_test) and not flag("is_tune", is_tune):
+        raise ConfigError("tune_on_test has no effect without a search; add is_tune=True (--tune).")
+    searched: dict[str, list[Any]] = {}
+    if flag("is_tune", is_tune):
+        from MMSA_ext.runs.tuning import search_space
+
+        searched = search_space(model_name, dataset_name, config_file)
+    with open_run(
+        model_name, dataset_name, options, config_file=config_file, config=config, searched=searched
     ) as run:
         if is_tune:
             from MMSA_ext.runs.tuning import tune
@@ -116,51 +139,28 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
 def open_run(
     model_name: str,
     dataset_name: str,
+    options: RunOptions,
     *,
     config_file: str | Path | None = None,
-    config: dict[str, Any] | None = None,
-    custom_feature: str | Path | None = None,
-    feature_T: str | Path | None = None,  # noqa: N803
-    feature_A: str | Path | None = None,  # noqa: N803
-    feature_V: str | Path | None = None,  # noqa: N803
-    gpu_ids: Sequence[int | str] | int | str = (0,),
-    num_workers: int = 4,
-    verbose_level: int = 1,
-    model_save_dir: str | Path | None = None,
-    res_save_dir: str | Path | None = None,
-    log_dir: str | Path | None = None,
-    reuse: bool = True,
+    config: Mapping[str, Any] | None = None,
     searched: Mapping[str, list[Any]] | None = None,
 ) -> Iterator[Run]:
-    """A run whose data are read and checked, and the surroundings that it trains in.
+    """A run, and the surroundings that it trains in.
 
-    Arguments and errors are those of `MMSA_run`; nothing is trained until `Run.seed` is called.
+    Arguments and errors are those of `MMSA_run`; nothing is trained until `Run.seed` is called, and
+    data are read when a seed is not in the store.
     For a search, `searched` has the choices of its keys.
 
     Yields:
         The run; logging and registration end with the `with` block.
     """
-    mmsa_bridge.check_verbosity(verbose_level)
-    mmsa_bridge.device_numbers(gpu_ids)
-    workers = min(whole_number("num_workers", num_workers, 0), os.cpu_count() or 1)
+    mmsa_bridge.device_numbers(options.gpu_ids)
     args = resolve(model_name, dataset_name, config_file, config, searched=searched)
-    sources = {"feature_T": feature_T, "feature_A": feature_A, "feature_V": feature_V}
-    files = {name: expand_given(path) for name, path in sources.items()}
-    base = expand_given(custom_feature)
-    places = Places.default(model_save_dir, res_save_dir, log_dir)
+    places = options.places()
     log_file = places.logs / f"{args.model_name}-{args.dataset_name}.log"
     with (
         mmsa_bridge.registered(),
-        mmsa_bridge.run_logging(log_file, verbose_level),
-        mmsa_bridge.progress_bars(verbose_level > 0),
+        mmsa_bridge.run_logging(log_file, options.verbose_level),
+        mmsa_bridge.progress_bars(options.verbose_level > 0),
     ):
-        yield Run(
-            args,
-            places,
-            device=mmsa_bridge.assign_device(gpu_ids),
-            custom_feature=base,
-            other_features=files,
-            num_workers=workers,
-            show_progress=verbose_level > 0,
-            reuse=flag("reuse", reuse),
-        )
+        yield Run(args, options, places, mmsa_bridge.assign_device(options.gpu_ids))

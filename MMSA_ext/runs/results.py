@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
 from MMSA_ext.records.store import RunRecord
+from MMSA_ext.reporting import render
 from MMSA_ext.reporting.statistics import summarise
-from MMSA_ext.reporting.tables import render_table
+from MMSA_ext.reporting.tables import render_table, run_tables, seed_table
 
 
 class MetricSummary(NamedTuple):
@@ -82,6 +85,23 @@ class RunResults:
                 summaries[name] = MetricSummary(whole.mean, whole.std, whole.n)
         return summaries
 
+    @property
+    def records(self) -> tuple[RunRecord, ...]:
+        """The records of all seeds."""
+        return tuple(result.record for result in self.seeds)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a seed with plain numbers, as in the CSV of seeds."""
+        return seed_table(self.records)
+
+    def to_markdown(self) -> str:
+        """The table of this call in Markdown."""
+        return "\n".join(map(render.to_markdown, run_tables(self.records)))
+
+    def to_latex(self) -> str:
+        """The table of this call in LaTeX, for the packages booktabs and adjustbox."""
+        return "\n".join(map(render.to_latex, run_tables(self.records)))
+
     def __str__(self) -> str:
         """The table of this call, with n, selection rule and environment."""
-        return render_table([result.record for result in self.seeds])
+        return render_table(self.records)

@@ -7,6 +7,7 @@ at the seed it was in, and a run that was done before is looked up.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -22,8 +23,9 @@ from MMSA_ext import mmsa_bridge
 from MMSA_ext import text_encoders as encoders
 from MMSA_ext.config import mmsa_keys
 from MMSA_ext.config.resolve import identity_config, merge
+from MMSA_ext.config.schema import FACTS, RunConfig
 from MMSA_ext.data import corruption
-from MMSA_ext.data.features import FeatureSet, base_file, read_features
+from MMSA_ext.data.features import FeatureSet, base_file, fingerprint, read_features
 from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, MMSAExtError, suggest
 from MMSA_ext.files import check_writable, exclusive, scratch_folder
@@ -47,6 +49,7 @@ from MMSA_ext.reporting.tables import append_mmsa_csv, write_seed_csv
 from MMSA_ext.runs import requirements
 from MMSA_ext.runs.inputs import adopt_shapes, seen_features
 from MMSA_ext.runs.one_seed import SeedOutcome, run_stock_seed, score_stock_seed
+from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.runs.own_seed import run_extension_seed, score_extension_seed
 from MMSA_ext.runs.results import RunResults, SeedResult
 from MMSA_ext.stopping import deferred
@@ -62,12 +65,21 @@ _MODELS_BYTES, _LOG_BYTES = 4 * 2**20, 2**16
 
 
 def identifying_configuration(args: EasyDict) -> dict[str, Any]:
-    """The part of a configuration that identifies a run, the same on every machine.
+    """The part of a configuration that identifies a run, known before its data are read.
+
+    It has causes and no consequences, so not the shapes that the feature file decides, nor what
+    decides only the speed of the model.
 
     Raises:
         TextEncoderError: If the text encoder is a folder that is not there.
     """
-    configuration = identity_config(args)
+    left_out = set(FACTS)
+    if is_registered(args.model_name):
+        bound = get_model(args.model_name).config.from_args(args)
+        if isinstance(bound, RunConfig) and bound.masks_padding:
+            left_out.add("eval_batch_size")
+    kept = identity_config(args)
+    configuration = {key: value for key, value in kept.items() if key not in left_out}
     if "pretrained" in configuration:
         configuration["pretrained"] = encoders.identity(configuration["pretrained"])
     return configuration
@@ -86,18 +98,38 @@ def model_code_version(model_name: str) -> str:
     return code_version(*data, run, entry.build, entry.config, entry.trainer)
 
 
+def run_identity(
+    args: EasyDict, data: str, seed: int, marks: Mapping[str, str] | None = None
+) -> RunIdentity:
+    """The name of a run, known before the run.
+
+    Args:
+        args: Resolved configuration.
+        data: Fingerprint of the feature files.
+        seed: The seed.
+        marks: What sets the run apart from one with the same configuration.
+
+    Raises:
+        TextEncoderError: If the text encoder is a folder that is not there.
+    """
+    return RunIdentity(
+        dataset=args.dataset_name,
+        dataset_fingerprint=data,
+        model=args.model_name,
+        configuration=identifying_configuration(args) | dict(marks or {}),
+        seed=seed,
+        code_version=model_code_version(args.model_name),
+    )
+
+
 class Run:
     """One model on one data set with one configuration; its seeds run one after another.
 
     Args:
         args: Resolved configuration.
+        options: How it is made.
         places: Where results go.
         device: Where to train.
-        custom_feature: Feature file in place of the configured one.
-        other_features: `feature_T`, `feature_A`, `feature_V`: files of single modalities, or None.
-        num_workers: Loader processes of MMSA's own models.
-        show_progress: Whether a bar shows the training steps.
-        reuse: Look finished runs up instead of repeating them.
         features: Features, if they are read already.
         notes: Remarks that every record of this run carries.
         marks: What sets this run apart from one with the same configuration; part of its identity.
@@ -106,29 +138,34 @@ class Run:
     def __init__(
         self,
         args: EasyDict,
+        options: RunOptions,
         places: Places,
-        *,
         device: torch.device,
-        custom_feature: str | Path | None = None,
-        other_features: dict[str, Any] | None = None,
-        num_workers: int = 0,
-        show_progress: bool = False,
-        reuse: bool = True,
+        *,
         features: FeatureSet | None = None,
         notes: tuple[str, ...] = (),
         marks: dict[str, str] | None = None,
     ) -> None:
-        self.args, self.places, self.device = args, places, device
-        self.custom_feature = custom_feature
-        self.other_features = other_features or {}
-        self.num_workers, self.show_progress, self.reuse = num_workers, show_progress, reuse
-        self.notes, self.marks = notes, marks or {}
+        self.args, self.options, self.places, self.device = args, options, places, device
+        self.custom_feature, self.other_features = options.custom_feature, options.modality_files
+        self.reuse, self.notes, self.marks = options.reuse, notes, marks or {}
         self.store = RunStore(places.results / "runs")
-        self.features = features or self._read_features()
-        self._check_metric()
         self.corruption = corruption.bind(args)
-        requirements.check(args, self.features, self.corruption)
-        adopt_shapes(args, self.features)
+        self._given = features
+
+    @cached_property
+    def features(self) -> FeatureSet:
+        """The data, read and checked when they are first needed; the shapes become theirs.
+
+        Raises:
+            FeatureFileError: They cannot be used.
+            ConfigError: The configuration asks for what they, or the data set, do not have.
+        """
+        features = self._given or self._read_features()
+        self._check_metric()
+        requirements.check(self.args, features, self.corruption)
+        adopt_shapes(self.args, features)
+        return features
 
     def with_overrides(
         self,
@@ -141,13 +178,9 @@ class Run:
         """The same run with other configuration values; features that are not given are shared."""
         return Run(
             merge(self.args, overrides),
+            self.options,
             self.places,
-            device=self.device,
-            custom_feature=self.custom_feature,
-            other_features=self.other_features,
-            num_workers=self.num_workers,
-            show_progress=self.show_progress,
-            reuse=self.reuse,
+            self.device,
             # Unless they are to be read otherwise.
             features=features or (None if "front_padding" in overrides else self.features),
             notes=(*self.notes, *notes),
@@ -206,6 +239,8 @@ class Run:
         known = self._look_up(identity) if self.reuse else None
         if known is not None:
             return self._result(known, reused=True)
+        if self.features.fingerprint != identity.dataset_fingerprint:  # changed just now
+            return self.seed(seed, position)
         self._check_places(identity)
         logger.info("-" * 30 + " Running with seed %d [%d] " + "-" * 30, seed, position)
         checkpoint = self._checkpoint_path(identity)
@@ -240,16 +275,16 @@ class Run:
 
     def identity(self, seed: int) -> RunIdentity:
         """What makes the run of this seed the run it is."""
-        return RunIdentity(
-            dataset=self.args.dataset_name,
-            dataset_fingerprint=self.features.fingerprint,
-            model=self.args.model_name,
-            configuration=identifying_configuration(self.args) | self.marks,
-            seed=seed,
-            code_version=model_code_version(self.args.model_name),
-        )
+        return run_identity(self.args, self._fingerprint(), seed, self.marks)
 
-    def _read_features(self) -> FeatureSet:
+    def _fingerprint(self) -> str:
+        """Of the data that are read, or would be: their arrays are not needed to look a run up."""
+        read = self.__dict__.get("features", self._given)
+        if read is not None:
+            return str(read.fingerprint)
+        return fingerprint(self._base_file(), **self.other_features)
+
+    def _base_file(self) -> str | os.PathLike[str] | None:
         others = [self.other_features.get(name) for name in _MODALITIES]
         path = base_file(self.custom_feature, self.args.featurePath, others)
         if path is not None and (reason := why_no_file(path, "feature file")):
@@ -262,8 +297,11 @@ class Run:
         for name, other in self.other_features.items():
             if other and (reason := why_no_file(other, "feature file")):
                 raise FeatureFileError(f"{shown(other)} ({name}): {reason}.")
+        return path
+
+    def _read_features(self) -> FeatureSet:
         features = read_features(
-            path,
+            self._base_file(),
             self.args.dataset_name,
             front_padding=self.args.get("front_padding"),
             **self.other_features,
@@ -304,7 +342,7 @@ class Run:
             self.args,
             device=self.device,
             model_save_path=weights,
-            custom_feature=self.custom_feature and str(self.custom_feature),
+            custom_feature=self.custom_feature,
             cur_seed=position,
             **self.other_features,
         )
@@ -318,8 +356,8 @@ class Run:
                         logger.warning("%s The model is trained anew.", error)
                 if trains_in_mmsa(args.model_name):
                     with mmsa_keys.explained(self.args):
-                        return run_stock_seed(args, identity.seed, self.num_workers)
-            with _progress_bar(self.show_progress, identity) as progress:
+                        return run_stock_seed(args, identity.seed, self.options.loaders)
+            with _progress_bar(self.options.verbose_level > 0, identity) as progress:
                 return run_extension_seed(args, self._seen_features, identity.seed, progress)
         except MMSAExtError:
             raise
@@ -371,7 +409,7 @@ class Run:
         weights = self._checkpoint_path(clean.identity)
         args = EasyDict({**args, "model_save_path": weights})
         if trains_in_mmsa(args.model_name):
-            outcome = score_stock_seed(args, checkpoint.state_dict, self.num_workers)
+            outcome = score_stock_seed(args, checkpoint.state_dict, self.options.loaders)
         else:
             outcome = score_extension_seed(args, self._seen_features, checkpoint.state_dict)
         outcome.history = [epoch.model_dump() for epoch in clean.history]
@@ -466,18 +504,18 @@ class Run:
         )
 
     def _draw(self, results: Sequence[SeedResult]) -> tuple[Path, ...]:
-        from MMSA_ext.reporting.figures.curves import curves_overview, training_curves
+        from MMSA_ext.reporting.figures import curves_overview, save, training_curves
 
         folder = self.places.results / "figures" / self.args.dataset_name / self.args.model_name
         folder.mkdir(parents=True, exist_ok=True)
         drawn: list[Path] = []
         for result in results:
             path = folder / f"{result.record_path.stem}.png"
-            drawn += (
-                [path] if result.reused and path.is_file() else training_curves(result.record, path)
-            )
+            known = result.reused and path.is_file()
+            drawn += [path] if known else save(training_curves(result.record), path)
         if len(results) > 1:
-            drawn += curves_overview([result.record for result in results], folder / "seeds.png")
+            overview = curves_overview([result.record for result in results])
+            drawn += save(overview, folder / "seeds.png")
         return tuple(drawn)
 
 

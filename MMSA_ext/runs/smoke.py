@@ -15,21 +15,31 @@ from MMSA_ext.config.resolve import unread
 from MMSA_ext.data.features import FeatureSet
 from MMSA_ext.records.store import RunRecord
 from MMSA_ext.runs.api import open_run
+from MMSA_ext.runs.options import RunOptions
 
 BATCHES = 2
 
 
 def smoke_run(
-    model_name: str, dataset_name: str, folder: str | Path, *, seed: int = 1111, **options: Any
+    model_name: str,
+    dataset_name: str,
+    options: RunOptions,
+    folder: str | Path,
+    *,
+    seed: int = 1111,
+    config_file: str | Path | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> RunRecord:
     """Train a model for one epoch on two batches, and test it on two.
 
     Args:
         model_name: As for `MMSA_run`.
         dataset_name: As for `MMSA_run`.
+        options: How it is made; its folders are not used.
         folder: Receives checkpoint, record and log; the caller throws it away.
         seed: The seed.
-        **options: Of `open_run`, but for its folders and `reuse`.
+        config_file: As for `MMSA_run`.
+        config: As for `MMSA_run`.
 
     Returns:
         The record of the run, whose files are below `folder`.
@@ -39,8 +49,9 @@ def smoke_run(
         FeatureFileError: As for `MMSA_run`.
         TextEncoderError: As for `MMSA_run`.
     """
-    options |= dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), folder)
-    with open_run(model_name, dataset_name, **options) as run:
+    with open_run(
+        model_name, dataset_name, options.inside(folder), config_file=config_file, config=config
+    ) as run:
         features = few(run.features, BATCHES * int(run.args.batch_size))
         return run.with_overrides(one_epoch(run.args), features=features).seed(seed).record
 

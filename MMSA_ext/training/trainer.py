@@ -25,7 +25,7 @@ from MMSA_ext.data.predictions import Predictions
 from MMSA_ext.data.retrieval import RetrievalConfig, RetrievalIndex, build_index
 from MMSA_ext.data.scaling import FeatureScaling
 from MMSA_ext.errors import NOT_BETTER, TrainingDivergedError
-from MMSA_ext.models.contract import MSAModel, StepBatch, core_model
+from MMSA_ext.models.contract import Inputs, MSAModel, StepBatch, core_model
 from MMSA_ext.models.parts.encoders import PretrainedText
 from MMSA_ext.training.weights_file import write_scratch
 
@@ -334,7 +334,7 @@ class Trainer:
             for name, value in {"Loss": loss, **output.losses, **output.diagnostics}.items():
                 sums[name] = sums.get(name, 0.0) + value.item() * len(indices)
             predictions.append(output.prediction.detach().cpu().reshape(-1))
-            labels.append(step.samples["labels"]["M"][step.anchors].cpu().reshape(-1))
+            labels.append(step.labels.cpu().reshape(-1))
             if self.progress is not None:
                 self.progress(
                     StepProgress(
@@ -384,7 +384,7 @@ class StepSampler:
         model.eval()
         order = _evaluation_order(model, self.split)
         parts = [
-            model.contrast_features(to_device(self.split.batch(indices), device))
+            model.contrast_features(Inputs.of(to_device(self.split.batch(indices), device)))
             for indices in torch.split(order, batch_size)
         ]
         back = torch.argsort(order).to(device)
@@ -435,7 +435,7 @@ def predict(
     order = _evaluation_order(model, loader.split)
     for indices in torch.split(order, loader.batch_size):
         batch = loader.split.batch(indices)
-        outputs = model.predict(to_device(batch, device))
+        outputs = model(Inputs.of(to_device(batch, device)))
         predicted.append(outputs["M"].reshape(-1).float().cpu())
         truth = batch["labels"].get("M")
         missing = torch.full((len(batch["id"]),), math.nan)

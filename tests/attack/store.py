@@ -49,6 +49,7 @@ from MMSA_ext.records.store import (
 )
 from MMSA_ext.runs.api import open_run
 from MMSA_ext.runs.one_seed import SeedOutcome
+from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.runs.seeds import Run
 from MMSA_ext.training.checkpoint import load_checkpoint
 from tests.attack.tally import Tally
@@ -357,9 +358,8 @@ def seed_places(folder: Path) -> Iterator[Callable[[Path], Place]]:
     features = folder / "features.pkl"
     features.write_bytes(pickle.dumps(make_feature_data(), protocol=4))
     home = {f"{name}_dir": folder / name for name in ("model_save", "res_save", "log")}
-    with open_run(
-        "lf_dnn", "mosi", custom_feature=features, gpu_ids="cpu", verbose_level=0, **home
-    ) as run:
+    options = RunOptions(custom_feature=features, gpu_ids="cpu", verbose_level=0, **home)
+    with open_run("lf_dnn", "mosi", options) as run:
         yield lambda place: SeedPlace(place, run)
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from benchmarks.plain import PlainDashFusion, take_weights
 from MMSA_ext.config.resolve import resolve
-from MMSA_ext.models.contract import StepBatch, inputs
+from MMSA_ext.models.contract import Inputs, StepBatch
 from MMSA_ext.models.dashfusion import DashFusion, DashFusionConfig
 from tests.conftest import TINY_SHAPES, tiny_config
 from tests.models.conftest import dataset  # noqa: F401 (a fixture)
@@ -66,13 +66,11 @@ def test_a_training_step_is_the_same(tiny_encoder, dataset, with_contrast):  # n
 
 def test_prediction_and_contrast_features_are_the_same(tiny_encoder, dataset):  # noqa: F811
     model, plain = (m.eval() for m in models(tiny_encoder))
-    batch = dataset.batch(torch.arange(12))
+    given = Inputs.of(dataset.batch(torch.arange(12)))
     with torch.no_grad():
+        torch.testing.assert_close(model(given)["M"], plain(given)["M"], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(
-            model(*inputs(batch))["M"], plain(*inputs(batch))["M"], rtol=1e-4, atol=1e-5
-        )
-        torch.testing.assert_close(
-            model.contrast_features(batch), plain.contrast_features(batch), rtol=1e-4, atol=1e-5
+            model.contrast_features(given), plain.contrast_features(given), rtol=1e-4, atol=1e-5
         )
 
 

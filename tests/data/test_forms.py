@@ -20,6 +20,7 @@ from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import FeatureLoader, make_loaders
 from MMSA_ext.registry import trains_in_mmsa
 from MMSA_ext.runs.api import open_run
+from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.runs.seeds import Run
 from tests.conftest import make_feature_data, tiny_config
 
@@ -156,11 +157,10 @@ def opened(
                     open_run(
                         model,
                         "sims",
+                        RunOptions(custom_feature=path, gpu_ids="cpu", verbose_level=0).inside(
+                            folder
+                        ),
                         config=configuration(model, tiny_encoder),
-                        custom_feature=path,
-                        gpu_ids="cpu",
-                        verbose_level=0,
-                        **dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), folder),
                     )
                 )
             return runs[model]

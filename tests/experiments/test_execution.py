@@ -47,7 +47,7 @@ class TestHere:
         experiment = make().narrowed(config=tiny)
         seen = []
         first = run(experiment, progress=seen.append, **options)
-        assert [(o.unit.label, o.unit.seed) for o in first] == [
+        assert [(o.unit.label, o.unit.identity.seed) for o in first] == [
             ("slow", 1), ("slow", 2), ("fast", 1), ("fast", 2)
         ]  # fmt: skip
         assert states(first) == ["finished"] * 4
@@ -166,7 +166,7 @@ class Fake:
         self.given, self.closed = [], False
 
     def begin(self, unit):
-        self.given.append(unit.seed)
+        self.given.append(unit.identity.seed)
         return lambda: self.outcome(unit)
 
     def outcome(self, unit):
@@ -198,7 +198,7 @@ class TestScheduling:
         other.enter_context(Claims(store).claim(plan.units[0].key))
 
         def dies(unit):
-            if unit.seed == 3:
+            if unit.identity.seed == 3:
                 other.close()
 
         engine = Fake(while_running=dies)
@@ -262,16 +262,16 @@ class TestScheduling:
         assert engine.given == [1, 2, 3] * 3
         assert outcomes[plan.units[0].key].error == "killed"
 
-    def test_a_record_of_another_run_does_not_count(self, make, store, options, tiny):
+    def test_what_has_another_name_than_planned_is_not_run(
+        self, make, store, options, tiny, monkeypatch
+    ):
         """As where the code or the feature file is changed while an experiment runs."""
-        experiment = make().narrowed(config=tiny, seeds=[1])
-        (record, _) = (outcome.record for outcome in run(experiment, **options))
-        plan = Plan(experiment.narrowed(seeds=[2]), store, options)
-        engine = Fake()
-        engine.outcome = lambda unit: Outcome(unit, "finished", record)
-        outcomes = self.schedule(plan, engine)
-        assert states(outcomes.values()) == ["failed"] * 2
-        assert all(record.identity.short_id in o.error for o in outcomes.values())
+        plan = Plan(make().narrowed(config=tiny, seeds=[1]), store, options)
+        monkeypatch.setattr("MMSA_ext.runs.seeds.model_code_version", lambda model: "changed")
+        outcomes = self.schedule(plan, Worker(options))
+        assert states(outcomes.values()) == ["refused"] * 2
+        assert all("another name" in outcome.error for outcome in outcomes.values())
+        assert not list(store.records())
 
     @pytest.mark.parametrize("breaking", ["store", "claims"])
     def test_what_cannot_be_stored_is_not_begun(self, plan, store, monkeypatch, breaking):
@@ -360,13 +360,13 @@ def test_a_new_process_is_told_its_threads_and_this_one_keeps_its_own(monkeypatc
 
 def test_a_process_goes_on_with_the_data_that_it_has_open(make, store, feature_file, monkeypatch):
     class Process:
-        cell, process = None, Mock()
+        setting, process = "", Mock()
 
         def __init__(self, options):
             self.made = []
 
         def send(self, unit):
-            self.cell = unit.cell
+            self.setting = unit.identity.setting
             self.made.append(unit)
 
         def receive(self): ...
@@ -481,7 +481,9 @@ def test_two_invocations_share_the_work_and_one_may_be_killed(
     def kill(progress):
         if progress.event.endswith("finished") and not together:
             claims = Claims(store)
-            together.extend(unit.seed for unit in experiment_units if claims.held(unit.key))
+            together.extend(
+                unit.identity.seed for unit in experiment_units if claims.held(unit.key)
+            )
             other.kill()
             other.wait()
 

@@ -1,9 +1,11 @@
 """The figures of an experiment; how they look is tested in tests/reporting/figures."""
 
 import pytest
+from matplotlib.figure import Figure
 
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.experiments import draw, run
+from MMSA_ext.reporting import figures
 
 KINDS = ["comparison", "sweep", "robustness", "curves", "confusion"]
 
@@ -39,10 +41,8 @@ def test_the_files_own_kind_is_the_default(experiment, store, tmp_path):
 
 
 def test_a_comparison_has_the_figures_metrics_alone(experiment, store, tmp_path, monkeypatch):
-    from MMSA_ext.reporting.figures import comparison
-
     given = []
-    monkeypatch.setattr(comparison, "comparison_figure", lambda c, path: given.append(c) or [path])
+    monkeypatch.setattr(figures, "comparison_figure", lambda c: given.append(c) or Figure())
     figure = experiment.figure.model_copy(update={"metrics": ("Corr",)})
     for shown in (experiment, experiment.model_copy(update={"figure": figure})):
         draw(shown, store, tmp_path, kind="comparison")

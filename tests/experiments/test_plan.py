@@ -7,8 +7,8 @@ import pytest
 from MMSA_ext.data import features
 from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.experiments import Plan, render_status, run, status
-from MMSA_ext.experiments.plan import Claims, Durations, TimeLeft, format_seconds, record_keys
-from MMSA_ext.records.store import RunStore
+from MMSA_ext.experiments.plan import Claims, TimeLeft, format_seconds
+from MMSA_ext.records.store import RunRecord, RunStore
 from tests.conftest import make_feature_data
 
 
@@ -19,7 +19,7 @@ def test_units_are_row_by_row_and_each_run_comes_once(make, store, feature_file)
         {"label": "same as a", "model": "text_only", "published": "Fast"},
     ]
     plan = Plan(make(rows=rows), store, {"custom_feature": feature_file})
-    assert [(unit.label, unit.seed) for unit in plan.units] == [
+    assert [(unit.label, unit.identity.seed) for unit in plan.units] == [
         ("a", 1), ("a", 2), ("b", 1), ("b", 2)
     ]  # fmt: skip
     assert plan.rows["same as a", "mosi"] == plan.rows["a", "mosi"]
@@ -48,13 +48,13 @@ def test_files_are_told_apart_without_reading_them(feature_file, tmp_path):
         assert features.fingerprint(feature_file, **more) == read.fingerprint
 
 
-def test_a_record_is_its_units(make, options, tiny, store):
+def test_a_planned_name_is_its_records(make, options, tiny, store):
     experiment = make().narrowed(config=tiny)
     outcomes = run(experiment, **options)
     plan = Plan(experiment, store, options)
     for outcome in outcomes:
-        assert record_keys(outcome.record)[0] == outcome.unit.key
-        assert plan.record(outcome.unit).identity == outcome.record.identity
+        assert outcome.unit.identity == outcome.record.identity
+        assert plan.record(outcome.unit) == outcome.record
         assert plan.state(outcome.unit) == "done"
 
 
@@ -98,7 +98,7 @@ class TestStatus:
         experiment = make().narrowed(config=tiny | {"featurePath": "/nowhere.pkl"}, seeds=[1])
         outcomes = run(experiment, **options)
         plan = Plan(experiment, store)
-        assert all(unit.made(o.record) for unit, o in zip(plan.units, outcomes, strict=True))
+        assert all(u.is_of(o.record.identity) for u, o in zip(plan.units, outcomes, strict=True))
         record = outcomes[0].record
         other = record.identity.model_copy(update={"dataset_fingerprint": "0" * 64})
         newer = record.created.replace(year=2999)
@@ -137,16 +137,32 @@ class TestClaims:
         assert not claims.held("a")
 
 
+def _made(identity, seconds):
+    return RunRecord.model_validate(
+        {
+            "identity": identity,
+            "status": "diverged",
+            "reason": "only a test",
+            "selection": "none",
+            "environment": {"device": "cpu", "python": "3", "platform": "Linux"},
+            "timings": {"total": seconds},
+        }
+    )
+
+
 class TestTime:
-    def test_is_the_rows_own_else_the_models_else_unknown(self):
-        durations = Durations()
-        for seconds in (10.0, 20.0, 90.0):
-            durations.add(("mosi", "m", "row"), seconds)
-        durations.add(("mosi", "m", "other"), 200.0)
-        durations.add(("mosi", "m", "other"), None)
-        assert durations.estimate(("mosi", "m", "row")) == 20
-        assert durations.estimate(("mosi", "m", "new")) == 55
-        assert durations.estimate(("mosei", "m", "row")) is None
+    def test_is_the_rows_own_else_the_models_else_unknown(self, make, store, feature_file):
+        rows = [{"label": m, "model": m} for m in ("text_only", "lf_dnn")]
+        rows.append({"label": "other", "model": "text_only", "config": {"num_epochs": 9}})
+        plan = Plan(make(rows=rows), store, {"custom_feature": feature_file})
+        units = {label: units for (label, _), units in plan.rows.items()}
+        for number, seconds in enumerate((10.0, 20.0, 90.0, None)):
+            identity = units["text_only"][0].identity.model_copy(update={"seed": number})
+            plan.add(_made(identity, seconds))
+        assert plan.time_left(units["text_only"]) == TimeLeft(40.0, 0)
+        plan.add(_made(units["other"][0].identity.model_copy(update={"model": "mult"}), 7.0))
+        assert plan.time_left(units["other"][:1]) == TimeLeft(20.0, 0)
+        assert plan.time_left(units["lf_dnn"]) == TimeLeft(0, 2)
 
     def test_for_people(self):
         assert [format_seconds(s) for s in (3.4, 185, 7810)] == ["3 s", "3 min 5 s", "2 h 10 min"]

@@ -8,7 +8,7 @@ import pytest
 
 from MMSA_ext.data.features import read_features
 from MMSA_ext.errors import ConfigError, FeatureFileError
-from MMSA_ext.explain.cases import case_study, find_records, mean_predictions, to_markdown
+from MMSA_ext.explain.cases import case_study, find_records, to_markdown
 from MMSA_ext.records.store import RunStore, StoreError
 from tests.reporting.conftest import make_diverged, make_finished
 
@@ -53,11 +53,10 @@ def systems(store, features):
 
 
 def test_means_over_seeds_are_paired_by_id(store, systems, features):
-    table = mean_predictions(store, systems["Host"])
-    test = features.splits["test"]
-    assert sorted(table.index) == sorted(test.ids)
-    np.testing.assert_allclose(table["prediction"] - table["label"], 1.0, atol=1e-6)
-    np.testing.assert_allclose(table["std"], np.std([-0.1, 0.1], ddof=1), atol=1e-6)
+    table = case_study(store, systems, features).table
+    assert sorted(table["id"]) == sorted(features.splits["test"].ids)
+    np.testing.assert_allclose(table["Host"] - table["label"], 1.0, atol=1e-6)
+    np.testing.assert_allclose(table["Host std"], np.std([-0.1, 0.1], ddof=1), atol=1e-6)
 
 
 @pytest.mark.parametrize(("rule", "first"), [("difference", 5), ("gain", 2), ("loss", 5)])

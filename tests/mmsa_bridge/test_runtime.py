@@ -11,6 +11,7 @@ import torch
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.errors import ConfigError
+from MMSA_ext.validation import verbosity
 
 MMSA_LOGGER = logging.getLogger("MMSA")
 
@@ -57,7 +58,7 @@ def test_unknown_verbose_level(tmp_path: Path) -> None:
     assert not (tmp_path / "run.log").exists()
     for level in ("1", None, True, [1], 1.0):
         with pytest.raises(ConfigError, match="use 0, 1 or 2"):
-            mmsa_bridge.check_verbosity(level)
+            verbosity(level)
 
 
 def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import make_loaders
 from MMSA_ext.explain.verification import verify_store
-from MMSA_ext.models.contract import core_model, inputs
+from MMSA_ext.models.contract import Inputs, core_model
 from MMSA_ext.records.store import RunStore
 from MMSA_ext.registry import get_model, list_models, trains_in_mmsa
 from MMSA_ext.training.trainer import StepSampler
@@ -102,7 +102,7 @@ def test_forward_on_ragged_batches(prepared, name):
     core = core_model(model).eval()
     for rows in ([0], [3, 1], list(range(12))):
         batch = loaders["train"].split.batch(torch.tensor(rows))
-        outputs = core.predict(batch)
+        outputs = core(Inputs.of(batch))
         assert outputs["M"].shape == (len(rows), 1)
         assert torch.isfinite(outputs["M"]).all()
         expected = {"Feature_t", "Feature_f"}
@@ -110,7 +110,7 @@ def test_forward_on_ragged_batches(prepared, name):
             expected |= {"Feature_a", "Feature_v"}
         assert expected <= set(outputs)
         assert all(value.shape[0] == len(rows) for value in outputs.values())
-        torch.testing.assert_close(model(*inputs(batch))["M"], outputs["M"])
+        torch.testing.assert_close(model(*Inputs.of(batch))["M"], outputs["M"])
 
 
 def test_padding_changes_no_prediction(prepared, name):
@@ -124,16 +124,19 @@ def test_padding_changes_no_prediction(prepared, name):
         if name == "cenet":  # which starts as small as BERT did, so that samples hardly differ
             for weight in (p for p in core.parameters() if p.dim() > 1):
                 weight.mul_(10)
-        alone = torch.cat([core.predict(dataset.batch(torch.tensor([i])))["M"] for i in range(12)])
-        text, audio, vision, audio_mask, vision_mask = inputs(dataset.batch(torch.arange(12)))
-        together = core(text, audio, vision, audio_mask, vision_mask)["M"]
+        alone = torch.cat(
+            [core(Inputs.of(dataset.batch(torch.tensor([i]))))["M"] for i in range(12)]
+        )
+        given = Inputs.of(dataset.batch(torch.arange(12)))
+        together = core(given)["M"]
+        text, audio, vision, audio_mask, vision_mask = given
         text = text.clone()
         text[:, 0].masked_fill_(text[:, 1] == 0, 7)
         audio, vision = (
             frames.masked_fill(~mask.unsqueeze(-1), 50.0)
             for frames, mask in ((audio, audio_mask), (vision, vision_mask))
         )
-        other = core(text, audio, vision, audio_mask, vision_mask)["M"]
+        other = core(Inputs(text, audio, vision, audio_mask, vision_mask))["M"]
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(other, together, atol=1e-5, rtol=1e-4)
     assert together.std() > 1e-4  # samples differ, so equality says something
@@ -207,9 +210,9 @@ def test_save_and_load_give_the_same_predictions(prepared, tmp_path):
     mmsa_bridge.setup_seed(1)
     other = mmsa_bridge.build_model(args)
     other.load_state_dict(torch.load(tmp_path / "w.pth", weights_only=True))
-    batch = loaders["test"].split.batch(torch.arange(6))
+    given = Inputs.of(loaders["test"].split.batch(torch.arange(6)))
     torch.testing.assert_close(
-        core_model(other).eval().predict(batch)["M"], core_model(model).eval().predict(batch)["M"]
+        core_model(other).eval()(given)["M"], core_model(model).eval()(given)["M"]
     )
 
 

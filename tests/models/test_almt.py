@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.almt import ALMT, ALMTConfig, ALMTLayer, HyperFusion, HyperModalityLayer
-from MMSA_ext.models.contract import StepBatch
+from MMSA_ext.models.contract import Inputs, StepBatch
 from MMSA_ext.names import MODALITIES
 from MMSA_ext.registry import get_model
 from MMSA_ext.training.fine_tuning import rate_factor
@@ -63,14 +63,14 @@ def test_parameters_without_the_text_encoder_are_as_many_as_released(
 @pytest.mark.parametrize("switches", [{}, EVERY_KEY], ids=str)
 def test_a_sample_does_not_depend_on_its_batch_or_padding(tiny_encoder, dataset, switches):
     model = build(tiny_encoder, **switches)
-    together = model.predict(dataset.batch(torch.arange(12)))
+    together = model(Inputs.of(dataset.batch(torch.arange(12))))
     for row in (0, 4, 9):
         alone = dataset.batch(torch.tensor([row]))
-        single = model.predict(alone)
+        single = model(Inputs.of(alone))
         for name, value in single.items():
             torch.testing.assert_close(value[0], together[name][row], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(
-            model.predict(padded(alone))["M"], single["M"], rtol=1e-4, atol=1e-5
+            model(Inputs.of(padded(alone)))["M"], single["M"], rtol=1e-4, atol=1e-5
         )
 
 
@@ -78,14 +78,14 @@ def test_the_released_form_sees_padding_but_not_the_batch(tiny_encoder, dataset)
     masked, released = build(tiny_encoder), build(tiny_encoder, "almt_released")
     released.load_state_dict(masked.state_dict())
     samples = dataset.batch(torch.arange(12))
-    want, seen = masked.predict(samples)["M"], released.predict(samples)["M"]
+    want, seen = masked(Inputs.of(samples))["M"], released(Inputs.of(samples))["M"]
     torch.testing.assert_close(seen[0], want[0], rtol=1e-4, atol=1e-5)  # nothing is padded
     assert (seen[1:] - want[1:]).abs().min() > 1e-4
     for row in (0, 4, 9):
         alone = dataset.batch(torch.tensor([row]))
         for batch in (alone, padded(alone)):
             torch.testing.assert_close(
-                released.predict(batch)["M"][0], seen[row], rtol=1e-4, atol=1e-5
+                released(Inputs.of(batch))["M"][0], seen[row], rtol=1e-4, atol=1e-5
             )
 
 
@@ -100,7 +100,9 @@ def test_the_released_form_sees_padding_of_each_modality(tiny_encoder, dataset, 
     weights[table] = F.pad(weights[table], (0, 0, 0, 4))
     long.load_state_dict(weights)
     samples = dataset.batch(torch.tensor([0]))
-    assert not torch.allclose(short.predict(samples)["M"], long.predict(samples)["M"], atol=1e-5)
+    assert not torch.allclose(
+        short(Inputs.of(samples))["M"], long(Inputs.of(samples))["M"], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,17 +111,17 @@ def test_samples_without_frames_are_predicted(tiny_encoder, dataset, name):
     batch = dataset.batch(torch.arange(3))
     for modality in ("audio", "vision"):
         batch[f"{modality}_mask"] = torch.zeros_like(batch[f"{modality}_mask"])
-    prediction = model.predict(batch)["M"]
+    prediction = model(Inputs.of(batch))["M"]
     assert torch.isfinite(prediction).all()
     batch["audio"] = batch["audio"] + 5
-    torch.testing.assert_close(model.predict(batch)["M"], prediction)
+    torch.testing.assert_close(model(Inputs.of(batch))["M"], prediction)
 
 
 def test_without_masks_all_frames_are_valid(tiny_encoder, dataset):
     model = build(tiny_encoder)
     batch = dataset.batch(torch.tensor([0]))
     without = model(batch["text"], batch["audio"], batch["vision"])
-    torch.testing.assert_close(without["M"], model.predict(batch)["M"])
+    torch.testing.assert_close(without["M"], model(Inputs.of(batch))["M"])
 
 
 def test_all_modalities_are_read(tiny_encoder, dataset):
@@ -128,7 +130,7 @@ def test_all_modalities_are_read(tiny_encoder, dataset):
     for name in MODALITIES:
         changed = dict(batch)
         changed[name] = batch[name].flip(0) if name == "text" else batch[name] + 1
-        assert not torch.allclose(model.predict(batch)["M"], model.predict(changed)["M"])
+        assert not torch.allclose(model(Inputs.of(batch))["M"], model(Inputs.of(changed))["M"])
 
 
 def test_longer_sequences_than_the_position_table_are_refused(tiny_encoder, dataset):
@@ -306,14 +308,16 @@ def test_the_idle_norm_is_trained_after_the_first_step(tiny_encoder, dataset):
 def test_each_key_changes_the_prediction(tiny_encoder, dataset, switch):
     batch = dataset.batch(torch.arange(4))
     plain, changed = build(tiny_encoder), build(tiny_encoder, **switch)
-    assert not torch.allclose(plain.predict(batch)["M"], changed.predict(batch)["M"], atol=1e-5)
+    assert not torch.allclose(
+        plain(Inputs.of(batch))["M"], changed(Inputs.of(batch))["M"], atol=1e-5
+    )
 
 
 def test_length_groups_change_nothing(tiny_encoder, dataset):
     batch = dataset.batch(torch.arange(12))
     for name in NAMES:
         plain, changed = (build(tiny_encoder, name, length_groups=n) for n in (1, 3))
-        torch.testing.assert_close(plain.predict(batch)["M"], changed.predict(batch)["M"])
+        torch.testing.assert_close(plain(Inputs.of(batch))["M"], changed(Inputs.of(batch))["M"])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.models.cenet import CENET, CrossModalEnhancement, ShiftedText
-from MMSA_ext.models.contract import StepBatch
+from MMSA_ext.models.contract import Inputs, StepBatch
 from MMSA_ext.registry import get_model
 from MMSA_ext.training.fine_tuning import FineTuneTrainer
 from tests.conftest import TINY_SHAPES, tiny_config
@@ -82,7 +82,7 @@ def test_hidden_states_are_shifted_between_the_first_two_layers(tiny_encoder, da
         {m: batch[f"{m}_mask"] for m in ("audio", "vision")},
     )
     read = second(hidden + shift, added)[:, 0]
-    outputs = model.predict(batch)
+    outputs = model(Inputs.of(batch))
     torch.testing.assert_close(outputs["Feature_t"], read, rtol=1e-4, atol=1e-5)
     fused = model.head[1](read).tanh()
     torch.testing.assert_close(outputs["Feature_f"], fused, rtol=1e-4, atol=1e-5)
@@ -103,11 +103,11 @@ def test_the_released_form_sees_padding_but_not_the_batch(tiny_encoder, dataset)
     masked, released = build(tiny_encoder), build(tiny_encoder, "cenet_released")
     released.load_state_dict(masked.state_dict())
     samples = dataset.batch(torch.arange(12))
-    want, seen = masked.predict(samples)["M"], released.predict(samples)["M"]
+    want, seen = masked(Inputs.of(samples))["M"], released(Inputs.of(samples))["M"]
     torch.testing.assert_close(seen[0], want[0], rtol=1e-4, atol=1e-5)  # nothing is padded
     assert (seen[1:] - want[1:]).abs().max() > 1e-3
     for row in (0, 4, 9):
-        alone = released.predict(dataset.batch(torch.tensor([row])))["M"][0]
+        alone = released(Inputs.of(dataset.batch(torch.tensor([row]))))["M"][0]
         torch.testing.assert_close(alone, seen[row], rtol=1e-4, atol=1e-5)
 
 
@@ -120,7 +120,7 @@ def test_only_the_released_form_sees_how_long_a_modality_may_be(
     longer = [10, 16, 8] if modality == "audio" else [10, 12, 12]
     short, long = (build(tiny_encoder, name, seq_lens=n) for n in (lengths, longer))
     batch = dataset.batch(torch.arange(12))
-    moved = (short.predict(batch)["M"] - long.predict(batch)["M"]).abs().max()
+    moved = (short(Inputs.of(batch))["M"] - long(Inputs.of(batch))["M"]).abs().max()
     assert (moved > 1e-4) == (name == "cenet_released")
 
 
@@ -130,10 +130,10 @@ def test_samples_without_frames_are_predicted(tiny_encoder, dataset, name):
     batch = dataset.batch(torch.arange(3))
     for modality in ("audio", "vision"):
         batch[f"{modality}_mask"] = torch.zeros_like(batch[f"{modality}_mask"])
-    prediction = model.predict(batch)["M"]
+    prediction = model(Inputs.of(batch))["M"]
     assert torch.isfinite(prediction).all()
     batch["audio"] = batch["audio"] + 5
-    torch.testing.assert_close(model.predict(batch)["M"], prediction)
+    torch.testing.assert_close(model(Inputs.of(batch))["M"], prediction)
 
 
 def test_all_modalities_are_read(tiny_encoder, dataset):
@@ -142,7 +142,7 @@ def test_all_modalities_are_read(tiny_encoder, dataset):
     for name in ("text", "audio", "vision"):
         changed = dict(batch)
         changed[name] = batch[name].flip(0) if name == "text" else batch[name] + 1
-        assert not torch.allclose(model.predict(batch)["M"], model.predict(changed)["M"])
+        assert not torch.allclose(model(Inputs.of(batch))["M"], model(Inputs.of(changed))["M"])
 
 
 @pytest.mark.parametrize("kind", ["distilbert", "roberta", "electra"])

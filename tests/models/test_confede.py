@@ -14,7 +14,7 @@ from MMSA_ext.data.feature_set import FeatureSplit
 from MMSA_ext.data.retrieval import ContrastSets
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.confede import ConFEDE, Decomposition, contrastive_pairs
-from MMSA_ext.models.contract import StepBatch, inputs
+from MMSA_ext.models.contract import Inputs, StepBatch
 from MMSA_ext.names import MODALITIES
 from MMSA_ext.registry import get_model
 from tests.conftest import TINY_SHAPES, tiny_config
@@ -116,8 +116,8 @@ def test_losses_are_weighted_sums_over_anchors_and_retrieved_samples(tiny_encode
     step = make_step(dataset)
     output = model.training_step(step)
     labels = step.samples["labels"]
-    decomposed = model.decompose(*inputs(step.samples))
-    prediction = model(*inputs(step.samples))["M"]
+    decomposed = model.decompose(step.inputs)
+    prediction = model(step.inputs)["M"]
     rows = [row for i in range(4) for row in existing_rows(step, i) if row is not None]
     want = torch.stack([(prediction[r] - labels["M"][r]) ** 2 for r in rows]).mean()
     torch.testing.assert_close(output.losses["prediction_loss"], want)
@@ -141,7 +141,7 @@ def test_the_contrastive_loss_is_reduced_as_asked(tiny_encoder, dataset, reducti
     step = make_step(dataset)
     model = build(tiny_encoder, contrast_reduction=reduction)
     pairs = contrastive_pairs(
-        model.decompose(*inputs(step.samples)), step.anchors, step.contrast, temperature=0.5
+        model.decompose(step.inputs), step.anchors, step.contrast, temperature=0.5
     )
     got = model.training_step(step).losses["contrastive_loss"]
     torch.testing.assert_close(got, 0.1 * pairs.reduce(reduction))
@@ -178,9 +178,9 @@ def test_parts_and_decoders_have_the_released_shapes(tiny_encoder):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sample_alone_gives_what_it_gives_in_a_batch(tiny_encoder, dataset, name, pooling):
     model = build(tiny_encoder, name, text_pooling=pooling)
-    together = model.predict(dataset.batch(torch.arange(12)))
+    together = model(Inputs.of(dataset.batch(torch.arange(12))))
     for row in (1, 4, 9):
-        alone = model.predict(dataset.batch(torch.tensor([row])))
+        alone = model(Inputs.of(dataset.batch(torch.tensor([row]))))
         for key, value in alone.items():
             torch.testing.assert_close(value[0], together[key][row], rtol=1e-4, atol=1e-5)
 
@@ -204,7 +204,7 @@ def test_frozen_text_keeps_its_dropout_unless_told_not_to(tiny_encoder, dataset)
     batch = dataset.batch(torch.arange(4))
     for dropout in (True, False):
         model = build(tiny_encoder, frozen_text_dropout=dropout).train()
-        first, second = (model.encode(*inputs(batch))["text"].vector for _ in range(2))
+        first, second = (model.encode(Inputs.of(batch))["text"].vector for _ in range(2))
         assert torch.equal(first, second) != dropout
     unfrozen = build(tiny_encoder, freeze_text=False, frozen_text_dropout=False).train()
     assert unfrozen.text_encoder.training
@@ -268,7 +268,7 @@ class TestDissimilarParts:
     @pytest.mark.parametrize("parts", ["enhanced", "filtered"])
     def test_shapes(self, tiny_encoder, dataset, parts, alignment):
         model = self.build(tiny_encoder, parts, alignment=alignment)
-        decomposed = model.decompose(*inputs(dataset.batch(torch.arange(5))))
+        decomposed = model.decompose(Inputs.of(dataset.batch(torch.arange(5))))
         assert [tuple(part.shape) for part in decomposed.parts] == [(5, 16)] * 6
         assert hasattr(model, "dissimilar_readouts") == (parts == "filtered")
 
@@ -276,8 +276,8 @@ class TestDissimilarParts:
     def test_filtered_ones_do_not_see_other_modalities(self, tiny_encoder, dataset, parts):
         model = self.build(tiny_encoder, parts)
         batch = dataset.batch(torch.arange(5))
-        before = model.decompose(*inputs(batch))
-        after = model.decompose(*inputs(batch | {"vision": batch["vision"].flip(0) * 3}))
+        before = model.decompose(Inputs.of(batch))
+        after = model.decompose(Inputs.of(batch | {"vision": batch["vision"].flip(0) * 3}))
         same = {m: torch.equal(before.dissimilar[m], after.dissimilar[m]) for m in MODALITIES}
         unimodal = parts == "filtered"
         assert same == {"text": unimodal, "audio": unimodal, "vision": False}
@@ -295,11 +295,11 @@ class TestDissimilarParts:
 
 def test_readouts_are_those_of_the_other_hosts(tiny_encoder, dataset):
     options = {"k": 3, "d": 8}
-    batch = inputs(dataset.batch(torch.arange(4)))
+    batch = Inputs.of(dataset.batch(torch.arange(4)))
     plain = build(tiny_encoder, "confede_infoenh", infoenh=options)
     added = build(tiny_encoder, "confede_infoenh", infoenh=options | {"residual": True})
-    encoded = plain.encode(*batch)
-    vectors = [model.decompose(*batch).vectors for model in (plain, added)]
+    encoded = plain.encode(batch)
+    vectors = [model.decompose(batch).vectors for model in (plain, added)]
     for m in MODALITIES:
         torch.testing.assert_close(vectors[1][m], vectors[0][m] + encoded[m].vector)
     options |= {"hidden": 5, "normalise": False}
@@ -321,7 +321,7 @@ def test_the_prediction_changes_with_lambda_and_with_the_plan(tiny_encoder, data
     def predictions(**change):
         options = {"k": 4, "d": 8, "tolerance": 1e-6} | change
         model = build(tiny_encoder, "confede_infoenh", infoenh=options).double()
-        return model.predict(batch)["M"].detach()
+        return model(Inputs.of(batch))["M"].detach()
 
     sharp = predictions(inverse_temperature=50.0)
     assert torch.equal(sharp, predictions(inverse_temperature=50.0))
@@ -360,7 +360,7 @@ def test_optional_terms_of_infoenh_join_the_loss(tiny_encoder, dataset):
 def test_retrieval_reads_the_encoders_vectors_before_infoenh(tiny_encoder, dataset):
     batch = dataset.batch(torch.arange(5))
     models = [build(tiny_encoder, name) for name in NAMES]
-    features = [model.contrast_features(batch) for model in models]
+    features = [model.contrast_features(Inputs.of(batch)) for model in models]
     assert [features[0][m].shape for m in models[0].ranked_by] == [(5, 16), (5, 32), (5, 32)]
     torch.testing.assert_close(features[0], features[1])
 

@@ -12,7 +12,7 @@ from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.feature_set import FeatureSplit
 from MMSA_ext.data.retrieval import ContrastSets
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.models.contract import StepBatch, inputs
+from MMSA_ext.models.contract import Inputs, StepBatch
 from MMSA_ext.models.dashfusion import DashFusion
 from MMSA_ext.models.dashfusion_reading import Reading
 from MMSA_ext.models.losses import nt_xent, nt_xent_in_batch
@@ -62,10 +62,10 @@ VARIANTS = [
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_a_sample_does_not_depend_on_its_batch_or_padding(tiny_encoder, dataset, variant):
     model = build(tiny_encoder, **variant)
-    together = model.predict(dataset.batch(torch.arange(12)))
+    together = model(Inputs.of(dataset.batch(torch.arange(12))))
     for row in (0, 4, 9):
         alone = dataset.batch(torch.tensor([row]))
-        single = model.predict(alone)
+        single = model(Inputs.of(alone))
         for name, value in single.items():
             torch.testing.assert_close(value[0], together[name][row], rtol=1e-4, atol=1e-5)
         padded = dict(alone)
@@ -74,14 +74,16 @@ def test_a_sample_does_not_depend_on_its_batch_or_padding(tiny_encoder, dataset,
             extra = longest - alone[name].shape[1]
             padded[name] = F.pad(alone[name], (0, 0, 0, extra), value=7.0)
             padded[f"{name}_mask"] = F.pad(alone[f"{name}_mask"], (0, extra))
-        torch.testing.assert_close(model.predict(padded)["M"], single["M"], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model(Inputs.of(padded))["M"], single["M"], rtol=1e-4, atol=1e-5)
 
 
 def test_the_released_reading_does_depend_on_text_padding(tiny_encoder, dataset):
     model = build(tiny_encoder, "dashfusion_released")
     batch = dataset.batch(torch.tensor([4]))
     padded = dict(batch) | {"text": F.pad(batch["text"], (0, 4))}
-    assert not torch.allclose(model.predict(batch)["M"], model.predict(padded)["M"], atol=1e-5)
+    assert not torch.allclose(
+        model(Inputs.of(batch))["M"], model(Inputs.of(padded))["M"], atol=1e-5
+    )
 
 
 def test_all_modalities_are_read(tiny_encoder, dataset):
@@ -90,12 +92,12 @@ def test_all_modalities_are_read(tiny_encoder, dataset):
     for name in ("text", "audio", "vision"):
         changed = dict(batch)
         changed[name] = batch[name].flip(0) if name == "text" else batch[name] + 1
-        assert not torch.allclose(model.predict(batch)["M"], model.predict(changed)["M"])
+        assert not torch.allclose(model(Inputs.of(batch))["M"], model(Inputs.of(changed))["M"])
 
 
 def test_temporal_alignment_is_equation_4(tiny_encoder, dataset):
     model = build(tiny_encoder)
-    represented = model.represent(*inputs(dataset.batch(torch.arange(4))))
+    represented = model.represent(Inputs.of(dataset.batch(torch.arange(4))))
     s = represented.sequences
     ca = model.temporal_alignment.cross_attention.attention
     want = s.features["text"]
@@ -113,7 +115,7 @@ def test_losses_are_equations_10_to_12(tiny_encoder, dataset):
     torch.testing.assert_close(
         out.losses["prediction_loss"], (out.prediction - labels).square().mean()
     )
-    pooled = {k: v[s.anchors] for k, v in model.represent(*inputs(s.samples)).globals.items()}
+    pooled = {k: v[s.anchors] for k, v in model.represent(s.inputs).globals.items()}
     want = sum(
         nt_xent_in_batch(pooled["text"], pooled[m], temperature=0.5).values
         for m in ("vision", "audio")
@@ -125,7 +127,7 @@ def test_losses_are_equations_10_to_12(tiny_encoder, dataset):
 def test_prediction_in_training_equals_prediction_alone(tiny_encoder, dataset):
     model = build(tiny_encoder)
     s = step(dataset)
-    want = model.predict(dataset.batch(s.anchors))["M"]
+    want = model(Inputs.of(dataset.batch(s.anchors)))["M"]
     torch.testing.assert_close(model.training_step(s).prediction, want, rtol=1e-4, atol=1e-5)
 
 
@@ -146,7 +148,7 @@ def test_prediction_in_training_equals_prediction_alone(tiny_encoder, dataset):
 def test_ablations_have_the_pairs_that_table_4_names(tiny_encoder, dataset, switches, pairs):
     model = build(tiny_encoder, **switches)
     s = step(dataset)
-    pooled = model.represent(*inputs(s.samples)).globals
+    pooled = model.represent(s.inputs).globals
     found = model._contrastive_pairs(pooled, s.anchors, s.contrast)
     assert sum(part.values.shape[1] for part in found) == pairs
     assert ("contrastive_loss" in model.training_step(s).losses) == (pairs > 0)
@@ -172,11 +174,11 @@ def test_ablated_modules_are_not_constructed(tiny_encoder, switches, absent, pre
 
 def test_without_temporal_the_bottleneck_is_the_same_for_every_sample(tiny_encoder, dataset):
     model = build(tiny_encoder, temporal_alignment=False)
-    H = model.represent(*inputs(dataset.batch(torch.arange(3)))).sequences.H
+    H = model.represent(Inputs.of(dataset.batch(torch.arange(3)))).sequences.H
     assert H.shape == (3, 8, 16)
     torch.testing.assert_close(H[0], H[2])
     text = build(tiny_encoder, temporal_alignment=False, without_temporal="text")
-    s = text.represent(*inputs(dataset.batch(torch.arange(3)))).sequences
+    s = text.represent(Inputs.of(dataset.batch(torch.arange(3)))).sequences
     torch.testing.assert_close(s.H, s.features["text"])
 
 
@@ -191,7 +193,7 @@ def test_retrieval_is_asked_for_only_where_a_loss_reads_it(tiny_encoder):
 def test_released_pairs_and_their_mean_over_22(tiny_encoder, dataset):
     model = build(tiny_encoder, "dashfusion_released")
     s = step(dataset)
-    pooled = model.represent(*inputs(s.samples)).globals
+    pooled = model.represent(s.inputs).globals
     parts = model._contrastive_pairs(pooled, s.anchors, s.contrast)
     values = torch.cat([part.values for part in parts], 1)
     assert values.shape == (4, 10)
@@ -223,7 +225,7 @@ def test_released_frame_mask_is_by_rows_that_sum_to_zero(tiny_encoder, dataset):
     frames = torch.zeros(1, 3, 5)
     frames[0, 1] = 1.0
     everything = torch.ones(1, 3, dtype=torch.bool)
-    encoded = model.encode(batch["text"], frames, batch["vision"], everything, None)
+    encoded = model.encode(Inputs(batch["text"], frames, batch["vision"], everything, None))
     mask = encoded["audio"].packing.mask
     assert mask[0].tolist() == [True, True, True] + [False] * 10  # the class token in front
 
@@ -272,7 +274,7 @@ def test_lambda_is_that_of_the_live_pairs(tiny_encoder, dataset, constant, seman
     assert [note.split()[0] for note in notes] == [m for m in MODALITIES if m in constant]
     assert all("pairs are left out of the contrastive loss" in note for note in notes)
     s = step(dataset)
-    pooled = model.represent(*inputs(s.samples)).globals
+    pooled = model.represent(s.inputs).globals
     own = {m: value[s.anchors] for m, value in pooled.items()}
     pairs = [nt_xent_in_batch(own["text"], own[m], temperature=0.5) for m in semantic]
     pairs += [
@@ -312,7 +314,7 @@ def test_the_layers_of_a_released_encoder_start_alike(tiny_encoder):
 def test_mmsa_calls_it_without_masks(tiny_encoder, dataset):
     batch = dataset.batch(torch.tensor([0]))
     model = build(tiny_encoder)
-    want = model.predict(batch)["M"]
+    want = model(Inputs.of(batch))["M"]
     torch.testing.assert_close(model(batch["text"], batch["audio"], batch["vision"])["M"], want)
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.models.contract import StepBatch, inputs
+from MMSA_ext.models.contract import Inputs, StepBatch
 from MMSA_ext.models.dbf import DBF, BottleneckLayer, DBFConfig, Streams
 from MMSA_ext.models.losses import mi_max_loss
 from MMSA_ext.models.parts.pre_norm import FrameEmbedding, LayerShape, PreNormLayer
@@ -32,7 +32,7 @@ def make_step(dataset, rows=range(5)) -> StepBatch:
 
 def outputs(model, batch):
     with torch.no_grad():
-        return model.predict(batch)
+        return model(Inputs.of(batch))
 
 
 class TestFlow:
@@ -131,7 +131,7 @@ class TestLosses:
         model = build(tiny_encoder, mi_weight=0.25)
         step = make_step(dataset)
         got = model.training_step(step)
-        represented = model.represent(*inputs(step.samples))
+        represented = model.represent(step.inputs)
         labels = step.samples["labels"]["M"]
         terms = {
             m: mi_max_loss(model.mi_predictors[m](represented.fused), represented.entering[m])
@@ -206,7 +206,7 @@ class TestSwitches:
 
     def test_the_first_token_alone_is_the_text(self, tiny_encoder, dataset):
         model = build(tiny_encoder, text_tokens="first")
-        represented = model.represent(*inputs(dataset.batch(torch.arange(2))))
+        represented = model.represent(Inputs.of(dataset.batch(torch.arange(2))))
         hidden = model.text_encoder(dataset.batch(torch.arange(2))["text"])[1]
         first = model.text_projection(hidden[:, :1])
         stream = model.unimodal["text"][0](first, torch.ones(2, 1, dtype=torch.bool))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.models.contract import StepBatch, inputs
+from MMSA_ext.models.contract import Inputs, StepBatch
 from MMSA_ext.models.fdmer_reconstructed import VECTORS, FDMERReconstructed
 from MMSA_ext.models.losses import (
     central_moment_discrepancy,
@@ -37,7 +37,7 @@ def make_step(dataset, rows=range(6)) -> StepBatch:
 
 def outputs(model, batch):
     with torch.no_grad():
-        return model.predict(batch)
+        return model(Inputs.of(batch))
 
 
 def test_its_name_and_paper_say_that_it_is_a_reconstruction():
@@ -53,7 +53,7 @@ def test_the_bare_name_is_refused_with_the_reason():
 class TestParts:
     def test_one_common_and_three_private_encoders(self, tiny_encoder, dataset):
         model = build(tiny_encoder)
-        common, private = model.represent(*inputs(dataset.batch(torch.arange(4))))
+        common, private = model.represent(Inputs.of(dataset.batch(torch.arange(4))))
         assert common.shape == private.shape == (3, 4, 16)
         assert sorted(model.private) == ["audio", "text", "vision"]
         x = torch.randn(2, 16)
@@ -66,7 +66,7 @@ class TestParts:
         model = build(tiny_encoder)
         batch = dataset.batch(torch.arange(4))
         result = outputs(model, batch)
-        common, private = model.represent(*inputs(batch))
+        common, private = model.represent(Inputs.of(batch))
         for i, name in enumerate("tav"):
             torch.testing.assert_close(
                 result[f"Feature_{name}"], torch.cat([common[i], private[i]], dim=-1)
@@ -143,7 +143,7 @@ class TestDiscriminator:
     def test_the_gradient_is_turned_for_the_common_encoder_alone(self, tiny_encoder, dataset):
         got = self.gradient(build(tiny_encoder), dataset)
         model = build(tiny_encoder)
-        common, private = model.represent(*inputs(dataset.batch(torch.arange(6))))
+        common, private = model.represent(Inputs.of(dataset.batch(torch.arange(6))))
         label = torch.arange(3).repeat_interleave(6)
         plain = sum(
             F.cross_entropy(model.discriminator(x).flatten(0, 1), label) for x in (common, private)
@@ -184,7 +184,7 @@ class TestDiscriminator:
 
 class TestLosses:
     def parts(self, model, dataset):
-        return model.represent(*inputs(dataset.batch(torch.arange(6))))
+        return model.represent(Inputs.of(dataset.batch(torch.arange(6))))
 
     @pytest.mark.parametrize(
         ("consistency", "loss"),

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.loader import FeatureLoader
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.models.contract import StepBatch
+from MMSA_ext.models.contract import Inputs, StepBatch
 from MMSA_ext.models.tetfn import (
     TETFN,
     CrossmodalEncoder,
@@ -211,7 +211,7 @@ def test_forward_is_fig_2(tiny_encoder, dataset):
         (model.audio_from_text(audio, text), model.audio_from_vision(audio, vision, text)),
         (model.vision_from_text(vision, text), model.vision_from_audio(vision, audio, text)),
     ]
-    outputs = model.predict(batch)
+    outputs = model(Inputs.of(batch))
     for b in range(4):
         last, maxima = [], []
         for memory, own, (first, second) in zip(
@@ -245,10 +245,10 @@ def test_the_released_form_sees_padding_but_not_the_batch(tiny_encoder, dataset)
     masked, released = (build(tiny_encoder, name, vision_kernel=3) for name in NAMES)
     released.load_state_dict(masked.state_dict())
     samples = dataset.batch(torch.arange(12))
-    want, seen = masked.predict(samples)["M"], released.predict(samples)["M"]
+    want, seen = masked(Inputs.of(samples))["M"], released(Inputs.of(samples))["M"]
     assert (seen[1:] - want[1:]).abs().min() > 1e-4
     for row in (0, 4, 9):
-        alone = released.predict(dataset.batch(torch.tensor([row])))["M"][0]
+        alone = released(Inputs.of(dataset.batch(torch.tensor([row]))))["M"][0]
         torch.testing.assert_close(alone, seen[row], rtol=1e-4, atol=1e-5)
 
 
@@ -263,7 +263,7 @@ def test_only_the_released_form_sees_how_long_a_modality_may_be(
         build(tiny_encoder, name, average_frames=False, seq_lens=n) for n in ([10, 12, 8], longer)
     )
     samples = dataset.batch(torch.arange(12))
-    moved = (short.predict(samples)["M"] - long.predict(samples)["M"]).abs().max()
+    moved = (short(Inputs.of(samples))["M"] - long(Inputs.of(samples))["M"]).abs().max()
     assert (moved > 1e-4) == (name == "tetfn_released")
 
 
@@ -274,10 +274,10 @@ def test_samples_without_frames_are_predicted(tiny_encoder, dataset, name, avera
     batch = dataset.batch(torch.arange(3))
     for modality in ("audio", "vision"):
         batch[f"{modality}_mask"] = torch.zeros_like(batch[f"{modality}_mask"])
-    prediction = model.predict(batch)["M"]
+    prediction = model(Inputs.of(batch))["M"]
     assert torch.isfinite(prediction).all()
     batch["audio"] = batch["audio"] + 5
-    torch.testing.assert_close(model.predict(batch)["M"], prediction)
+    torch.testing.assert_close(model(Inputs.of(batch))["M"], prediction)
 
 
 def test_all_modalities_are_read(tiny_encoder, dataset):
@@ -286,7 +286,7 @@ def test_all_modalities_are_read(tiny_encoder, dataset):
     for name in ("text", "audio", "vision"):
         changed = dict(batch)
         changed[name] = batch[name].flip(0) if name == "text" else batch[name] + 1
-        assert not torch.allclose(model.predict(batch)["M"], model.predict(changed)["M"])
+        assert not torch.allclose(model(Inputs.of(batch))["M"], model(Inputs.of(changed))["M"])
 
 
 def step_of(dataset, rows=range(12)):
@@ -302,7 +302,7 @@ def test_the_losses_weigh_how_far_labels_moved(tiny_encoder, dataset):
     rows = [3, 7, 1]
     with torch.no_grad():
         out = model.training_step(step_of(dataset, rows))
-        outputs = model.predict(dataset.batch(torch.tensor(rows)))
+        outputs = model(Inputs.of(dataset.batch(torch.tensor(rows))))
     labels = [float(dataset.labels["M"][row]) for row in rows]
     plain = sum(abs(float(p) - y) for p, y in zip(outputs["M"], labels, strict=True)) / 3
     assert float(out.losses["prediction_loss"]) == pytest.approx(plain, rel=1e-4)
@@ -408,7 +408,9 @@ def test_each_part_has_its_rate_and_decay(tiny_encoder):
 def test_each_key_changes_the_prediction(tiny_encoder, dataset, switch):
     batch = dataset.batch(torch.arange(4))
     plain, changed = build(tiny_encoder), build(tiny_encoder, **switch)
-    assert not torch.allclose(plain.predict(batch)["M"], changed.predict(batch)["M"], atol=1e-5)
+    assert not torch.allclose(
+        plain(Inputs.of(batch))["M"], changed(Inputs.of(batch))["M"], atol=1e-5
+    )
 
 
 def test_dropouts_are_where_they_are_said_to_be(tiny_encoder):

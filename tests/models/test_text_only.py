@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from MMSA_ext.config.resolve import resolve
-from MMSA_ext.models.contract import inputs
+from MMSA_ext.models.contract import Inputs
 from MMSA_ext.models.parts.attention import masked_mean
 from MMSA_ext.registry import get_model
 from tests.conftest import tiny_config
@@ -25,7 +25,7 @@ def test_the_head_reads_the_first_token_and_the_mean_only_if_asked(
         features, mask = model.text_encoder(batch["text"])
         first, mean = features[:, 0], masked_mean(features, mask)
         read = first if readout == "first" else torch.cat([first, mean], dim=-1)
-        outputs = model(*inputs(batch))
+        outputs = model(Inputs.of(batch))
         torch.testing.assert_close(outputs["M"], model.head(read))
         torch.testing.assert_close(outputs["Feature_t"], mean)
         torch.testing.assert_close(outputs["Feature_f"], first)

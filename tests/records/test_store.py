@@ -359,12 +359,17 @@ class TestStore:
         assert store.find(record.identity) == record
         assert path.with_name(f"{path.name}.damaged").read_text(encoding="utf-8") == "{"
 
-    def test_a_newer_record_asks_for_an_update(self, tmp_path, make_record):
+    @pytest.mark.parametrize(
+        ("version", "mend"), [(4, "Update MMSA_ext"), (2, "earlier.*run again"), (0, "damaged")]
+    )
+    def test_a_record_of_another_version_says_what_to_do(
+        self, tmp_path, make_record, version, mend
+    ):
         store, record = RunStore(tmp_path), make_record()
         path = store.write(record)
         content = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps({**content, "schema_version": 3}), encoding="utf-8")
-        with pytest.raises(StoreError, match="Update MMSA_ext"):
+        path.write_text(json.dumps({**content, "schema_version": version}), encoding="utf-8")
+        with pytest.raises(StoreError, match=mend):
             store.find(record.identity)
 
     def test_a_copy_under_another_name_is_not_counted_twice(self, tmp_path, make_record):

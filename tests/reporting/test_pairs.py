@@ -148,7 +148,7 @@ class TestBootstrap:
             bootstrap_groups(store, groups[0], fewer, ["MAE"])
         with (
             pytest.warns(StoreWarning, match="without predictions"),
-            pytest.raises(StoreError, match="share no seed whose predictions can be used"),
+            pytest.raises(StoreError, match="none has no run whose predictions can be used"),
         ):
             bootstrap_groups(store, groups[0], none, ["MAE"])
 

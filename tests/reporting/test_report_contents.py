@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from MMSA_ext.reporting.report_contents import flatten, sections
+from MMSA_ext.reporting.groups import flatten
+from MMSA_ext.reporting.report_contents import sections
 from MMSA_ext.reporting.report_details import charts, facts
 from MMSA_ext.reporting.statistics import summarise
 

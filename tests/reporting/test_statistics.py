@@ -2,7 +2,6 @@ import math
 from itertools import pairwise
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -12,7 +11,6 @@ from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.reporting.sample_metrics import sample_metric
 from MMSA_ext.reporting.statistics import (
     StatisticsError,
-    align_predictions,
     holm,
     paired_bootstrap,
     paired_difference,
@@ -204,36 +202,6 @@ class TestBootstrap:
     def test_bad_input_is_refused(self, a, message):
         with pytest.raises(StatisticsError, match=message):
             paired_bootstrap(a, [1.0, 2.0, 2.5], [0.0, 1.0, 2.0], MAE, 50)
-
-
-class TestAlign:
-    frame = pd.DataFrame(
-        {
-            "split": ["test", "test", "test", "valid"],
-            "id": ["a", "b", "c", "a"],
-            "label": [1.0, 2.0, 3.0, 9.0],
-            "prediction": [1.1, 2.1, 3.1, 9.1],
-        }
-    )
-
-    def test_joins_by_id(self):
-        other = self.frame.assign(prediction=self.frame["prediction"] + 1).iloc[[2, 0, 3, 1]]
-        a, b, labels = align_predictions(self.frame, other)
-        assert list(a) == [1.1, 2.1, 3.1]
-        assert list(b) == [2.1, 3.1, 4.1]
-        assert list(labels) == [1, 2, 3]
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            (lambda f: f.iloc[1:], "one run only, such as 'a'"),
-            (lambda f: pd.concat([f, f.iloc[:1]]), "twice"),
-            (lambda f: f.assign(label=0.0), "labels"),
-        ],
-    )
-    def test_runs_on_other_data_are_refused(self, change, message):
-        with pytest.raises(StatisticsError, match=message):
-            align_predictions(self.frame, change(self.frame))
 
 
 class TestPower:

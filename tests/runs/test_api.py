@@ -26,6 +26,7 @@ from MMSA_ext.errors import (
 from MMSA_ext.records.store import RunStore
 from MMSA_ext.registry import trains_in_mmsa
 from MMSA_ext.runs.api import open_run
+from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.training.checkpoint import load_checkpoint, save_checkpoint
 from MMSA_ext.training.trainer import Trainer
 from tests.conftest import tiny_config
@@ -99,6 +100,9 @@ def test_results_records_tables_and_pictures(run, model, tmp_path, feature_data)
     assert seeds["MAE"].dtype == float
     assert all(path.is_file() for path in results.figures)
     assert model in str(results)
+    assert results.to_frame()["MAE"].tolist() == [s.metrics["MAE"] for s in results.seeds]
+    for text in (results.to_markdown(), results.to_latex()):
+        assert f"{100 * results.summary['MAE'].mean:.2f}" in text
 
 
 def test_running_again_is_a_look_up_and_repeat_is_not(run, monkeypatch):
@@ -717,9 +721,9 @@ class TestData:
             split["audio"] = split["audio"][:, ::-1]
             split["audio_lengths"] = None
         rewritten()
-        folders = dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), tmp_path / "out")
+        options = RunOptions(verbose_level=0).inside(tmp_path / "out")
         config = {"front_padding": "keep", "featurePath": str(feature_file)}
-        with open_run("lf_dnn", "mosi", config=config, verbose_level=0, **folders) as kept:
+        with open_run("lf_dnn", "mosi", options, config=config) as kept:
             assert kept.with_overrides({}).features is kept.features
             turned = kept.with_overrides({"front_padding": "turn"}).features.splits["train"]
         assert turned.audio[:, 0].any(axis=1).all()

@@ -3,7 +3,9 @@
 Training is a stand-in here; `tests/attack` kills the same way at every instruction.
 """
 
+import hashlib
 import os
+import pickle
 import re
 import subprocess
 from pathlib import Path
@@ -16,9 +18,11 @@ from filelock import FileLock
 from MMSA_ext import MMSA_run
 from MMSA_ext.errors import ConfigError, WriteError
 from MMSA_ext.records.store import RunStore, StoreError, file_digest, new_file
+from MMSA_ext.runs.api import open_run
 from MMSA_ext.runs.one_seed import SeedOutcome
 from MMSA_ext.runs.seeds import Run
 from MMSA_ext.training.checkpoint import load_checkpoint
+from tests.conftest import tiny_config
 
 
 class Training:
@@ -314,3 +318,77 @@ def test_odd_names_of_metrics_cost_no_result(run, training, store, monkeypatch):
     result = run().seeds[0]
     assert result.record.history[0].train == {"__frac_": 1.0}
     assert list(result.metrics) == ["MAE", "_b____", "_=1", "x" * 64, "F1 (macro)"]
+
+
+class TestTheName:
+    """It is known before the data are read, and holds what decides the numbers."""
+
+    @pytest.fixture
+    def opened(self, tmp_path, feature_file, tiny_encoder):
+        def name(model="lf_dnn", seed=1, custom_feature=feature_file, **config):
+            folders = dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), tmp_path / "out")
+            if not model.startswith("lf_dnn"):
+                config = tiny_config(model, tiny_encoder) | config
+            with open_run(
+                model, "mosi", config=config, custom_feature=custom_feature, gpu_ids="cpu",
+                verbose_level=0, **folders,
+            ) as run:  # fmt: skip
+                return run.identity(seed)
+
+        return name
+
+    def test_is_found_without_reading_the_arrays(self, run, training, monkeypatch, feature_file):
+        first = run().seeds[0]
+
+        def unread(*args, **options):
+            pytest.fail("read")
+
+        monkeypatch.setattr("MMSA_ext.data.features.load_cached", unread)
+        monkeypatch.setattr("MMSA_ext.runs.requirements.check", unread)
+        assert run().seeds[0].record == first.record
+
+    def test_of_a_file_that_is_changed_is_another(self, run, training, feature_file, feature_data):
+        first = run().seeds[0].record.identity
+        feature_data["train"]["audio"][0, 0, 0] += 1
+        feature_file.write_bytes(pickle.dumps(feature_data))
+        second = run().seeds[0].record.identity
+        assert training.seeds == [1, 1]
+        assert first.dataset_fingerprint != second.dataset_fingerprint
+
+    def test_of_a_file_that_changes_while_it_is_read_is_that_of_what_was_read(
+        self, run, training, monkeypatch, feature_file
+    ):
+        monkeypatch.setattr("MMSA_ext.runs.seeds.fingerprint", lambda *args, **others: "0" * 64)
+        (found,) = (result.record.identity for result in run().seeds)
+        assert found.dataset_fingerprint == hashlib.sha256(feature_file.read_bytes()).hexdigest()
+
+    @pytest.mark.parametrize("model", ["lf_dnn", "text_only", "lf_dnn_infoenh"])
+    def test_has_no_shapes_of_the_file(self, opened, model):
+        config = {"seq_lens": [9, 9, 9]}
+        found = opened(model).configuration
+        assert not {"seq_lens", "feature_dims", "train_samples", "featurePath"} & found.keys()
+        assert opened(model, **config) == opened(model)
+
+    @pytest.mark.parametrize(
+        ("model", "config", "counts"),
+        [
+            ("text_only", {}, False),
+            ("dashfusion", {}, False),
+            ("dashfusion", {"reading.padding": "seen"}, True),
+            ("dashfusion_released", {}, True),
+            ("almt", {}, False),
+            ("almt_released", {}, True),
+        ],
+    )
+    def test_has_the_evaluation_batch_only_where_padding_is_read(
+        self, opened, model, config, counts
+    ):
+        sizes = [opened(model, eval_batch_size=size, **config) for size in (2, 3)]
+        assert ("eval_batch_size" in sizes[0].configuration) == counts
+        assert (sizes[0] != sizes[1]) == counts
+
+    def test_tells_what_changes_numbers_apart(self, opened):
+        names = [opened("text_only", **config) for config in (
+            {}, {"batch_size": 3}, {"length_groups": 2}, {"learning_rate": 1e-2},
+        )]  # fmt: skip
+        assert len({*names, opened("text_only", seed=2)}) == 5

@@ -8,6 +8,7 @@ from MMSA_ext.data.features import read_features
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.records.store import RunStore
 from MMSA_ext.registry import get_model, list_models, trains_in_mmsa
+from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.runs.smoke import few, one_epoch, smoke_run
 from tests.conftest import tiny_config
 from tests.models.hosts.variants import SIZES
@@ -26,10 +27,12 @@ def overrides(model, encoder):
 
 @pytest.fixture
 def smoke(feature_file, tiny_encoder, tmp_path):
+    options = RunOptions(custom_feature=feature_file, gpu_ids="cpu", num_workers=0, verbose_level=0)
+
     def run(model, **config):
         return smoke_run(
-            model, "mosi", tmp_path / "smoke", config=overrides(model, tiny_encoder) | config,
-            custom_feature=feature_file, gpu_ids="cpu", num_workers=0, verbose_level=0,
+            model, "mosi", options, tmp_path / "smoke",
+            config=overrides(model, tiny_encoder) | config,
         )  # fmt: skip
 
     return run

@@ -3,8 +3,4 @@
 import sys
 from pathlib import Path
 
-from tests.reporting.figures.conftest import drawn
-
-__all__ = ["drawn"]
-
 sys.path.append(str(Path(__file__).parents[2] / "studies"))

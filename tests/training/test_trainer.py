@@ -269,7 +269,7 @@ def test_the_bank_is_renewed_with_the_similarity(setting):
     core = core_model(model)
     passes, seen = [], []
     features, training_step = core.contrast_features, core.training_step
-    core.contrast_features = lambda batch: passes.append(len(batch["id"])) or features(batch)
+    core.contrast_features = lambda given: passes.append(len(given.text)) or features(given)
     core.training_step = lambda step: seen.append(step.bank["text"]) or training_step(step)
     Trainer(args).do_train(model, loaders)
     assert sum(passes) == 2 * len(loaders["train"].split)
@@ -347,10 +347,10 @@ def test_notes_on_the_data_come_with_the_history(setting):
 
 def test_dashfusion_notes_that_vision_is_absent(setting):
     args, model, loaders = setting("dashfusion", num_epochs=1)
-    dataset = loaders["train"].split
-    absent = replace(dataset, vision=np.zeros_like(dataset.vision))
+    split = loaders["train"].split
+    absent = replace(split, vision=np.zeros_like(split.vision))
     trainer = Trainer(args)
-    trainer.do_train(model, loaders | {"train": replace(loaders["train"], dataset=absent)})
+    trainer.do_train(model, loaders | {"train": replace(loaders["train"], split=absent)})
     (note,) = trainer.history.notes
     assert note.startswith("vision is constant in the training split")
 

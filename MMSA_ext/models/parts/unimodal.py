@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from MMSA_ext.models.contract import StepBatch, StepOutput, inputs
+from MMSA_ext.models.contract import Inputs
 from MMSA_ext.models.parts.encoders import FrameEncoder, PooledTextEncoder
 from MMSA_ext.models.parts.two_stage import EncoderModel
 
@@ -58,12 +57,6 @@ class UnimodalModel(EncoderModel):
         self.encoder = encoder
         self.head = MLP(widths)
 
-    def training_step(self, step: StepBatch) -> StepOutput:
-        """Mean squared error of the prediction."""
-        prediction = self(*inputs(step.samples))["M"][step.anchors]
-        labels = step.samples["labels"]["M"][step.anchors]
-        return StepOutput(prediction, {"prediction_loss": F.mse_loss(prediction, labels)})
-
 
 class TextModel(UnimodalModel):
     """Text alone; its encoder is frozen at first, then all of it or its last layer is fine-tuned.
@@ -100,16 +93,9 @@ class TextModel(UnimodalModel):
         for parameter in self._tuned:
             parameter.requires_grad_(not frozen)
 
-    def forward(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Predict from `text`; the rest is not read."""
-        vector = encode_text(self.encoder, text).vector
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Predict from text; the rest is not read."""
+        vector = encode_text(self.encoder, inputs.text).vector
         return {"M": self.head(vector), "Feature_t": vector}
 
 
@@ -118,16 +104,9 @@ class AudioModel(UnimodalModel):
 
     encoder: FrameEncoder
 
-    def forward(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Predict from `audio`; the rest is not read."""
-        vector = encode_frames(self.encoder, audio, audio_mask).vector
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Predict from audio; the rest is not read."""
+        vector = encode_frames(self.encoder, inputs.audio, inputs.audio_mask).vector
         return {"M": self.head(vector), "Feature_a": vector}
 
 
@@ -136,14 +115,7 @@ class VisionModel(UnimodalModel):
 
     encoder: FrameEncoder
 
-    def forward(
-        self,
-        text: Tensor,
-        audio: Tensor,
-        vision: Tensor,
-        audio_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Predict from `vision`; the rest is not read."""
-        vector = encode_frames(self.encoder, vision, vision_mask).vector
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Predict from vision; the rest is not read."""
+        vector = encode_frames(self.encoder, inputs.vision, inputs.vision_mask).vector
         return {"M": self.head(vector), "Feature_v": vector}

@@ -1,10 +1,10 @@
-"""Figures from records, predictions and explanations, as PNG and PDF (docs/figures.md)."""
+"""Figures from records, predictions and explanations; `save` writes one (docs/figures.md)."""
 
 from MMSA_ext.reporting.figures.comparison import comparison_figure
 from MMSA_ext.reporting.figures.confusion import confusion_figure
 from MMSA_ext.reporting.figures.curves import curves_overview, training_curves
-from MMSA_ext.reporting.figures.robustness import robustness_figure
-from MMSA_ext.reporting.figures.sweep import SweepPoint, sweep_figure
+from MMSA_ext.reporting.figures.lines import SweepPoint, robustness_figure, sweep_figure
+from MMSA_ext.reporting.figures.style import save
 
 __all__ = [
     "SweepPoint",
@@ -12,6 +12,7 @@ __all__ = [
     "confusion_figure",
     "curves_overview",
     "robustness_figure",
+    "save",
     "sweep_figure",
     "training_curves",
 ]

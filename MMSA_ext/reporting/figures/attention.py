@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from MMSA_ext.reporting.figures.style import SIZES, cjk_fonts, save
-from MMSA_ext.reporting.figures.wording import plain, wrapped
+from MMSA_ext.reporting.figures.style import TICK, house_style
+from MMSA_ext.reporting.figures.wording import plain, sample_heading
 
 # Even in lightness, so that it reads the same in grey and for colour-blind readers.
 _COLORS = "cividis"
-_FORMATS = ("png", "pdf")
 
 
-def attention_figure(
-    maps: pd.DataFrame,
-    sample: pd.Series,
-    path: str | os.PathLike[str],
-    formats: Sequence[str] = _FORMATS,
-) -> list[Path]:
+def attention_figure(maps: pd.DataFrame, sample: pd.Series) -> Figure:
     """Draw the attention of one sample, averaged over heads.
 
     Words from top to bottom, frames from left to right; the first column is the class token in
@@ -35,39 +26,27 @@ def attention_figure(
     largest weight is above that.
 
     Args:
-        maps: Rows of one sample of `analysis.attention_maps.attention_maps`.
+        maps: Rows of one sample of `explain.attention_maps.attention_maps`.
         sample: `id`, `text`, `label` and `prediction` of the sample.
-        path: Target without its ending.
-        formats: File formats, each one file.
-
-    Returns:
-        The files written.
     """
-    with cjk_fonts():
-        return save(_draw(maps, sample, ["weight"]), path, formats)
+    return _draw(maps, sample, ["weight"])
 
 
-def head_figure(
-    maps: pd.DataFrame,
-    sample: pd.Series,
-    path: str | os.PathLike[str],
-    formats: Sequence[str] = _FORMATS,
-) -> list[Path]:
+def head_figure(maps: pd.DataFrame, sample: pd.Series) -> Figure:
     """Draw the attention of one sample head by head; arguments as `attention_figure`.
 
     All heads of a modality have one scale.
     """
-    heads = [name for name in maps.columns if name.startswith("head_")]
-    with cjk_fonts():
-        return save(_draw(maps, sample, heads), path, formats)
+    return _draw(maps, sample, [name for name in maps.columns if name.startswith("head_")])
 
 
+@house_style()
 def _draw(maps: pd.DataFrame, sample: pd.Series, columns: Sequence[str]) -> Figure:
     modalities = list(dict.fromkeys(maps["modality"]))
     tokens = int(maps["token"].max()) + 1
     several = len(columns) > 1
     height = max(1.9, (0.11 if several else 0.165) * tokens) * (len(modalities) if several else 1)
-    figure = Figure(figsize=(10.5 if several else 8.6, 1.5 + height), layout="constrained")
+    figure = Figure(figsize=(10.5 if several else 8.6, 1.5 + height))
     rows, width = (len(modalities), len(columns)) if several else (1, len(modalities))
     grid = figure.subplots(rows, width, squeeze=False)
     for row, modality in enumerate(modalities):
@@ -79,9 +58,9 @@ def _draw(maps: pd.DataFrame, sample: pd.Series, columns: Sequence[str]) -> Figu
             axes = grid[at]
             image = _panel(axes, part, name, limits, words=at[1] == 0, small=several)
             title = f"{modality}, {name.replace('_', ' ')}" if several else _title(part, modality)
-            axes.set_title(title, fontsize=SIZES["tick" if several else "label"], loc="left")
+            axes.set_title(title, fontsize=TICK if several else None)
         _scale(figure, image, list(grid[row]) if several else [grid[0, row]], part)
-    figure.suptitle(_heading(sample), fontsize=SIZES["title"])
+    figure.suptitle(sample_heading(sample))
     return figure
 
 
@@ -112,11 +91,13 @@ def _panel(
         axes.axvline(end + 0.5, color="white", linewidth=1.2, linestyle="--")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=4 if small else 8, integer=True, min_n_ticks=1))
     axes.set_xlim(frames[0] - 0.5, frames[-1] + 0.5)
-    axes.set_xlabel("frame", fontsize=SIZES["label"])
-    axes.tick_params(labelsize=SIZES["tick"] - (2 if small else 0))
+    axes.set_xlabel("frame")
+    axes.tick_params(labelsize=TICK - (2 if small else 0))
     pieces = part.drop_duplicates("token").set_index("token")["piece"]
     axes.set_yticks(range(len(table)), [plain(piece) for piece in pieces] if words else [])
-    axes.tick_params(axis="y", length=0, labelsize=SIZES["tick"] - (2.5 if small else 1))
+    axes.tick_params(axis="y", length=0, labelsize=TICK - (2.5 if small else 1))
+    axes.spines[:].set_visible(True)
+    axes.grid(visible=False)
     return image
 
 
@@ -137,11 +118,4 @@ def _scale(figure: Figure, image: AxesImage, axes: list[Axes], part: pd.DataFram
     uniform = 1 / part["frame"].nunique()
     bar.ax.axhline(uniform, color="white", linewidth=1.5)
     bar.ax.axhline(uniform, color="black", linewidth=0.7)
-    bar.ax.tick_params(labelsize=SIZES["tick"])
-    bar.set_label("attention weight (line: uniform)", fontsize=SIZES["label"])
-
-
-def _heading(sample: pd.Series) -> str:
-    label = "unknown" if np.isnan(sample["label"]) else f"{sample['label']:.2f}"
-    facts = f"{plain(str(sample['id']))}: label {label}, predicted {sample['prediction']:.2f}"
-    return f"{wrapped(str(sample['text']), 90, 2)}\n{facts}"
+    bar.set_label("attention weight (line: uniform)")

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from MMSA_ext.reporting.figures.style import PALETTE, SIZES, cjk_fonts, save
-from MMSA_ext.reporting.figures.wording import display_width, plain, wrapped
+from MMSA_ext.reporting.figures.style import PALETTE, house_style
+from MMSA_ext.reporting.figures.wording import display_width, plain, sample_heading
 
 _POSITIVE, _NEGATIVE = PALETTE[0], PALETTE[1]
 _WORDS_A_ROW = 24
 _LEAST_SCALE = 0.02  # of the words' scale: what is next to nothing looks like it
 
 
-def attribution_figure(
-    parts: pd.DataFrame,
-    sample: pd.Series,
-    path: str | os.PathLike[str],
-    formats: Sequence[str] = ("png", "pdf"),
-) -> list[Path]:
+@house_style()
+def attribution_figure(parts: pd.DataFrame, sample: pd.Series) -> Figure:
     """Draw the contributions to one prediction: a bar a word, below them a bar a frame.
 
     A bar upwards raises the prediction, one downwards lowers it. Words have one scale, and frames
@@ -33,44 +25,32 @@ def attribution_figure(
     title is the sum of its bars.
 
     Args:
-        parts: Rows of one sample of `analysis.attribution.Attribution.parts`.
+        parts: Rows of one sample of `explain.attribution.Attribution.parts`.
         sample: Its row of `Attribution.samples`.
-        path: Target without its ending.
-        formats: File formats, each one file.
-
-    Returns:
-        The files written.
     """
-    # Axes too: tick labels keep the font that is set when their axes are made.
-    with cjk_fonts():
-        return save(_draw(parts, sample), path, formats)
-
-
-def _draw(parts: pd.DataFrame, sample: pd.Series) -> Figure:
     frames = {str(name): part for name, part in parts.groupby("modality", sort=False)}
     text = frames.pop("text", parts.iloc[:0])  # an empty transcript has no words
     count = max(1, -(-len(text) // _WORDS_A_ROW))
     width = -(-len(text) // count)  # words a row: rows of about the same length
     height = 1.5 + 1.75 * count + 1.3 * len(frames)
-    figure = Figure(figsize=(8.6, height), layout="constrained")
+    figure = Figure(figsize=(8.6, height))
     ratios = [1.3] * count + [1.0] * len(frames)
     grid = figure.subplots(len(ratios), 1, squeeze=False, height_ratios=ratios)[:, 0]
     for row, axes in enumerate(grid[:count]):
         words = text.iloc[row * width : (row + 1) * width]
         _word_bars(axes, words, _limit(text), max(width, 12))
-    grid[0].set_title(_panel_title("words", text, sample["text_sum"]), **_TITLE)
+    grid[0].set_title(_panel_title("words", text, sample["text_sum"]))
     limit = max(_limit(pd.concat(frames.values())), _LEAST_SCALE * _limit(text))
     for axes, (name, part) in zip(grid[count:], frames.items(), strict=True):
         _bars(axes, part, limit)
-        axes.set_title(_panel_title(f"{name} frames", part, sample[f"{name}_sum"]), **_TITLE)
+        axes.set_title(_panel_title(f"{name} frames", part, sample[f"{name}_sum"]))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    grid[-1].set_xlabel("frame", fontsize=SIZES["label"])
-    figure.supylabel("contribution to the prediction", fontsize=SIZES["label"])
-    figure.suptitle(_heading(sample), fontsize=SIZES["title"])
+    grid[-1].set_xlabel("frame")
+    figure.supylabel("contribution to the prediction")
+    held = "; InfoEnh's selection held" if sample["selection"] == "held" else ""
+    more = f", baseline {sample['baseline']:.2f}; error of the sum {sample['gap']:.3f}{held}"
+    figure.suptitle(sample_heading(sample, more))
     return figure
-
-
-_TITLE = {"fontsize": SIZES["label"], "loc": "left"}
 
 
 def _limit(part: pd.DataFrame) -> float:
@@ -101,10 +81,6 @@ def _bars(axes: Axes, part: pd.DataFrame, limit: float) -> None:
     axes.set_ylim(-limit, limit)
     if not values.any():
         axes.set_yticks([0])
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=SIZES["tick"])
     axes.margins(x=0.01)
 
 
@@ -112,13 +88,3 @@ def _panel_title(name: str, part: pd.DataFrame, total: float) -> str:
     if not part["attribution"].any():
         return f"{name}: no contribution"
     return f"{name}: {total:+.2f} in all"
-
-
-def _heading(sample: pd.Series) -> str:
-    label = "unknown" if np.isnan(sample["label"]) else f"{sample['label']:.2f}"
-    held = "; InfoEnh's selection held" if sample["selection"] == "held" else ""
-    facts = (
-        f"{sample['id']}: label {label}, predicted {sample['prediction']:.2f}, "
-        f"baseline {sample['baseline']:.2f}; error of the sum {sample['gap']:.3f}{held}"
-    )
-    return f"{wrapped(str(sample['text']), 90, 2)}\n{wrapped(facts, 90)}"

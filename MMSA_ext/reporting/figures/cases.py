@@ -2,74 +2,62 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from MMSA_ext.reporting.figures.style import BLACK, PALETTE, SIZES, cjk_fonts, save
+from MMSA_ext.reporting.figures.style import BLACK, PALETTE, TICK, entry, house_style
 from MMSA_ext.reporting.figures.wording import plain, wrapped
 
 _MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 _TEXT_WIDTH, _TEXT_LINES = 52, 4
 
 
-def case_figure(
-    table: pd.DataFrame,
-    systems: Sequence[str],
-    path: str | os.PathLike[str],
-    formats: Sequence[str] = ("png", "pdf"),
-    *,
-    summary: str = "",
-) -> list[Path]:
+@house_style()
+def case_figure(table: pd.DataFrame, systems: Sequence[str], *, summary: str = "") -> Figure:
     """Draw one row a case: its text on the left, label and predictions on the right.
 
     Args:
-        table: Of `analysis.cases.CaseStudy`.
+        table: Of `explain.cases.CaseStudy`.
         systems: Labels of the systems, columns of the table.
-        path: Target without its ending.
-        formats: File formats, each one file.
         summary: Sentence below the picture.
-
-    Returns:
-        The files written.
     """
     texts = [wrapped(str(text), _TEXT_WIDTH, _TEXT_LINES) for text in table["text"]]
     heights = [max(2, text.count("\n") + 2) * 0.19 + 0.12 for text in texts]
     edges = np.concatenate([[0.0], np.cumsum(heights)])
-    with cjk_fonts():
-        figure = Figure(figsize=(8.6, 1.5 + float(edges[-1])), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=[1.15, 1], sharey=True)
-        _draw_texts(left, table, texts, edges)
-        _draw_predictions(right, table, systems, (edges[:-1] + edges[1:]) / 2)
-        for axes in (left, right):
-            axes.hlines(edges, 0, 1, transform=axes.get_yaxis_transform(), color="0.85", lw=0.8)
-            axes.spines[["top", "right", "left"]].set_visible(False)
-            axes.tick_params(axis="y", length=0, labelleft=False)
-            axes.tick_params(labelsize=SIZES["tick"])
-        right.set_ylim(float(edges[-1]), 0.0)
-        figure.legend(
-            handles=_legend(systems),
-            loc="outside upper right",
-            ncols=min(4, len(systems) + 1),
-            fontsize=SIZES["legend"],
-            frameon=False,
-        )
-        figure.supxlabel(wrapped(summary, 115), fontsize=SIZES["legend"])
-        return save(figure, path, formats)
+    figure = Figure(figsize=(8.6, 1.5 + float(edges[-1])))
+    left, right = figure.subplots(1, 2, width_ratios=[1.15, 1], sharey=True)
+    _draw_texts(left, table, texts, edges)
+    _draw_predictions(right, table, systems, (edges[:-1] + edges[1:]) / 2)
+    for axes in (left, right):
+        axes.hlines(edges, 0, 1, transform=axes.get_yaxis_transform(), color="0.85", lw=0.8)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0, labelleft=False)
+        axes.grid(visible=False, axis="y")
+    right.grid(axis="x", color="0.92")
+    right.set_ylim(float(edges[-1]), 0.0)
+    marks = zip(PALETTE, _MARKERS, map(plain, systems), strict=False)
+    figure.legend(
+        handles=[
+            entry("label", BLACK, "|", markersize=11, mew=2.2),
+            *(entry(name, color, marker) for color, marker, name in marks),
+        ],
+        loc="outside upper right",
+        ncols=min(4, len(systems) + 1),
+    )
+    figure.supxlabel(wrapped(summary, 115), fontsize=TICK)
+    return figure
 
 
 def _draw_texts(axes: Axes, table: pd.DataFrame, texts: Sequence[str], edges: np.ndarray) -> None:
     for name, text, top in zip(table["id"], texts, edges, strict=False):
         at: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "top"}
-        axes.text(0, top + 0.05, plain(str(name)), fontsize=SIZES["tick"] - 1, color="0.4", **at)
-        axes.text(0, top + 0.23, text, fontsize=SIZES["tick"], linespacing=1.15, **at)
+        axes.text(0, top + 0.05, plain(str(name)), fontsize=TICK - 1, color="0.4", **at)
+        axes.text(0, top + 0.23, text, fontsize=TICK, linespacing=1.15, **at)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
 
@@ -91,21 +79,4 @@ def _draw_predictions(
             elinewidth=0.9,
         )
     axes.axvline(0, color="0.75", linewidth=0.8, zorder=0)
-    axes.grid(axis="x", color="0.92", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.set_xlabel("sentiment", fontsize=SIZES["label"])
-
-
-def _legend(systems: Sequence[str]) -> list[Line2D]:
-    label = Line2D([], [], color=BLACK, marker="|", markersize=11, mew=2.2, ls="", label="label")
-    return [label] + [
-        Line2D(
-            [],
-            [],
-            color=PALETTE[index % len(PALETTE)],
-            marker=_MARKERS[index % len(_MARKERS)],
-            linestyle="",
-            label=plain(name),
-        )
-        for index, name in enumerate(systems)
-    ]
+    axes.set_xlabel("sentiment")

@@ -1,9 +1,7 @@
 """Systems beside each other: means, intervals and seeds by metric, and what papers print."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from matplotlib.axes import Axes
@@ -12,29 +10,27 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from MMSA_ext.records.store import StoreError
-from MMSA_ext.reporting.comparison import Comparison, Role, lower_is_better
+from MMSA_ext.reporting.comparison import Comparison, Role
 from MMSA_ext.reporting.figures.intervals import (
     Estimate,
-    direction,
+    better,
     estimates,
-    heading,
     limits,
     unit,
-    write_title,
+    write_heading,
 )
 from MMSA_ext.reporting.figures.style import (
     BLACK,
     BLUE,
-    FORMATS,
     GREEN,
     PAGE_WIDTH,
-    SIZES,
+    TICK,
     VERMILLION,
-    cjk_fonts,
+    entry,
     grid_shape,
-    legend_columns,
-    save,
-    tidy,
+    house_style,
+    legend_below,
+    panels,
 )
 from MMSA_ext.reporting.figures.wording import wrapped
 
@@ -48,21 +44,16 @@ PUBLISHED: Final[dict[str, Any]] = {
     "color": GREEN,
     "marker": "d",
     "markerfacecolor": "white",
-    "linestyle": "",
+    "markersize": 5.5,
 }
-BASELINE: Final[dict[str, Any]] = {"color": "0.35", "linewidth": 1, "linestyle": "--"}
+BASELINE: Final[dict[str, Any]] = {"color": "0.35", "linewidth": 1}
 _LABEL_COLUMNS: Final = 24
 # Inches: of a panel at least, of the column of labels, of a row at least, of a line of a label.
 _PANEL, _LABELS, _ROW, _LINE = 1.55, 1.7, 0.25, 0.145
 
 
-def comparison_figure(
-    comparison: Comparison,
-    path: str | os.PathLike[str],
-    formats: Sequence[str] = FORMATS,
-    *,
-    width: float = PAGE_WIDTH,
-) -> list[Path]:
+@house_style()
+def comparison_figure(comparison: Comparison, width: float = PAGE_WIDTH) -> Figure:
     """Draw a comparison table: a panel a metric, a row a system.
 
     Each row has the mean as a dot, the t-interval of the mean as a line, which ends in an arrow
@@ -73,16 +64,11 @@ def comparison_figure(
 
     Args:
         comparison: From `reporting.comparison.compare`.
-        path: Target without its ending; an ending that names one of `formats` is dropped.
-        formats: File formats, each one file.
         width: Inches; `COLUMN_WIDTH` for one column of a two-column paper. Panels that do not fit
             beside each other stand below each other.
 
-    Returns:
-        The files written.
-
     Raises:
-        StoreError: There is no number to draw, or matplotlib cannot write one of the formats.
+        StoreError: There is no number to draw.
     """
     columns = {metric: estimates(comparison, metric) for metric in comparison.metrics}
     cells = [cell for column in columns.values() for cell in column.values()]
@@ -91,29 +77,19 @@ def comparison_figure(
             f"the comparison on {comparison.dataset or 'no data set'} has no number to draw; "
             "run its rows first."
         )
-    with cjk_fonts():
-        return save(_draw(comparison, columns, width), path, formats)
-
-
-def _draw(
-    comparison: Comparison, columns: Mapping[str, Mapping[str, Estimate]], width: float
-) -> Figure:
     first = columns[comparison.metrics[0]]
     labels = [_label(row, first[row]) for row in comparison.rows]
     row = max(_ROW, _LINE * (0.3 + max(1 + label.count("\n") for label in labels)))
-    below, beside = grid_shape(len(columns), max(1, int((width - _LABELS) // _PANEL)))
-    height = 1.0 + below * (0.7 + row * len(labels))
-    figure = Figure(figsize=(width, height), layout="constrained")
-    grid = figure.subplots(below, beside, squeeze=False, sharey=True)
-    for axes, (metric, column) in zip(grid.flat, columns.items(), strict=False):
+    shape = grid_shape(len(columns), max(1, int((width - _LABELS) // _PANEL)))
+    figure = Figure(figsize=(width, 1.0 + shape[0] * (0.7 + row * len(labels))))
+    shown = panels(figure, len(columns), shape, sharey=True)
+    for axes, (metric, column) in zip(shown, columns.items(), strict=True):
         _draw_panel(axes, metric, column, comparison.baseline)
-    for axes in grid.flat[len(columns) :]:
-        axes.set_axis_off()
-    grid[0, 0].set_yticks(range(len(labels)), labels)
-    grid[0, 0].set_ylim(len(labels) - 0.4, -0.6)
-    numbers = [cell.n for column in columns.values() for cell in column.values()]
-    write_title(figure, heading(comparison, numbers))
-    _legend(figure, comparison, columns, width)
+    shown[0].set_yticks(range(len(labels)), labels)
+    shown[0].set_ylim(len(labels) - 0.4, -0.6)
+    write_heading(figure, comparison, [cell.n for cell in cells])
+    handles = _legend(comparison.baseline, cells)
+    legend_below(figure, handles, width, handletextpad=0.5, columnspacing=1.2)
     return figure
 
 
@@ -129,16 +105,13 @@ def _draw_panel(
     low, high = limits(column.values())
     axes.set_xlim(low, high)
     if baseline is not None and math.isfinite(column[baseline].mean):
-        axes.axvline(column[baseline].mean, **BASELINE, zorder=1)
+        axes.axvline(column[baseline].mean, linestyle="--", zorder=1, **BASELINE)
     for y, cell in enumerate(column.values()):
         _draw_row(axes, y, cell)
-    axes.set_title(unit(metric)[0], fontsize=SIZES["label"], loc="left")
-    better = direction(metric)
-    axes.set_xlabel(
-        f"← {better}" if lower_is_better(metric) else f"{better} →", fontsize=SIZES["tick"]
-    )
+    axes.set_title(unit(metric)[0])
+    axes.set_xlabel(better(metric), fontsize=TICK)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=4, min_n_ticks=2))
-    tidy(axes, grid="both")
+    axes.grid(visible=True, axis="both")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
 
@@ -154,15 +127,10 @@ def _draw_row(axes: Axes, y: int, cell: Estimate) -> None:
         axes.plot([cell.mean], [y], marker, color=color, markersize=5, mec="white", mew=0.5)
     elif not math.isfinite(cell.published):
         reason = "diverged" if cell.diverged else "no value"
-        axes.text(
-            *(0.02, y, reason),
-            transform=axes.get_yaxis_transform(),
-            fontsize=SIZES["tick"],
-            color="0.35",
-            va="center",
-        )
+        beside = axes.get_yaxis_transform()
+        axes.text(0.02, y, reason, transform=beside, fontsize=TICK, color="0.35", va="center")
     if math.isfinite(cell.published):
-        axes.plot([cell.published], [y], **PUBLISHED, markersize=5.5, mew=1.1, zorder=4)
+        axes.plot([cell.published], [y], linestyle="", mew=1.1, zorder=4, **PUBLISHED)
 
 
 def _draw_interval(axes: Axes, y: int, cell: Estimate, color: str) -> None:
@@ -175,35 +143,16 @@ def _draw_interval(axes: Axes, y: int, cell: Estimate, color: str) -> None:
             axes.plot([at], [y], marker, color=color, markersize=4, mew=0, clip_on=False)
 
 
-def _legend(
-    figure: Figure,
-    comparison: Comparison,
-    columns: Mapping[str, Mapping[str, Estimate]],
-    width: float,
-) -> None:
-    cells = [cell for column in columns.values() for cell in column.values()]
+def _legend(baseline: str | None, cells: Sequence[Estimate]) -> list[Line2D]:
     handles = [
-        Line2D([], [], color=color, marker=marker, linewidth=1.5, markersize=5, label=name)
+        entry(name, color, marker, "-", markersize=5)
         for role, (color, marker, name) in LOOKS.items()
         if any(cell.role == role and cell.n for cell in cells)
     ]
-    if comparison.baseline is not None:
-        text = wrapped(f"mean of {comparison.baseline}", _LABEL_COLUMNS)
-        handles.append(Line2D([], [], **BASELINE, label=text))
+    if baseline is not None:
+        handles.append(entry(wrapped(f"mean of {baseline}", _LABEL_COLUMNS), line="--", **BASELINE))
     if any(cell.seeds for cell in cells):
-        tick = Line2D(
-            [], [], color="0.35", marker="|", markersize=5, linestyle="", label="one seed"
-        )
-        handles.append(tick)
+        handles.append(entry("one seed", "0.35", "|", markersize=5))
     if any(math.isfinite(cell.published) for cell in cells):
-        text = "printed in the paper\n(other settings)"
-        handles.append(Line2D([], [], **PUBLISHED, markersize=5.5, label=text))
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=legend_columns(width, [str(line.get_label()) for line in handles]),
-        fontsize=SIZES["legend"],
-        frameon=False,
-        handletextpad=0.5,
-        columnspacing=1.2,
-    )
+        handles.append(entry("printed in the paper\n(other settings)", **PUBLISHED))
+    return handles

@@ -1,10 +1,8 @@
 """Which classes systems take for which: confusion of the rounded predictions."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,12 +17,11 @@ from MMSA_ext.records.store import StoreError
 from MMSA_ext.reporting.figures.intervals import write_title
 from MMSA_ext.reporting.figures.style import (
     COLUMN_WIDTH,
-    FORMATS,
     PAGE_WIDTH,
-    SIZES,
-    cjk_fonts,
+    TICK,
     grid_shape,
-    save,
+    house_style,
+    panels,
 )
 from MMSA_ext.reporting.figures.wording import wrapped
 from MMSA_ext.reporting.sample_metrics import SIMS_BORDERS, rounded_classes, sims_classes
@@ -101,15 +98,14 @@ def confusion(predictions: pd.DataFrame, classes: Classes) -> Counts:
     return np.asarray(confusion_matrix(true, predicted, labels=labels), dtype=np.int64)
 
 
+@house_style()
 def confusion_figure(
     predictions: Mapping[str, pd.DataFrame],
     dataset: str,
-    path: str | os.PathLike[str],
-    formats: Sequence[str] = FORMATS,
     *,
     classes: int | None = None,
     split: str = "test",
-) -> list[Path]:
+) -> Figure:
     """Draw the confusion of MMSA's classes, one panel a system, summed over seeds.
 
     Rows are true classes, columns predicted ones. A cell has its count; its shade is the share of
@@ -120,25 +116,40 @@ def confusion_figure(
         predictions: By name of the system, the predictions of all its seeds below each other, with
             the run store's columns.
         dataset: Name of the data set, which decides the classes (`classes_of`).
-        path: Target without its ending; an ending that names one of `formats` is dropped.
-        formats: File formats, each one file.
         classes: Number of classes; None is 7 for MOSI and MOSEI, 5 for SIMS.
         split: Split to count.
 
-    Returns:
-        The files written.
-
     Raises:
         StoreError: There are no predictions of the split, a value is not finite, the seeds of a
-            system have not the same samples, the data set has no such classes, or matplotlib
-            cannot write one of the formats.
+            system have not the same samples, or the data set has no such classes.
     """
     chosen = classes_of(dataset, classes)
     if not predictions:
         raise StoreError("there are no predictions to draw; run a system first.")
     shown = {name: _of_split(name, frame, split) for name, frame in predictions.items()}
-    with cjk_fonts():
-        return save(_draw(shown, chosen, dataset, split), path, formats)
+    counts = {name: confusion(frame, chosen) for name, frame in shown.items()}
+    digits = max(len(str(matrix.max())) for matrix in counts.values())
+    below, beside = grid_shape(len(counts), _beside(digits, len(chosen.names)))
+    width = COLUMN_WIDTH if len(counts) == 1 else PAGE_WIDTH
+    panel = min(width / beside, COLUMN_WIDTH)
+    # Cells are nearly square; an exact aspect would let titles overlap.
+    figure = Figure(figsize=(width, 1.25 + below * panel))
+    grid = panels(figure, len(counts), (below, beside))
+    size = min(TICK, _font_size(panel, digits, len(chosen.names)))
+    for axes, (name, matrix) in zip(grid, counts.items(), strict=True):
+        image = _draw_panel(axes, matrix, chosen.names, size)
+        axes.set_title(_panel_title(name, shown[name], matrix), loc="center")
+    for axes in grid[::beside]:
+        axes.set_ylabel("true class")
+    for axes in grid[-beside:]:
+        axes.set_xlabel("predicted class")
+    bar = figure.colorbar(image, ax=figure.axes, location="bottom", shrink=0.5, aspect=40)
+    bar.set_label("share of the true class")
+    samples = sorted({frame["id"].nunique() for frame in shown.values()})
+    said = " to ".join(str(n) for n in dict.fromkeys((samples[0], samples[-1])))
+    title = f"{dataset}: classes of {chosen.metric}\n{split} split of {said} samples, counts summed"
+    write_title(figure, f"{title} over seeds")
+    return figure
 
 
 def _of_split(name: str, frame: pd.DataFrame, split: str) -> pd.DataFrame:
@@ -152,40 +163,6 @@ def _of_split(name: str, frame: pd.DataFrame, split: str) -> pd.DataFrame:
             f"the seeds of {name!r} have not the same samples; draw those of one file."
         )
     return found
-
-
-def _draw(
-    predictions: Mapping[str, pd.DataFrame], classes: Classes, dataset: str, split: str
-) -> Figure:
-    counts = {name: confusion(frame, classes) for name, frame in predictions.items()}
-    digits = max(len(str(matrix.max())) for matrix in counts.values())
-    below, beside = grid_shape(len(counts), _beside(digits, len(classes.names)))
-    width = COLUMN_WIDTH if len(counts) == 1 else PAGE_WIDTH
-    panel = min(width / beside, COLUMN_WIDTH)
-    # Cells are nearly square; an exact aspect would let titles overlap.
-    figure = Figure(figsize=(width, 1.25 + below * panel), layout="constrained")
-    grid = figure.subplots(below, beside, squeeze=False)
-    size = min(SIZES["tick"], _font_size(panel, digits, len(classes.names)))
-    for axes, (name, matrix) in zip(grid.flat, counts.items(), strict=False):
-        image = _draw_panel(axes, matrix, classes, size)
-        axes.set_title(_panel_title(name, predictions[name], matrix), fontsize=SIZES["label"])
-    for axes in grid.flat[len(counts) :]:
-        axes.set_axis_off()
-    for axes in grid[:, 0]:
-        axes.set_ylabel("true class", fontsize=SIZES["label"])
-    for index, axes in enumerate(list(grid.flat)[: len(counts)]):
-        if index + beside >= len(counts):
-            axes.set_xlabel("predicted class", fontsize=SIZES["label"])
-    bar = figure.colorbar(image, ax=list(grid.flat), location="bottom", shrink=0.5, aspect=40)
-    bar.set_label("share of the true class", fontsize=SIZES["label"])
-    bar.ax.tick_params(labelsize=SIZES["tick"])
-    samples = {frame["id"].nunique() for frame in predictions.values()}
-    said = " to ".join(str(n) for n in dict.fromkeys((min(samples), max(samples))))
-    title = (
-        f"{dataset}: classes of {classes.metric}\n{split} split of {said} samples, counts summed"
-    )
-    write_title(figure, f"{title} over seeds")
-    return figure
 
 
 def _beside(digits: int, classes: int) -> int:
@@ -206,16 +183,16 @@ def _panel_title(name: str, frame: pd.DataFrame, matrix: Counts) -> str:
     return f"{wrapped(name, _TITLE_COLUMNS)}\n{accuracy:.1f} % right, {n}"
 
 
-def _draw_panel(axes: Axes, matrix: Counts, classes: Classes, size: float) -> AxesImage:
+def _draw_panel(axes: Axes, matrix: Counts, names: tuple[str, ...], size: float) -> AxesImage:
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for row, column in np.ndindex(matrix.shape):
+    for (row, column), count in np.ndenumerate(matrix):
         color = "white" if shares[row, column] > _DARK else "black"
-        text = str(matrix[row, column])
-        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
-    axes.set_xticks(range(len(classes.names)), classes.names)
-    axes.set_yticks(range(len(classes.names)), classes.names)
-    axes.tick_params(labelsize=min(SIZES["tick"], 7.5), length=0)
+        axes.text(column, row, str(count), ha="center", va="center", fontsize=size, color=color)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(labelsize=7.5, length=0)
     axes.spines[:].set_visible(False)
+    axes.grid(visible=False)
     return image

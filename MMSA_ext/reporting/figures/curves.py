@@ -1,10 +1,8 @@
 """Training curves, of one run and of several beside each other."""
 
 import math
-import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,20 +14,21 @@ from matplotlib.ticker import MaxNLocator
 from MMSA_ext.records.store import EpochRecord, RunRecord, StoreError
 from MMSA_ext.reporting.figures.style import (
     BLUE,
-    FORMATS,
     GREEN,
+    LABEL,
     LINE_STYLES,
     ORANGE,
     PAGE_WIDTH,
     PURPLE,
-    SIZES,
     SKY,
+    TICK,
     VERMILLION,
     LineStyle,
-    legend_columns,
+    entry,
+    house_style,
+    legend_below,
     look,
-    save,
-    tidy,
+    panels,
 )
 
 # In the order of preference: what the panels beside the loss show, where the history has it.
@@ -40,11 +39,11 @@ MODELS_TOGETHER = 4
 
 FloatArray = npt.NDArray[np.float64]
 Side = Literal["train", "valid"]
+Curve = tuple[Side, str, str, LineStyle]
 
 
-def training_curves(
-    record: RunRecord, path: str | os.PathLike[str], formats: Sequence[str] = FORMATS
-) -> list[Path]:
+@house_style()
+def training_curves(record: RunRecord) -> Figure:
     """Draw one run by epoch: losses on the left, validation metrics on the right.
 
     The training loss shown beside the validation loss is the prediction loss, where the history
@@ -53,33 +52,30 @@ def training_curves(
 
     Args:
         record: The run; a diverged one and one without history are drawn as far as they go.
-        path: Target without its ending; an ending that names one of `formats` is dropped.
-        formats: File formats, each one file.
-
-    Returns:
-        The files written.
-
-    Raises:
-        StoreError: matplotlib cannot write one of the formats.
     """
-    panels = _panels(record)
-    layout = _layout(list(panels))
-    figure = Figure(figsize=(PAGE_WIDTH, 1.0 + 2.0 * len(layout)), layout="constrained")
-    axes = figure.subplot_mosaic([[*row] for row in layout])
-    for name, draw in panels.items():
-        draw(axes[name], record)
-        _style(axes[name], record.history)
+    curves = _curves(record)
+    layout = _layout(list(curves))
+    figure = Figure(figsize=(PAGE_WIDTH, 1.0 + 2.0 * len(layout)))
+    shown = figure.subplot_mosaic([[*row] for row in layout])
+    for title, lines in curves.items():
+        axes = shown[title]
+        for side, name, color, style in lines:
+            _plot(axes, record.history, side, name, color, style)
+        # One curve is named by the title, several by a legend.
+        if len(lines) > 1:
+            axes.legend(frameon=True, edgecolor="none", framealpha=0.85)
+        axes.set_title(_label(*lines[0][:2]) if len(lines) == 1 else title)
+        _mark_epochs(axes, record.history)
         if record.chosen_epoch is not None:
-            axes[name].axvline(record.chosen_epoch, color="0.3", linewidth=1, linestyle=":")
-    for name in layout[-1]:
-        axes[name].set_xlabel("epoch", fontsize=SIZES["label"])
-    figure.suptitle(_title(record), fontsize=SIZES["title"])
-    return save(figure, path, formats)
+            axes.axvline(record.chosen_epoch, color="0.3", linewidth=1, linestyle=":")
+    for title in layout[-1]:
+        shown[title].set_xlabel("epoch")
+    figure.suptitle(_title(record))
+    return figure
 
 
-def curves_overview(
-    records: Sequence[RunRecord], path: str | os.PathLike[str], formats: Sequence[str] = FORMATS
-) -> list[Path]:
+@house_style()
+def curves_overview(records: Sequence[RunRecord]) -> Figure:
     """Draw the validation curves of several runs.
 
     Up to four models share a panel: one row a data set, one colour a model. More would hide each
@@ -89,14 +85,9 @@ def curves_overview(
 
     Args:
         records: Runs of any data sets, models and seeds.
-        path: Target without its ending; an ending that names one of `formats` is dropped.
-        formats: File formats, each one file.
-
-    Returns:
-        The files written.
 
     Raises:
-        StoreError: There are no records, or matplotlib cannot write one of the formats.
+        StoreError: There are no records.
     """
     if not records:
         raise StoreError("there are no runs to draw; train one first.")
@@ -104,7 +95,7 @@ def curves_overview(
     # Models differ in what their loss is, so it is shown only where there is nothing else.
     shown = _valid_metrics(records) or ["Loss"]
     draw = _draw_together if len(models) <= MODELS_TOGETHER else _draw_apart
-    return save(draw(records, models, shown), path, formats)
+    return draw(records, models, shown)
 
 
 def _draw_together(
@@ -112,22 +103,22 @@ def _draw_together(
 ) -> Figure:
     datasets = _datasets(records)
     width = PAGE_WIDTH if len(shown) > 1 else 4.4
-    figure = Figure(figsize=(width, 1.1 + 2.3 * len(datasets)), layout="constrained")
+    figure = Figure(figsize=(width, 1.1 + 2.3 * len(datasets)))
     grid = figure.subplots(len(datasets), len(shown), squeeze=False)
     for row, dataset in zip(grid, datasets, strict=True):
         runs = [run for run in records if run.identity.dataset == dataset]
         for axes, name in zip(row, shown, strict=True):
             for run in runs:
                 _draw_run(axes, run, name, *look(models.index(run.identity.model)))
-            _style(axes, [entry for run in runs for entry in run.history])
-            axes.set_title(f"{dataset}: {_label('valid', name)}", fontsize=SIZES["label"])
+            _mark_epochs(axes, [epoch for run in runs for epoch in run.history])
+            axes.set_title(f"{dataset}: {_label('valid', name)}", loc="center")
     for axes in grid[-1]:
-        axes.set_xlabel("epoch", fontsize=SIZES["label"])
+        axes.set_xlabel("epoch")
     handles = []
     for index, model in enumerate(models):
         color, style = look(index)
         text = _model_and_seeds([run for run in records if run.identity.model == model])
-        handles.append(Line2D([], [], color=color, linestyle=style, linewidth=1.6, label=text))
+        handles.append(entry(text, color, line=style, linewidth=1.6))
     _overview_legend(figure, records, handles)
     return figure
 
@@ -135,36 +126,31 @@ def _draw_together(
 def _draw_apart(
     records: Sequence[RunRecord], models: Sequence[str], shown: Sequence[str]
 ) -> Figure:
-    datasets = _datasets(records)
-    blocks = [(dataset, name) for dataset in datasets for name in shown]
     columns = min(MODELS_TOGETHER, len(models))
-    # A data set may have fewer models than another.
-    of = {
-        dataset: [model for model in models if any(_is_of(run, dataset, model) for run in records)]
-        for dataset in datasets
-    }
-    heights = [math.ceil(len(of[dataset]) / columns) for dataset, _ in blocks]
+    blocks = [(dataset, name) for dataset in _datasets(records) for name in shown]
+    # By data set and model; a data set may have fewer models than another.
+    runs: dict[str, dict[str, list[RunRecord]]] = {}
+    for run in sorted(records, key=lambda run: models.index(run.identity.model)):
+        runs.setdefault(run.identity.dataset, {}).setdefault(run.identity.model, []).append(run)
+    heights = [math.ceil(len(runs[dataset]) / columns) for dataset, _ in blocks]
     figure = Figure(figsize=(PAGE_WIDTH, 0.5 + sum(0.3 + 1.35 * h for h in heights)))
-    figure.set_layout_engine("constrained")
     parts = figure.subfigures(len(blocks), 1, height_ratios=heights, squeeze=False)[:, 0]
     for part, (dataset, name), height in zip(parts, blocks, heights, strict=True):
-        runs = [run for run in records if run.identity.dataset == dataset]
-        grid = part.subplots(height, columns, squeeze=False, sharex=True, sharey=True)
-        for index, (axes, model) in enumerate(zip(grid.flat, of[dataset], strict=False)):
-            mine = [run for run in runs if run.identity.model == model]
-            for run in runs:
+        of_model = runs[dataset]
+        every = [run for mine in of_model.values() for run in mine]
+        grid = panels(part, len(of_model), (height, columns), sharex=True, sharey=True)
+        for axes, mine in zip(grid, of_model.values(), strict=True):
+            for run in every:
                 epochs, values = _series(run.history, "valid", name)
                 axes.plot(epochs, values, color="0.85", linewidth=0.7, zorder=1)
             for run in mine:
                 _draw_run(axes, run, name, BLUE, "-")
-            _style(axes, [entry for run in runs for entry in run.history])
-            axes.set_title(_model_and_seeds(mine), fontsize=SIZES["tick"])
-            axes.xaxis.set_tick_params(labelbottom=index + columns >= len(of[dataset]))
-        for axes in grid.flat[len(of[dataset]) :]:
-            axes.set_axis_off()
-        part.suptitle(f"{dataset}: {_label('valid', name)} by epoch", fontsize=SIZES["label"])
-    grey = Line2D([], [], color="0.75", linewidth=1.2, label="the other models")
-    _overview_legend(parts[-1], records, [grey])
+            _mark_epochs(axes, [epoch for run in every for epoch in run.history])
+            axes.set_title(_model_and_seeds(mine), fontsize=TICK, loc="center")
+            axes.xaxis.set_tick_params(labelbottom=axes in grid[-columns:])
+        part.suptitle(f"{dataset}: {_label('valid', name)} by epoch", fontsize=LABEL)
+    others = entry("the other models", "0.75", line="-", linewidth=1.2)
+    _overview_legend(parts[-1], records, [others])
     return figure
 
 
@@ -172,30 +158,35 @@ def _datasets(records: Sequence[RunRecord]) -> list[str]:
     return list(dict.fromkeys(run.identity.dataset for run in records))
 
 
-def _is_of(run: RunRecord, dataset: str, model: str) -> bool:
-    return run.identity.dataset == dataset and run.identity.model == model
-
-
 def _model_and_seeds(runs: Sequence[RunRecord]) -> str:
     seeds = len({run.identity.seed for run in runs})
     return f"{runs[0].identity.model} ({seeds} {'seed' if seeds == 1 else 'seeds'})"
 
 
-Draw = Callable[[Axes, RunRecord], None]
-
-
-def _panels(record: RunRecord) -> dict[str, Draw]:
-    """Choose the panels that the history can fill; the loss panel is always there."""
-    panels: dict[str, Draw] = {"loss": _draw_losses}
-    if _auxiliary_losses(record.history):
-        panels["auxiliary"] = _draw_auxiliary_losses
-    panels.update({name: _metric_panel(name) for name in _valid_metrics([record])})
-    return panels
+def _curves(record: RunRecord) -> dict[str, list[Curve]]:
+    """What the history can fill, by the title of the panel; the loss panel is always there."""
+    names = _names(record.history, "train")
+    train = COMPARABLE_LOSS if COMPARABLE_LOSS in names else "Loss"
+    found: dict[str, list[Curve]] = {"loss": []}
+    if train in names:
+        found["loss"].append(("train", train, BLUE, "--"))
+    if "Loss" in _names(record.history, "valid"):
+        found["loss"].append(("valid", "Loss", VERMILLION, "-"))
+    auxiliary = [name for name in names if name.endswith("_loss") and name != COMPARABLE_LOSS]
+    if auxiliary:
+        colors, styles = (BLUE, PURPLE, GREEN, ORANGE, SKY), LINE_STYLES
+        found["auxiliary losses"] = [
+            ("train", name, colors[i % len(colors)], styles[(i + 1) % len(styles)])
+            for i, name in enumerate(auxiliary)
+        ]
+    for name in _valid_metrics([record]):
+        found[_label("valid", name)] = [("valid", name, VERMILLION, "-")]
+    return found
 
 
 def _layout(names: list[str]) -> list[list[str]]:
     """Put losses in the left column and metrics in the right; the shorter column stretches."""
-    left = [name for name in names if name in ("loss", "auxiliary")]
+    left = [name for name in names if name in ("loss", "auxiliary losses")]
     right = [name for name in names if name not in left] or left
     rows = max(len(left), len(right))
     return [[left[row * len(left) // rows], right[row * len(right) // rows]] for row in range(rows)]
@@ -211,11 +202,6 @@ def _series(history: Sequence[EpochRecord], side: Side, name: str) -> tuple[Floa
 def _names(history: Sequence[EpochRecord], side: Side) -> list[str]:
     """List what a history holds, in the order it first appears."""
     return list(dict.fromkeys(name for entry in history for name in getattr(entry, side)))
-
-
-def _auxiliary_losses(history: Sequence[EpochRecord]) -> list[str]:
-    names = _names(history, "train")
-    return [name for name in names if name.endswith("_loss") and name != COMPARABLE_LOSS]
 
 
 def _valid_metrics(records: Sequence[RunRecord]) -> list[str]:
@@ -236,55 +222,11 @@ def _plot(
     epochs, values = _series(history, side, name)
     # Few epochs leave room for markers, and a single one is visible only by its marker.
     marker = "o" if len(epochs) <= 30 else None
-    axes.plot(
-        epochs,
-        values,
-        color=color,
-        linestyle=style,
-        linewidth=1.6,
-        marker=marker,
-        markersize=3,
-        label=_label(side, name),
-    )
+    look: dict[str, Any] = {"color": color, "linestyle": style, "linewidth": 1.6, "markersize": 3}
+    axes.plot(epochs, values, marker=marker, label=_label(side, name), **look)
 
 
-def _draw_losses(axes: Axes, record: RunRecord) -> None:
-    names = _names(record.history, "train")
-    train = COMPARABLE_LOSS if COMPARABLE_LOSS in names else "Loss"
-    if train in names:
-        _plot(axes, record.history, "train", train, BLUE, "--")
-    if "Loss" in _names(record.history, "valid"):
-        _plot(axes, record.history, "valid", "Loss", VERMILLION, "-")
-    _caption(axes, "loss")
-
-
-def _draw_auxiliary_losses(axes: Axes, record: RunRecord) -> None:
-    for index, name in enumerate(_auxiliary_losses(record.history)):
-        style = LINE_STYLES[(index + 1) % len(LINE_STYLES)]
-        color = (BLUE, PURPLE, GREEN, ORANGE, SKY)[index % 5]
-        _plot(axes, record.history, "train", name, color, style)
-    _caption(axes, "auxiliary losses")
-
-
-def _metric_panel(name: str) -> Draw:
-    def draw(axes: Axes, record: RunRecord) -> None:
-        _plot(axes, record.history, "valid", name, VERMILLION, "-")
-        _caption(axes, _label("valid", name))
-
-    return draw
-
-
-def _caption(axes: Axes, title: str) -> None:
-    """Name a panel: one curve by the title, several by a legend."""
-    labels = axes.get_legend_handles_labels()[1]
-    title = labels[0] if len(labels) == 1 else title
-    axes.set_title(title, fontsize=SIZES["label"], loc="left")
-    if len(labels) > 1:
-        axes.legend(fontsize=SIZES["legend"], edgecolor="none", framealpha=0.85)
-
-
-def _style(axes: Axes, history: Sequence[EpochRecord]) -> None:
-    tidy(axes)
+def _mark_epochs(axes: Axes, history: Sequence[EpochRecord]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     if history:
         # Epochs without a finite value count too: the axis shows where a run ended.
@@ -294,7 +236,7 @@ def _style(axes: Axes, history: Sequence[EpochRecord]) -> None:
     drawn = any(np.isfinite(np.asarray(line.get_ydata(), dtype=float)).any() for line in axes.lines)
     if not drawn:
         text = "no finite value recorded" if history else "no epochs recorded"
-        axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes, fontsize=SIZES["label"])
+        axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes, fontsize=LABEL)
         axes.set_yticks([])
         axes.xaxis.set_visible(bool(history))
 
@@ -323,14 +265,7 @@ def _draw_run(axes: Axes, run: RunRecord, name: str, color: str, style: LineStyl
 def _overview_legend(
     figure: Figure | SubFigure, records: Sequence[RunRecord], handles: Sequence[Line2D]
 ) -> None:
-    tested = Line2D([], [], color="0.4", linestyle="", marker="o", label="tested epoch")
-    handles = [*handles, tested]
+    handles = [*handles, entry("tested epoch", "0.4", "o")]
     if not all(run.finished for run in records):
-        handles.append(Line2D([], [], color="0.4", linestyle="", marker="X", label="diverged"))
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=legend_columns(PAGE_WIDTH, [str(line.get_label()) for line in handles]),
-        fontsize=SIZES["legend"],
-        frameon=False,
-    )
+        handles.append(entry("diverged", "0.4", "X"))
+    legend_below(figure, handles, PAGE_WIDTH)

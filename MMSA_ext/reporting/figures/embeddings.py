@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from MMSA_ext.reporting.figures.style import PALETTE, SIZES, save
+from MMSA_ext.reporting.figures.style import PALETTE, entry, house_style, legend_below
 
 MEASURES = {
     "cosine": "cosine distance of tokens",
@@ -34,63 +31,37 @@ def _look(pair: int) -> dict[str, Any]:
     return {"color": PALETTE[(pair + 3) % len(PALETTE)], "marker": _MARKERS[pair % len(_MARKERS)]}
 
 
-def embedding_figure(
-    points: pd.DataFrame,
-    distances: pd.DataFrame,
-    path: str | os.PathLike[str],
-    formats: Sequence[str] = ("png", "pdf"),
-    *,
-    title: str = "",
-) -> list[Path]:
+@house_style()
+def embedding_figure(points: pd.DataFrame, distances: pd.DataFrame, *, title: str = "") -> Figure:
     """Draw the t-SNE picture of every stage, and below them the distances between modalities.
 
     Args:
-        points: Of `analysis.embeddings.project`.
-        distances: Of `analysis.embeddings.distances`.
-        path: Target without its ending.
-        formats: File formats, each one file.
+        points: Of `explain.embeddings.project`.
+        distances: Of `explain.embeddings.distances`.
         title: Heading, such as model and data set.
-
-    Returns:
-        The files written.
     """
     stages = list(dict.fromkeys(points["stage"]))
     modalities = list(dict.fromkeys(points["modality"]))
-    figure = Figure(figsize=(8.6, 7.0), layout="constrained")
+    width = 8.6
+    figure = Figure(figsize=(width, 7.0))
     above, below = figure.subfigures(2, 1, height_ratios=[1.35, 1], squeeze=False)[:, 0]
     for axes, stage in zip(above.subplots(1, len(stages), squeeze=False)[0], stages, strict=True):
         _scatter(axes, points[points["stage"] == stage], modalities)
-        axes.set_title(STAGE_NAMES.get(stage, stage), fontsize=SIZES["label"], loc="left")
-    above.legend(
-        handles=[
-            Line2D(
-                [],
-                [],
-                color=PALETTE[i],
-                marker=_MARKERS[i],
-                linestyle="",
-                markerfacecolor=PALETTE[i] if i < _FILLED else "none",
-                label=name,
-            )
-            for i, name in enumerate(modalities)
-        ],
-        loc="outside lower center",
-        ncols=len(modalities),
-        fontsize=SIZES["legend"],
-        frameon=False,
-    )
+        axes.set_title(STAGE_NAMES.get(stage, stage))
+    marks = [
+        entry(name, PALETTE[i], _MARKERS[i], mfc=PALETTE[i] if i < _FILLED else "none")
+        for i, name in enumerate(modalities)
+    ]
+    legend_below(above, marks, width)
     pairs = list(dict.fromkeys(zip(distances["source"], distances["target"], strict=True)))
     for axes, name in zip(below.subplots(1, len(MEASURES)), MEASURES, strict=True):
         _lines(axes, distances, name, pairs)
-    below.legend(
-        handles=[Line2D([], [], **_look(i), label=f"{a} - {b}") for i, (a, b) in enumerate(pairs)],
-        loc="outside lower center",
-        ncols=min(3, len(pairs)),
-        fontsize=SIZES["legend"],
-        frameon=False,
-    )
-    figure.suptitle(f"{title}\n{_settings(points)}".strip(), fontsize=SIZES["title"])
-    return save(figure, path, formats)
+    lines = [entry(f"{a} - {b}", line="-", **_look(i)) for i, (a, b) in enumerate(pairs)]
+    legend_below(below, lines, width, columns=min(3, len(pairs)))
+    said = f"perplexity {points['perplexity'].iloc[0]:g}, seed {points['seed'].iloc[0]}"
+    samples = f"{points['id'].nunique()} samples; t-SNE, cosine metric, {said}"
+    figure.suptitle(f"{title}\n{samples}".strip())
+    return figure
 
 
 def _scatter(axes: Axes, points: pd.DataFrame, modalities: Sequence[str]) -> None:
@@ -109,6 +80,7 @@ def _scatter(axes: Axes, points: pd.DataFrame, modalities: Sequence[str]) -> Non
     # Neither the axes of t-SNE nor its distances mean anything.
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.spines[:].set_visible(True)
 
 
 def _lines(
@@ -130,16 +102,4 @@ def _lines(
     axes.tick_params(axis="x", rotation=25 if len(stages) > 2 else 0)
     axes.set_xlim(-0.4, len(stages) - 0.6)
     axes.set_ylim(0, 1.08 * max(float(distances[name].max()), 1e-3))
-    axes.set_title(MEASURES[name], fontsize=SIZES["label"], loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=SIZES["tick"])
-
-
-def _settings(points: pd.DataFrame) -> str:
-    samples = points["id"].nunique()
-    return (
-        f"{samples} samples; t-SNE, cosine metric, perplexity {points['perplexity'].iloc[0]:g}, "
-        f"seed {points['seed'].iloc[0]}"
-    )
+    axes.set_title(MEASURES[name])

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from MMSA_ext.errors import suggest
 from MMSA_ext.records.store import StoreError
 from MMSA_ext.reporting.comparison import PRINTED_PLAIN, Comparison, Role, lower_is_better
-from MMSA_ext.reporting.figures.style import COLUMN_WIDTH, SIZES
+from MMSA_ext.reporting.figures.style import COLUMN_WIDTH, LABEL, TITLE
 from MMSA_ext.reporting.figures.wording import wrapped
 
 # With two seeds a t-interval is nine times as wide as what the seeds span: beyond this multiple of
@@ -49,29 +49,18 @@ class Estimate:
 def unit(metric: str) -> tuple[str, float]:
     """Name a metric with its unit, and the factor from our metrics to it.
 
-    Args:
-        metric: MMSA's name.
-
-    Returns:
-        Such as `("Mult_acc_7 (%)", 100)`, and `("MAE", 1)`.
+    Such as `("Mult_acc_7 (%)", 100)`, and `("MAE", 1)`.
     """
     return (metric, 1.0) if metric in PRINTED_PLAIN else (f"{metric} (%)", 100.0)
 
 
-def direction(metric: str) -> str:
-    """Say which values of `metric` are better: "lower is better" or "higher is better"."""
-    return "lower is better" if lower_is_better(metric) else "higher is better"
+def better(metric: str) -> str:
+    """Say in which direction of an axis the better values lie."""
+    return "← lower is better" if lower_is_better(metric) else "higher is better →"
 
 
 def estimates(comparison: Comparison, metric: str) -> dict[str, Estimate]:
-    """Read one metric of all rows.
-
-    Args:
-        comparison: From `reporting.comparison.compare`.
-        metric: One of its metrics.
-
-    Returns:
-        By label of the row, in the table's order.
+    """Read one metric of all rows, by label and in the table's order.
 
     Raises:
         StoreError: The comparison has no such metric.
@@ -101,11 +90,7 @@ def estimates(comparison: Comparison, metric: str) -> dict[str, Estimate]:
 def limits(shown: Iterable[Estimate]) -> tuple[float, float]:
     """Limits of an axis that holds all means, seeds and published numbers.
 
-    Args:
-        shown: What is drawn on the axis.
-
-    Returns:
-        Lower and upper limit. Intervals are held too, unless they would press the rest together.
+    Intervals are held too, unless they would press the rest together.
     """
     shown = list(shown)
     points = _finite(v for e in shown for v in (e.mean, e.published, *e.seeds))
@@ -124,42 +109,29 @@ def _finite(values: Iterable[float]) -> list[float]:
 
 
 def counted(numbers: Sequence[int]) -> str:
-    """Say over how many seeds means are, such as "3 seeds" or "2 to 5 seeds".
-
-    Args:
-        numbers: Seeds of each mean; zeros, of rows without a run, are left out.
-
-    Returns:
-        The text; "no seeds" where there are only zeros.
-    """
+    """Say over how many seeds means are, such as "2 to 5 seeds"; zeros are no means."""
     there = [number for number in numbers if number] or [0]
     low, high = min(there), max(there)
     text = f"{low or 'no'}" if low == high else f"{low} to {high}"
     return f"{text} {'seed' if high == 1 else 'seeds'}"
 
 
-def heading(comparison: Comparison, numbers: Sequence[int]) -> str:
-    """Two lines above a figure: what is compared, and on what the numbers stand.
-
-    Args:
-        comparison: What is drawn.
-        numbers: Seeds of each mean drawn.
-
-    Returns:
-        Title and data set; split, n, and what dots and lines are.
-    """
-    title = f"{comparison.title}: {comparison.dataset}" if comparison.title else comparison.dataset
-    interval = f" and {100 * comparison.confidence:g} % t-interval" if max(numbers) > 1 else ""
-    return f"{title}\n{comparison.split} split: mean over {counted(numbers)}{interval}"
-
-
-def write_title(figure: Figure, text: str) -> None:
-    """Write a figure's title, smaller and in more lines where the figure is narrow.
+def write_heading(figure: Figure, comparison: Comparison, numbers: Sequence[int]) -> None:
+    """Say above a figure what is compared, and on what the numbers stand.
 
     Args:
         figure: Of the width at which it is printed.
-        text: Lines.
+        comparison: What is drawn.
+        numbers: Seeds of each mean drawn.
     """
-    size = SIZES["title" if figure.get_figwidth() > COLUMN_WIDTH + 1 else "label"]
-    columns = int(_TITLE_COLUMNS * figure.get_figwidth() * SIZES["title"] / size)
+    title = f"{comparison.title}: {comparison.dataset}" if comparison.title else comparison.dataset
+    interval = f" and {100 * comparison.confidence:g} % t-interval" if max(numbers) > 1 else ""
+    stands = f"{comparison.split} split: mean over {counted(numbers)}{interval}"
+    write_title(figure, f"{title}\n{stands}")
+
+
+def write_title(figure: Figure, text: str) -> None:
+    """Write a figure's title, smaller and in more lines where the figure is narrow."""
+    size = TITLE if figure.get_figwidth() > COLUMN_WIDTH + 1 else LABEL
+    columns = int(_TITLE_COLUMNS * figure.get_figwidth() * TITLE / size)
     figure.suptitle("\n".join(wrapped(line, columns) for line in text.split("\n")), fontsize=size)

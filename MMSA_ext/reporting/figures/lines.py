@@ -1,10 +1,10 @@
-"""Lines of metrics against a number, which sweeps and robustness curves share."""
+"""Metrics against a number: a setting (DashFusion's Fig. 4), or what is lost of the frames."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,26 +15,26 @@ from matplotlib.transforms import ScaledTranslation
 
 from MMSA_ext.errors import suggest
 from MMSA_ext.records.store import StoreError
-from MMSA_ext.reporting.comparison import Comparison, lower_is_better
+from MMSA_ext.reporting.comparison import Comparison
 from MMSA_ext.reporting.figures.intervals import (
     Estimate,
-    direction,
+    better,
     estimates,
-    heading,
     limits,
     unit,
-    write_title,
+    write_heading,
 )
 from MMSA_ext.reporting.figures.style import (
     COLUMN_WIDTH,
     MARKERS,
     PAGE_WIDTH,
-    SIZES,
-    LineStyle,
+    TICK,
+    entry,
     grid_shape,
-    legend_columns,
+    house_style,
+    legend_below,
     look,
-    tidy,
+    panels,
 )
 from MMSA_ext.reporting.figures.wording import wrapped
 
@@ -48,11 +48,11 @@ _LEGEND_COLUMNS: Final = 34
 _X_COLUMNS: Final = 30
 _X_MARGIN: Final = 0.11
 _GREY: Final = "0.35"
-_CONTROL_STYLES: Final[tuple[LineStyle, ...]] = (":", "--", "-.")
+_REFERENCE: Final[dict[str, Any]] = {"color": _GREY, "linewidth": 1.2}
+_CONTROL_STYLES: Final = (":", "--", "-.")
 
 
-@dataclass(frozen=True)
-class SweepPoint:
+class SweepPoint(NamedTuple):
     """Where a row of a comparison stands in a figure.
 
     Attributes:
@@ -66,48 +66,29 @@ class SweepPoint:
     row: str
 
 
-@dataclass(frozen=True)
-class _Look:
-    color: str
-    line: LineStyle
-    marker: str
-    filled: bool
-
-    @property
-    def style(self) -> dict[str, Any]:
-        """Arguments of matplotlib's lines."""
-        return {
-            "color": self.color,
-            "linestyle": self.line,
-            "linewidth": 1.5,
-            "marker": self.marker,
-            "markerfacecolor": self.color if self.filled else "white",
-            "markeredgecolor": "white" if self.filled else self.color,
-            "markeredgewidth": 0.5 if self.filled else 1.0,
-        }
-
-
-def lines_figure(
+@house_style()
+def sweep_figure(
     points: Sequence[SweepPoint],
     comparison: Comparison,
     metrics: Sequence[str],
     x_label: str,
-    reference: str | None,
+    reference: str | None = None,
     *,
-    logarithmic: bool,
+    doubling: bool = True,
 ) -> Figure:
-    """Draw metrics against a number, one panel a metric, one line a series.
+    """Draw metrics against a setting, one panel a metric and one line a series.
+
+    Means over seeds with the t-interval of the mean; intervals of several series stand beside each
+    other, and one that leaves the panel ends in an arrow. Series whose rows are all controls are
+    grey, with hollow markers.
 
     Args:
         points: Rows on the lines.
         comparison: From `reporting.comparison.compare`; it has those rows.
         metrics: Which of its metrics.
-        x_label: Name of the number.
+        x_label: Name of the setting.
         reference: Row drawn as a horizontal line with its interval as a band; None for no line.
-        logarithmic: Whether numbers that double stand at equal distances.
-
-    Returns:
-        The figure.
+        doubling: Put values that double, or grow faster, on a logarithmic axis.
 
     Raises:
         StoreError: There are no points or metrics, a row or metric is not in the comparison, a
@@ -115,29 +96,56 @@ def lines_figure(
     """
     rows = _checked(points, comparison, metrics, reference)
     found = {metric: estimates(comparison, metric) for metric in metrics}
-    drawn = [cells[row] for cells in found.values() for row in rows]
-    if not any(math.isfinite(cell.mean) for cell in drawn):
+    if not any(math.isfinite(cells[row].mean) for cells in found.values() for row in rows):
         raise StoreError("none of the rows to draw has a finished run; run them first.")
     width = COLUMN_WIDTH if len(found) == 1 else PAGE_WIDTH
     below, beside = grid_shape(len(found), _PANELS)
-    looks = _series_looks(points, comparison)
-    figure = Figure(figsize=(width, 1.4 + _PANEL_HEIGHT * below), layout="constrained")
-    grid = figure.subplots(below, beside, squeeze=False)
+    styles = _styles(points, comparison)
+    figure = Figure(figsize=(width, 1.4 + _PANEL_HEIGHT * below))
+    shown = panels(figure, len(found), (below, beside))
     places = sorted({point.x for point in points})
-    for axes, (metric, cells) in zip(grid.flat, found.items(), strict=False):
-        _draw_panel(axes, points, cells, looks, reference)
-        _dress(axes, metric)
-        _mark(axes, places, logarithmic=logarithmic and _doubles(places))
-    for axes in grid.flat[len(found) :]:
-        axes.set_axis_off()
-    for index, axes in enumerate(list(grid.flat)[: len(found)]):
-        if index + beside >= len(found):
-            axes.set_xlabel(wrapped(x_label, _X_COLUMNS), fontsize=SIZES["label"])
-    shown = [*dict.fromkeys(rows), *([reference] if reference else [])]
-    numbers = [cells[row].n for cells in found.values() for row in shown]
-    write_title(figure, heading(comparison, numbers))
-    _legend(figure, looks, reference)
+    for axes, (metric, cells) in zip(shown, found.items(), strict=True):
+        _draw_panel(axes, points, cells, styles, reference)
+        axes.set_title(unit(metric)[0])
+        # Turned by a quarter, an arrow to the right points up.
+        axes.set_ylabel(better(metric), fontsize=TICK)
+        _mark(axes, places, logarithmic=doubling and _doubles(places))
+    for axes in shown[-beside:]:
+        axes.set_xlabel(wrapped(x_label, _X_COLUMNS))
+    drawn = [*dict.fromkeys(rows), *([reference] if reference else [])]
+    write_heading(figure, comparison, [cells[row].n for cells in found.values() for row in drawn])
+    handles = []
+    for name, style in styles.items():
+        text = name if style["mfc"] != "white" else f"{name} (control)"
+        handles.append(Line2D([], [], label=wrapped(text, _LEGEND_COLUMNS), **style))
+    if reference is not None:
+        handles.append(entry(wrapped(reference, _LEGEND_COLUMNS), line="--", **_REFERENCE))
+    legend_below(figure, handles, width, handlelength=3)
     return figure
+
+
+def robustness_figure(
+    points: Sequence[SweepPoint], comparison: Comparison, metrics: Sequence[str], x_label: str
+) -> Figure:
+    """Draw metrics against what is lost of frames and tokens (docs/corruption.md).
+
+    As `sweep_figure`, on a linear axis. A control with a single row, such as the text-only model
+    where only audio and vision are lost, holds for every rate: it is drawn as a horizontal line.
+
+    Args:
+        points: Rows on the lines; `x` is the rate of lost frames or the strength of noise.
+        comparison: From `reporting.comparison.compare`; it has those rows.
+        metrics: Which of its metrics.
+        x_label: Name of what is lost.
+
+    Raises:
+        StoreError: As `sweep_figure`.
+    """
+    sizes = Counter(point.series for point in points)
+    single = [series for series in _controls(points, comparison) if sizes[series] == 1][:1]
+    reference = next((point.row for point in points if point.series in single), None)
+    curves = [point for point in points if point.series not in single]
+    return sweep_figure(curves, comparison, metrics, x_label, reference, doubling=False)
 
 
 def _checked(
@@ -152,115 +160,81 @@ def _checked(
     for row in [*(point.row for point in points), *([reference] if reference else [])]:
         if row not in known:
             raise StoreError(f"the comparison has no row {row!r}; {suggest(row, known)}")
-    places = [(point.series, point.x) for point in points]
-    if twice := sorted({place for place in places if places.count(place) > 1}):
+    places = Counter((point.series, point.x) for point in points)
+    if twice := sorted(place for place, count in places.items() if count > 1):
         series, x = twice[0]
         raise StoreError(f"the series {series!r} has two rows at {x:g}; give each its own x.")
     return [point.row for point in points]
 
 
-def _on(points: Sequence[SweepPoint], series: str) -> list[SweepPoint]:
-    return sorted((p for p in points if p.series == series), key=lambda point: point.x)
-
-
-def controls(points: Sequence[SweepPoint], comparison: Comparison) -> list[str]:
-    """Name the series whose rows are all controls.
-
-    Args:
-        points: Rows on the lines.
-        comparison: It has those rows.
-
-    Returns:
-        In the order in which the points name them.
-    """
+def _controls(points: Sequence[SweepPoint], comparison: Comparison) -> list[str]:
+    """The series whose rows are all controls, in the order in which the points name them."""
     roles = dict(zip(comparison.numbers["row"], comparison.numbers["role"], strict=True))
-    series = dict.fromkeys(point.series for point in points)
-    return [
-        name
-        for name in series
-        if all(roles.get(point.row) == "control" for point in _on(points, name))
-    ]
+    others = {point.series for point in points if roles.get(point.row) != "control"}
+    return [name for name in dict.fromkeys(p.series for p in points) if name not in others]
 
 
-def _series_looks(points: Sequence[SweepPoint], comparison: Comparison) -> dict[str, _Look]:
-    """Colour, line style and marker of each series; controls are grey and hollow."""
-    grey = controls(points, comparison)
+def _styles(points: Sequence[SweepPoint], comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """Arguments of each series' line; controls are grey and hollow."""
+    grey = _controls(points, comparison)
     colored = [name for name in dict.fromkeys(p.series for p in points) if name not in grey]
-    looks = {
-        name: _Look(*look(index), MARKERS[index % len(MARKERS)], True)
-        for index, name in enumerate(colored)
-    }
+    styles: dict[str, dict[str, Any]] = {}
+    for index, name in enumerate(colored):
+        color, line = look(index)
+        marker = MARKERS[index % len(MARKERS)]
+        styles[name] = {"color": color, "linestyle": line, "marker": marker, "mec": "white"}
+        styles[name] |= {"mfc": color, "mew": 0.5, "markersize": 5}
     for index, name in enumerate(grey):
-        style = _CONTROL_STYLES[index % len(_CONTROL_STYLES)]
-        looks[name] = _Look(_GREY, style, MARKERS[-1 - index % len(MARKERS)], False)
-    return looks
+        line = _CONTROL_STYLES[index % len(_CONTROL_STYLES)]
+        marker = MARKERS[-1 - index % len(MARKERS)]
+        styles[name] = {"color": _GREY, "linestyle": line, "marker": marker, "mec": _GREY}
+        styles[name] |= {"mfc": "white", "mew": 1.0, "markersize": 5}
+    return styles
 
 
 def _draw_panel(
     axes: Axes,
     points: Sequence[SweepPoint],
     cells: Mapping[str, Estimate],
-    looks: Mapping[str, _Look],
+    styles: Mapping[str, dict[str, Any]],
     reference: str | None,
 ) -> None:
     beside = [cells[reference]] if reference is not None else []
     axes.set_ylim(*limits([*(cells[point.row] for point in points), *beside]))
     for cell in beside:
-        _draw_reference(axes, cell)
-    for index, (series, drawn) in enumerate(looks.items()):
-        place = index - (len(looks) - 1) / 2
-        _draw_series(axes, _on(points, series), cells, drawn, place)
-
-
-def _draw_reference(axes: Axes, cell: Estimate) -> None:
-    if math.isfinite(cell.mean):
-        axes.axhline(cell.mean, color=_GREY, linewidth=1.2, linestyle="--", zorder=1)
-    if math.isfinite(cell.low):
-        axes.axhspan(cell.low, cell.high, color="0.9", linewidth=0, zorder=0.5)
+        if math.isfinite(cell.mean):
+            axes.axhline(cell.mean, linestyle="--", zorder=1, **_REFERENCE)
+        if math.isfinite(cell.low):
+            axes.axhspan(cell.low, cell.high, color="0.9", linewidth=0, zorder=0.5)
+    for index, (series, style) in enumerate(styles.items()):
+        on = sorted((p for p in points if p.series == series), key=lambda point: point.x)
+        shift = _APART * (index - (len(styles) - 1) / 2)
+        _draw_series(axes, [p.x for p in on], [cells[p.row] for p in on], style, shift)
 
 
 def _draw_series(
     axes: Axes,
-    points: Sequence[SweepPoint],
-    cells: Mapping[str, Estimate],
-    drawn: _Look,
-    place: float,
+    places: Sequence[float],
+    cells: Sequence[Estimate],
+    style: dict[str, Any],
+    shift: float,
 ) -> None:
-    x = np.array([point.x for point in points])
-    means, lows, highs = (
-        np.array([getattr(cells[point.row], name) for point in points])
-        for name in ("mean", "low", "high")
-    )
+    x = np.array(places)
+    lows, highs = np.array([cell.low for cell in cells]), np.array([cell.high for cell in cells])
     # Series stand beside each other by some points, whatever the scale of the axis is.
-    inches = axes.figure.dpi_scale_trans
-    beside = axes.transData + ScaledTranslation(_APART * place / 72, 0, inches)
-    axes.plot(x, means, transform=beside, **drawn.style, markersize=5)
+    beside = axes.transData + ScaledTranslation(shift / 72, 0, axes.figure.dpi_scale_trans)
+    axes.plot(x, [cell.mean for cell in cells], transform=beside, **style)
     bottom, top = axes.get_ylim()
     there = np.isfinite(lows)
-    axes.vlines(
-        x[there],
-        np.maximum(lows[there], bottom),
-        np.minimum(highs[there], top),
-        color=drawn.color,
-        linewidth=1.1,
-        alpha=0.8,
-        transform=beside,
-    )
+    ends = np.maximum(lows[there], bottom), np.minimum(highs[there], top)
+    color = style["color"]
+    axes.vlines(x[there], *ends, color=color, linewidth=1.1, alpha=0.8, transform=beside)
     for cut, at, marker in ((lows < bottom, bottom, "v"), (highs > top, top, "^")):
         if cut.any():
             ys = np.full(cut.sum(), at)
-            (arrows,) = axes.plot(x[cut], ys, marker, color=drawn.color, markersize=3.5, mew=0)
+            (arrows,) = axes.plot(x[cut], ys, marker, color=color, markersize=3.5, mew=0)
             arrows.set_clip_on(False)
             arrows.set_transform(beside)
-
-
-def _dress(axes: Axes, metric: str) -> None:
-    tidy(axes)
-    axes.set_title(unit(metric)[0], fontsize=SIZES["label"], loc="left")
-    # Turned by a quarter, an arrow to the right points up.
-    better = direction(metric)
-    text = f"← {better}" if lower_is_better(metric) else f"{better} →"
-    axes.set_ylabel(text, fontsize=SIZES["tick"])
 
 
 def _mark(axes: Axes, places: Sequence[float], *, logarithmic: bool) -> None:
@@ -282,21 +256,3 @@ def _doubles(places: Sequence[float]) -> bool:
     if len(places) < 3 or places[0] <= 0:
         return False
     return all(b / a >= _DOUBLING for a, b in pairwise(places))
-
-
-def _legend(figure: Figure, looks: Mapping[str, _Look], reference: str | None) -> None:
-    handles = []
-    for series, drawn in looks.items():
-        text = wrapped(series if drawn.filled else f"{series} (control)", _LEGEND_COLUMNS)
-        handles.append(Line2D([], [], **drawn.style, markersize=5, label=text))
-    if reference is not None:
-        text = wrapped(reference, _LEGEND_COLUMNS)
-        handles.append(Line2D([], [], color=_GREY, linestyle="--", linewidth=1.2, label=text))
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=legend_columns(figure.get_figwidth(), [str(line.get_label()) for line in handles]),
-        fontsize=SIZES["legend"],
-        frameon=False,
-        handlelength=3,
-    )

@@ -1,5 +1,6 @@
-"""What all figures share: colours, sizes, fonts that have Chinese characters, and saving.
+"""What all figures share: look, colours, fonts that have Chinese characters, panels, and saving.
 
+A figure is a function of records or tables that returns a matplotlib `Figure`; `save` writes it.
 Drawn with matplotlib's objects and the Agg canvas, so no display and no pyplot state is touched.
 Colours are those of Okabe and Ito, told apart by colour-blind readers; what a colour says, a line
 style or a marker says too, so the figures survive a grey print.
@@ -15,12 +16,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import matplotlib as mpl
 from matplotlib import font_manager
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from MMSA_ext.files import write_atomically
@@ -34,7 +36,26 @@ LINE_STYLES: Final[tuple[LineStyle, ...]] = ("-", "--", "-.", ":")
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
 FORMATS: Final = ("png", "pdf")
 # Points. Figures are drawn at the width at which they are printed, so these are the printed sizes.
-SIZES: Final = {"title": 10.5, "label": 9.0, "tick": 8.5, "legend": 8.5}
+TITLE, LABEL, TICK = 10.5, 9.0, 8.5
+# matplotlib's settings: no frame above and right, a light grid of the values behind the data.
+HOUSE: Final[dict[Any, Any]] = {
+    "figure.constrained_layout.use": True,
+    "figure.titlesize": TITLE,
+    "figure.labelsize": LABEL,
+    "axes.titlesize": LABEL,
+    "axes.titlelocation": "left",
+    "axes.labelsize": LABEL,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "0.9",
+    "xtick.labelsize": TICK,
+    "ytick.labelsize": TICK,
+    "legend.fontsize": TICK,
+    "legend.frameon": False,
+}
 # Inches: one and two columns of a two-column paper.
 COLUMN_WIDTH, PAGE_WIDTH = 3.5, 7.2
 
@@ -68,10 +89,9 @@ def save(
 ) -> list[Path]:
     """Write a figure in each format, atomically; equal figures give equal bytes.
 
-    Chinese text is given a font that has it (`cjk_font`). Such a PDF embeds its characters as
-    drawings (Type 3): matplotlib would embed the outlines of most Chinese fonts (CFF) under the
-    name of another format (Type 42, TrueType), which strict viewers refuse. All other PDFs have
-    Type 42 fonts, which publishers ask for.
+    A PDF with Chinese text embeds its characters as drawings (Type 3): matplotlib would embed the
+    outlines of most Chinese fonts (CFF) under the name of another format (Type 42, TrueType), which
+    strict viewers refuse. All other PDFs have Type 42 fonts, which publishers ask for.
 
     Args:
         figure: What to write.
@@ -91,31 +111,49 @@ def save(
         raise StoreError("no format to write the figure in; name one, such as png, pdf or svg.")
     path = Path(path)
     base = path.with_suffix("") if path.suffix[1:] in formats else path
-    font_type = 3 if _set_chinese(figure) else 42
+    # How many ticks fit is decided while drawing, by the size of their labels.
+    fonts = {"pdf.fonttype": 3 if _is_chinese(figure) else 42, "svg.hashsalt": "MMSA_ext"}
     written = []
     for name in formats:
         buffer = io.BytesIO()
         # A date would make every file differ.
         metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(name)
-        with mpl.rc_context({"pdf.fonttype": font_type, "svg.hashsalt": "MMSA_ext"}):
+        with mpl.rc_context(HOUSE | fonts):
             figure.savefig(buffer, format=name, dpi=200, metadata=metadata)
-        target = base.with_name(f"{base.name}.{name}")
-        write_atomically(target, buffer.getvalue())
-        written.append(target)
+        written.append(base.with_name(f"{base.name}.{name}"))
+        write_atomically(written[-1], buffer.getvalue())
     return written
 
 
-@contextmanager
-def cjk_fonts() -> Iterator[str | None]:
-    """Let text that is made inside fall back to a font that has Chinese characters.
+def _is_chinese(figure: Figure) -> bool:
+    """Whether there is Chinese text; a warning where no font here has it."""
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
+    found = any(_CJK_TEXT.search(text.get_text()) for text in texts)
+    if found and cjk_font() is None:
+        warnings.warn(
+            "the figure has Chinese text, and no font here has its characters: they show as "
+            "boxes. Install one: pip install noto-cjk-sans-otc, or on Debian and Ubuntu "
+            "apt-get install fonts-noto-cjk (or the smaller fonts-wqy-microhei).",
+            FontWarning,
+            stacklevel=3,
+        )
+    return found
 
-    `save` does so for the texts of any figure; this is for those who measure text before.
+
+@contextmanager
+def house_style() -> Iterator[str | None]:
+    """Draw with the common look, and a font for Chinese characters behind the usual one.
+
+    Also a decorator of what draws: `@house_style()`. matplotlib gives texts their font and size
+    when they are made, those of tick labels when their axes are.
 
     Yields:
-        The family, or None where this machine has none; `save` warns of that.
+        The family with Chinese characters, or None where this machine has none; `save` warns of
+        that.
     """
     family = cjk_font()
-    with mpl.rc_context({} if family is None else {"font.family": _families(family)}):
+    fonts = {} if family is None else {"font.family": [*mpl.rcParams["font.family"], family]}
+    with mpl.rc_context(HOUSE | fonts):
         yield family
 
 
@@ -152,48 +190,6 @@ def _packaged_fonts() -> list[str]:
     return [str(path) for folder in folders for path in Path(folder).rglob("*.tt[cf]")]
 
 
-def _families(family: str) -> list[str]:
-    return [*mpl.rcParams["font.family"], family]
-
-
-def _set_chinese(figure: Figure) -> bool:
-    """Give Chinese texts a font that has them; say whether there are any."""
-    texts = [
-        text
-        for text in figure.findobj(Text)
-        if isinstance(text, Text) and _CJK_TEXT.search(text.get_text())
-    ]
-    if not texts:
-        return False
-    family = cjk_font()
-    if family is None:
-        warnings.warn(
-            "the figure has Chinese text, and no font here has its characters: they show as "
-            "boxes. Install one: pip install noto-cjk-sans-otc, or on Debian and Ubuntu "
-            "apt-get install fonts-noto-cjk (or the smaller fonts-wqy-microhei).",
-            FontWarning,
-            stacklevel=3,
-        )
-        return True
-    for text in texts:
-        text.set_fontfamily(_families(family))
-    return True
-
-
-def tidy(axes: Axes, grid: Literal["x", "y", "both"] | None = "y") -> None:
-    """Give axes the common look: no frame above and right, a light grid behind the data.
-
-    Args:
-        axes: What to style.
-        grid: Direction of the values that the grid marks; None for no grid.
-    """
-    axes.spines[["top", "right"]].set_visible(False)
-    if grid is not None:
-        axes.grid(axis=grid, color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=SIZES["tick"])
-
-
 def look(index: int) -> tuple[str, LineStyle]:
     """Colour and line style of the line `index`: 7 and 4 have no divisor, so 28 pairs differ.
 
@@ -220,6 +216,33 @@ def legend_columns(width: float, labels: Sequence[str]) -> int:
     return min(len(labels), max(1, int(width / (_HANDLE + _CHARACTER * longest))))
 
 
+def legend_below(
+    figure: Figure | SubFigure,
+    handles: Sequence[Line2D],
+    width: float,
+    *,
+    columns: int | None = None,
+    **options: Any,
+) -> None:
+    """Put a legend below a figure.
+
+    Args:
+        figure: Whose legend it is.
+        handles: Its entries, see `entry`.
+        width: Inches that it may take.
+        columns: How many stand beside each other; by default as many as fit.
+        options: Of matplotlib's legend.
+    """
+    columns = columns or legend_columns(width, [str(line.get_label()) for line in handles])
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, **options)
+
+
+def entry(label: str, color: str, marker: str = "", line: str = "", **options: Any) -> Line2D:
+    """An entry of a legend: a marker, a line, or both."""
+    options |= {"color": color, "marker": marker, "linestyle": line}
+    return Line2D([], [], label=label, **options)
+
+
 def grid_shape(panels: int, most: int) -> tuple[int, int]:
     """Rows and columns of a grid of panels, as even as they go: four are two by two.
 
@@ -232,3 +255,20 @@ def grid_shape(panels: int, most: int) -> tuple[int, int]:
     """
     rows = math.ceil(panels / most)
     return rows, math.ceil(panels / rows)
+
+
+def panels(
+    figure: Figure | SubFigure, count: int, shape: tuple[int, int], **options: Any
+) -> list[Axes]:
+    """Axes in a grid, row by row.
+
+    Args:
+        figure: Where they go.
+        count: How many; the rest of the grid stays empty.
+        shape: Rows and columns; the last of its columns' axes are the lowest.
+        options: Of matplotlib's `subplots`.
+    """
+    grid = list(figure.subplots(*shape, squeeze=False, **options).flat)
+    for axes in grid[count:]:
+        axes.set_axis_off()
+    return grid[:count]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
+
+import pandas as pd
 
 
 def plain(text: str) -> str:
@@ -54,3 +57,10 @@ def _breakable(text: str) -> list[str]:
             parts.append(character)
         joinable = character != " " and not wide
     return parts
+
+
+def sample_heading(sample: pd.Series, more: str = "") -> str:
+    """Text, id, label and prediction of a sample, and what else is said of it."""
+    label = "unknown" if math.isnan(sample["label"]) else f"{sample['label']:.2f}"
+    facts = f"{sample['id']}: label {label}, predicted {sample['prediction']:.2f}{more}"
+    return f"{wrapped(str(sample['text']), 90, 2)}\n{wrapped(facts, 90)}"

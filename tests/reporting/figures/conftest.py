@@ -1,21 +1,6 @@
 import pytest
-from matplotlib.figure import Figure
 
 from MMSA_ext.reporting.comparison import PublishedNumber, SystemRuns, compare
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """Every figure that was saved, for a look at what it holds."""
-    kept = []
-    save = Figure.savefig
-
-    def keep(self, *arguments, **options):
-        kept.append(self)
-        return save(self, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return kept
 
 
 @pytest.fixture

@@ -23,9 +23,13 @@ def intervals(axes):
 
 
 @pytest.fixture
-def shown(tmp_path, comparison, drawn):
-    comparison_figure(comparison, tmp_path / "figure", ["png"])
-    return panels(drawn[0])
+def figure(comparison):
+    return comparison_figure(comparison)
+
+
+@pytest.fixture
+def shown(figure):
+    return panels(figure)
 
 
 def test_a_panel_a_metric_and_a_row_a_system(shown):
@@ -39,6 +43,8 @@ def test_a_panel_a_metric_and_a_row_a_system(shown):
     bottom, top = shown["MAE"].get_ylim()
     assert bottom > 3
     assert top < 0
+    for axis in (shown["MAE"].xaxis, shown["MAE"].yaxis):
+        assert all(line.get_visible() for line in axis.get_gridlines())
 
 
 def test_means_stand_in_the_markers_of_their_roles(shown):
@@ -83,13 +89,13 @@ def test_the_baseline_is_a_line(shown):
     np.testing.assert_allclose(line.get_xdata(), [0.82, 0.82])
 
 
-def test_direction_n_split_and_legend_are_said(shown, drawn):
+def test_direction_n_split_and_legend_are_said(shown, figure):
     assert shown["MAE"].get_xlabel() == "← lower is better"
     assert shown["Mult_acc_7 (%)"].get_xlabel() == "higher is better →"
-    title = drawn[0].get_suptitle()
+    title = figure.get_suptitle()
     assert "Four systems: mosi" in title
     assert "test split: mean over 2 to 3 seeds and 95 % t-interval" in title
-    legend = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == [
         "system",
         "baseline",
@@ -100,12 +106,11 @@ def test_direction_n_split_and_legend_are_said(shown, drawn):
     ]
 
 
-def test_an_interval_that_leaves_the_panel_ends_in_an_arrow(tmp_path, make_record, drawn):
+def test_an_interval_that_leaves_the_panel_ends_in_an_arrow(make_record):
     values = {1: 0.80, 2: 0.90}
     runs = [make_record(seed=seed, metrics={"test": {"MAE": mae}}) for seed, mae in values.items()]
     system = SystemRuns("Self-MM", "self_mm", tuple(runs), (1, 2), {})
-    comparison_figure(compare([system], ["MAE"]), tmp_path / "figure", ["png"])
-    (axes,) = drawn[0].axes
+    (axes,) = comparison_figure(compare([system], ["MAE"])).axes
     low, high = axes.get_xlim()
     assert 0.6 < low < 0.75
     assert 0.95 < high < 1.1
@@ -114,21 +119,20 @@ def test_an_interval_that_leaves_the_panel_ends_in_an_arrow(tmp_path, make_recor
     assert intervals(axes)[0] == [low, high]
 
 
-def test_one_seed_has_no_interval_and_the_title_says_none(tmp_path, make_record, drawn):
+def test_one_seed_has_no_interval_and_the_title_says_none(make_record):
     system = SystemRuns("Self-MM", "self_mm", (make_record(seed=1),), (1,), {})
-    comparison_figure(compare([system], ["MAE"]), tmp_path / "figure", ["png"])
-    assert not intervals(drawn[0].axes[0])
-    assert drawn[0].get_suptitle().endswith("test split: mean over 1 seed")
+    figure = comparison_figure(compare([system], ["MAE"]))
+    assert not intervals(figure.axes[0])
+    assert figure.get_suptitle().endswith("test split: mean over 1 seed")
 
 
-def test_a_comparison_without_single_seeds_is_drawn(tmp_path, comparison, drawn):
+def test_a_comparison_without_single_seeds_is_drawn(comparison):
     bare = dataclasses.replace(comparison, seed_values={})
-    comparison_figure(bare, tmp_path / "figure", ["png"])
-    assert not marked(drawn[0].axes[0], "|")
+    assert not marked(comparison_figure(bare).axes[0], "|")
 
 
 @pytest.mark.parametrize("width", [COLUMN_WIDTH, 7.2])
-def test_nothing_overlaps_in_one_column_or_two(tmp_path, make_record, drawn, width):
+def test_nothing_overlaps_in_one_column_or_two(make_record, width):
     names = ["Self-MM + InfoEnh, random gates", "ConFEDE", "Text only, 90 % of the frames lost"]
     systems = [
         SystemRuns(name, "self_mm", tuple(make_record(seed=s) for s in (1, 2, 3)), (1, 2, 3), {})
@@ -136,13 +140,12 @@ def test_nothing_overlaps_in_one_column_or_two(tmp_path, make_record, drawn, wid
     ]
     metrics = ["MAE", "Corr", "Has0_acc_2", "Mult_acc_7"]
     table = compare(systems, metrics, baseline="ConFEDE", title="A title of some length " * 3)
-    comparison_figure(table, tmp_path / "figure", ["png"], width=width)
-    assert overlapping_texts(drawn[0]) == []
-    assert drawn[0].get_figwidth() == width
+    figure = comparison_figure(table, width)
+    assert overlapping_texts(figure) == []
+    assert figure.get_figwidth() == width
 
 
-def test_nothing_to_draw_is_refused(tmp_path, make_diverged_record):
+def test_nothing_to_draw_is_refused(make_diverged_record):
     system = SystemRuns("Self-MM", "self_mm", (make_diverged_record(seed=1),), (1,), {})
     with pytest.raises(StoreError, match="no number to draw"):
-        comparison_figure(compare([system], ["MAE"]), tmp_path / "figure")
-    assert list(tmp_path.iterdir()) == []
+        comparison_figure(compare([system], ["MAE"]))

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib import image
 
+from MMSA_ext.reporting.figures import save
 from MMSA_ext.reporting.figures.attention import attention_figure, head_figure
 from MMSA_ext.reporting.figures.attribution import attribution_figure
 from MMSA_ext.reporting.figures.cases import case_figure
@@ -62,9 +63,8 @@ def maps(frames, tokens, padding=0):
     return pd.concat(tables)
 
 
-def check(written, folder):
-    assert [path.suffix for path in written] == [".png", ".pdf"]
-    assert all(path.parent == folder for path in written)
+def check(figure, folder):
+    written = save(figure, folder / "figure")
     picture = image.imread(written[0])
     assert picture[..., :3].std() > 0.05
     assert written[1].read_bytes().startswith(b"%PDF")
@@ -72,11 +72,11 @@ def check(written, folder):
 
 @pytest.mark.parametrize(("frames", "tokens", "padding"), [(1, 2, 4), (60, 20, 0)])
 def test_attention(frames, tokens, padding, sample, tmp_path):
-    check(attention_figure(maps(frames, tokens, padding), sample, tmp_path / "a"), tmp_path)
+    check(attention_figure(maps(frames, tokens, padding), sample), tmp_path)
 
 
 def test_attention_by_head(sample, tmp_path):
-    check(head_figure(maps(12, 5), sample, tmp_path / "h"), tmp_path)
+    check(head_figure(maps(12, 5), sample), tmp_path)
 
 
 @pytest.mark.parametrize("words", [["好"] * 9, ["word"] * 30, []])
@@ -94,7 +94,7 @@ def test_attribution(words, sample, tmp_path):
         part("audio", [str(i) for i in range(30)], np.sin(np.arange(30.0)) / 100),
         part("vision", ["0"], [0.0]),
     ]
-    check(attribution_figure(pd.concat(parts), sample, tmp_path / "a"), tmp_path)
+    check(attribution_figure(pd.concat(parts), sample), tmp_path)
 
 
 @pytest.mark.parametrize("stages", [["encoded"], ["pooled", "aligned"]])
@@ -119,7 +119,7 @@ def test_embeddings(stages, tmp_path):
             for t in ("audio", "vision")
         ]
     )  # fmt: skip
-    check(embedding_figure(points, distances, tmp_path / "e", title="x on y"), tmp_path)
+    check(embedding_figure(points, distances, title="x on y"), tmp_path)
 
 
 @pytest.mark.parametrize("count", [1, 6])
@@ -137,4 +137,4 @@ def test_cases(count, tmp_path):
         }
     )
     systems = ["Host", "Host + InfoEnh"]
-    check(case_figure(table, systems, tmp_path / "c", summary=LONG), tmp_path)
+    check(case_figure(table, systems, summary=LONG), tmp_path)

@@ -11,9 +11,12 @@ from MMSA_ext.reporting.figures import style
 from MMSA_ext.reporting.figures.style import (
     FontWarning,
     cjk_font,
-    cjk_fonts,
+    entry,
     grid_shape,
+    house_style,
+    legend_below,
     legend_columns,
+    panels,
     save,
 )
 
@@ -27,8 +30,9 @@ def no_font(monkeypatch):
     monkeypatch.setattr(style, "cjk_font", lambda: None)
 
 
+@house_style()
 def chinese_figure():
-    figure = Figure(layout="constrained")
+    figure = Figure()
     axes = figure.subplots()
     axes.plot([0, 1], label="情感")
     axes.set_yticks([0, 1], ["系统", "text"])
@@ -59,6 +63,7 @@ def test_saves_in_folders_that_do_not_exist(tmp_path):
     written = save(Figure(), tmp_path / "a" / "b" / "figure.v2", ["png", "pdf", "svg"])
     assert [path.name for path in written] == [f"figure.v2.{e}" for e in ("png", "pdf", "svg")]
     assert all(path.stat().st_size for path in written)
+    assert save(Figure(), written[0], ["png"]) == written[:1]  # no ending is doubled
 
 
 @pytest.mark.parametrize("formats", [["gif3"], []])
@@ -74,17 +79,6 @@ def test_two_lines_of_a_figure_differ_in_grey_too():
     assert len({line for _, line in looks[:4]}) == 4
     assert len(style.MARKERS) == len(set(style.MARKERS)) >= 6
     assert len({round(luminance(color), 2) for color in style.PALETTE}) == len(style.PALETTE)
-
-
-@chinese_font
-def test_chinese_text_gets_a_font_that_has_it_and_other_text_keeps_its_own(tmp_path):
-    figure = chinese_figure()
-    plain = Text(text="Self-MM").get_fontfamily()
-    save(figure, tmp_path / "figure", ["png"])
-    families = {t.get_text(): t.get_fontfamily() for t in figure.findobj(Text) if t.get_text()}
-    for text in ("系统", "标题", "情感"):
-        assert families[text] == [*plain, cjk_font()]
-    assert families["text"] == plain
 
 
 @chinese_font
@@ -109,8 +103,8 @@ def test_other_pdfs_have_fonts_that_publishers_take(tmp_path):
 
 
 @chinese_font
-def test_text_made_inside_the_context_can_be_measured():
-    with cjk_fonts() as family:
+def test_texts_made_in_the_house_style_fall_back_to_a_font_that_has_chinese():
+    with house_style() as family:
         assert family == cjk_font()
         assert family in Text(text="系统").get_fontfamily()
     assert family not in Text(text="系统").get_fontfamily()
@@ -121,7 +115,7 @@ def test_without_a_font_the_mend_is_named(tmp_path, no_font):
     with pytest.warns(FontWarning, match=r"pip install noto-cjk-sans-otc.*fonts-noto-cjk"):
         (path,) = save(chinese_figure(), tmp_path / "figure", ["png"])
     assert path.is_file()
-    with cjk_fonts() as family:
+    with house_style() as family:
         assert family is None
 
 
@@ -162,3 +156,21 @@ def test_legends_fit_the_width(width, labels, columns):
 )
 def test_grids_are_even(panels, most, shape):
     assert grid_shape(panels, most) == shape
+
+
+def test_panels_fill_a_grid_and_leave_the_rest_empty():
+    figure = Figure()
+    shown = panels(figure, 3, (2, 2), sharex=True)
+    assert [axes.axison for axes in figure.axes] == [True, True, True, False]
+    assert shown == figure.axes[:3]
+
+
+@house_style()
+def test_a_legend_stands_below_and_its_entries_look_as_said():
+    figure = Figure()
+    legend_below(figure, [entry("a", "red", "o"), entry("b", "blue", line="--")], 7.2)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+    dot, line = legend.get_lines()
+    assert (dot.get_marker(), dot.get_linestyle(), line.get_linestyle()) == ("o", "None", "--")
+    assert not legend.get_frame_on()

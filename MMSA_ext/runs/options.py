@@ -1,0 +1,87 @@
+"""`RunOptions`: how and where a run is made, one object from the command line to its seeds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from MMSA_ext.paths import Places, expand_given
+from MMSA_ext.validation import flag, verbosity, whole_number
+
+__all__ = ["RunOptions"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How and where a run is made. The files aside, no number of it depends on this.
+
+    Attributes:
+        custom_feature: Feature file in place of the configured one.
+        feature_T: Feature file whose text is used.
+        feature_A: Feature file whose audio is used.
+        feature_V: Feature file whose vision is used.
+        gpu_ids: CUDA devices, of which the first is used; empty for the most free one; -1 or `cpu`
+            for the CPU.
+        num_workers: Loader processes of MMSA's own models.
+        verbose_level: 0 errors, 1 information, 2 everything.
+        model_save_dir: Folder of checkpoints; `~/MMSA/saved_models` by default.
+        res_save_dir: Folder of records, tables and pictures; `~/MMSA/results` by default.
+        log_dir: Folder of logs; `~/MMSA/logs` by default.
+        reuse: Look finished runs up instead of repeating them.
+
+    Raises:
+        ConfigError: If a value is none that can be meant. Whether files, folders and devices are
+            there is found out when they are used.
+    """
+
+    custom_feature: str | Path | None = None
+    feature_T: str | Path | None = None  # noqa: N815 (MMSA's names)
+    feature_A: str | Path | None = None  # noqa: N815
+    feature_V: str | Path | None = None  # noqa: N815
+    gpu_ids: Sequence[int | str] | int | str = (0,)
+    num_workers: int = 4
+    verbose_level: int = 1
+    model_save_dir: str | Path | None = None
+    res_save_dir: str | Path | None = None
+    log_dir: str | Path | None = None
+    reuse: bool = True
+
+    def __post_init__(self) -> None:
+        checked = {
+            "verbose_level": verbosity(self.verbose_level),
+            "num_workers": whole_number("num_workers", self.num_workers, 0),
+            "reuse": flag("reuse", self.reuse),
+            **{name: expand_given(path) for name, path in self.files.items()},
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def files(self) -> dict[str, Any]:
+        """The feature files by their names."""
+        return {"custom_feature": self.custom_feature, **self.modality_files}
+
+    @property
+    def modality_files(self) -> dict[str, Any]:
+        """The feature files of single modalities."""
+        return {name: getattr(self, name) for name in ("feature_T", "feature_A", "feature_V")}
+
+    @property
+    def loaders(self) -> int:
+        """Loader processes, at most one a processor."""
+        return min(self.num_workers, os.cpu_count() or 1)
+
+    def places(self) -> Places:
+        """The folders, made where they are missing.
+
+        Raises:
+            ConfigError: If one cannot be made or written to.
+        """
+        return Places.default(self.model_save_dir, self.res_save_dir, self.log_dir)
+
+    def inside(self, folder: str | Path) -> RunOptions:
+        """The same with all that is written below one folder."""
+        return replace(self, model_save_dir=folder, res_save_dir=folder, log_dir=folder)
