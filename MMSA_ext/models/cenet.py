@@ -9,7 +9,6 @@ lists what else differs from the paper.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -107,6 +106,7 @@ class ShiftedText(PretrainedText):
 
     Args:
         pretrained, random_init, architecture: As in `PretrainedText`.
+        feature_dims, scale: As in `CrossModalEnhancement`.
         frozen_embeddings: The embeddings ask for no gradient.
 
     Raises:
@@ -116,7 +116,9 @@ class ShiftedText(PretrainedText):
     def __init__(
         self,
         pretrained: str,
+        feature_dims: dict[str, int],
         *,
+        scale: float | None = None,
         random_init: bool = False,
         architecture: dict[str, Any] | None = None,
         frozen_embeddings: bool = True,
@@ -131,29 +133,38 @@ class ShiftedText(PretrainedText):
             )
         if frozen_embeddings:
             embeddings.requires_grad_(False)
+        self.enhancement = CrossModalEnhancement(feature_dims, self.hidden_size, scale)
 
-    def forward(self, text: Tensor, shift: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, text: Tensor, frames: dict[str, Tensor], masks: dict[str, Tensor | None]
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Encode tokens.
 
         Args:
             text: `(B, 3, L)`, as for `TextEncoder`.
-            shift: What to add to the hidden states `(B, L, H)` of the first layer.
+            frames: As for `CrossModalEnhancement`.
+            masks: As for `CrossModalEnhancement`.
 
         Returns:
-            The last hidden states `(B, L, H)`, and their mask `(B, L)`.
+            The last hidden states `(B, L, H)`; their mask `(B, L)`; what tokens read of each
+            modality, `(B, L, H)`.
         """
         layers = self.layers()
         assert layers is not None  # looked at in `__init__`
+        read: dict[str, Tensor] = {}
 
         def shifted(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
             hidden, *others = arguments
-            return (hidden + shift(hidden), *others)
+            shift, found = self.enhancement(hidden, frames, masks)
+            read.update(found)
+            return (hidden + shift, *others)
 
         hook = layers[1].register_forward_pre_hook(shifted)
         try:
-            return self._hidden(text)
+            hidden, mask = self._hidden(text)
         finally:
             hook.remove()
+        return hidden, mask, read
 
 
 class CENET(MSAModel):
@@ -164,13 +175,13 @@ class CENET(MSAModel):
         self.config = config
         self.text_encoder = ShiftedText(
             config.pretrained,
+            {"audio": config.feature_dims[1], "vision": config.feature_dims[2]},
+            scale=config.logit_scale,
             random_init=config.random_init,
             architecture=config.text_encoder_config,
             frozen_embeddings=config.frozen_embeddings,
         )
         dim = self.text_encoder.hidden_size
-        dims = {"audio": config.feature_dims[1], "vision": config.feature_dims[2]}
-        self.enhancement = CrossModalEnhancement(dims, dim, config.logit_scale)
         self.head = nn.Sequential(
             Dropout(config.head_dropout),
             nn.Linear(dim, dim),
@@ -179,14 +190,14 @@ class CENET(MSAModel):
             nn.Linear(dim, 1),
         )
         deviation = getattr(self.text_encoder.encoder.config, "initializer_range", 0.02)
-        for module in (*self.enhancement.modules(), *self.head):
+        for module in (*self.text_encoder.enhancement.modules(), *self.head):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=deviation)
                 nn.init.zeros_(module.bias)
 
     def own_groups(self) -> dict[str, dict[str, float]]:
         """All of the enhancement decays, biases too."""
-        return {"enhancement": {"weight_decay": self.config.weight_decay}}
+        return {"text_encoder.enhancement": {"weight_decay": self.config.weight_decay}}
 
     def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         """Predict; see `MSAModel.forward`.
@@ -203,15 +214,7 @@ class CENET(MSAModel):
                 for m, length in zip(frames, lengths, strict=True)
             }
             masks = dict.fromkeys(frames)
-        read: dict[str, Tensor] = {}
-
-        def shift(hidden: Tensor) -> Tensor:
-            moved: Tensor
-            moved, found = self.enhancement(hidden, frames, masks)
-            read.update(found)
-            return moved
-
-        hidden, mask = self.text_encoder(inputs.text, shift)
+        hidden, mask, read = self.text_encoder(inputs.text, frames, masks)
         fused = self.head[:3](hidden[:, 0])
         return {
             "M": self.head[3:](fused),

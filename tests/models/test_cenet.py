@@ -43,7 +43,7 @@ def architecture(kind="bert", **more) -> dict:
 def test_parameters_are_as_many_as_in_mmsa(name, data, dims, count):
     shapes = {"feature_dims": dims, "text_encoder_config": architecture(hidden_size=768)}
     model = get_model(name).build(resolve(name, data, "", shapes))
-    assert sum(p.numel() for p in model.enhancement.parameters()) == count
+    assert sum(p.numel() for p in model.text_encoder.enhancement.parameters()) == count
     assert sum(p.numel() for p in model.head.parameters()) == 591_361
 
 
@@ -76,7 +76,7 @@ def test_hidden_states_are_shifted_between_the_first_two_layers(tiny_encoder, da
     added = torch.zeros(5, 1, 1, mask.shape[1]).masked_fill(mask[:, None, None] == 0, -1e4)
     first, second = bert.encoder.layer
     hidden = first(bert.embeddings(input_ids=ids, token_type_ids=segments), added)
-    shift, _ = model.enhancement(
+    shift, _ = model.text_encoder.enhancement(
         hidden,
         {m: batch[m] for m in ("audio", "vision")},
         {m: batch[f"{m}_mask"] for m in ("audio", "vision")},
@@ -89,14 +89,25 @@ def test_hidden_states_are_shifted_between_the_first_two_layers(tiny_encoder, da
     torch.testing.assert_close(outputs["M"], model.head[4](fused), rtol=1e-4, atol=1e-5)
 
 
+def frames_of(batch, factor=1.0):
+    frames = {m: batch[m] * factor for m in ("audio", "vision")}
+    return frames, {m: batch[f"{m}_mask"] for m in frames}
+
+
 def test_the_text_encoder_is_as_it_was_after_a_pass_and_after_an_error(tiny_encoder, dataset):
-    encoder = build(tiny_encoder).text_encoder
-    text = dataset.batch(torch.arange(2))["text"]
-    unmoved, _ = encoder(text, torch.zeros_like)
-    assert not torch.allclose(encoder(text, torch.ones_like)[0], unmoved, atol=1e-4)
+    model = build(tiny_encoder)
+    batch = dataset.batch(torch.arange(2))
+    hidden, mask, _ = model.text_encoder(batch["text"], *frames_of(batch))
     with pytest.raises(KeyError):
-        encoder(text, {}.__getitem__)
-    torch.testing.assert_close(encoder(text, torch.zeros_like)[0], unmoved)
+        model.text_encoder(batch["text"], {}, {})
+    torch.testing.assert_close(
+        model.text_encoder(batch["text"], *frames_of(batch))[0], hidden, rtol=0, atol=0
+    )
+    ids, _, segments = batch["text"].long().unbind(dim=1)
+    alone = model.text_encoder.encoder(
+        input_ids=ids, attention_mask=mask, token_type_ids=segments
+    ).last_hidden_state
+    assert not torch.allclose(alone, hidden, atol=1e-3)
 
 
 def test_the_released_form_sees_padding_but_not_the_batch(tiny_encoder, dataset):
@@ -145,20 +156,24 @@ def test_all_modalities_are_read(tiny_encoder, dataset):
         assert not torch.allclose(model(Inputs.of(batch))["M"], model(Inputs.of(changed))["M"])
 
 
+DIMS = {"audio": 5, "vision": 4}
+
+
 @pytest.mark.parametrize("kind", ["distilbert", "roberta", "electra"])
 def test_other_encoders_of_the_same_structure_are_shifted_too(dataset, kind):
-    encoder = ShiftedText("x", architecture=architecture(kind, n_layers=2, dim=16, n_heads=2))
-    text = dataset.batch(torch.arange(2))["text"]
-    unmoved, moved = (encoder.eval()(text, f)[0] for f in (torch.zeros_like, torch.ones_like))
-    assert unmoved.shape == (2, text.shape[2], 16)
-    assert not torch.equal(unmoved, moved)
+    described = architecture(kind, n_layers=2, dim=16, n_heads=2)
+    encoder = ShiftedText("x", DIMS, architecture=described).eval()
+    batch = dataset.batch(torch.arange(2))
+    first, second = (encoder(batch["text"], *frames_of(batch, by))[0] for by in (1, 9))
+    assert first.shape == (2, batch["text"].shape[2], 16)
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize(("kind", "layers"), [("albert", 2), ("bert", 1), ("xlnet", 2)], ids=str)
 def test_an_encoder_without_two_layers_of_its_own_is_refused(kind, layers):
     described = architecture(kind, num_hidden_layers=layers, n_layer=layers, n_head=2, d_model=16)
     with pytest.raises(TextEncoderError, match="between the first two layers of a BERT"):
-        ShiftedText("x", architecture=described)
+        ShiftedText("x", DIMS, architecture=described)
 
 
 def test_the_encoders_embeddings_are_trained_on_demand_alone(tiny_encoder):
@@ -173,7 +188,7 @@ def test_the_encoders_embeddings_are_trained_on_demand_alone(tiny_encoder):
 def test_new_layers_start_as_bert_did(tiny_encoder):
     args = resolve("cenet", "mosi", "", tiny_config("cenet", tiny_encoder, **TINY_SHAPES))
     model = get_model("cenet").build(args)
-    for module in (*model.enhancement.modules(), *model.head):
+    for module in (*model.text_encoder.enhancement.modules(), *model.head):
         if isinstance(module, torch.nn.Linear):
             assert not module.bias.any()
             if module.weight.numel() > 100:
@@ -202,7 +217,9 @@ def test_all_of_the_enhancement_decays(tiny_encoder):
         if not parameter.requires_grad:
             assert id(parameter) not in decay
             continue
-        spared = not name.startswith("enhancement.") and ("LayerNorm" in name or "bias" in name)
+        spared = not name.startswith("text_encoder.enhancement.") and (
+            "LayerNorm" in name or "bias" in name
+        )
         assert decay[id(parameter)] == (0 if spared else args.weight_decay), name
 
 
