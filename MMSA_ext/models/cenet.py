@@ -167,6 +167,20 @@ class ShiftedText(PretrainedText):
         return hidden, mask, read
 
 
+class Head(nn.Module):
+    """Two layers, each behind dropout, with tanh between them."""
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.first = nn.Sequential(Dropout(dropout), nn.Linear(dim, dim), nn.Tanh())
+        self.last = nn.Sequential(Dropout(dropout), nn.Linear(dim, 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The vector `(B, H)` behind tanh and the prediction `(B, 1)` of `x` `(B, H)`."""
+        vector = self.first(x)
+        return vector, self.last(vector)
+
+
 class CENET(MSAModel):
     """The text encoder, shifted by audio and vision, and a head on its first position."""
 
@@ -182,15 +196,9 @@ class CENET(MSAModel):
             frozen_embeddings=config.frozen_embeddings,
         )
         dim = self.text_encoder.hidden_size
-        self.head = nn.Sequential(
-            Dropout(config.head_dropout),
-            nn.Linear(dim, dim),
-            nn.Tanh(),
-            Dropout(config.head_dropout),
-            nn.Linear(dim, 1),
-        )
+        self.head = Head(dim, config.head_dropout)
         deviation = getattr(self.text_encoder.encoder.config, "initializer_range", 0.02)
-        for module in (*self.text_encoder.enhancement.modules(), *self.head):
+        for module in (*self.text_encoder.enhancement.modules(), *self.head.modules()):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=deviation)
                 nn.init.zeros_(module.bias)
@@ -215,9 +223,9 @@ class CENET(MSAModel):
             }
             masks = dict.fromkeys(frames)
         hidden, mask, read = self.text_encoder(inputs.text, frames, masks)
-        fused = self.head[:3](hidden[:, 0])
+        fused, prediction = self.head(hidden[:, 0])
         return {
-            "M": self.head[3:](fused),
+            "M": prediction,
             "Feature_t": hidden[:, 0],
             "Feature_a": masked_mean(read["audio"], mask),
             "Feature_v": masked_mean(read["vision"], mask),

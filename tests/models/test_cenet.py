@@ -84,9 +84,9 @@ def test_hidden_states_are_shifted_between_the_first_two_layers(tiny_encoder, da
     read = second(hidden + shift, added)[:, 0]
     outputs = model(Inputs.of(batch))
     torch.testing.assert_close(outputs["Feature_t"], read, rtol=1e-4, atol=1e-5)
-    fused = model.head[1](read).tanh()
+    fused = model.head.first[1](read).tanh()
     torch.testing.assert_close(outputs["Feature_f"], fused, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(outputs["M"], model.head[4](fused), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(outputs["M"], model.head.last[1](fused), rtol=1e-4, atol=1e-5)
 
 
 def frames_of(batch, factor=1.0):
@@ -188,7 +188,7 @@ def test_the_encoders_embeddings_are_trained_on_demand_alone(tiny_encoder):
 def test_new_layers_start_as_bert_did(tiny_encoder):
     args = resolve("cenet", "mosi", "", tiny_config("cenet", tiny_encoder, **TINY_SHAPES))
     model = get_model("cenet").build(args)
-    for module in (*model.text_encoder.enhancement.modules(), *model.head):
+    for module in (*model.text_encoder.enhancement.modules(), *model.head.modules()):
         if isinstance(module, torch.nn.Linear):
             assert not module.bias.any()
             if module.weight.numel() > 100:
