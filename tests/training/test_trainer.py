@@ -10,6 +10,7 @@ from torch import nn
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.config.resolve import resolve
+from MMSA_ext.data.feature_set import FeatureSplit
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import make_loaders
 from MMSA_ext.data.predictions import Predictions
@@ -280,12 +281,13 @@ def test_the_bank_is_renewed_with_the_similarity(setting):
     assert not torch.equal(epochs[1], epochs[2])
 
 
-def test_evaluation_goes_by_length_and_answers_in_file_order(setting):
+def test_evaluation_goes_by_length_and_answers_in_file_order(setting, monkeypatch):
     _, model, loaders = setting("dashfusion")
     core, loader = core_model(model), loaders["train"]
-    batches = []
-    forward = core.predict
-    core.predict = lambda batch: batches.append(batch["index"].tolist()) or forward(batch)
+    batches, cut = [], FeatureSplit.batch
+    monkeypatch.setattr(
+        FeatureSplit, "batch", lambda self, rows: batches.append(rows.tolist()) or cut(self, rows)
+    )
     found = predict(core, loader, torch.device("cpu"), features=True)
     assert list(chain.from_iterable(batches)) == loader.split.by_length().tolist()
     core.reads_padding = True

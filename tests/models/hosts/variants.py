@@ -161,7 +161,7 @@ def loss_added_by_trainer(monkeypatch, name):
 
     monkeypatch.setattr(EnhancedHost, "attach", keep)
     entry = get_model(name)
-    changed = type(entry)(**{**vars(entry), "trainer": make(entry.trainer)})
+    changed = type(entry)(**{**vars(entry), "trained_by": make(entry.trainer)})
     monkeypatch.setitem(import_module("MMSA_ext.registry")._MODELS, name, changed)
 
 
