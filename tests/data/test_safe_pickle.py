@@ -163,7 +163,8 @@ def test_bytes_that_were_lost_inside() -> None:
 @pytest.mark.parametrize("most", [70_000, 3 << 20, 1 << 30])
 def test_fingerprint_is_the_sha256_of_every_byte(most: int) -> None:
     array = np.random.default_rng(0).normal(size=1_500_000)
-    stored = pickle.dumps([array, "between", array[::-1].copy()], protocol=4) + b"behind the pickle"
+    stored = pickle.dumps([array, "between", array[::-1].copy()], protocol=4)
+    stored += b"behind the pickle" * 200_000
     result = load_pickle(Trickle(stored, most))
     assert result.fingerprint == hashlib.sha256(stored).hexdigest()
     assert result.size == len(stored)

@@ -166,6 +166,13 @@ def test_long_lists_of_numbers(protocol: int) -> None:
     assert read(pickle.dumps(value, protocol)) == value
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_empty_values_and_bytearrays(protocol: int) -> None:
+    value = [b"", bytearray(), bytearray(b"x"), np.str_(""), np.zeros((2, 0, 3), "f4"), {}, ()]
+    stored = pickle.dumps(value, protocol)
+    assert_same(read(stored), pickle.loads(stored))
+
+
 def test_every_operation_is_known() -> None:
     known = set(interpreter._OPERATIONS) | {pickle.STOP}
     assert known == {code.code.encode("latin-1") for code in pickletools.opcodes}
