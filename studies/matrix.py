@@ -36,7 +36,7 @@ from MMSA_ext.files import scratch_folder, write_atomically
 from MMSA_ext.paths import expand, shown, why_no_file
 from MMSA_ext.records.store import collect_environment
 from MMSA_ext.registry import list_models
-from MMSA_ext.reporting.render import csv_text
+from MMSA_ext.reporting.render import csv_text, escape_markdown, table_of, to_markdown
 from MMSA_ext.runs import smoke
 from MMSA_ext.runs.api import MMSA_run
 from MMSA_ext.text_encoders import identity
@@ -277,15 +277,15 @@ def write_tables(cells: Sequence[MatrixCell], folder: Path, *, description: str 
 def _markdown(cells: Sequence[MatrixCell], description: str) -> str:
     names = list(dict.fromkeys(cell.data for cell in cells))
     notes: dict[str, int] = {}
-    lines = [["model", *names], ["---"] * (len(names) + 1)]
+    lines = []
     for model in dict.fromkeys(cell.model for cell in cells):
         row = {cell.data: _shown(cell, notes) for cell in cells if cell.model == model}
         lines.append([model, *(row.get(name, "") for name in names)])
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    table = to_markdown(table_of(["model", *names], lines))
     counts = pd.Series([cell.status for cell in cells], dtype=str).value_counts()
     total = ", ".join(f"{count} {status}" for status, count in counts.items())
-    parts = ["# Models and data sets\n", description, f"{len(cells)} cells: {total}.\n", table, ""]
-    sentences = [f"{number}. {_escaped(text)}" for text, number in notes.items()]
+    parts = ["# Models and data sets\n", description, f"{len(cells)} cells: {total}.\n", table]
+    sentences = [f"{number}. {escape_markdown(text)}" for text, number in notes.items()]
     return "\n".join([*parts, *sentences, *([""] if sentences else [])])
 
 
@@ -294,11 +294,7 @@ def _shown(cell: MatrixCell, notes: dict[str, int]) -> str:
         mae = "MAE undefined" if cell.test_mae is None else f"{cell.test_mae:.3f}"
         return f"runs, {mae}, {cell.seconds:.0f} s"
     number = notes.setdefault(cell.detail, len(notes) + 1)
-    return f"**{cell.status}** ({number})" if cell.status != "refused" else f"refused ({number})"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    return f"{cell.status} ({number})"
 
 
 def describe(encoder: str, files: Sequence[FeatureFile], gpu_ids: str) -> str:

@@ -340,4 +340,4 @@ def test_a_trained_model_of_mmsa_needs_its_encoder_whole(copy, planted_file, tmp
     cut(copy / "model.safetensors")
     with pytest.raises(TextEncoderError, match=r"model\.safetensors has"):
         predict_file(trained.checkpoint, planted_file, gpu_ids="cpu")
-    assert mmsa_bridge.is_registered()
+    assert mmsa_bridge.in_force()

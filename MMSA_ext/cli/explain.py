@@ -5,12 +5,10 @@ Each writes the numbers as CSV and draws its pictures from them.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +21,7 @@ from MMSA_ext.cli.options import (
     parse_overrides,
 )
 from MMSA_ext.errors import ConfigError
+from MMSA_ext.json_files import json_or_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,21 +40,6 @@ Samples = Annotated[
 Split = Annotated[str, typer.Option("--split", help="Split of the samples.")]
 
 DEFAULT_SAMPLES = 4
-
-
-class FrameBaseline(StrEnum):
-    """Frames of the baseline input."""
-
-    mean = "mean"
-    zero = "zero"
-
-
-class CaseRule(StrEnum):
-    """How cases are chosen."""
-
-    difference = "difference"
-    gain = "gain"
-    loss = "loss"
 
 
 @app.command()
@@ -123,8 +107,8 @@ def attribution(
     split: Split = "test",
     steps: Annotated[int, typer.Option(help="Points of the integral.", min=2)] = 64,
     baseline: Annotated[
-        FrameBaseline, typer.Option(help="Frames of the baseline.")
-    ] = FrameBaseline.mean,
+        Literal["mean", "zero"], typer.Option(help="Frames of the baseline.")
+    ] = "mean",
     free_selection: Annotated[
         bool, typer.Option("--free-selection", help="Do not hold InfoEnh's choices.")
     ] = False,
@@ -138,9 +122,7 @@ def attribution(
     from MMSA_ext.reporting.render import frame_table, to_text
 
     trained = _load(checkpoint, features, gpu_ids, overrides, ids=samples, split=split)
-    found = attribute(
-        trained, steps=steps, baseline=baseline.value, hold_selection=not free_selection
-    )
+    found = attribute(trained, steps=steps, baseline=baseline, hold_selection=not free_selection)
     written = [
         _write(found.parts, output / "attribution.csv"),
         _write(found.samples, output / "attribution_samples.csv"),
@@ -148,17 +130,8 @@ def attribution(
     for stem, sample in _stems(found.samples, "attribution"):
         of_sample = found.parts[found.parts["id"] == sample["id"]]
         written += save(attribution_figure(of_sample, sample), output / stem)
-    columns = [
-        "id",
-        "label",
-        "prediction",
-        "baseline",
-        "text_sum",
-        "audio_sum",
-        "vision_sum",
-        "gap",
-    ]
-    typer.echo(to_text(frame_table(found.samples[columns])))
+    shown = ["id", "label", "prediction", "baseline", "text_sum", "audio_sum", "vision_sum", "gap"]
+    typer.echo(to_text(frame_table(found.samples[shown])))
     _say(written)
 
 
@@ -178,12 +151,12 @@ def cases(
     split: Split = "test",
     count: Annotated[int, typer.Option(help="Number of cases.", min=1)] = 8,
     by: Annotated[
-        CaseRule,
+        Literal["difference", "gain", "loss"],
         typer.Option(
             help="difference: predictions differ most; gain, loss: the second system is nearer to "
             "the label, or farther, by most."
         ),
-    ] = CaseRule.difference,
+    ] = "difference",
     compare: Annotated[
         tuple[str, str] | None,
         typer.Option(help="Labels of the two systems that choose; default: first and last."),
@@ -217,7 +190,7 @@ def cases(
         for label, (model, settings) in wanted.items()
     }
     study = case_study(
-        runs, systems, file, split=split, count=count, rule=by.value, compared=compare, ids=samples
+        runs, systems, file, split=split, count=count, rule=by, compared=compare, ids=samples
     )
     markdown = to_markdown(study)
     write_atomically(output / "cases.md", markdown)
@@ -248,10 +221,7 @@ def parse_row(text: str) -> tuple[str, tuple[str, dict[str, Any]]]:
         key, separator, value = pair.partition("=")
         if not separator:
             raise ConfigError(f"--row {text}: {pair!r} is no setting; write KEY=VALUE.")
-        try:
-            settings[key.strip()] = json.loads(value)
-        except json.JSONDecodeError:
-            settings[key.strip()] = value
+        settings[key.strip()] = json_or_text(value, f"--row {text}")
     return label.strip(), (model.strip(), settings)
 
 

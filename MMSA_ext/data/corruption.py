@@ -19,7 +19,7 @@ higher one. MMSA's models are handed the same `FeatureSet` as this package's.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from MMSA_ext.config.schema import CorruptionConfig
-from MMSA_ext.data.feature_checks import frame_ends
+from MMSA_ext.data.feature_checks import blocks, frame_ends
 from MMSA_ext.data.feature_set import FeatureSet, FeatureSplit
 from MMSA_ext.errors import ConfigError, TextEncoderError
 from MMSA_ext.names import MODALITIES, SPLITS
@@ -47,8 +47,6 @@ logger = logging.getLogger("MMSA")
 
 # [UNK] of bert-base-uncased and bert-base-chinese, which MMSA writes for a lost token.
 MMSA_UNKNOWN_TOKEN = 100
-
-_BLOCK_VALUES = 1 << 20
 
 
 def normalise(value: Mapping[str, Any] | CorruptionConfig | None) -> dict[str, Any] | None:
@@ -235,9 +233,9 @@ def _with_noise(
     kept = values.dtype if values.dtype.kind == "f" else np.float32
     changed = values.astype(kept)  # always a copy
     scale = deviation.astype(np.float32)
-    for rows in _blocks(changed):
-        block = changed[rows]
+    for start, block in blocks(changed):
         drawn = stream.standard_normal(block.shape, dtype=np.float32)
+        rows = slice(start, start + len(block))
         changed[rows] = block + scale * drawn * valid[rows, :, None]
     return changed
 
@@ -245,8 +243,8 @@ def _with_noise(
 def _deviation(values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Standard deviation (d,) of each feature of (n, L, d) over the valid frames."""
     count, total, squares = 0, np.zeros(values.shape[2]), np.zeros(values.shape[2])
-    for rows in _blocks(values):
-        frames = values[rows][valid[rows]].astype(np.float64)
+    for start, block in blocks(values):
+        frames = block[valid[start : start + len(block)]].astype(np.float64)
         count += len(frames)
         total += frames.sum(axis=0)
         squares += (frames**2).sum(axis=0)
@@ -259,12 +257,6 @@ def _stream(
 ) -> np.random.Generator:
     names = (SPLITS.index(split), MODALITIES.index(modality), ("drop", "noise").index(purpose))
     return np.random.default_rng([config.seed, *names])
-
-
-def _blocks(values: NDArray[Any]) -> Iterator[slice]:
-    """Rows in groups, so that no temporary of an array's size exists."""
-    step = max(1, _BLOCK_VALUES // max(1, values[0].size))
-    return (slice(start, start + step) for start in range(0, len(values), step))
 
 
 def _unknown_token(pretrained: str | None) -> int:

@@ -1,7 +1,7 @@
 """What was found in a feature file: problems, warnings, notes and a summary to read."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -187,62 +187,38 @@ class FeatureReport:
     def _shape_table(self) -> str:
         keys = sorted({key for split in self.summary.values() for key in split.arrays})
         rows = [
-            [name, str(split.samples), *(_array_text(split.arrays.get(key)) for key in keys)]
+            [name, split.samples, *(_array_text(split.arrays.get(key)) for key in keys)]
             for name, split in self.summary.items()
         ]
-        return _table(["split", "samples", *keys], rows)
+        return _table(dict.fromkeys(["split", "samples", *keys], ""), rows)
 
     def _length_table(self) -> str:
+        columns = {"split": "", "length": "", "min": "", "5%": ".0f", "50%": ".0f", "95%": ".0f"}
         rows = [
-            [
-                name,
-                modality,
-                str(item.minimum),
-                f"{item.p5:.0f}",
-                f"{item.median:.0f}",
-                f"{item.p95:.0f}",
-                str(item.maximum),
-                str(item.padded_to),
-            ]
+            [name, modality, *astuple(item)]
             for name, split in self.summary.items()
             for modality, item in split.lengths.items()
         ]
-        return _table(["split", "length", "min", "5%", "50%", "95%", "max", "padded to"], rows)
+        return _table(columns | {"max": "", "padded to": ""}, rows)
 
     def _scale_table(self) -> str:
+        forms = dict.fromkeys(["smallest", "median", "largest"], ".3g")
         rows = [
-            [
-                key,
-                str(item.features),
-                str(item.zero),
-                f"{item.smallest:.3g}",
-                f"{item.median:.3g}",
-                f"{item.largest:.3g}",
-                f"{item.largest / item.smallest:.3g}" if item.smallest else "-",
-            ]
+            [key, *astuple(item), f"{item.largest / item.smallest:.3g}" if item.smallest else "-"]
             for key, item in self.scales.items()
         ]
-        header = ["scale", "features", "zero", "smallest", "median", "largest", "largest/smallest"]
-        return _table(header, rows)
+        return _table(
+            {"scale": "", "features": "", "zero": "", **forms, "largest/smallest": ""}, rows
+        )
 
     def _label_table(self) -> str:
+        columns = {"split": "", "label": "", "mean": ".3f", "std": ".3f", "min": "g", "max": "g"}
         rows = [
-            [
-                name,
-                kind,
-                f"{item.mean:.3f}",
-                f"{item.std:.3f}",
-                f"{item.minimum:g}",
-                f"{item.maximum:g}",
-                str(item.negative),
-                str(item.neutral),
-                str(item.positive),
-            ]
+            [name, kind, *astuple(item)]
             for name, split in self.summary.items()
             for kind, item in split.labels.items()
         ]
-        header = ["split", "label", "mean", "std", "min", "max", "negative", "neutral", "positive"]
-        return _table(header, rows)
+        return _table(columns | {"negative": "", "neutral": "", "positive": ""}, rows)
 
 
 def _array_text(entry: tuple[tuple[int, ...], str] | None) -> str:
@@ -265,9 +241,16 @@ def _numbered(items: Sequence[str]) -> str:
     return "\n".join(f"  {number}. {item}" for number, item in enumerate(items, 1))
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
-    top = "  ".join(cell.ljust(w) for cell, w in zip(header, widths, strict=True))
-    rule = "  ".join("-" * width for width in widths)
-    return "\n".join(line.rstrip() for line in [top, rule, *lines])
+def _table(columns: dict[str, str], rows: Sequence[Sequence[object]]) -> str:
+    """Rows under a header; `columns` is from header to the format of its cells."""
+    cells = [
+        [format(cell, form) for cell, form in zip(row, columns.values(), strict=True)]
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    lines = [list(columns), ["-" * width for width in widths], *cells]
+    padded = (
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    )
+    return "\n".join(map(str.rstrip, padded))

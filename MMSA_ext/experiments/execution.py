@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,11 +20,11 @@ from joblib import Parallel, delayed
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.errors import ConfigError, WriteError
 from MMSA_ext.experiments.files import Experiment, check
-from MMSA_ext.experiments.plan import FEATURE_FILES, Plan, TimeLeft, Unit
+from MMSA_ext.experiments.plan import Plan, TimeLeft, Unit
 from MMSA_ext.experiments.workers import Engine, LocalProcesses, LostWorkerError, Outcome, Worker
-from MMSA_ext.paths import Places
 from MMSA_ext.records.store import RunStore
-from MMSA_ext.validation import verbosity, whole_number
+from MMSA_ext.runs.options import RunOptions
+from MMSA_ext.validation import whole_number
 
 # How often units that other processes have claimed are looked at again.
 POLL_SECONDS = 1.0
@@ -70,7 +70,7 @@ def run(
     experiment: Experiment,
     *,
     jobs: int = 1,
-    engine: Callable[[RunStore, Mapping[str, Any]], Engine] | None = None,
+    engine: Callable[[RunStore, RunOptions], Engine] | None = None,
     progress: Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> list[Outcome]:
@@ -104,34 +104,30 @@ def run(
     """
     check(experiment)
     whole_number("jobs", jobs, 1)
-    files = {name: options.get(name) for name in FEATURE_FILES}
-    if any(files.values()) and len(experiment.datasets) > 1:
+    given = RunOptions(**options)
+    if any(given.files.values()) and len(experiment.datasets) > 1:
         raise ConfigError(
             f"one feature file cannot serve {', '.join(experiment.datasets)}: choose one of them "
             "(--dataset), or set MMSA_DATA_ROOT to the folder with MMSA's data."
         )
     if engine is None:  # of another engine's machines nothing is known here
-        mmsa_bridge.device_numbers(options.get("gpu_ids", (0,)))
-    verbosity(options.get("verbose_level", 1))
-    whole_number("num_workers", options.get("num_workers", 0), 0)
-    folders = (options.get(name) for name in ("model_save_dir", "res_save_dir", "log_dir"))
-    store = RunStore(Places.default(*folders).results / "runs")
-    plan = Plan(experiment, store, files)
-    reuse = bool(options.get("reuse", True))
+        mmsa_bridge.device_numbers(given.gpu_ids)
+    store = RunStore(given.places().results / "runs")
+    plan = Plan(experiment, store, given.files)
     outcomes = {
         unit.key: Outcome.of(unit, record, reused=True)
         for unit in plan.units
-        if reuse and (record := plan.record(unit)) is not None
+        if given.reuse and (record := plan.record(unit)) is not None
     }
     missing = [unit for unit in plan.units if unit.key not in outcomes]
     if missing:
         store.check_writable(missing[0].identity.dataset, missing[0].identity.model)
-        make = engine or (lambda store, options: _local_engine(min(jobs, len(missing)), options))
-        run_missing(plan, make(store, options), outcomes, reuse=reuse, progress=progress)
+        make = engine or (lambda store, given: _local_engine(min(jobs, len(missing)), given))
+        run_missing(plan, make(store, given), outcomes, reuse=given.reuse, progress=progress)
     return [outcomes[unit.key] for unit in plan.units]
 
 
-def _local_engine(jobs: int, options: Mapping[str, Any]) -> Engine:
+def _local_engine(jobs: int, options: RunOptions) -> Engine:
     return Worker(options) if jobs == 1 else LocalProcesses(jobs, options)
 
 

@@ -20,6 +20,7 @@ from MMSA_ext.experiments.records import UNKNOWN_DATA
 from MMSA_ext.files import write_error
 from MMSA_ext.paths import expand
 from MMSA_ext.records.store import RunIdentity, RunRecord, RunStore, StoreError
+from MMSA_ext.reporting.render import frame_table, to_text
 from MMSA_ext.runs.seeds import run_identity
 
 # Arguments of `MMSA_run` that name feature files.
@@ -320,7 +321,7 @@ def render_status(lines: pd.DataFrame) -> str:
     said = [f"{', '.join(counts)}; left, one run after another: {left}"]
     if lines["older"].any():
         said.append("older: by other code or on other data; shown by `table`, not counted by `run`")
-    return "\n".join([table.to_string(index=False), "", *said])
+    return "\n".join([to_text(frame_table(table)), "", *said])
 
 
 def format_seconds(seconds: float) -> str:

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -23,12 +23,13 @@ from typing import Any
 import pandas as pd
 
 from MMSA_ext.errors import ConfigError, WriteError
-from MMSA_ext.experiments.plan import FEATURE_FILES, Unit
+from MMSA_ext.experiments.plan import Unit
 from MMSA_ext.experiments.workers import Engine, LostWorkerError, Outcome, Worker
 from MMSA_ext.files import scratch_folder, write_atomically
-from MMSA_ext.paths import Places, expand
+from MMSA_ext.paths import Places
 from MMSA_ext.records.rescue import store_or_rescue
 from MMSA_ext.records.store import RunRecord, RunStore
+from MMSA_ext.runs.options import RunOptions
 
 logger = logging.getLogger("MMSA")
 
@@ -56,7 +57,7 @@ def connect(
     gpus: float = 0,
     checkpoints: bool = False,
     **init: Any,
-) -> Callable[[RunStore, Mapping[str, Any]], Engine]:
+) -> Callable[[RunStore, RunOptions], Engine]:
     """An engine for `experiments.run`.
 
     Args:
@@ -81,7 +82,7 @@ def connect(
             "--engine ray needs Ray: pip install 'MMSA_ext[ray]', on this machine and all workers."
         ) from None
 
-    def make(store: RunStore, options: Mapping[str, Any]) -> Engine:
+    def make(store: RunStore, options: RunOptions) -> Engine:
         started = not ray.is_initialized()
         if started:
             try:
@@ -102,7 +103,7 @@ class RayEngine:
         ray: The module, connected.
         started: Whether the connection ends with the engine.
         store: Where records go.
-        options: Arguments of `open_run`; the folders are the driver's.
+        options: Of every run; the folders are the driver's.
         slots, cpus, gpus, checkpoints: See `connect`.
     """
 
@@ -111,23 +112,22 @@ class RayEngine:
         ray: Any,
         started: bool,
         store: RunStore,
-        options: Mapping[str, Any],
+        options: RunOptions,
         slots: int | None,
         cpus: float,
         gpus: float,
         checkpoints: bool,
     ) -> None:
         self._ray, self._store, self._started = ray, store, started
-        self._models = Places.resolved(options.get("model_save_dir")).models
-        self._overwrite = not options.get("reuse", True)
+        self._models = Places.resolved(options.model_save_dir).models
+        self._overwrite = not options.reuse
         self.slots = slots or _slots(ray.cluster_resources(), cpus, gpus)
-        folders = ("model_save_dir", "res_save_dir", "log_dir")
-        shared = {key: value for key, value in options.items() if key not in folders}
         # Workers have another working folder.
-        shared |= {name: _absolute(options.get(name)) for name in FEATURE_FILES}
+        files = {k: path and str(Path(path).absolute()) for k, path in options.files.items()}
         # Ray shows a worker its GPUs alone, so the first of them is the right one.
-        shared |= {"verbose_level": 0, "gpu_ids": [0] if gpus else ["cpu"], "num_workers": 0}
-        self._options, self._checkpoints = shared, checkpoints
+        own: dict[str, Any] = {"gpu_ids": [0] if gpus else ["cpu"]} | files
+        self._options = replace(options, verbose_level=0, num_workers=0, **own)
+        self._checkpoints = checkpoints
         self._remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(deliver)
         self._running: set[Any] = set()
 
@@ -208,19 +208,10 @@ def _reach(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _absolute(path: str | Path | None) -> str | None:
-    return str(Path(expand(path)).absolute()) if path else None
-
-
-def deliver(unit: Unit, options: Mapping[str, Any], checkpoints: bool) -> Delivery:
+def deliver(unit: Unit, options: RunOptions, checkpoints: bool) -> Delivery:
     """Run a unit in a temporary folder and return what it made; called on a worker."""
     with scratch_folder(Path(tempfile.gettempdir())) as root:
-        places = {
-            "model_save_dir": root / "models",
-            "res_save_dir": root / "results",
-            "log_dir": root / "logs",
-        }
-        worker = Worker({**options, **places})
+        worker = Worker(options.inside(root))
         try:
             outcome = worker.execute(unit)
         finally:
@@ -230,8 +221,8 @@ def deliver(unit: Unit, options: Mapping[str, Any], checkpoints: bool) -> Delive
             return Delivery(outcome)
         predictions = None
         if record.predictions_sha256 is not None:
-            predictions = RunStore(root / "results" / "runs").predictions(record)
+            predictions = RunStore(root / "runs").predictions(record)
         checkpoint = None
         if checkpoints and record.checkpoint is not None:
-            checkpoint = (root / "models" / record.checkpoint).read_bytes()
+            checkpoint = (root / record.checkpoint).read_bytes()
         return Delivery(outcome, predictions, checkpoint)

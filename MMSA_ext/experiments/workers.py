@@ -8,12 +8,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from joblib import cpu_count
@@ -94,12 +94,12 @@ class Worker:
     """Makes runs in this process; those of one row and data set share the reading of its data.
 
     Args:
-        options: Arguments of `open_run`.
+        options: Of every run.
     """
 
     slots = 1
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: RunOptions) -> None:
         self._options = options
         self._setting = ""
         self._run: Run | None = None
@@ -137,9 +137,8 @@ class Worker:
             raise self._refused[setting]
         if self._run is None or self._setting != setting:
             self.close()
-            options = RunOptions(**self._options)
             opening = open_run(
-                identity.model, identity.dataset, options, config=dict(unit.overrides)
+                identity.model, identity.dataset, self._options, config=dict(unit.overrides)
             )
             try:
                 run = self._open.enter_context(opening)
@@ -156,10 +155,10 @@ class LocalProcesses:
 
     Args:
         jobs: How many.
-        options: Arguments of `open_run`; `gpu_ids` are dealt out in turn, `num_workers` shared.
+        options: Of every run; `gpu_ids` are dealt out in turn, `num_workers` shared.
     """
 
-    def __init__(self, jobs: int, options: Mapping[str, Any]) -> None:
+    def __init__(self, jobs: int, options: RunOptions) -> None:
         self.slots = jobs
         self._environment = ExitStack()
         self._environment.enter_context(_threads_of_new_processes(threads_each(jobs)))
@@ -192,7 +191,7 @@ class LocalProcesses:
 class _Process:
     """A process that makes one run after another, and whose data it has open."""
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: RunOptions) -> None:
         self._options = options
         self._start()
 
@@ -224,13 +223,13 @@ class _Process:
         return outcome
 
 
-def options_of(number: int, jobs: int, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `open_run` in one of several processes."""
-    loaders = int(options.get("num_workers", 0)) // jobs
-    ids = options.get("gpu_ids", ())
-    dealt = isinstance(ids, Sequence) and not isinstance(ids, str) and len(ids) > 1
-    own = {"gpu_ids": [ids[number % len(ids)]]} if dealt else {}
-    return {**options, "verbose_level": 0, "num_workers": loaders, **own}
+def options_of(number: int, jobs: int, options: RunOptions) -> RunOptions:
+    """What of the options is one of several processes'."""
+    ids = options.gpu_ids
+    if isinstance(ids, Sequence) and not isinstance(ids, str) and len(ids) > 1:
+        ids = [ids[number % len(ids)]]
+    loaders = options.num_workers // jobs
+    return replace(options, verbose_level=0, num_workers=loaders, gpu_ids=ids)
 
 
 def threads_each(jobs: int) -> int:
@@ -266,7 +265,7 @@ def _threads_of_new_processes(threads: int) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _serve(connection: Connection, options: Mapping[str, Any]) -> None:
+def _serve(connection: Connection, options: RunOptions) -> None:
     """Main function of a process: units in, outcomes out, until it is told to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
     signal.signal(signal.SIGTERM, stop)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -107,14 +107,12 @@ def attribute(
     )
 
 
-@dataclass(frozen=True)
-class _Reader:
+class _Reader(NamedTuple):
     """How a model reads text.
 
     Attributes:
         embedding: Layer that embeds token ids; None for a model that reads features.
         padding: Token id of the baseline.
-        special: Token ids that stay in the baseline.
     """
 
     embedding: nn.Module | None

@@ -16,13 +16,13 @@ so that nothing finds MMSA without this package's models.
 import MMSA  # noqa: F401
 
 from MMSA_ext.mmsa_bridge.encoder_shims import encoder_architecture
-from MMSA_ext.mmsa_bridge.extension import Extension, RegisteredModel
+from MMSA_ext.mmsa_bridge.extension import Extension
 from MMSA_ext.mmsa_bridge.feature_reading import provided_features
 from MMSA_ext.mmsa_bridge.keys import KeysRead, keys_read
 from MMSA_ext.mmsa_bridge.networks import build_model, trained_model
 from MMSA_ext.mmsa_bridge.recording import StockEpoch, WatchedLoader
 from MMSA_ext.mmsa_bridge.registration import (
-    is_registered,
+    in_force,
     register,
     registered,
     unregister,
@@ -36,7 +36,7 @@ from MMSA_ext.mmsa_bridge.runtime import (
     setup_seed,
 )
 from MMSA_ext.mmsa_bridge.scoring import predict_stock
-from MMSA_ext.mmsa_bridge.shims import SHIMS, Shim
+from MMSA_ext.mmsa_bridge.shims import SHIMS
 from MMSA_ext.mmsa_bridge.stock import (
     StockRun,
     build_trainer,
@@ -54,8 +54,6 @@ __all__ = [
     "SHIMS",
     "Extension",
     "KeysRead",
-    "RegisteredModel",
-    "Shim",
     "StockEpoch",
     "StockRun",
     "WatchedLoader",
@@ -65,7 +63,7 @@ __all__ = [
     "complete_args",
     "device_numbers",
     "encoder_architecture",
-    "is_registered",
+    "in_force",
     "keys_read",
     "leaves",
     "metrics",

@@ -72,7 +72,7 @@ def unregister() -> None:
         _registration = None
 
 
-def is_registered() -> bool:
+def in_force() -> bool:
     """Whether `register` is in force."""
     return _registration is not None
 
@@ -80,7 +80,7 @@ def is_registered() -> bool:
 @contextmanager
 def registered() -> Iterator[None]:
     """Inside, `register` is in force; at the end it is in force only if it was before."""
-    before = is_registered()
+    before = in_force()
     register()
     try:
         yield

@@ -231,6 +231,16 @@ def text_encoder(record: RunRecord) -> str:
     return f"text encoder {name}{random}" + (", frozen" if frozen else "")
 
 
+def provenance(runs: Sequence[RunRecord]) -> dict[str, str]:
+    """What numbers of runs are of, as columns; several texts are separated by a bar."""
+    return {
+        "selection": _joined(run.selection for run in runs),
+        "environment": _joined(run.environment.describe() for run in runs),
+        "fingerprint": _joined(run.identity.dataset_fingerprint for run in runs),
+        "code_version": _joined(run.identity.code_version for run in runs),
+    }
+
+
 def lower_is_better(metric: str) -> bool:
     """Whether a smaller value of `metric` is the better one."""
     return metric in LOWER_IS_BETTER
@@ -325,11 +335,8 @@ def _line(
         "p_value": difference.p_value,
         "test": T_TEST if difference.n else "",
         "best": "",
-        "selection": _joined(run.selection for run in runs),
+        **provenance(runs),
         "text": _joined(text_encoder(run) for run in runs),
-        "environment": _joined(run.environment.describe() for run in runs),
-        "fingerprint": _joined(run.identity.dataset_fingerprint for run in runs),
-        "code_version": _joined(run.identity.code_version for run in runs),
         "published_value": math.nan if published is None else published.value,
         "published_mark": "" if published is None else published.mark,
         "published_source": "" if published is None else published.source,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 
 from MMSA_ext.errors import suggest
 from MMSA_ext.records.store import RunStore, StoreError
-from MMSA_ext.reporting.comparison import SystemRuns
+from MMSA_ext.reporting.comparison import SystemRuns, provenance
 from MMSA_ext.reporting.groups import check_split, shared_seeds
 from MMSA_ext.reporting.render import (
     Cell,
@@ -100,15 +101,15 @@ def bootstrap_groups(
             {
                 "predictions": what,
                 "metric": name,
+                **_bootstrapped(samples, function, n_resamples, confidence, (a.label, b.label)),
                 "n": _scored(name, samples[2]),
                 "n_seeds": len(pairs) - 1 if what.startswith("mean") else 1,
-                **_bootstrapped(samples, function, n_resamples, confidence, (a.label, b.label)),
             }
             for name, function in functions.items()
         ]
         corrected = holm([line["p_value"] for line in found])
         lines += [line | {"p_holm": p} for line, p in zip(found, corrected, strict=True)]
-    shared = {"split": split, "confidence": confidence, **_provenance(a, b)}
+    shared = {"split": split, "confidence": confidence, **_pair(a, b)}
     return pd.DataFrame([shared | line for line in lines], columns=list(BOOTSTRAP_COLUMNS))
 
 
@@ -133,15 +134,7 @@ def _bootstrapped(
         sides = zip(names, samples, strict=False)
         constant = [f"{name} predicts a constant" for name, side in sides if np.ptp(side) == 0]
         note = "; ".join(constant) or "these labels do not define it"
-    return {
-        "difference": result.difference,
-        "ci_low": result.ci_low,
-        "ci_high": result.ci_high,
-        "p_value": result.p_value,
-        "test": BOOTSTRAP_TEST,
-        "n_resamples": result.n_resamples,
-        "note": note,
-    }
+    return {**asdict(result), "test": BOOTSTRAP_TEST, "note": note}
 
 
 def _paired_predictions(
@@ -164,20 +157,16 @@ def _paired_predictions(
     }
 
 
-def _provenance(a: SystemRuns, b: SystemRuns) -> dict[str, str]:
-    """What the numbers of a pair of groups are of."""
+def _pair(a: SystemRuns, b: SystemRuns) -> dict[str, str]:
+    """What the numbers of a pair are of."""
     first, second = a.records[0].identity, b.records[0].identity
-    runs = (*a.records, *b.records)
     return {
         "a": a.label,
         "b": b.label,
         "dataset": first.dataset,
         "experiment_a": first.experiment,
         "experiment_b": second.experiment,
-        "selection": " | ".join(dict.fromkeys(run.selection for run in runs)),
-        "environment": " | ".join(dict.fromkeys(run.environment.describe() for run in runs)),
-        "fingerprint": first.dataset_fingerprint,
-        "code_version": " | ".join(dict.fromkeys(run.identity.code_version for run in runs)),
+        **provenance((*a.records, *b.records)),
     }
 
 
@@ -230,7 +219,7 @@ def power_of_groups(
         found = paired_difference(first, second)
         lines.append(
             {
-                **_provenance(a, b),
+                **_pair(a, b),
                 "split": split,
                 "metric": metric,
                 "difference": found.difference,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,11 +61,9 @@ def run_stock_seed(args: EasyDict, seed: int, num_workers: int = 0) -> SeedOutco
         seed: Seed of all random streams.
         num_workers: Worker processes of MMSA's loaders.
     """
-    outcome = SeedOutcome()
-    began = start_measuring(args.device)
-    if "pretrained" in args:
-        args.pretrained = resolve(args.pretrained)
-    try:
+    with measured(args.device) as outcome:
+        if "pretrained" in args:
+            args.pretrained = resolve(args.pretrained)
         run = mmsa_bridge.train_and_test(
             args,
             seed=seed,
@@ -75,9 +74,6 @@ def run_stock_seed(args: EasyDict, seed: int, num_workers: int = 0) -> SeedOutco
         outcome.chosen_epoch = run.best_epoch
         outcome.predictions = _in_order(run.predictions)
         outcome.state_dict = weights_of(run.model)
-    except TrainingDivergedError as error:
-        outcome.diverged = str(error)
-    finish_measuring(outcome, args.device, began)
     return outcome
 
 
@@ -94,17 +90,12 @@ def score_stock_seed(
     Raises:
         CheckpointError: If the weights do not fit the configuration.
     """
-    outcome = SeedOutcome()
-    began = start_measuring(args.device)
-    if "pretrained" in args:
-        args.pretrained = resolve(args.pretrained)
-    try:
+    with measured(args.device) as outcome:
+        if "pretrained" in args:
+            args.pretrained = resolve(args.pretrained)
         scored = mmsa_bridge.score_trained(args, state_dict, num_workers)
         outcome.metrics = {split: metrics for split, (metrics, _) in scored.items()}
         outcome.predictions = _in_order({split: p for split, (_, p) in scored.items()})
-    except TrainingDivergedError as error:
-        outcome.diverged = str(error)
-    finish_measuring(outcome, args.device, began)
     return outcome
 
 
@@ -126,17 +117,20 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu() for name, value in model.state_dict().items()}
 
 
-def start_measuring(device: torch.device) -> float:
-    """The time; the peak of a device's memory is counted from here."""
-    if torch.device(device).type == "cuda":
+@contextmanager
+def measured(device: torch.device) -> Iterator[SeedOutcome]:
+    """The outcome of what is done inside: time and memory are noted, and so is a divergence."""
+    outcome = SeedOutcome()
+    device = torch.device(device)
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    return time.perf_counter()
-
-
-def finish_measuring(outcome: SeedOutcome, device: torch.device, began: float) -> None:
-    """Note time and memory of a seed in its outcome."""
+    began = time.perf_counter()
+    try:
+        yield outcome
+    except TrainingDivergedError as error:
+        outcome.diverged = str(error)
     outcome.timings["total"] = time.perf_counter() - began
-    outcome.peak_memory_mb = _peak_memory_mb(torch.device(device))
+    outcome.peak_memory_mb = _peak_memory_mb(device)
 
 
 def _peak_memory_mb(device: torch.device) -> float | None:

@@ -15,16 +15,10 @@ from MMSA_ext import mmsa_bridge
 from MMSA_ext.data.feature_set import FeatureSet
 from MMSA_ext.data.loader import FeatureLoader, make_loaders
 from MMSA_ext.data.predictions import predictions_frame
-from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.models.contract import core_model
 from MMSA_ext.names import SPLITS
 from MMSA_ext.registry import get_model
-from MMSA_ext.runs.one_seed import (
-    SeedOutcome,
-    finish_measuring,
-    start_measuring,
-    weights_of,
-)
+from MMSA_ext.runs.one_seed import SeedOutcome, measured, weights_of
 from MMSA_ext.text_encoders import encoder_config
 from MMSA_ext.training.trainer import StepProgress, Trainer, predict
 
@@ -43,15 +37,14 @@ def run_extension_seed(
         seed: Seed of all random streams.
         progress: Called after each training step.
     """
-    outcome = SeedOutcome()
-    began = start_measuring(args.device)
-    mmsa_bridge.setup_seed(seed)
-    loaders = make_loaders(features, args.batch_size, args.eval_batch_size)
-    model = mmsa_bridge.build_model(args).to(args.device)
-    for split, loader in loaders.items():
-        core_model(model).check(loader.split, f"{features.path}, split {split!r}")
-    trainer: Trainer = get_model(args.model_name).trainer(args, progress)
-    try:
+    began = time.perf_counter()
+    with measured(args.device) as outcome:
+        mmsa_bridge.setup_seed(seed)
+        loaders = make_loaders(features, args.batch_size, args.eval_batch_size)
+        model = mmsa_bridge.build_model(args).to(args.device)
+        for split, loader in loaders.items():
+            core_model(model).check(loader.split, f"{features.path}, split {split!r}")
+        trainer: Trainer = get_model(args.model_name).trainer(args, progress)
         trainer.do_train(model, loaders)
         outcome.timings["train"] = time.perf_counter() - began
         _load_weights(model, args.model_save_path)
@@ -59,12 +52,9 @@ def run_extension_seed(
         outcome.state_dict = weights_of(model)
         encoder = getattr(core_model(model), "text_encoder", None)
         outcome.text_encoder_config = encoder and encoder_config(encoder.encoder)
-    except TrainingDivergedError as error:
-        outcome.diverged = str(error)
     outcome.history = trainer.history.epochs
     outcome.notes = tuple(trainer.history.notes)
     outcome.chosen_epoch = None if outcome.diverged else trainer.history.chosen_epoch
-    finish_measuring(outcome, args.device, began)
     return outcome
 
 
@@ -81,16 +71,11 @@ def score_extension_seed(
     Raises:
         CheckpointError: If the weights do not fit the configuration.
     """
-    outcome = SeedOutcome()
-    began = start_measuring(args.device)
-    loaders = make_loaders(features, args.batch_size, args.eval_batch_size)
-    model = mmsa_bridge.trained_model(args, state_dict)
-    trainer: Trainer = get_model(args.model_name).trainer(args)
-    try:
+    with measured(args.device) as outcome:
+        loaders = make_loaders(features, args.batch_size, args.eval_batch_size)
+        model = mmsa_bridge.trained_model(args, state_dict)
+        trainer: Trainer = get_model(args.model_name).trainer(args)
         outcome.metrics, outcome.predictions = _score_splits(trainer, model, loaders)
-    except TrainingDivergedError as error:
-        outcome.diverged = str(error)
-    finish_measuring(outcome, args.device, began)
     return outcome
 
 

@@ -110,6 +110,7 @@ def test_rows():
     assert parse_row("A + B=m:infoenh.k=8,plan=uniform") == (
         "A + B", ("m", {"infoenh.k": 8, "plan": "uniform"})
     )  # fmt: skip
+    assert parse_row("A=m:plan=uniform,k=[1") == ("A", ("m", {"plan": "uniform", "k": "[1"}))
     for wrong in ("model", "=model", "A=", "A=m:k"):
         with pytest.raises(ConfigError, match=r"--row .*write"):
             parse_row(wrong)

@@ -9,7 +9,7 @@ from easydict import EasyDict
 
 from MMSA_ext import MMSA_run, mmsa_bridge
 from MMSA_ext.config.resolve import get_config_regression
-from MMSA_ext.data import corruption
+from MMSA_ext.data import corruption, feature_checks
 from MMSA_ext.data.corruption import CorruptionConfig, bind, corrupt, normalise
 from MMSA_ext.data.features import FeatureSet, read_features
 from MMSA_ext.errors import ConfigError
@@ -140,7 +140,7 @@ class TestNoise:
     def test_does_not_depend_on_the_size_of_a_block(self, features, monkeypatch):
         config = CorruptionConfig(noise=0.5)
         whole = corrupt(features, config)
-        monkeypatch.setattr(corruption, "_BLOCK_VALUES", 64)
+        monkeypatch.setattr(feature_checks, "_BLOCK_VALUES", 64)
         assert not changed(whole, corrupt(features, config))
 
     def test_keeps_float16(self, features):

@@ -27,6 +27,7 @@ from MMSA_ext.experiments.workers import (
     options_of,
     threads_each,
 )
+from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.stopping import handlers
 from tests.experiments.conftest import CONTENT
 
@@ -226,7 +227,7 @@ class TestScheduling:
         given = []
 
         def engine(store, _):
-            inner = Worker(options)
+            inner = Worker(RunOptions(**options))
             begin = inner.begin
             inner.begin = lambda unit: given.append(unit.key) or begin(unit)
             return inner
@@ -268,7 +269,7 @@ class TestScheduling:
         """As where the code or the feature file is changed while an experiment runs."""
         plan = Plan(make().narrowed(config=tiny, seeds=[1]), store, options)
         monkeypatch.setattr("MMSA_ext.runs.seeds.model_code_version", lambda model: "changed")
-        outcomes = self.schedule(plan, Worker(options))
+        outcomes = self.schedule(plan, Worker(RunOptions(**options)))
         assert states(outcomes.values()) == ["refused"] * 2
         assert all("another name" in outcome.error for outcome in outcomes.values())
         assert not list(store.records())
@@ -314,8 +315,8 @@ class TestScheduling:
 
 def test_cuda_devices_are_dealt_out():
     def devices(jobs, ids):
-        options = {"gpu_ids": ids}
-        return [options_of(number, jobs, options)["gpu_ids"] for number in range(jobs)]
+        options = RunOptions(gpu_ids=ids)
+        return [options_of(number, jobs, options).gpu_ids for number in range(jobs)]
 
     assert devices(3, ["0", "1"]) == [["0"], ["1"], ["0"]]
     assert devices(2, "cpu") == ["cpu"] * 2
@@ -373,7 +374,7 @@ def test_a_process_goes_on_with_the_data_that_it_has_open(make, store, feature_f
 
     monkeypatch.setattr("MMSA_ext.experiments.workers._Process", Process)
     slow, _, fast, _ = Plan(make(), store, {"custom_feature": feature_file}).units
-    engine = LocalProcesses(2, {})
+    engine = LocalProcesses(2, RunOptions())
     for unit in (slow, fast, fast, slow, slow):
         engine.begin(unit)()
     engine.close()

@@ -13,6 +13,7 @@ from MMSA_ext.errors import ConfigError
 from MMSA_ext.experiments import Outcome, Plan, run
 from MMSA_ext.experiments.ray_engine import Delivery, RayEngine, _slots, connect
 from MMSA_ext.records.store import RunStore, file_digest
+from MMSA_ext.runs.options import RunOptions
 from tests.attack import store as attack
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +100,7 @@ def test_a_cluster_that_is_not_there_is_named_at_once(store, monkeypatch):
     ray = pytest.importorskip("ray")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(ConfigError, match=r"no Ray cluster at 127\.0\.0\.1:9: .*refused"):
-        connect("127.0.0.1:9")(store, {})
+        connect("127.0.0.1:9")(store, RunOptions())
 
 
 def test_as_many_runs_as_fit():

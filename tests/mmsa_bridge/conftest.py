@@ -24,7 +24,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture
 def stock_mmsa() -> Iterator[None]:
     """MMSA as it is without this package; the registration is taken up again afterwards."""
-    before = mmsa_bridge.is_registered()
+    before = mmsa_bridge.in_force()
     mmsa_bridge.unregister()
     yield
     mmsa_bridge.unregister()

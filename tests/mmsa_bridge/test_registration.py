@@ -58,7 +58,7 @@ def test_register_and_unregister_are_idempotent(toy_package: Any) -> None:
     assert snapshot() == registered
     mmsa_bridge.unregister()
     mmsa_bridge.unregister()
-    assert not mmsa_bridge.is_registered()
+    assert not mmsa_bridge.in_force()
 
 
 @pytest.mark.usefixtures("stock_mmsa")
@@ -71,17 +71,17 @@ def test_failed_registration_leaves_mmsa_alone(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(RuntimeError, match="late failure"):
         mmsa_bridge.register(ToyPackage().extension())
     assert snapshot() == before
-    assert not mmsa_bridge.is_registered()
+    assert not mmsa_bridge.in_force()
 
 
 @pytest.mark.usefixtures("stock_mmsa")
 def test_registered_restores_the_state_it_found() -> None:
     with mmsa_bridge.registered():
-        assert mmsa_bridge.is_registered()
+        assert mmsa_bridge.in_force()
         with mmsa_bridge.registered():
             pass
-        assert mmsa_bridge.is_registered()
-    assert not mmsa_bridge.is_registered()
+        assert mmsa_bridge.in_force()
+    assert not mmsa_bridge.in_force()
 
 
 def test_class_maps_know_added_models_also_later_ones(toy_package: Any) -> None:

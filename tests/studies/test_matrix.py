@@ -117,9 +117,9 @@ def test_tables(tmp_path):
     text = paths[1].read_text()
     assert "How it was made." in text
     assert "4 cells: 2 refused, 1 runs, 1 fails." in text
-    assert "| lf_dnn | runs, 1.235, 1 s | refused (1) |" in text
-    assert "| mult | **fails** (2) | refused (1) |" in text
-    assert "1. no \\| such file\n2. ValueError: &lt;x>" in text
+    assert r"| lf\_dnn | runs, 1.235, 1 s | refused (1) |" in text
+    assert "| mult | fails (2) | refused (1) |" in text
+    assert "1. no \\| such file\n2. ValueError: \\<x>" in text
 
 
 class TestCommand:

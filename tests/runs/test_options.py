@@ -1,0 +1,61 @@
+"""`RunOptions`: checked when they are made, and the same from whatever makes them."""
+
+from dataclasses import fields
+from inspect import signature
+from pathlib import Path
+
+import pytest
+
+from MMSA_ext import MMSA_run
+from MMSA_ext.cli.options import takes_run_options
+from MMSA_ext.errors import ConfigError
+from MMSA_ext.runs.options import RunOptions
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"num_workers": -1}, "num_workers is -1"),
+        ({"verbose_level": 3}, "verbose_level is 3; use 0, 1 or 2"),
+        ({"reuse": "no"}, "reuse is 'no'; give True or False"),
+        ({"custom_feature": 4}, "4 is no path"),
+        ({"feature_V": "a\0b"}, "a path holds no NUL"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(given, said):
+    with pytest.raises(ConfigError, match=said):
+        RunOptions(**given)
+
+
+def test_they_have_the_names_and_defaults_of_mmsa_run():
+    arguments = signature(MMSA_run).parameters
+    for field in fields(RunOptions):
+        assert arguments[field.name].default == field.default
+
+
+def test_paths_are_expanded_and_folders_are_made_later(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = RunOptions(custom_feature="~/f.pkl", feature_T=Path("t.pkl"), feature_A="")
+    assert options.files == {
+        "custom_feature": str(tmp_path / "f.pkl"),
+        "feature_T": "t.pkl",
+        "feature_A": None,
+        "feature_V": None,
+    }
+    moved = options.inside(tmp_path / "x")
+    assert moved.files == options.files
+    assert not (tmp_path / "x").exists()
+    assert moved.places().results.is_dir()
+
+
+def test_a_command_is_given_its_options_as_one_object():
+    seen = []
+
+    @takes_run_options
+    def command(options: RunOptions, model: str = "m") -> None:
+        seen.append((options, model))
+
+    assert list(signature(command).parameters)[:2] == ["model", "features"]
+    defaults = {name: p.default for name, p in signature(command).parameters.items()}
+    command(**defaults | {"repeat": True, "log_dir": "logs"})
+    assert seen == [(RunOptions(gpu_ids=[], log_dir="logs", reuse=False), "m")]
