@@ -59,6 +59,17 @@ def outputs(model, batch) -> dict[str, torch.Tensor]:
         return model(Inputs.of(batch))
 
 
+def with_garbage(batch: dict) -> dict:
+    """The batch with other words and frames where a mask says that there are none."""
+    text = batch["text"].clone()
+    text[:, 0].masked_fill_(text[:, 1] == 0, 7)
+    frames = {
+        m: batch[m].masked_fill(~batch[f"{m}_mask"].unsqueeze(-1), 50.0)
+        for m in ("audio", "vision")
+    }
+    return batch | frames | {"text": text}
+
+
 @pytest.fixture
 def tiny_model(tiny_encoder):
     """Build a tiny model in evaluation mode; what is drawn next does not depend on its size."""

@@ -22,7 +22,7 @@ from MMSA_ext.names import MODALITIES
 from MMSA_ext.records.store import RunStore
 from MMSA_ext.registry import get_model, list_models, trains_in_mmsa
 from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
-from tests.models.conftest import contrast_step, make_step, outputs
+from tests.models.conftest import contrast_step, make_step, outputs, with_garbage
 
 MODELS = [name for name in list_models() if not trains_in_mmsa(name)]
 # Feature_a and Feature_v exist only where the model reads audio and vision.
@@ -205,13 +205,7 @@ def test_neither_batch_nor_padding_changes_a_result(tiny_model, dataset, name, s
         alone = outputs(model, dataset.batch(torch.tensor([row])))
         for key, value in alone.items():
             torch.testing.assert_close(value[0], together[key][row], rtol=1e-4, atol=1e-5)
-    text = batch["text"].clone()
-    text[:, 0].masked_fill_(text[:, 1] == 0, 7)
-    frames = {
-        m: batch[m].masked_fill(~batch[f"{m}_mask"].unsqueeze(-1), 50.0)
-        for m in ("audio", "vision")
-    }
-    other = outputs(model, batch | frames | {"text": text})
+    other = outputs(model, with_garbage(batch))
     torch.testing.assert_close(other, together, rtol=1e-4, atol=1e-5)
     assert together["M"].std() > 1e-4  # samples differ, so equality says something
 
