@@ -86,7 +86,9 @@ SWITCHES = {
     ],
     "text_only": [{"readout": "first_and_mean"}],
 }
-SWITCHES |= {"almt_released": SWITCHES["almt"], "confede_infoenh": SWITCHES["confede"]}
+SWITCHES["almt_released"] = SWITCHES["almt"]
+FILTERED = {"infoenh": {"k": 3, "d": 8, "dissimilar_parts": "filtered"}}
+SWITCHES["confede_infoenh"] = [*SWITCHES["confede"], FILTERED]
 # Keys of which each must change the prediction.
 CHANGES_PREDICTION = {
     "almt": [
