@@ -220,6 +220,7 @@ def test_every_parameter_gets_a_gradient(tiny_model, dataset, name, switch):
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
     assert [n for n in frozen if not n.startswith(FROZEN.get(name, "no exception"))] == []
+    assert bool(frozen) == (name in FROZEN)
     without = [n for n, p in trained.items() if p.grad is None]
     assert without == []
     # Rows of embedding tables that no token uses are not looked at here.
