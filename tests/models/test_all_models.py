@@ -5,6 +5,7 @@ Variants of MMSA's models are tested alike in `hosts/`, MMSA's own in
 """
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +211,10 @@ def test_neither_batch_nor_padding_changes_a_result(tiny_model, dataset, name, s
     other = outputs(model, with_garbage(batch))
     torch.testing.assert_close(other, together, rtol=1e-4, atol=1e-5)
     assert together["M"].std() > 1e-4  # samples differ, so equality says something
+    step = contrast_step(dataset) if model.retrieval else make_step(dataset)
+    other_step = replace(step, samples=with_garbage(step.samples))
+    losses, other_losses = (model.training_step(s).losses for s in (step, other_step))
+    torch.testing.assert_close(other_losses, losses, rtol=1e-4, atol=1e-5)
 
 
 @ALL

@@ -277,10 +277,13 @@ def test_evaluation_goes_by_length_and_answers_in_file_order(setting, monkeypatc
 
 
 def test_similarity_is_refreshed_at_the_stated_epochs(setting):
-    _, _, loaders = setting()
+    _, model, loaders = setting()
     sampler = StepSampler(loaders["train"].split, RetrievalConfig(refresh_epochs=2))
     assert [epoch for epoch in range(1, 7) if sampler.is_stale(epoch)] == [1, 3, 5]
-    assert not StepSampler(loaders["train"].split, None).is_stale(1)
+    without = StepSampler(loaders["train"].split, None)
+    without.refresh(core_model(model), torch.device("cpu"), 4)
+    assert without.index is None
+    assert not without.is_stale(1)
 
 
 def test_model_is_told_each_epoch_before_it_begins(setting):
