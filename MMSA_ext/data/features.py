@@ -148,14 +148,7 @@ def check_features(
 ) -> FeatureReport:
     """Check a feature file and report; problems of content do not raise.
 
-    Args:
-        path: as for `read_features`, like the rest.
-        dataset: as for `read_features`.
-        feature_T: as for `read_features`.
-        feature_A: as for `read_features`.
-        feature_V: as for `read_features`.
-        require_labels: as for `read_features`.
-        front_padding: as for `read_features`.
+    Arguments are those of `read_features`.
 
     Returns:
         The report; print `report.render()`.
@@ -176,12 +169,6 @@ def fingerprint(
     feature_V: PathLike | None = None,  # noqa: N803
 ) -> str:
     """The fingerprint that `read_features` gives these files, without reading what is in them.
-
-    Args:
-        path: as for `read_features`, like the rest.
-        feature_T: as for `read_features`.
-        feature_A: as for `read_features`.
-        feature_V: as for `read_features`.
 
     Raises:
         FeatureFileError: a file cannot be read.

@@ -73,7 +73,7 @@ def test_a_smoke_test_shows_a_table_and_leaves_nothing(model, tmp_path, monkeypa
     arguments = ["run", "-m", model, "-d", "sims", "--synthetic", "--smoke", "-g", "cpu", "-n", "0"]
     result = runner.invoke(app, [*arguments, *own])
     assert result.exit_code == 0, result.output
-    for part in (model, "MAE", "seeds        1111", "nothing was kept"):
+    for part in (model, "MAE", "n = 1: 1111", "nothing was kept"):
         assert part in result.output
     left = [path for name in ("HOME", "TMPDIR") for path in (tmp_path / name).rglob("*.*")]
     assert [path for path in left if "MMSA" in str(path) or "smoke" in str(path)] == []

@@ -361,7 +361,7 @@ def test_results_survive_pictures_and_tables_that_cannot_be_written(run, monkeyp
     def broken(*args, **options):
         raise PermissionError("open in another program")
 
-    monkeypatch.setattr("MMSA_ext.reporting.figures.curves.training_curves", broken)
+    monkeypatch.setattr("MMSA_ext.reporting.figures.training_curves", broken)
     monkeypatch.setattr("MMSA_ext.runs.seeds.append_mmsa_csv", broken)
     results = run(seeds=(1,))
     assert results.seeds[0].metrics["MAE"] > 0
@@ -433,7 +433,8 @@ def test_self_mm_on_more_samples_than_the_official_ones(run, tiny_encoder):
     config |= {"update_epochs": 1}
     result = run("self_mm", config=config).seeds[0]
     assert result.metrics["MAE"] > 0
-    assert result.record.identity.configuration["train_samples"] == 12
+    assert "train_samples" not in result.record.identity.configuration  # the file's, no cause
+    assert load_checkpoint(result.checkpoint).config["train_samples"] == 12
 
 
 def test_records_name_no_folder_of_this_machine(run, tmp_path, feature_data):

@@ -20,6 +20,7 @@ from MMSA_ext.errors import ConfigError, WriteError
 from MMSA_ext.records.store import RunStore, StoreError, file_digest, new_file
 from MMSA_ext.runs.api import open_run
 from MMSA_ext.runs.one_seed import SeedOutcome
+from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.runs.seeds import Run
 from MMSA_ext.training.checkpoint import load_checkpoint
 from tests.conftest import tiny_config
@@ -329,10 +330,10 @@ class TestTheName:
             folders = dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), tmp_path / "out")
             if not model.startswith("lf_dnn"):
                 config = tiny_config(model, tiny_encoder) | config
-            with open_run(
-                model, "mosi", config=config, custom_feature=custom_feature, gpu_ids="cpu",
-                verbose_level=0, **folders,
-            ) as run:  # fmt: skip
+            options = RunOptions(
+                custom_feature=custom_feature, gpu_ids="cpu", verbose_level=0, **folders
+            )
+            with open_run(model, "mosi", options, config=config) as run:
                 return run.identity(seed)
 
         return name

@@ -255,14 +255,10 @@ def test_the_bank_is_renewed_with_the_similarity(setting):
 def test_evaluation_goes_by_length_and_answers_in_file_order(setting, monkeypatch):
     _, model, loaders = setting("dashfusion")
     core, loader = core_model(model), loaders["train"]
-    batches = []
-    take = FeatureSplit.batch
-
-    def watched(split, rows):
-        batches.append(rows.tolist())
-        return take(split, rows)
-
-    monkeypatch.setattr(FeatureSplit, "batch", watched)
+    batches, cut = [], FeatureSplit.batch
+    monkeypatch.setattr(
+        FeatureSplit, "batch", lambda self, rows: batches.append(rows.tolist()) or cut(self, rows)
+    )
     found = predict(core, loader, torch.device("cpu"), features=True)
     assert list(chain.from_iterable(batches)) == loader.split.by_length().tolist()
     core.reads_padding = True
