@@ -27,6 +27,14 @@ _ALMT = (
     "Learning Language-guided Adaptive Hyper-modality Representation for Multimodal Sentiment "
     "Analysis (Zhang et al., EMNLP 2023)"
 )
+_CENET = (
+    "Cross-modal Enhancement Network for Multimodal Sentiment Analysis (Wang et al., IEEE "
+    "Transactions on Multimedia 2023)"
+)
+_TETFN = (
+    "TETFN: A text enhanced transformer fusion network for multimodal sentiment analysis (Wang et "
+    "al., Pattern Recognition 2023)"
+)
 _INFOENH = (
     "InfoEnh: Towards Multimodal Sentiment Analysis via Information Bottleneck Filter and Optimal "
     "Transport Alignment (Xie et al.)"
@@ -40,6 +48,8 @@ _HOSTS = {
 MODELS = {
     "almt": Shipped("almt", _ALMT),
     "almt_released": Shipped("almt", _ALMT),
+    "cenet": Shipped("cenet", _CENET),
+    "cenet_released": Shipped("cenet", _CENET),
     "confede": Shipped(
         "confede",
         "ConFEDE: Contrastive Feature Decomposition for Multimodal Sentiment Analysis "
@@ -62,6 +72,8 @@ MODELS = {
         "Reconstruction from the abstract, not the authors' model: Disentangled Representation "
         "Learning for Multimodal Emotion Recognition (FDMER; Yang et al., ACM MM 2022)",
     ),
+    "tetfn": Shipped("tetfn", _TETFN),
+    "tetfn_released": Shipped("tetfn", _TETFN),
     "text_only": Shipped(
         "text_only", "Control: DashFusion's text encoder, projector and head alone"
     ),

@@ -190,6 +190,10 @@ TINY_DBF = {
     "new_layers_learning_rate": None,
     "task_loss": "mse",
 }
+# Here the recurrent layers, too, follow `learning_rate`.
+TINY_TETFN = {"heads": 4, "audio_kernel": 2, "vision_kernel": 3} | dict.fromkeys(
+    ("new_layers_learning_rate", "audio_learning_rate", "vision_learning_rate")
+)
 TINY_FDMER = {"heads": 4, "feed_forward_dim": 32, "new_layers_learning_rate": None}
 
 
@@ -204,8 +208,15 @@ def tiny_config(model: str, encoder: Path, **more: object) -> dict:
         shape = TINY_DBF
     if model.startswith("fdmer"):
         shape = TINY_FDMER
+    if model.startswith("cenet"):
+        shape = {"task_loss": "mse"}  # as for DBF
+    if model.startswith("tetfn"):
+        shape = TINY_TETFN
     if model == "confede_infoenh":
         shape = shape | {"infoenh": {"k": 3, "d": 8}}
     if model == "dashfusion_released":
         shape = shape | {"reading.alignment_head_dim": 8}
-    return {"pretrained": str(encoder)} | TINY_TRAINING | shape | more
+    tiny = {"pretrained": str(encoder)} | TINY_TRAINING | shape | more
+    if model.startswith("cenet"):  # as wide as its text encoder
+        tiny.pop("dim")
+    return tiny

@@ -49,3 +49,13 @@ def test_numbers_as_printed(name, row, dataset, metric, value, source):
 
 def test_cells_without_a_number_are_left_out():
     assert ("TFN", "mosi", "Has0_acc_2") not in numbers("dashfusion_table2").index
+
+
+@pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims"])
+def test_baselines_are_mmsas_own_table(dataset):
+    table = Path(__file__).parents[1] / "results" / "paper" / "mmsa_result_stat.csv"
+    printed = pd.read_csv(table).query("task == 'Regression' and dataset.str.lower() == @dataset")
+    printed = printed.set_index(["model", "metric"])["value_x100"]
+    for (model, _, metric), value in numbers(f"baselines_{dataset}")["value"].items():
+        times = 100 if metric in ("MAE", "Corr") else 1
+        assert value * times == pytest.approx(printed[model, metric])

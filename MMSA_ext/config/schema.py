@@ -227,12 +227,16 @@ class FineTuneConfig(RunConfig):
             `num_epochs`, or the `constant` peak.
         schedule_unit: Whether the rate moves with every `step`, or stays through an `epoch`.
         decay_all: Decay biases and normalisation weights too.
+        optimizer: `adamw`, or `adam`, which adds the weight decay to the gradient.
+        adam_epsilon: Of either, what is added to the denominator.
     """
 
     max_grad_norm: float | None = Field(None, gt=0)
     schedule: Literal["linear", "constant", "cosine"] = "linear"
     schedule_unit: Literal["step", "epoch"] = "step"
     decay_all: bool = False
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    adam_epsilon: float = Field(1e-8, gt=0)
 
 
 class VariantConfig(BaseModel):

@@ -14,11 +14,11 @@ from MMSA_ext.experiments.files import (
     Figure,
     Row,
     Source,
-    check,
     experiments_folder,
     list_experiments,
     load,
     published_numbers,
+    settings,
 )
 from MMSA_ext.experiments.plan import Plan, Unit, render_status, status
 from MMSA_ext.experiments.tables import table, write_tables
@@ -34,7 +34,6 @@ __all__ = [
     "Row",
     "Source",
     "Unit",
-    "check",
     "draw",
     "experiments_folder",
     "list_experiments",
@@ -43,6 +42,7 @@ __all__ = [
     "render_status",
     "results_folder",
     "run",
+    "settings",
     "status",
     "table",
     "write_tables",

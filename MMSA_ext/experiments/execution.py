@@ -19,7 +19,7 @@ from joblib import Parallel, delayed
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.errors import ConfigError, WriteError
-from MMSA_ext.experiments.files import Experiment, check
+from MMSA_ext.experiments.files import Experiment
 from MMSA_ext.experiments.plan import Plan, TimeLeft, Unit
 from MMSA_ext.experiments.workers import Engine, LocalProcesses, LostWorkerError, Outcome, Worker
 from MMSA_ext.records.store import RunStore
@@ -102,7 +102,6 @@ def run(
         WriteError: If the store cannot be written to. Where that happens later, the units that are
             not begun are refused.
     """
-    check(experiment)
     whole_number("jobs", jobs, 1)
     given = RunOptions(**options)
     if any(given.files.values()) and len(experiment.datasets) > 1:

@@ -7,10 +7,11 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import pandas as pd
 import torch
+from easydict import EasyDict
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
 from MMSA_ext import mmsa_bridge
@@ -399,21 +400,30 @@ def _sentence(location: tuple[int | str, ...], message: str) -> str:
     return f"{where}: {message.removeprefix('Value error, ')}"
 
 
-def check(experiment: Experiment) -> None:
-    """Resolve every row's configuration.
+class Setting(NamedTuple):
+    """A row on a data set, its configuration resolved."""
+
+    row: Row
+    overrides: dict[str, Any]
+    args: EasyDict
+
+
+def settings(experiment: Experiment) -> list[Setting]:
+    """Resolve the configuration of every row that is run, in the order in which they are run.
 
     Raises:
-        ConfigError: Naming the rows that cannot be run, and why.
+        ConfigError: Naming all rows that cannot be run, and why.
     """
     for key in experiment.config:
         left_out = {str(row.model) for row in experiment.rows if key in experiment.idle(row)}
         if left_out:
             names = ", ".join(sorted(left_out))
             logger.warning("config: %s is left out for %s, which do not read it.", key, names)
-    problems = []
+    found, problems = [], []
     for row, dataset in experiment.cells():
+        overrides = experiment.overrides(row)
         try:
-            resolve(str(row.model), dataset, overrides=experiment.overrides(row))
+            found.append(Setting(row, overrides, resolve(str(row.model), dataset, "", overrides)))
         except ConfigError as error:
             problems.append(f"{row.label} on {dataset}: {error}")
     if problems:
@@ -421,6 +431,7 @@ def check(experiment: Experiment) -> None:
             f"experiment {experiment.name!r} has {len(problems)} row(s) that cannot be run:\n  "
             + "\n  ".join(problems)
         )
+    return found
 
 
 def published_numbers(experiment: Experiment) -> pd.DataFrame:

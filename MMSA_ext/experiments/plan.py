@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from MMSA_ext.config.resolve import identity_config, resolve
+from MMSA_ext.config.resolve import identity_config
 from MMSA_ext.data.features import base_file, fingerprint
 from MMSA_ext.errors import TextEncoderError
-from MMSA_ext.experiments.files import Experiment, Row
+from MMSA_ext.experiments.files import Experiment, Setting, settings
 from MMSA_ext.experiments.records import UNKNOWN_DATA
 from MMSA_ext.files import write_error
 from MMSA_ext.paths import expand
@@ -156,7 +156,7 @@ class Plan:
         claims: Which units are being run.
 
     Raises:
-        ConfigError: If a configuration is not usable.
+        ConfigError: If configurations are not usable, all of them named.
         FeatureFileError: If a feature file that is given cannot be read.
     """
 
@@ -171,9 +171,10 @@ class Plan:
                 self.add(record)
         self.rows: dict[tuple[str, str], list[Unit]] = {}
         by_key: dict[str, Unit] = {}
-        for row, dataset in experiment.cells():
-            units = self._units(experiment, row, dataset)
-            self.rows[row.label, dataset] = [by_key.setdefault(u.key, u) for u in units]
+        for setting in settings(experiment):
+            units = self._units(setting, experiment.seeds)
+            where = setting.row.label, setting.args.dataset_name
+            self.rows[where] = [by_key.setdefault(unit.key, unit) for unit in units]
         self.units = tuple(by_key.values())
 
     def record(self, unit: Unit) -> RunRecord | None:
@@ -230,25 +231,22 @@ class Plan:
                 if (found.dataset, found.model) == (identity.dataset, identity.model):
                     yield record
 
-    def _units(self, experiment: Experiment, row: Row, dataset: str) -> list[Unit]:
-        overrides = experiment.overrides(row)
-        args = resolve(str(row.model), dataset, overrides=overrides)
+    def _units(self, setting: Setting, seeds: Sequence[int]) -> list[Unit]:
+        row, overrides, args = setting
         data = self._fingerprint(args.featurePath)
         try:
-            first = run_identity(args, data, experiment.seeds[0])
+            first = run_identity(args, data, seeds[0])
         except TextEncoderError:  # said where the run is refused
             first = RunIdentity(
-                dataset=dataset,
+                dataset=args.dataset_name,
                 dataset_fingerprint=data,
                 model=args.model_name,
                 configuration=identity_config(args),
-                seed=experiment.seeds[0],
+                seed=seeds[0],
                 code_version="no text encoder",
             )
-        return [
-            Unit(row.label, first.model_copy(update={"seed": seed}), overrides)
-            for seed in experiment.seeds
-        ]
+        names = (first.model_copy(update={"seed": seed}) for seed in seeds)
+        return [Unit(row.label, name, overrides) for name in names]
 
     def _fingerprint(self, configured: str) -> str:
         """Of the feature files; unknown where the configured one is not on this machine."""

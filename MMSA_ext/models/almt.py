@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from MMSA_ext.config.schema import FineTuneConfig, Scaling
 from MMSA_ext.models.contract import Inputs, MSAModel
 from MMSA_ext.models.parts.attention import FeedForward, MultiSourceAttention, attend
-from MMSA_ext.models.parts.encoders import PretrainedText
+from MMSA_ext.models.parts.encoders import TextStates, padded_frames
 from MMSA_ext.registry import FINE_TUNE_TRAINER, register_model
 
 
@@ -234,14 +234,6 @@ class HyperFusion(nn.Module):
         return target[:, 0]
 
 
-class TextStates(PretrainedText):
-    """A pre-trained text encoder's last hidden states, those of padding included."""
-
-    def forward(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states `(B, L, H)` of `text` `(B, 3, L)`, and their mask `(B, L)`."""
-        return self._hidden(text)
-
-
 class ALMT(MSAModel):
     """Embed each modality in a few tokens, learn the hyper-modality, fuse, predict."""
 
@@ -284,14 +276,10 @@ class ALMT(MSAModel):
 
     def _text(self, text: Tensor) -> tuple[Tensor, Tensor | None]:
         """Hidden states of the text and the mask of those to read."""
-        if self.config.masked:
-            hidden, mask = self.text_encoder(text)
-            return hidden, mask
-        missing = max(0, self.config.seq_lens[0] - text.shape[2])
-        padding = text.new_zeros(len(text), 3, missing)
-        padding[:, 0] = self.text_encoder.encoder.config.pad_token_id or 0
-        hidden, _ = self.text_encoder(torch.cat([text, padding], dim=2))
-        return hidden, None
+        if not self.config.masked:
+            return self.text_encoder(text, self.config.seq_lens[0])[0], None
+        hidden, mask = self.text_encoder(text)
+        return hidden, mask
 
     def _frames(
         self, frames: Tensor, mask: Tensor | None, modality: int
@@ -299,10 +287,7 @@ class ALMT(MSAModel):
         """Frames and the mask of those to read; without masks, zeros up to the full length."""
         if self.config.masked:
             return frames, mask
-        if mask is not None:
-            frames = frames * mask.unsqueeze(-1)
-        missing = max(0, self.config.seq_lens[modality] - frames.shape[1])
-        return F.pad(frames, (0, 0, 0, missing)), None
+        return padded_frames(frames, mask, self.config.seq_lens[modality]), None
 
 
 @register_model("almt", config=ALMTConfig, trainer=FINE_TUNE_TRAINER)

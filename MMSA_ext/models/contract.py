@@ -123,6 +123,15 @@ class MSAModel(nn.Module):
         """What ranks samples for retrieval, and what a bank keeps of them: each `(B, d)`."""
         raise NotImplementedError
 
+    def own_groups(self) -> dict[str, dict[str, float]]:
+        """Parameters that are trained at a rate or a weight decay of their own; none here.
+
+        Returns:
+            Name of a part of the model to options of its optimizer group (`lr`, `weight_decay`),
+            which hold for all of its parameters, biases and normalisation weights too.
+        """
+        return {}
+
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Prepare for training epoch `epoch`, from 1, of at most `epochs`; does nothing here.
 

@@ -17,11 +17,16 @@ Schedule = Literal["linear", "constant", "cosine"]
 
 
 class FineTuneTrainer(Trainer):
-    """`Trainer` that obeys `FineTuneConfig`: a schedule to choose, clipping, decay of all."""
+    """`Trainer` that obeys `FineTuneConfig`: schedule, optimizer, clipping, decay of all."""
 
     @property
     def _settings(self) -> FineTuneConfig:
         return cast("FineTuneConfig", self.config)
+
+    def make_optimizer(self, model: MSAModel) -> torch.optim.Optimizer:
+        """AdamW or Adam of the parameters that ask for a gradient."""
+        kind = torch.optim.AdamW if self._settings.optimizer == "adamw" else torch.optim.Adam
+        return kind(self.optimizer_groups(model), eps=self._settings.adam_epsilon, fused=True)
 
     def decay_groups(self, model: MSAModel) -> list[dict[str, Any]]:
         """Optimizer groups by weight decay: one, if all decay."""

@@ -192,11 +192,16 @@ class Trainer:
         return results
 
     def make_optimizer(self, model: MSAModel) -> torch.optim.Optimizer:
-        """AdamW of the parameters that ask for a gradient, new layers at a rate of their own."""
+        """AdamW of the parameters that ask for a gradient."""
+        return torch.optim.AdamW(self.optimizer_groups(model), fused=True)
+
+    def optimizer_groups(self, model: MSAModel) -> list[dict[str, Any]]:
+        """Groups by weight decay and rate: new layers have their own, and what the model names."""
         groups, (rate, new) = self.decay_groups(model), self.config.rates
+        groups = [{"lr": rate} | group for group in groups]
         if new is not None:
             groups = [part for group in groups for part in _by_rate(group, model, new)]
-        return torch.optim.AdamW(groups, lr=rate, fused=True)
+        return _set_apart(groups, model)
 
     def decay_groups(self, model: MSAModel) -> list[dict[str, Any]]:
         """Optimizer groups by weight decay."""
@@ -505,6 +510,17 @@ def _by_rate(group: dict[str, Any], model: nn.Module, new: float) -> list[dict[s
     encoders = [parameter for parameter in group["params"] if id(parameter) in pretrained]
     others = [parameter for parameter in group["params"] if id(parameter) not in pretrained]
     return [group | {"params": encoders}, group | {"params": others, "lr": new}]
+
+
+def _set_apart(groups: list[dict[str, Any]], model: MSAModel) -> list[dict[str, Any]]:
+    """Optimizer groups, and behind them those of the parts that the model names."""
+    apart = []
+    for part, options in model.own_groups().items():
+        own = {id(parameter) for parameter in model.get_submodule(part).parameters()}
+        taken = [p for group in groups for p in group["params"] if id(p) in own]
+        groups = [g | {"params": [p for p in g["params"] if id(p) not in own]} for g in groups]
+        apart.append(groups[0] | {"params": taken} | options)
+    return groups + apart
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

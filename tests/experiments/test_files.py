@@ -8,14 +8,14 @@ import pytest
 from MMSA_ext import mmsa_files
 from MMSA_ext.config.files import supported_datasets
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.experiments import Experiment, check, list_experiments, load, published_numbers
+from MMSA_ext.experiments import Experiment, list_experiments, load, published_numbers, settings
 from tests.experiments.conftest import CONTENT, PRINTED
 
 
 class TestShipped:
     @pytest.mark.parametrize("name", list_experiments())
     def test_can_be_run(self, name):
-        check(load(name))
+        settings(load(name))
 
     def test_are_the_papers_tables_and_all_baselines(self):
         papers = {
@@ -79,7 +79,7 @@ def test_the_documented_file_can_be_run(tmp_path):
     page = Path(__file__).parents[2] / "docs" / "experiments.md"
     path = tmp_path / "documented.json"
     path.write_text(page.read_text("utf-8").split("```json\n")[1].split("```")[0])
-    check(load(path))
+    settings(load(path))
 
 
 ROW = CONTENT["rows"][0]
@@ -193,7 +193,7 @@ class TestOverridesOfAllRows:
         assert given["b"] == common | {"early_stop": 2}
         assert given["c"] == common
         assert given["d"] == self.ROWS[3]["config"] | common | {"pretrained": "minilm"}
-        check(experiment)
+        settings(experiment)
         assert "config: warmup_ratio is left out for lf_dnn, mult" in caplog.text
         assert "config: pretrained is left out for lf_dnn, mult" in caplog.text
         assert "batch_size" not in caplog.text
@@ -201,15 +201,15 @@ class TestOverridesOfAllRows:
     def test_what_no_model_reads_is_refused_in_every_row(self, make):
         experiment = make(rows=list(self.ROWS[:2])).narrowed(config={"num_epoch": 3})
         with pytest.raises(ConfigError, match=r"2 row\(s\)(?s:.*)did you mean num_epochs"):
-            check(experiment)
+            settings(experiment)
 
     def test_what_one_model_does_not_read_is_refused_in_its_own_values(self, make):
         experiment = make(rows=list(self.ROWS[:2]))
         with pytest.raises(ConfigError, match=r"b on mosi: (?s:.*)warmup_epochs: lf_dnn has no"):
-            check(experiment.narrowed(config={"lf_dnn:warmup_epochs": 3}))
+            settings(experiment.narrowed(config={"lf_dnn:warmup_epochs": 3}))
         rows = [self.ROWS[0], self.ROWS[1] | {"config": {"lr": 1}}]
         with pytest.raises(ConfigError, match=r"b on mosi: (?s:.*)did you mean learning_rate"):
-            check(make(rows=rows))
+            settings(make(rows=rows))
 
 
 def test_values_for_one_model_reach_its_rows_alone(make):

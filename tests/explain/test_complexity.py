@@ -164,7 +164,8 @@ def test_every_model_is_measured_without_its_encoder_files(name, dataset):
     args = resolve(name, dataset)
     assert cost.lengths == tuple(args.seq_lens)
     assert cost.text_encoder == args.pretrained
-    assert 100e6 < cost.module("text_encoder").parameters < 111e6
+    inside = 6.5e6 if name.startswith("cenet") else 0  # its enhancement is inside of BERT
+    assert 100e6 < cost.module("text_encoder").parameters < 111e6 + inside
     assert cost.module("outside modules").madds == 0
 
 

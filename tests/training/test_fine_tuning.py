@@ -95,6 +95,24 @@ def test_decay_all_spares_nothing(tuned):
     assert set(decays(decay_all=True, new_layers_learning_rate=1e-5).values()) == {0.1}
 
 
+@pytest.mark.parametrize("kind", ["adamw", "adam"])
+def test_adam_adds_the_decay_to_the_gradient(setting, kind):
+    """The first step of Adam is the rate times the sign of gradient and, coupled, decay."""
+    trainer, model, _ = setting(optimizer=kind, adam_epsilon=1e-12, decay_all=True)
+    optimizer = trainer.make_optimizer(model)
+    weight = model.head.weight
+    weight.grad = torch.full_like(weight, 1e-3)
+    before = weight.detach().clone()
+    optimizer.step()
+    rate, decay = 1e-3, 0.1
+    if kind == "adam":
+        want = before - rate * (weight.grad + decay * before).sign()
+    else:
+        want = before * (1 - rate * decay) - rate
+    torch.testing.assert_close(weight.detach(), want)
+    assert optimizer.param_groups[0]["eps"] == 1e-12
+
+
 @pytest.mark.parametrize(("limit", "clipped"), [(0.01, True), (None, False)])
 def test_gradients_are_clipped_together(tuned, limit, clipped):
     trainer, model, loaders = tuned(max_grad_norm=limit, num_epochs=1)

@@ -85,7 +85,8 @@ class MultiHeadAttention(nn.Module):
         Args:
             target: `(B, T, D)`, gives the queries; or the rows of a packed source.
             source: `(B, S, D)`, gives keys and values; or packed rows `(R, D)`.
-            source_mask: `(B, S)`, True where valid; None if all are; or how the rows are packed.
+            source_mask: `(B, S)`, True where valid; None if all are; or how the rows are packed;
+                or `(B, T, S)`, for each target position what it may read.
 
         Returns:
             As `target`.
@@ -133,7 +134,9 @@ def attend(
     def split(x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
-    mask = None if source_mask is None else source_mask[:, None, None, :]
+    mask = source_mask
+    if mask is not None:
+        mask = mask[:, None] if mask.dim() == 3 else mask[:, None, None]
     if dropout > 0 and query.device.type == "cpu":
         read = _attend_with_dropout(split(query), split(key), split(value), mask, scale, dropout)
     else:

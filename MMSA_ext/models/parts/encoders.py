@@ -93,6 +93,12 @@ class PretrainedText(nn.Module):
         """Width of the encoder's hidden states."""
         return int(self.encoder.config.hidden_size)
 
+    def layers(self) -> nn.ModuleList | None:
+        """The encoder's Transformer layers; None if the architecture has no list of them."""
+        count = self.encoder.config.num_hidden_layers
+        lists = (m for m in self.encoder.modules() if isinstance(m, nn.ModuleList))
+        return next((layers for layers in lists if len(layers) == count), None)
+
     def check_tokens(self, text_bert: np.ndarray, source: str) -> None:
         """Compare token ids `(n, 3, L)` with what the encoder can read.
 
@@ -136,6 +142,32 @@ class PretrainedText(nn.Module):
         return self.encoder(
             input_ids=tokens[..., 0], attention_mask=mask, token_type_ids=tokens[..., 2]
         )
+
+
+class TextStates(PretrainedText):
+    """A pre-trained text encoder's last hidden states, those of padding included."""
+
+    def forward(self, text: Tensor, length: int = 0) -> tuple[Tensor, Tensor]:
+        """Encode tokens.
+
+        Args:
+            text: `(B, 3, L)`, as for `TextEncoder`.
+            length: Pad the text to this length before; not read where it is as long.
+
+        Returns:
+            Hidden states `(B, L, H)`, and their mask `(B, L)`.
+        """
+        missing = max(0, length - text.shape[2])
+        padding = text.new_zeros(len(text), 3, missing)
+        padding[:, 0] = self.encoder.config.pad_token_id or 0
+        return self._hidden(torch.cat([text, padding], dim=2))
+
+
+def padded_frames(frames: Tensor, mask: Tensor | None, length: int) -> Tensor:
+    """Frames `(B, L, d)` with zeros where they are not valid, and up to `length` of them."""
+    if mask is not None:
+        frames = frames * mask.unsqueeze(-1)
+    return F.pad(frames, (0, 0, 0, max(0, length - frames.shape[1])))
 
 
 class TextEncoder(PretrainedText):
@@ -227,14 +259,13 @@ class PooledTextEncoder(PretrainedText):
         Raises:
             TextEncoderError: If the architecture keeps its layers in no list of their own.
         """
-        layers = self.encoder.config.num_hidden_layers
-        for module in self.encoder.modules():
-            if isinstance(module, nn.ModuleList) and len(module) == layers:
-                return module[-1]
-        raise TextEncoderError(
-            f"{type(self.encoder).__name__} has no list of layers to take the last one from; set "
-            "stage_one.text.finetuning to 'all'."
-        )
+        layers = self.layers()
+        if layers is None:
+            raise TextEncoderError(
+                f"{type(self.encoder).__name__} has no list of layers to take the last one from; "
+                "set stage_one.text.finetuning to 'all'."
+            )
+        return layers[-1]
 
     def forward(self, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode tokens.

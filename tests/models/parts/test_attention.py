@@ -34,6 +34,19 @@ def test_multi_head_attention_equals_torch():
     torch.testing.assert_close(ours(target, source, mask), want)
 
 
+@pytest.mark.parametrize("rate", [0.0, 1e-9])  # the latter drops nothing, on the way with dropout
+def test_each_target_position_may_have_a_mask_of_its_own(rate):
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(8, 2, dropout=rate).train()
+    target, source = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
+    seen = torch.rand(2, 3, 5) > 0.5
+    seen[..., 0] = True
+    found = attention(target, source, seen)
+    for i in range(3):
+        want = attention(target[:, i : i + 1], source, seen[:, i])
+        torch.testing.assert_close(found[:, i : i + 1], want)
+
+
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_transformer_layer_equals_torch(activation):
     torch.manual_seed(0)
