@@ -95,9 +95,10 @@ SWITCHES = {
         {"encoder_layers": 2},
         {"part_norm": False},
     ],
+    "tetfn": [{"average_frames": False}],
     "text_only": [{"readout": "first_and_mean"}],
 }
-SWITCHES["almt_released"] = SWITCHES["almt"]
+SWITCHES |= {"almt_released": SWITCHES["almt"], "tetfn_released": SWITCHES["tetfn"]}
 FILTERED = {"infoenh": {"k": 3, "d": 8, "dissimilar_parts": "filtered"}}
 SWITCHES["confede_infoenh"] = [*SWITCHES["confede"], FILTERED]
 # Keys of which each must change the prediction.
@@ -114,6 +115,10 @@ CHANGES_PREDICTION = {
     "fdmer_reconstructed": [
         {"fusion_attention": False}, {"adaptive_weights": False}, {"encoder_layers": 2},
         {"part_norm": False}, {"fusion_heads": 2}, {"heads": 2}, {"feed_forward_dim": 16},
+    ],
+    "tetfn": [
+        {"masked": False}, {"average_frames": False}, {"heads": 2}, {"text_kernel": 2},
+        {"audio_kernel": 1}, {"vision_kernel": 1},
     ],
 }  # fmt: skip
 # Keys of which each must change a loss.
@@ -164,6 +169,7 @@ def each(table):
     return pytest.mark.parametrize(("name", "switch"), pairs, ids=str)
 
 
+WITH_GROUPS = [name for name in MODELS if "length_groups" in get_model(name).config.model_fields]
 ALL = each({name: [{}, *SWITCHES.get(name, [])] for name in MODELS})
 
 
@@ -248,14 +254,16 @@ def test_every_parameter_gets_a_gradient(tiny_model, dataset, name, switch):
     assert [n for n in silent if not n.endswith(excepted)] == []
 
 
+@pytest.mark.parametrize("name", WITH_GROUPS)
 def test_length_groups_change_nothing(tiny_model, dataset, name):
     batch = dataset.batch(torch.arange(12))
     one, three = (outputs(tiny_model(name, length_groups=n), batch) for n in (1, 3))
     torch.testing.assert_close(three, one, rtol=1e-4, atol=1e-6)
 
 
-def test_samples_without_valid_frames_are_predicted(tiny_model, dataset, name):
-    model = tiny_model(name)
+@ALL
+def test_samples_without_valid_frames_are_predicted(tiny_model, dataset, name, switch):
+    model = tiny_model(name, **switch)
     batch = dataset.batch(torch.arange(3))
     batch |= {f"{m}_mask": torch.zeros_like(batch[f"{m}_mask"]) for m in ("audio", "vision")}
     prediction = outputs(model, batch)["M"]

@@ -135,27 +135,6 @@ def test_only_the_released_form_sees_how_long_a_modality_may_be(
     assert (moved > 1e-4) == (name == "cenet_released")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_samples_without_frames_are_predicted(tiny_encoder, dataset, name):
-    model = build(tiny_encoder, name)
-    batch = dataset.batch(torch.arange(3))
-    for modality in ("audio", "vision"):
-        batch[f"{modality}_mask"] = torch.zeros_like(batch[f"{modality}_mask"])
-    prediction = model(Inputs.of(batch))["M"]
-    assert torch.isfinite(prediction).all()
-    batch["audio"] = batch["audio"] + 5
-    torch.testing.assert_close(model(Inputs.of(batch))["M"], prediction)
-
-
-def test_all_modalities_are_read(tiny_encoder, dataset):
-    model = build(tiny_encoder)
-    batch = dataset.batch(torch.arange(4))
-    for name in ("text", "audio", "vision"):
-        changed = dict(batch)
-        changed[name] = batch[name].flip(0) if name == "text" else batch[name] + 1
-        assert not torch.allclose(model(Inputs.of(batch))["M"], model(Inputs.of(changed))["M"])
-
-
 DIMS = {"audio": 5, "vision": 4}
 
 
