@@ -212,16 +212,21 @@ def test_forward_on_ragged_batches(prepared, name):
         torch.testing.assert_close(model(*Inputs.of(batch))["M"], outputs["M"])
 
 
+def enlarge(model, name):
+    """CENET starts as small as BERT did, so that samples hardly differ."""
+    if name == "cenet":
+        with torch.no_grad():
+            for weight in (p for p in model.parameters() if p.dim() > 1):
+                weight.mul_(10)
+
+
 @ALL
 def test_neither_batch_nor_padding_changes_a_result(tiny_model, dataset, name, switch):
     """Neither its length, as set by the longest sample of a batch, nor what stands in it."""
     if name in READS_PADDING:
         pytest.skip("computes what the released code does, padding included")
     model = tiny_model(name, **switch)
-    if name == "cenet":  # which starts as small as BERT did, so that samples hardly differ
-        with torch.no_grad():
-            for weight in (p for p in model.parameters() if p.dim() > 1):
-                weight.mul_(10)
+    enlarge(model, name)
     batch = dataset.batch(torch.arange(12))
     together = outputs(model, batch)
     for row in range(12):
@@ -235,6 +240,25 @@ def test_neither_batch_nor_padding_changes_a_result(tiny_model, dataset, name, s
     other_step = replace(step, samples=with_garbage(step.samples))
     losses, other_losses = (model.training_step(s).losses for s in (step, other_step))
     torch.testing.assert_close(other_losses, losses, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "switch"), [("almt", {}), ("cenet", {}), ("tetfn", {"vision_kernel": 3})], ids=str
+)
+def test_the_released_form_sees_padding_but_not_the_batch(tiny_model, dataset, name, switch):
+    masked, released = tiny_model(name, **switch), tiny_model(f"{name}_released", **switch)
+    enlarge(masked, name)
+    released.load_state_dict(masked.state_dict())
+    batch = dataset.batch(torch.arange(12))
+    want, seen = outputs(masked, batch)["M"], outputs(released, batch)["M"]
+    if name != "tetfn":  # whose readings cut frames to tokens in two ways, see `test_tetfn.py`
+        torch.testing.assert_close(seen[0], want[0], rtol=1e-4, atol=1e-5)  # nothing is padded
+    assert (seen[1:] - want[1:]).abs().min() > 1e-4
+    garbage = {m: with_garbage(batch)[m] for m in ("audio", "vision")}
+    torch.testing.assert_close(outputs(released, batch | garbage)["M"], seen)
+    for row in range(12):
+        alone = outputs(released, dataset.batch(torch.tensor([row])))["M"][0]
+        torch.testing.assert_close(alone, seen[row], rtol=1e-4, atol=1e-5)
 
 
 @ALL

@@ -11,7 +11,6 @@ from MMSA_ext.models.almt import ALMTConfig, ALMTLayer, HyperFusion, HyperModali
 from MMSA_ext.models.contract import Inputs, StepBatch
 from MMSA_ext.names import MODALITIES
 from MMSA_ext.registry import get_model
-from tests.models.conftest import with_garbage
 
 NAMES = ["almt", "almt_released"]
 
@@ -45,20 +44,6 @@ def test_parameters_without_the_text_encoder_are_as_many_as_released(
     model = get_model(name).build(resolve(name, data, "", shapes))
     own = [p for n, p in model.named_parameters() if not n.startswith("text_encoder.")]
     assert sum(p.numel() for p in own) == count
-
-
-def test_the_released_form_sees_padding_but_not_the_batch(tiny_model, dataset):
-    masked, released = tiny_model("almt"), tiny_model("almt_released")
-    released.load_state_dict(masked.state_dict())
-    samples = dataset.batch(torch.arange(12))
-    want, seen = masked(Inputs.of(samples))["M"], released(Inputs.of(samples))["M"]
-    torch.testing.assert_close(seen[0], want[0], rtol=1e-4, atol=1e-5)  # nothing is padded
-    assert (seen[1:] - want[1:]).abs().min() > 1e-4
-    garbage = {m: with_garbage(samples)[m] for m in ("audio", "vision")}
-    torch.testing.assert_close(released(Inputs.of(samples | garbage))["M"], seen)
-    for row in (0, 4, 9):
-        alone = released(Inputs.of(dataset.batch(torch.tensor([row]))))["M"][0]
-        torch.testing.assert_close(alone, seen[row], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("modality", ["text", "audio", "vision"])

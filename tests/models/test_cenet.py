@@ -110,18 +110,6 @@ def test_the_text_encoder_is_as_it_was_after_a_pass_and_after_an_error(tiny_enco
     assert not torch.allclose(alone, hidden, atol=1e-3)
 
 
-def test_the_released_form_sees_padding_but_not_the_batch(tiny_encoder, dataset):
-    masked, released = build(tiny_encoder), build(tiny_encoder, "cenet_released")
-    released.load_state_dict(masked.state_dict())
-    samples = dataset.batch(torch.arange(12))
-    want, seen = masked(Inputs.of(samples))["M"], released(Inputs.of(samples))["M"]
-    torch.testing.assert_close(seen[0], want[0], rtol=1e-4, atol=1e-5)  # nothing is padded
-    assert (seen[1:] - want[1:]).abs().max() > 1e-3
-    for row in (0, 4, 9):
-        alone = released(Inputs.of(dataset.batch(torch.tensor([row]))))["M"][0]
-        torch.testing.assert_close(alone, seen[row], rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("modality", ["audio", "vision"])
 def test_only_the_released_form_sees_how_long_a_modality_may_be(
