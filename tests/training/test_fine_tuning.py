@@ -96,9 +96,9 @@ def test_decay_all_spares_nothing(tuned):
 
 
 @pytest.mark.parametrize("kind", ["adamw", "adam"])
-def test_adam_adds_the_decay_to_the_gradient(setting, kind):
+def test_adam_adds_the_decay_to_the_gradient(tuned, kind):
     """The first step of Adam is the rate times the sign of gradient and, coupled, decay."""
-    trainer, model, _ = setting(optimizer=kind, adam_epsilon=1e-12, decay_all=True)
+    trainer, model, _ = tuned(optimizer=kind, adam_epsilon=1e-12, decay_all=True)
     optimizer = trainer.make_optimizer(model)
     weight = model.head.weight
     weight.grad = torch.full_like(weight, 1e-3)
