@@ -1,5 +1,7 @@
 """The fast path computes what the obvious way computes: predictions, losses, gradients."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -9,8 +11,7 @@ from MMSA_ext.config.resolve import resolve
 from MMSA_ext.models.contract import Inputs, StepBatch
 from MMSA_ext.models.dashfusion import DashFusion, DashFusionConfig
 from tests.conftest import TINY_SHAPES, tiny_config
-from tests.models.conftest import dataset  # noqa: F401 (a fixture)
-from tests.models.test_dashfusion import step
+from tests.models.conftest import contrast_step, dataset  # noqa: F401 (a fixture)
 
 
 def models(encoder, **overrides) -> tuple[DashFusion, PlainDashFusion]:
@@ -36,7 +37,8 @@ def run(model, batch: StepBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]
 
 @pytest.mark.parametrize("with_contrast", [True, False])
 def test_a_training_step_is_the_same(tiny_encoder, dataset, with_contrast):  # noqa: F811
-    batch = step(dataset, with_contrast)
+    batch = contrast_step(dataset)
+    batch = batch if with_contrast else replace(batch, contrast=None)
     model, plain = models(tiny_encoder)
     (prediction, losses), (expected, expected_losses) = run(model, batch), run(plain, batch)
     torch.testing.assert_close(prediction, expected, rtol=1e-4, atol=1e-5)

@@ -1,10 +1,11 @@
 """Every registered model on our trainer: a new model is tested by being registered.
 
-Variants of MMSA's models are tested alike in `infoenh_hosts/`, MMSA's own in
+Variants of MMSA's models are tested alike in `hosts/`, MMSA's own in
 `tests/mmsa_bridge/test_mmsa_models.py`. Tiny configurations are in `tests/conftest.py`.
 """
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ from MMSA_ext import MMSA_run, mmsa_bridge, predict_file
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import make_loaders
+from MMSA_ext.errors import ConfigError
 from MMSA_ext.explain.verification import verify_store
 from MMSA_ext.models.contract import Inputs, core_model
+from MMSA_ext.names import MODALITIES
 from MMSA_ext.records.store import RunStore
 from MMSA_ext.registry import get_model, list_models, trains_in_mmsa
-from MMSA_ext.training.trainer import StepSampler
 from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
+from tests.models.conftest import contrast_step, make_step, outputs, with_garbage
 
 MODELS = [name for name in list_models() if not trains_in_mmsa(name)]
 # Feature_a and Feature_v exist only where the model reads audio and vision.
@@ -57,6 +60,92 @@ LEARNING = {
     "fdmer_reconstructed": {"num_epochs": 80, "learning_rate": 2e-3},
     "text_only": {"num_epochs": 50},
 }
+# Settings under which all that holds of a model must hold as well as under its defaults.
+SWITCHES = {
+    "almt": [{"raw_residual": True, "embedding_layers": 2, "scales": 2, "fusion_layers": 3}],
+    "confede": [{"text_pooling": "pooler"}, {"text_pooling": "first"}],
+    "dashfusion": [
+        {"fusion": "bf"},
+        {"fusion": "ca"},
+        {"fusion": "concat_sa"},
+        {"fusion": "concat"},
+        {"temporal_alignment": False},
+        {"temporal_alignment": False, "without_temporal": "text"},
+        {"temporal_alignment": False, "semantic_alignment": False},
+        {"reading": {"shared_query": True, "alignment_head_dim": 8}},
+        {"bottleneck_tokens": 64},
+        {"fusion_layers": 3, "reading": {"text_projector": "mlp", "activation": "gelu"}},
+    ],
+    "dbf": [
+        {"readout": "mean", "mi_target": "raw"},
+        {"mi_target": "last"},
+        {"shared_layers": True},
+        {"mi_predictor": "linear"},
+        {"unimodal_layers": 0},
+        {"centre": "audio"},
+        {"mi_weight": 0.0},
+        {"mi_detach": True},
+    ],
+    "fdmer_reconstructed": [
+        {"consistency": "cmd"},
+        {"disparity": "difference"},
+        {"fusion_attention": False},
+        {"adaptive_weights": False},
+        {"adversarial_weight": 0.0},
+        {"encoder_layers": 2},
+        {"part_norm": False},
+    ],
+    "tetfn": [{"average_frames": False}],
+    "text_only": [{"readout": "first_and_mean"}],
+}
+SWITCHES |= {"almt_released": SWITCHES["almt"], "tetfn_released": SWITCHES["tetfn"]}
+FILTERED = {"infoenh": {"k": 3, "d": 8, "dissimilar_parts": "filtered"}}
+SWITCHES["confede_infoenh"] = [*SWITCHES["confede"], FILTERED]
+# Keys of which each must change the prediction.
+CHANGES_PREDICTION = {
+    "almt": [
+        {"masked": False}, {"raw_residual": True}, {"hyper_head_dim": 2}, {"head_dim": 4},
+        {"tokens": 3}, {"scales": 2}, {"embedding_layers": 2}, {"fusion_layers": 1},
+    ],
+    "dbf": [
+        {"unimodal_layers": 0}, {"unimodal_layers": 2}, {"text_tokens": "first"},
+        {"readout": "mean"}, {"centre": "vision"}, {"shared_layers": True}, {"fusion_layers": 3},
+        {"bottleneck_tokens": 4}, {"activation": "relu"}, {"heads": 2}, {"feed_forward_dim": 16},
+    ],
+    "fdmer_reconstructed": [
+        {"fusion_attention": False}, {"adaptive_weights": False}, {"encoder_layers": 2},
+        {"part_norm": False}, {"fusion_heads": 2}, {"heads": 2}, {"feed_forward_dim": 16},
+    ],
+    "tetfn": [
+        {"masked": False}, {"average_frames": False}, {"heads": 2}, {"text_kernel": 2},
+        {"audio_kernel": 1}, {"vision_kernel": 1},
+    ],
+}  # fmt: skip
+# Keys of which each must change a loss.
+CHANGES_LOSS = {
+    "dbf": [
+        {"mi_target": "raw"}, {"mi_target": "last"}, {"mi_predictor": "linear"},
+        {"mi_symmetric": True}, {"mi_double_exp": True}, {"mi_include_positive": False},
+        {"mi_weight": 0.5}, {"mi_weight": 0.0}, {"task_loss": "l1"},
+    ],
+}  # fmt: skip
+REFUSED = [
+    ("almt", {"dim": 15}, "set hyper_head_dim"),
+    ("confede", {"contrast_reduction": "mean_released"}, "contrast_reduction"),
+    ("confede_infoenh", {"infoenh": {"vector": "widen"}}, r"keeps its widths.*keep_dim"),
+    ("dashfusion", {"retrieval": "correct"}, "no such key; did you mean reading.retrieval?"),
+    ("dashfusion", {"activation": "correct"}, "no such key; did you mean reading.activation?"),
+    ("dashfusion", {"masking": "correct"}, "no such key; did you mean reading.padding?"),
+    ("dbf", {"heads": 3}, "dim is 16 and heads 3: dim must be a multiple of heads"),
+    ("dbf", {"fusion_layers": 1}, "fusion_layers.*greater than or equal to 2"),
+    ("dbf", {"swap_lr": True}, "swap_lr has nothing to exchange"),
+    ("dbf", {"mi_target": "first"}, "mi_target"),
+    ("dbf", {"alpha": 0.1}, "alpha"),
+    ("fdmer_reconstructed", {"heads": 3}, "heads 3: dim must be a multiple of heads"),
+    ("fdmer_reconstructed", {"fusion_heads": 5}, "fusion_heads 5: .* a multiple of fusion_heads"),
+    ("fdmer_reconstructed", {"consistency": "l2"}, "consistency"),
+    ("fdmer_reconstructed", {"l_adv": 0.1}, "l_adv"),
+]
 # The first stage of models trained in two stages, where nothing is to be learned.
 SHORT = {"stage_one.text.epochs": 1}
 
@@ -72,6 +161,16 @@ def tiny_args(model, dataset, encoder, path="x", **more):
 def short(name):
     """Overrides that leave out what is not looked at."""
     return SHORT if "stage_one" in tiny_config(name, "") else {}
+
+
+def each(table):
+    """Pairs of a model and one of its settings."""
+    pairs = [(name, switch) for name, switches in table.items() for switch in switches]
+    return pytest.mark.parametrize(("name", "switch"), pairs, ids=str)
+
+
+WITH_GROUPS = [name for name in MODELS if "length_groups" in get_model(name).config.model_fields]
+ALL = each({name: [{}, *SWITCHES.get(name, [])] for name in MODELS})
 
 
 @pytest.fixture(params=MODELS)
@@ -92,7 +191,7 @@ def prepared(request, name, tmp_path, tiny_encoder):
 
 
 def test_exceptions_are_of_models_that_exist():
-    for table in (FROZEN, SILENT, LEARNING):
+    for table in (FROZEN, SILENT, LEARNING, SWITCHES, CHANGES_PREDICTION, CHANGES_LOSS):
         assert set(table) <= set(MODELS)
     assert set(MODELS) >= READS_TEXT_ALONE
 
@@ -113,51 +212,126 @@ def test_forward_on_ragged_batches(prepared, name):
         torch.testing.assert_close(model(*Inputs.of(batch))["M"], outputs["M"])
 
 
-def test_padding_changes_no_prediction(prepared, name):
+def enlarge(model, name):
+    """CENET starts as small as BERT did, so that samples hardly differ."""
+    if name == "cenet":
+        with torch.no_grad():
+            for weight in (p for p in model.parameters() if p.dim() > 1):
+                weight.mul_(10)
+
+
+@ALL
+def test_neither_batch_nor_padding_changes_a_result(tiny_model, dataset, name, switch):
     """Neither its length, as set by the longest sample of a batch, nor what stands in it."""
     if name in READS_PADDING:
         pytest.skip("computes what the released code does, padding included")
-    _, model, loaders = prepared
-    core = core_model(model).eval()
-    dataset = loaders["train"].split
-    with torch.no_grad():
-        if name == "cenet":  # which starts as small as BERT did, so that samples hardly differ
-            for weight in (p for p in core.parameters() if p.dim() > 1):
-                weight.mul_(10)
-        alone = torch.cat(
-            [core(Inputs.of(dataset.batch(torch.tensor([i]))))["M"] for i in range(12)]
-        )
-        given = Inputs.of(dataset.batch(torch.arange(12)))
-        together = core(given)["M"]
-        text, audio, vision, audio_mask, vision_mask = given
-        text = text.clone()
-        text[:, 0].masked_fill_(text[:, 1] == 0, 7)
-        audio, vision = (
-            frames.masked_fill(~mask.unsqueeze(-1), 50.0)
-            for frames, mask in ((audio, audio_mask), (vision, vision_mask))
-        )
-        other = core(Inputs(text, audio, vision, audio_mask, vision_mask))["M"]
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(other, together, atol=1e-5, rtol=1e-4)
-    assert together.std() > 1e-4  # samples differ, so equality says something
+    model = tiny_model(name, **switch)
+    enlarge(model, name)
+    batch = dataset.batch(torch.arange(12))
+    together = outputs(model, batch)
+    for row in range(12):
+        alone = outputs(model, dataset.batch(torch.tensor([row])))
+        for key, value in alone.items():
+            torch.testing.assert_close(value[0], together[key][row], rtol=1e-4, atol=1e-5)
+    other = outputs(model, with_garbage(batch))
+    torch.testing.assert_close(other, together, rtol=1e-4, atol=1e-5)
+    assert together["M"].std() > 1e-4  # samples differ, so equality says something
+    step = contrast_step(dataset) if model.retrieval else make_step(dataset)
+    other_step = replace(step, samples=with_garbage(step.samples))
+    losses, other_losses = (model.training_step(s).losses for s in (step, other_step))
+    torch.testing.assert_close(other_losses, losses, rtol=1e-4, atol=1e-5)
 
 
-def test_every_parameter_gets_a_gradient(prepared, name):
-    _, model, loaders = prepared
-    core = core_model(model)
-    sampler = StepSampler(loaders["train"].split, core.retrieval)
-    sampler.refresh(core, torch.device("cpu"), 4)
-    core.train()
-    core.training_step(sampler.step(torch.arange(6), torch.device("cpu"))).total.backward()
-    trained = {n: p for n, p in core.named_parameters() if p.requires_grad}
-    frozen = {n for n, p in core.named_parameters() if not p.requires_grad}
+@pytest.mark.parametrize(
+    ("name", "switch"), [("almt", {}), ("cenet", {}), ("tetfn", {"vision_kernel": 3})], ids=str
+)
+def test_the_released_form_sees_padding_but_not_the_batch(tiny_model, dataset, name, switch):
+    masked, released = tiny_model(name, **switch), tiny_model(f"{name}_released", **switch)
+    enlarge(masked, name)
+    released.load_state_dict(masked.state_dict())
+    batch = dataset.batch(torch.arange(12))
+    want, seen = outputs(masked, batch)["M"], outputs(released, batch)["M"]
+    if name != "tetfn":  # whose readings cut frames to tokens in two ways, see `test_tetfn.py`
+        torch.testing.assert_close(seen[0], want[0], rtol=1e-4, atol=1e-5)  # nothing is padded
+    assert (seen[1:] - want[1:]).abs().min() > 1e-4
+    garbage = {m: with_garbage(batch)[m] for m in ("audio", "vision")}
+    torch.testing.assert_close(outputs(released, batch | garbage)["M"], seen)
+    for row in range(12):
+        alone = outputs(released, dataset.batch(torch.tensor([row])))["M"][0]
+        torch.testing.assert_close(alone, seen[row], rtol=1e-4, atol=1e-5)
+
+
+@ALL
+def test_every_parameter_gets_a_gradient(tiny_model, dataset, name, switch):
+    model = tiny_model(name, **switch).train()
+    step = contrast_step(dataset) if model.retrieval else make_step(dataset)
+    model.training_step(step).total.backward()
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
     assert [n for n in frozen if not n.startswith(FROZEN.get(name, "no exception"))] == []
+    assert bool(frozen) == (name in FROZEN)
     without = [n for n, p in trained.items() if p.grad is None]
     assert without == []
     # Rows of embedding tables that no token uses are not looked at here.
     silent = [n for n, p in trained.items() if not p.grad.abs().any()]
     excepted = (*SILENT_EVERYWHERE, *SILENT.get(name, ()))
     assert [n for n in silent if not n.endswith(excepted)] == []
+
+
+@pytest.mark.parametrize("name", WITH_GROUPS)
+def test_length_groups_change_nothing(tiny_model, dataset, name):
+    batch = dataset.batch(torch.arange(12))
+    one, three = (outputs(tiny_model(name, length_groups=n), batch) for n in (1, 3))
+    torch.testing.assert_close(three, one, rtol=1e-4, atol=1e-6)
+
+
+@ALL
+def test_samples_without_valid_frames_are_predicted(tiny_model, dataset, name, switch):
+    model = tiny_model(name, **switch)
+    batch = dataset.batch(torch.arange(3))
+    batch |= {f"{m}_mask": torch.zeros_like(batch[f"{m}_mask"]) for m in ("audio", "vision")}
+    prediction = outputs(model, batch)["M"]
+    assert prediction.isfinite().all()
+    if name != "dashfusion_released":  # which knows padding by its zeros
+        again = outputs(model, batch | {"audio": batch["audio"] + 5})["M"]
+        torch.testing.assert_close(again, prediction)
+
+
+def test_without_masks_all_frames_are_valid(tiny_model, dataset, name):
+    model = tiny_model(name)
+    batch = dataset.batch(torch.tensor([0]))
+    without = model(batch["text"], batch["audio"], batch["vision"])["M"]
+    torch.testing.assert_close(without, model(Inputs.of(batch))["M"])
+
+
+def test_the_modalities_that_a_model_reads_change_its_prediction(tiny_model, dataset, name):
+    model = tiny_model(name)
+    batch = dataset.batch(torch.arange(4))
+    before = outputs(model, batch)["M"]
+    for m in MODALITIES:
+        changed = batch[m].flip(0) if m == "text" else batch[m] + 1
+        same = torch.equal(outputs(model, batch | {m: changed})["M"], before)
+        assert same == (name in READS_TEXT_ALONE and m != "text"), m
+
+
+@each(CHANGES_PREDICTION)
+def test_a_key_that_changes_the_prediction(tiny_model, dataset, name, switch):
+    batch = dataset.batch(torch.arange(4))
+    default, changed = (outputs(tiny_model(name, **s), batch)["M"] for s in ({}, switch))
+    assert not torch.allclose(changed, default, atol=1e-5)
+
+
+@each(CHANGES_LOSS)
+def test_a_key_that_changes_a_loss(tiny_model, dataset, name, switch):
+    step = make_step(dataset)
+    default, got = (tiny_model(name, **s).training_step(step).losses for s in ({}, switch))
+    assert any(key not in got or not torch.allclose(default[key], got[key]) for key in default)
+
+
+@pytest.mark.parametrize(("name", "wrong", "message"), REFUSED, ids=str)
+def test_wrong_values_are_refused(name, wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(name, "mosi", "", tiny_config(name, "", **TINY_SHAPES) | wrong)
 
 
 def train(args, features, seed):
@@ -202,18 +376,6 @@ def test_same_seed_same_weights_and_alone_or_after_another(planted, name, tiny_e
     for key, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
     assert any(not torch.equal(v, other.state_dict()[k]) for k, v in first.state_dict().items())
-
-
-def test_save_and_load_give_the_same_predictions(prepared, tmp_path):
-    args, model, loaders = prepared
-    torch.save(model.state_dict(), tmp_path / "w.pth")
-    mmsa_bridge.setup_seed(1)
-    other = mmsa_bridge.build_model(args)
-    other.load_state_dict(torch.load(tmp_path / "w.pth", weights_only=True))
-    given = Inputs.of(loaders["test"].split.batch(torch.arange(6)))
-    torch.testing.assert_close(
-        core_model(other).eval()(given)["M"], core_model(model).eval()(given)["M"]
-    )
 
 
 @pytest.mark.parametrize("dataset", ["mosi", "sims"])

@@ -110,18 +110,6 @@ def test_the_text_encoder_is_as_it_was_after_a_pass_and_after_an_error(tiny_enco
     assert not torch.allclose(alone, hidden, atol=1e-3)
 
 
-def test_the_released_form_sees_padding_but_not_the_batch(tiny_encoder, dataset):
-    masked, released = build(tiny_encoder), build(tiny_encoder, "cenet_released")
-    released.load_state_dict(masked.state_dict())
-    samples = dataset.batch(torch.arange(12))
-    want, seen = masked(Inputs.of(samples))["M"], released(Inputs.of(samples))["M"]
-    torch.testing.assert_close(seen[0], want[0], rtol=1e-4, atol=1e-5)  # nothing is padded
-    assert (seen[1:] - want[1:]).abs().max() > 1e-3
-    for row in (0, 4, 9):
-        alone = released(Inputs.of(dataset.batch(torch.tensor([row]))))["M"][0]
-        torch.testing.assert_close(alone, seen[row], rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("modality", ["audio", "vision"])
 def test_only_the_released_form_sees_how_long_a_modality_may_be(
@@ -133,27 +121,6 @@ def test_only_the_released_form_sees_how_long_a_modality_may_be(
     batch = dataset.batch(torch.arange(12))
     moved = (short(Inputs.of(batch))["M"] - long(Inputs.of(batch))["M"]).abs().max()
     assert (moved > 1e-4) == (name == "cenet_released")
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_samples_without_frames_are_predicted(tiny_encoder, dataset, name):
-    model = build(tiny_encoder, name)
-    batch = dataset.batch(torch.arange(3))
-    for modality in ("audio", "vision"):
-        batch[f"{modality}_mask"] = torch.zeros_like(batch[f"{modality}_mask"])
-    prediction = model(Inputs.of(batch))["M"]
-    assert torch.isfinite(prediction).all()
-    batch["audio"] = batch["audio"] + 5
-    torch.testing.assert_close(model(Inputs.of(batch))["M"], prediction)
-
-
-def test_all_modalities_are_read(tiny_encoder, dataset):
-    model = build(tiny_encoder)
-    batch = dataset.batch(torch.arange(4))
-    for name in ("text", "audio", "vision"):
-        changed = dict(batch)
-        changed[name] = batch[name].flip(0) if name == "text" else batch[name] + 1
-        assert not torch.allclose(model(Inputs.of(batch))["M"], model(Inputs.of(changed))["M"])
 
 
 DIMS = {"audio": 5, "vision": 4}

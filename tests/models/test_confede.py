@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,14 +12,10 @@ from torch import nn
 
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.feature_set import FeatureSplit
-from MMSA_ext.data.retrieval import ContrastSets
-from MMSA_ext.errors import ConfigError
-from MMSA_ext.models.confede import ConFEDE, Decomposition, contrastive_pairs
+from MMSA_ext.models.confede import Decomposition, contrastive_pairs
 from MMSA_ext.models.contract import Inputs, StepBatch
 from MMSA_ext.names import MODALITIES
-from MMSA_ext.registry import get_model
-from tests.conftest import TINY_SHAPES, tiny_config
-from tests.models.conftest import make_split
+from tests.models.conftest import contrast_step, make_split, make_step
 
 NAMES = ["confede", "confede_infoenh"]
 
@@ -31,26 +28,14 @@ def dataset() -> FeatureSplit:
     return replace(split, labels=split.labels | own)
 
 
-def build(encoder, name="confede", data="mosi", **overrides) -> ConFEDE:
-    torch.manual_seed(0)
-    args = resolve(name, data, "", tiny_config(name, encoder, **TINY_SHAPES) | overrides)
-    model = get_model(name).build(args)
-    torch.manual_seed(1)
-    return model.eval()
+@pytest.fixture
+def build(tiny_model):
+    return partial(tiny_model, "confede")
 
 
-def contrast(rows: int = 12) -> ContrastSets:
-    generator = torch.Generator().manual_seed(0)
-    return ContrastSets(
-        torch.randint(0, rows, (4, 2), generator=generator),
-        torch.tensor([[True, True], [True, False], [True, True], [False, False]]),
-        torch.randint(0, rows, (4, 4), generator=generator),
-        torch.tensor([[True] * 4, [True] * 4, [True, False, True, False], [False] * 4]),
-    )
-
-
-def make_step(dataset) -> StepBatch:
-    return StepBatch(dataset.batch(torch.arange(12)), torch.tensor([0, 3, 5, 7]), contrast())
+@pytest.fixture
+def enhanced(tiny_model):
+    return partial(tiny_model, "confede_infoenh")
 
 
 def existing_rows(step: StepBatch, i: int) -> list[int | None]:
@@ -95,30 +80,30 @@ def test_pairs_are_those_of_the_released_lists(dataset):
     similar, dissimilar = (
         {m: torch.randn(12, 6, generator=generator) for m in MODALITIES} for _ in range(2)
     )
-    step = make_step(dataset)
+    step = contrast_step(dataset)
     decomposed = Decomposition({}, similar, dissimilar, None)
     pairs = contrastive_pairs(decomposed, step.anchors, step.contrast, temperature=0.5)
-    assert pairs.values.shape == (4, 20)
+    assert pairs.values.shape == (5, 20)
     want = []
-    for i in range(4):
+    for i in range(5):
         losses = plain_pairs(existing_rows(step, i), similar, dissimilar, 0.5)
         assert int(pairs.live[i].sum()) == len(losses)
         assert sorted(pairs.values[i][pairs.live[i]].tolist()) == pytest.approx(sorted(losses))
         want.append(sum(losses) / len(losses))
     assert not pairs.values[~pairs.live].any()
-    assert float(pairs.reduce()) == pytest.approx(sum(want) / 4)
-    assert float(pairs.reduce("mean")) == pytest.approx(float(pairs.values.sum()) / 20 / 4)
+    assert float(pairs.reduce()) == pytest.approx(sum(want) / 5)
+    assert float(pairs.reduce("mean")) == pytest.approx(float(pairs.values.sum()) / 20 / 5)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_losses_are_weighted_sums_over_anchors_and_retrieved_samples(tiny_encoder, dataset, name):
-    model = build(tiny_encoder, name, "sims")
-    step = make_step(dataset)
+def test_losses_are_weighted_sums_over_anchors_and_retrieved_samples(tiny_model, dataset, name):
+    model = tiny_model(name, "sims")
+    step = contrast_step(dataset)
     output = model.training_step(step)
     labels = step.samples["labels"]
     decomposed = model.decompose(step.inputs)
     prediction = model(step.inputs)["M"]
-    rows = [row for i in range(4) for row in existing_rows(step, i) if row is not None]
+    rows = [row for i in range(5) for row in existing_rows(step, i) if row is not None]
     want = torch.stack([(prediction[r] - labels["M"][r]) ** 2 for r in rows]).mean()
     torch.testing.assert_close(output.losses["prediction_loss"], want)
     own = dict(zip(MODALITIES, "TAV", strict=True))
@@ -137,9 +122,9 @@ def test_losses_are_weighted_sums_over_anchors_and_retrieved_samples(tiny_encode
 
 
 @pytest.mark.parametrize("reduction", ["mean_live", "sum", "mean"])
-def test_the_contrastive_loss_is_reduced_as_asked(tiny_encoder, dataset, reduction):
-    step = make_step(dataset)
-    model = build(tiny_encoder, contrast_reduction=reduction)
+def test_the_contrastive_loss_is_reduced_as_asked(build, dataset, reduction):
+    step = contrast_step(dataset)
+    model = build(contrast_reduction=reduction)
     pairs = contrastive_pairs(
         model.decompose(step.inputs), step.anchors, step.contrast, temperature=0.5
     )
@@ -147,19 +132,13 @@ def test_the_contrastive_loss_is_reduced_as_asked(tiny_encoder, dataset, reducti
     torch.testing.assert_close(got, 0.1 * pairs.reduce(reduction))
 
 
-def test_the_reduction_of_dashfusions_release_is_refused(tiny_encoder):
-    with pytest.raises(ConfigError, match="contrast_reduction"):
-        build(tiny_encoder, contrast_reduction="mean_released")
-
-
-def test_a_step_without_retrieved_samples_is_refused(tiny_encoder, dataset):
-    step = StepBatch(dataset.batch(torch.arange(4)), torch.arange(4), None)
+def test_a_step_without_retrieved_samples_is_refused(build, dataset):
     with pytest.raises(ValueError, match="retrieved samples"):
-        build(tiny_encoder).training_step(step)
+        build().training_step(make_step(dataset))
 
 
-def test_parts_and_decoders_have_the_released_shapes(tiny_encoder):
-    model = build(tiny_encoder)  # text 16 wide, audio and vision 32
+def test_parts_and_decoders_have_the_released_shapes(build):
+    model = build()  # text 16 wide, audio and vision 32
 
     def widths(module):
         return [(m.in_features, m.out_features) for m in module.modules() if type(m) is nn.Linear]
@@ -171,61 +150,47 @@ def test_parts_and_decoders_have_the_released_shapes(tiny_encoder):
     assert widths(model.similar["vision"]) == [(32, 16)]
     assert widths(model.decoder) == [(96, 32), (32, 16), (16, 8), (8, 4), (4, 1)]
     assert widths(model.mono_decoder) == [(16, 8), (8, 4), (4, 1)]
-    assert build(tiny_encoder, dim=None, heads=2).dim == 16
-
-
-@pytest.mark.parametrize("pooling", ["pooler", "first", "mean"])
-@pytest.mark.parametrize("name", NAMES)
-def test_a_sample_alone_gives_what_it_gives_in_a_batch(tiny_encoder, dataset, name, pooling):
-    model = build(tiny_encoder, name, text_pooling=pooling)
-    together = model(Inputs.of(dataset.batch(torch.arange(12))))
-    for row in (1, 4, 9):
-        alone = model(Inputs.of(dataset.batch(torch.tensor([row]))))
-        for key, value in alone.items():
-            torch.testing.assert_close(value[0], together[key][row], rtol=1e-4, atol=1e-5)
+    assert build(dim=None, heads=2).dim == 16
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_all_but_the_frozen_text_encoder_gets_a_gradient(tiny_encoder, dataset, name):
-    for freeze in (True, False):
-        model = build(tiny_encoder, name, freeze_text=freeze, text_pooling="pooler").train()
-        model.training_step(make_step(dataset)).total.backward()
-        silent = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
-        frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
-        assert all(n.startswith("text_encoder.") for n in frozen)
-        assert bool(frozen) == freeze
-        # With InfoEnh the text's vector is read by retrieval alone.
-        pooler = "text_encoder.encoder.pooler.dense."
-        unread = {pooler + "weight", pooler + "bias"} if name == "confede_infoenh" else set()
-        assert {n for n in silent - frozen if not n.endswith("key.bias")} <= unread
+def test_text_that_is_not_frozen_gets_a_gradient(tiny_model, dataset, name):
+    model = tiny_model(name, freeze_text=False, text_pooling="pooler").train()
+    model.training_step(contrast_step(dataset)).total.backward()
+    assert all(p.requires_grad for p in model.parameters())
+    silent = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    # With InfoEnh the text's vector is read by retrieval alone.
+    pooler = "text_encoder.encoder.pooler.dense."
+    unread = {pooler + "weight", pooler + "bias"} if name == "confede_infoenh" else set()
+    assert {n for n in silent if not n.endswith("key.bias")} <= unread
 
 
-def test_frozen_text_keeps_its_dropout_unless_told_not_to(tiny_encoder, dataset):
+def test_frozen_text_keeps_its_dropout_unless_told_not_to(build, dataset):
     batch = dataset.batch(torch.arange(4))
     for dropout in (True, False):
-        model = build(tiny_encoder, frozen_text_dropout=dropout).train()
+        model = build(frozen_text_dropout=dropout).train()
         first, second = (model.encode(Inputs.of(batch))["text"].vector for _ in range(2))
         assert torch.equal(first, second) != dropout
-    unfrozen = build(tiny_encoder, freeze_text=False, frozen_text_dropout=False).train()
+    unfrozen = build(freeze_text=False, frozen_text_dropout=False).train()
     assert unfrozen.text_encoder.training
 
 
-def test_unimodal_labels_are_targets_of_the_dissimilar_parts_where_asked(tiny_encoder, dataset):
-    step = make_step(dataset)
+def test_unimodal_labels_are_targets_of_the_dissimilar_parts_where_asked(build, dataset):
+    step = contrast_step(dataset)
     without = StepBatch(
         step.samples | {"labels": {"M": step.samples["labels"]["M"]}}, step.anchors, step.contrast
     )
     losses = {}
     for kind in ("file", "multimodal"):
-        model = build(tiny_encoder, data="sims", unimodal_labels=kind)
+        model = build(data="sims", unimodal_labels=kind)
         losses[kind] = [model.training_step(s).losses["mono_loss"].item() for s in (step, without)]
     assert losses["file"][0] != losses["file"][1]
     assert losses["multimodal"][0] == losses["multimodal"][1] == losses["file"][1]
 
 
-def test_the_record_says_which_labels_stood_for_the_modalities_own(tiny_encoder, dataset):
+def test_the_record_says_which_labels_stood_for_the_modalities_own(build, dataset):
     def notes(labels, kind="file"):
-        model = build(tiny_encoder, data="sims", unimodal_labels=kind)
+        model = build(data="sims", unimodal_labels=kind)
         return model.adapt(replace(dataset, labels=labels))
 
     assert notes(dataset.labels) == []
@@ -236,21 +201,8 @@ def test_the_record_says_which_labels_stood_for_the_modalities_own(tiny_encoder,
     assert notes(copied) == ["the unimodal labels T equal the multimodal label"]
 
 
-def test_without_infoenh_it_is_confede(tiny_encoder, dataset):
-    host, variant = build(tiny_encoder), build(tiny_encoder, "confede_infoenh", infoenh=None)
-    assert list(host.state_dict()) == list(variant.state_dict())
-    for key, value in host.state_dict().items():
-        assert torch.equal(value, variant.state_dict()[key]), key
-    losses = []
-    for model in (host, variant):
-        torch.manual_seed(3)
-        losses.append(model.train().training_step(make_step(dataset)).losses)
-    assert losses[0].keys() == losses[1].keys()
-    assert all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
-
-
-def test_with_infoenh_everything_else_starts_from_the_hosts_weights(tiny_encoder):
-    host, variant = build(tiny_encoder), build(tiny_encoder, "confede_infoenh")
+def test_with_infoenh_everything_else_starts_from_the_hosts_weights(build, enhanced):
+    host, variant = build(), enhanced()
     for key, value in host.state_dict().items():
         assert torch.equal(value, variant.state_dict()[key]), key
     added = set(variant.state_dict()) - set(host.state_dict())
@@ -260,21 +212,21 @@ def test_with_infoenh_everything_else_starts_from_the_hosts_weights(tiny_encoder
 class TestDissimilarParts:
     """With InfoEnh: whether a part that is called unimodal sees the other modalities."""
 
-    def build(self, encoder, parts, **options):
+    def build(self, enhanced, parts, **options):
         options = {"k": 3, "d": 8, "dissimilar_parts": parts} | options
-        return build(encoder, "confede_infoenh", infoenh=options)
+        return enhanced(infoenh=options)
 
     @pytest.mark.parametrize("alignment", [True, False])
     @pytest.mark.parametrize("parts", ["enhanced", "filtered"])
-    def test_shapes(self, tiny_encoder, dataset, parts, alignment):
-        model = self.build(tiny_encoder, parts, alignment=alignment)
+    def test_shapes(self, enhanced, dataset, parts, alignment):
+        model = self.build(enhanced, parts, alignment=alignment)
         decomposed = model.decompose(Inputs.of(dataset.batch(torch.arange(5))))
         assert [tuple(part.shape) for part in decomposed.parts] == [(5, 16)] * 6
         assert hasattr(model, "dissimilar_readouts") == (parts == "filtered")
 
     @pytest.mark.parametrize("parts", ["enhanced", "filtered"])
-    def test_filtered_ones_do_not_see_other_modalities(self, tiny_encoder, dataset, parts):
-        model = self.build(tiny_encoder, parts)
+    def test_filtered_ones_do_not_see_other_modalities(self, enhanced, dataset, parts):
+        model = self.build(enhanced, parts)
         batch = dataset.batch(torch.arange(5))
         before = model.decompose(Inputs.of(batch))
         after = model.decompose(Inputs.of(batch | {"vision": batch["vision"].flip(0) * 3}))
@@ -283,44 +235,33 @@ class TestDissimilarParts:
         assert same == {"text": unimodal, "audio": unimodal, "vision": False}
         assert not torch.equal(before.similar["text"], after.similar["text"])
 
-    def test_every_readout_learns(self, tiny_encoder, dataset):
-        model = self.build(tiny_encoder, "filtered").train()
-        model.training_step(make_step(dataset)).total.backward()
-        for name, parameter in model.named_parameters():
-            assert "readouts" not in name or parameter.grad.any(), name
-
-    def test_the_default_is_the_paper_to_the_letter(self, tiny_encoder):
-        assert build(tiny_encoder, "confede_infoenh").config.infoenh.dissimilar_parts == "enhanced"
+    def test_the_default_is_the_paper_to_the_letter(self, enhanced):
+        assert enhanced().config.infoenh.dissimilar_parts == "enhanced"
 
 
-def test_readouts_are_those_of_the_other_hosts(tiny_encoder, dataset):
+def test_readouts_are_those_of_the_other_hosts(enhanced, dataset):
     options = {"k": 3, "d": 8}
     batch = Inputs.of(dataset.batch(torch.arange(4)))
-    plain = build(tiny_encoder, "confede_infoenh", infoenh=options)
-    added = build(tiny_encoder, "confede_infoenh", infoenh=options | {"residual": True})
+    plain = enhanced(infoenh=options)
+    added = enhanced(infoenh=options | {"residual": True})
     encoded = plain.encode(batch)
     vectors = [model.decompose(batch).vectors for model in (plain, added)]
     for m in MODALITIES:
         torch.testing.assert_close(vectors[1][m], vectors[0][m] + encoded[m].vector)
     options |= {"hidden": 5, "normalise": False}
-    readout = build(tiny_encoder, "confede_infoenh", infoenh=options).readouts.readouts["text"]
+    readout = enhanced(infoenh=options).readouts.readouts["text"]
     assert readout.token[0].out_features == 5
     assert isinstance(readout.norm, nn.Identity)
 
 
-def test_wider_projectors_are_refused(tiny_encoder):
-    with pytest.raises(ConfigError, match=r"keeps its widths.*keep_dim"):
-        build(tiny_encoder, "confede_infoenh", infoenh={"vector": "widen"})
-
-
-def test_the_prediction_changes_with_lambda_and_with_the_plan(tiny_encoder, dataset):
+def test_the_prediction_changes_with_lambda_and_with_the_plan(enhanced, dataset):
     """In double precision: untrained decoders let little of anything through."""
     batch = dataset.batch(torch.arange(6))
     batch |= {m: batch[m].double() for m in ("audio", "vision")}
 
     def predictions(**change):
         options = {"k": 4, "d": 8, "tolerance": 1e-6} | change
-        model = build(tiny_encoder, "confede_infoenh", infoenh=options).double()
+        model = enhanced(infoenh=options).double()
         return model(Inputs.of(batch))["M"].detach()
 
     sharp = predictions(inverse_temperature=50.0)
@@ -329,9 +270,9 @@ def test_the_prediction_changes_with_lambda_and_with_the_plan(tiny_encoder, data
         assert (predictions(**change) - sharp).abs().max() > 1e-9, change
 
 
-def test_information_loss_is_of_the_anchors_alone(tiny_encoder, dataset):
-    model = build(tiny_encoder, "confede_infoenh")
-    step = make_step(dataset)
+def test_information_loss_is_of_the_anchors_alone(enhanced, dataset):
+    model = enhanced()
+    step = contrast_step(dataset)
     want = model.training_step(step)
     labels = step.samples["labels"]
     others = torch.ones(12, dtype=torch.bool)
@@ -346,20 +287,20 @@ def test_information_loss_is_of_the_anchors_alone(tiny_encoder, dataset):
     assert all(not value.requires_grad for value in want.diagnostics.values())
 
 
-def test_optional_terms_of_infoenh_join_the_loss(tiny_encoder, dataset):
+def test_optional_terms_of_infoenh_join_the_loss(enhanced, dataset):
     options = {"k": 3, "d": 8}
     losses = [
-        build(tiny_encoder, "confede_infoenh", infoenh=options | more)
-        .training_step(make_step(dataset))
+        enhanced(infoenh=options | more)
+        .training_step(contrast_step(dataset))
         .losses["infoenh_loss"]
         for more in ({}, {"sparsity_weight": 1.0})
     ]
     assert losses[1] > losses[0]
 
 
-def test_retrieval_reads_the_encoders_vectors_before_infoenh(tiny_encoder, dataset):
+def test_retrieval_reads_the_encoders_vectors_before_infoenh(tiny_model, dataset):
     batch = dataset.batch(torch.arange(5))
-    models = [build(tiny_encoder, name) for name in NAMES]
+    models = [tiny_model(name) for name in NAMES]
     features = [model.contrast_features(Inputs.of(batch)) for model in models]
     assert [features[0][m].shape for m in models[0].ranked_by] == [(5, 16), (5, 32), (5, 32)]
     torch.testing.assert_close(features[0], features[1])

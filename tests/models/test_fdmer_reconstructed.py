@@ -1,14 +1,15 @@
-"""The reconstruction of FDMER: parts, discriminator, losses, weights, masks and size."""
+"""The reconstruction of FDMER: parts, discriminator, losses, weights and size."""
 
-import numpy as np
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.models.contract import Inputs, StepBatch
-from MMSA_ext.models.fdmer_reconstructed import VECTORS, FDMERReconstructed
+from MMSA_ext.models.contract import Inputs
+from MMSA_ext.models.fdmer_reconstructed import VECTORS
 from MMSA_ext.models.losses import (
     central_moment_discrepancy,
     cosine_consistency,
@@ -17,27 +18,14 @@ from MMSA_ext.models.losses import (
     similarity_consistency,
 )
 from MMSA_ext.registry import get_model
-from tests.conftest import TINY_SHAPES, tiny_config
+from tests.models.conftest import make_step, outputs
 
 NAME = "fdmer_reconstructed"
 
 
-def build(encoder, **overrides) -> FDMERReconstructed:
-    torch.manual_seed(0)
-    settings = tiny_config(NAME, encoder, **TINY_SHAPES) | overrides
-    model = get_model(NAME).build(resolve(NAME, "mosi", "", settings))
-    torch.manual_seed(1)
-    return model.eval()
-
-
-def make_step(dataset, rows=range(6)) -> StepBatch:
-    batch = dataset.batch(torch.tensor(list(rows)))
-    return StepBatch(batch, torch.arange(len(batch["id"])), None)
-
-
-def outputs(model, batch):
-    with torch.no_grad():
-        return model(Inputs.of(batch))
+@pytest.fixture
+def build(tiny_model):
+    return partial(tiny_model, NAME)
 
 
 def test_its_name_and_paper_say_that_it_is_a_reconstruction():
@@ -51,8 +39,8 @@ def test_the_bare_name_is_refused_with_the_reason():
 
 
 class TestParts:
-    def test_one_common_and_three_private_encoders(self, tiny_encoder, dataset):
-        model = build(tiny_encoder)
+    def test_one_common_and_three_private_encoders(self, build, dataset):
+        model = build()
         common, private = model.represent(Inputs.of(dataset.batch(torch.arange(4))))
         assert common.shape == private.shape == (3, 4, 16)
         assert sorted(model.private) == ["audio", "text", "vision"]
@@ -62,8 +50,8 @@ class TestParts:
         # The same encoder for all: equal inputs have equal common parts.
         assert torch.equal(*model.common(torch.stack([x, x])))
 
-    def test_features(self, tiny_encoder, dataset):
-        model = build(tiny_encoder)
+    def test_features(self, build, dataset):
+        model = build()
         batch = dataset.batch(torch.arange(4))
         result = outputs(model, batch)
         common, private = model.represent(Inputs.of(batch))
@@ -74,15 +62,15 @@ class TestParts:
         assert result["Feature_f"].shape == (4, 48)
         torch.testing.assert_close(model.head(result["Feature_f"]), result["M"])
 
-    def test_weights_sum_to_one(self, tiny_encoder, dataset):
-        weights = outputs(build(tiny_encoder), dataset.batch(torch.arange(5)))["fusion_weights"]
+    def test_weights_sum_to_one(self, build, dataset):
+        weights = outputs(build(), dataset.batch(torch.arange(5)))["fusion_weights"]
         assert weights.shape == (5, 6)
         torch.testing.assert_close(weights.sum(dim=-1), torch.ones(5))
         assert (weights > 0).all()
 
-    def test_weights_follow_their_vectors(self, tiny_encoder):
+    def test_weights_follow_their_vectors(self, build):
         """The weight of a vector scales its own block; without self-attention it is its own."""
-        model = build(tiny_encoder, fusion_attention=False)
+        model = build(fusion_attention=False)
         vectors = torch.randn(2, 6, 16)
         fused, weights = model.fusion(vectors)
         scores = torch.tanh(model.fusion.score[0](vectors)) @ model.fusion.score[2].weight[0]
@@ -90,9 +78,9 @@ class TestParts:
         joined = torch.cat([weights[:, i, None] * vectors[:, i] for i in range(6)], dim=-1)
         torch.testing.assert_close(fused, model.fusion.join(joined))
 
-    def test_order_of_the_weights(self, tiny_encoder, dataset):
+    def test_order_of_the_weights(self, build, dataset):
         """Vectors of a modality are those that move with it."""
-        model = build(tiny_encoder, fusion_attention=False)
+        model = build(fusion_attention=False)
         seen = []
         model.fusion.register_forward_hook(lambda module, args, result: seen.append(args[0]))
         batch = dataset.batch(torch.arange(3))
@@ -105,44 +93,14 @@ class TestParts:
         assert VECTORS[:3] == ("common_text", "common_audio", "common_vision")
 
 
-class TestPadding:
-    def test_it_never_changes_a_result(self, tiny_encoder, dataset):
-        model = build(tiny_encoder)
-        short = int(np.argmin(dataset.audio_lengths / 12 + dataset.vision_lengths / 8))
-        batch = dataset.batch(torch.tensor([short]))
-        padded = dict(batch)
-        for key, longest in (("audio", 12), ("vision", 8)):
-            more = longest - batch[key].shape[1]
-            assert more > 0
-            padded[key] = F.pad(batch[key], (0, 0, 0, more), value=7.0)  # whatever stands there
-            padded[f"{key}_mask"] = F.pad(batch[f"{key}_mask"], (0, more))
-        padded["text"] = F.pad(batch["text"], (0, 1))
-        for name, value in outputs(model, batch).items():
-            torch.testing.assert_close(outputs(model, padded)[name], value, rtol=1e-4, atol=1e-6)
-
-    @pytest.mark.parametrize("groups", [1, 3])
-    def test_a_sample_is_the_same_in_any_batch(self, tiny_encoder, dataset, groups):
-        model = build(tiny_encoder, length_groups=groups)
-        together = outputs(model, dataset.batch(torch.arange(12)))
-        for row in range(12):
-            alone = outputs(model, dataset.batch(torch.tensor([row])))
-            for name, value in alone.items():
-                torch.testing.assert_close(together[name][row], value[0], rtol=1e-4, atol=1e-6)
-
-    def test_a_sample_without_valid_frames_is_predicted(self, tiny_encoder, dataset):
-        batch = dataset.batch(torch.arange(3))
-        batch["vision_mask"] = torch.zeros_like(batch["vision_mask"])
-        assert outputs(build(tiny_encoder), batch)["M"].isfinite().all()
-
-
 class TestDiscriminator:
     def gradient(self, model, dataset):
-        model.training_step(make_step(dataset)).losses["adversarial_loss"].backward()
+        model.training_step(make_step(dataset, range(6))).losses["adversarial_loss"].backward()
         return {name: p.grad for name, p in model.named_parameters()}
 
-    def test_the_gradient_is_turned_for_the_common_encoder_alone(self, tiny_encoder, dataset):
-        got = self.gradient(build(tiny_encoder), dataset)
-        model = build(tiny_encoder)
+    def test_the_gradient_is_turned_for_the_common_encoder_alone(self, build, dataset):
+        got = self.gradient(build(), dataset)
+        model = build()
         common, private = model.represent(Inputs.of(dataset.batch(torch.arange(6))))
         label = torch.arange(3).repeat_interleave(6)
         plain = sum(
@@ -155,27 +113,20 @@ class TestDiscriminator:
             elif name.startswith(("private.", "discriminator.")):
                 torch.testing.assert_close(got[name], parameter.grad)
 
-    def test_it_is_left_out_at_weight_zero(self, tiny_encoder, dataset):
-        model = build(tiny_encoder, adversarial_weight=0.0)
-        assert not hasattr(model, "discriminator")
-        got = model.training_step(make_step(dataset))
-        assert "adversarial_loss" not in got.losses
-        assert not any(name.startswith("discriminator") for name in got.diagnostics)
-
-    def test_longer_parts_do_not_confuse_it(self, tiny_encoder, dataset):
+    def test_longer_parts_do_not_confuse_it(self, build, dataset):
         """With LayerNorm the length of the common encoder's output is no way out of the game."""
 
         def loss(scale, **switch):
-            model = build(tiny_encoder, **switch)
+            model = build(**switch)
             model.common[2].weight.data.mul_(scale)
             model.common[2].bias.data.mul_(scale)
-            return model.training_step(make_step(dataset)).losses["adversarial_loss"]
+            return model.training_step(make_step(dataset, range(6))).losses["adversarial_loss"]
 
         torch.testing.assert_close(loss(1e3), loss(1e4), rtol=1e-3, atol=0)
         assert loss(1e4, part_norm=False) > 5 * loss(1e3, part_norm=False)
 
-    def test_prediction_needs_none(self, tiny_encoder, dataset):
-        model = build(tiny_encoder)
+    def test_prediction_needs_none(self, build, dataset):
+        model = build()
         batch = dataset.batch(torch.arange(3))
         before = outputs(model, batch)["M"]
         torch.nn.init.zeros_(model.discriminator[0].weight)
@@ -191,15 +142,15 @@ class TestLosses:
         [("similarity", similarity_consistency), ("cmd", central_moment_discrepancy),
          ("cosine", cosine_consistency)],
     )  # fmt: skip
-    def test_consistency(self, tiny_encoder, dataset, consistency, loss):
-        model = build(tiny_encoder, consistency=consistency, consistency_weight=0.5)
-        got = model.training_step(make_step(dataset)).losses["consistency_loss"]
+    def test_consistency(self, build, dataset, consistency, loss):
+        model = build(consistency=consistency, consistency_weight=0.5)
+        got = model.training_step(make_step(dataset, range(6))).losses["consistency_loss"]
         torch.testing.assert_close(got, 0.5 * loss(self.parts(model, dataset)[0]))
 
     @pytest.mark.parametrize("disparity", ["hsic", "hsic_unbiased", "difference"])
-    def test_disparity(self, tiny_encoder, dataset, disparity):
-        model = build(tiny_encoder, disparity=disparity, disparity_weight=0.5)
-        got = model.training_step(make_step(dataset)).losses["disparity_loss"]
+    def test_disparity(self, build, dataset, disparity):
+        model = build(disparity=disparity, disparity_weight=0.5)
+        got = model.training_step(make_step(dataset, range(6))).losses["disparity_loss"]
         C, P = self.parts(model, dataset)
         pairs = [(P[m], C[m]) for m in range(3)]
         pairs += [(P[i], P[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
@@ -210,32 +161,35 @@ class TestLosses:
             want = 5 * sum(hsic(u, v, unbiased=unbiased) for u, v in pairs)
         torch.testing.assert_close(got, 0.5 * want)
 
-    def test_the_task_loss_is_the_squared_error(self, tiny_encoder, dataset):
-        step = make_step(dataset)
-        got = build(tiny_encoder).training_step(step)
+    def test_the_task_loss_is_the_squared_error(self, build, dataset):
+        step = make_step(dataset, range(6))
+        got = build().training_step(step)
         want = (got.prediction - step.samples["labels"]["M"]).square().mean()
         torch.testing.assert_close(got.losses["prediction_loss"], want)
 
-    def test_small_batches_drop_what_they_cannot_carry(self, tiny_encoder, dataset):
-        model = build(tiny_encoder)
+    def test_small_batches_drop_what_they_cannot_carry(self, build, dataset):
+        model = build()
         alone = model.training_step(make_step(dataset, [2]))
         assert set(alone.losses) == {"prediction_loss", "adversarial_loss"}
         assert alone.total.isfinite()
         two = model.training_step(make_step(dataset, [2, 4]))
         assert set(two.losses) == set(alone.losses) | {"consistency_loss", "disparity_loss"}
-        unbiased = build(tiny_encoder, disparity="hsic_unbiased")
+        unbiased = build(disparity="hsic_unbiased")
         assert "disparity_loss" not in unbiased.training_step(make_step(dataset, range(3))).losses
         assert "disparity_loss" in unbiased.training_step(make_step(dataset, range(4))).losses
 
-    def test_weights_of_zero_leave_terms_out(self, tiny_encoder, dataset):
+    def test_weights_of_zero_leave_terms_out(self, build, dataset):
         none = {"consistency_weight": 0.0, "disparity_weight": 0.0, "adversarial_weight": 0.0}
-        got = build(tiny_encoder, **none).training_step(make_step(dataset))
+        model = build(**none)
+        assert not hasattr(model, "discriminator")
+        got = model.training_step(make_step(dataset, range(6)))
         assert set(got.losses) == {"prediction_loss"}
         assert "hsic" in got.diagnostics
+        assert not any(name.startswith("discriminator") for name in got.diagnostics)
 
-    def test_diagnostics(self, tiny_encoder, dataset):
-        model = build(tiny_encoder)
-        got = model.training_step(make_step(dataset)).diagnostics
+    def test_diagnostics(self, build, dataset):
+        model = build()
+        got = model.training_step(make_step(dataset, range(6))).diagnostics
         weights = [got[f"weight_{name}"] for name in VECTORS]
         assert sum(weights).item() == pytest.approx(1)
         C, P = self.parts(model, dataset)
@@ -247,56 +201,17 @@ class TestLosses:
             assert 0 < got[f"spread_{part}"] < 1
         assert not any(value.requires_grad for value in got.values())
 
-    def test_spread_is_zero_where_samples_look_alike(self, tiny_encoder, dataset):
-        model = build(tiny_encoder, part_norm=False)
+    def test_spread_is_zero_where_samples_look_alike(self, build, dataset):
+        model = build(part_norm=False)
         torch.nn.init.zeros_(model.common[2].weight)
-        got = model.training_step(make_step(dataset)).diagnostics
+        got = model.training_step(make_step(dataset, range(6))).diagnostics
         assert got["spread_common"].item() == pytest.approx(0, abs=1e-6)
 
-    @pytest.mark.parametrize(
-        "switch",
-        [{}, {"consistency": "cmd"}, {"disparity": "difference"}, {"fusion_attention": False},
-         {"adaptive_weights": False}, {"adversarial_weight": 0.0}, {"encoder_layers": 2},
-         {"part_norm": False}],
-        ids=str,
-    )  # fmt: skip
-    def test_every_parameter_gets_a_gradient(self, tiny_encoder, dataset, switch):
-        model = build(tiny_encoder, **switch)
-        model.training_step(make_step(dataset)).total.backward()
-        silent = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
-        assert {name for name in silent if not name.endswith("key.bias")} == set()
-
-
-class TestSwitches:
-    @pytest.mark.parametrize(
-        "switch",
-        [{"fusion_attention": False}, {"adaptive_weights": False}, {"encoder_layers": 2},
-         {"part_norm": False}, {"fusion_heads": 2}, {"heads": 2}, {"feed_forward_dim": 16}],
-        ids=str,
-    )  # fmt: skip
-    def test_prediction(self, tiny_encoder, dataset, switch):
-        batch = dataset.batch(torch.arange(4))
-        default = outputs(build(tiny_encoder), batch)["M"]
-        assert not torch.allclose(outputs(build(tiny_encoder, **switch), batch)["M"], default)
-
-    def test_without_adaptive_weights_there_are_none_to_report(self, tiny_encoder, dataset):
-        model = build(tiny_encoder, adaptive_weights=False)
+    def test_without_adaptive_weights_there_are_none_to_report(self, build, dataset):
+        model = build(adaptive_weights=False)
         assert "fusion_weights" not in outputs(model, dataset.batch(torch.arange(2)))
-        diagnostics = model.training_step(make_step(dataset)).diagnostics
+        diagnostics = model.training_step(make_step(dataset, range(6))).diagnostics
         assert not any(name.startswith("weight_") for name in diagnostics)
-
-    @pytest.mark.parametrize(
-        ("switch", "message"),
-        [
-            ({"heads": 3}, "dim is 16 and heads 3: dim must be a multiple of heads"),
-            ({"fusion_heads": 5}, "fusion_heads 5: dim must be a multiple of fusion_heads"),
-            ({"consistency": "l2"}, "consistency"),
-            ({"l_adv": 0.1}, "l_adv"),
-        ],
-    )
-    def test_wrong_values_are_refused(self, tiny_encoder, switch, message):
-        with pytest.raises(ConfigError, match=message):
-            build(tiny_encoder, **switch)
 
 
 def test_size(tiny_encoder):

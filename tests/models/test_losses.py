@@ -52,24 +52,18 @@ def plain_nt_xent(anchor, positives, negatives, pmask, nmask, tau, kind):
 @pytest.mark.parametrize("kind", ["cosine", "dot"])
 def test_nt_xent_equals_the_loop(kind):
     torch.manual_seed(0)
-    anchor = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
-    positives, negatives = torch.randn(5, 2, 6).double(), torch.randn(5, 4, 6).double()
+    vectors = [
+        torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        for shape in ((5, 6), (5, 2, 6), (5, 4, 6))
+    ]
     pmask, nmask = torch.rand(5, 2) > 0.3, torch.rand(5, 4) > 0.4
     nmask[0] = False
-    got = nt_xent(anchor, positives, negatives, pmask, nmask, temperature=0.3, kind=kind)
-    want = plain_nt_xent(anchor, positives, negatives, pmask, nmask, 0.3, kind)
+    got = nt_xent(*vectors, pmask, nmask, temperature=0.3, kind=kind)
+    want = plain_nt_xent(*vectors, pmask, nmask, 0.3, kind)
     torch.testing.assert_close(got.values, want)
     assert torch.equal(got.live, pmask & nmask.any(1, keepdim=True))
-    (gradient,) = torch.autograd.grad(got.values.sum(), anchor, retain_graph=True)
-    (wanted,) = torch.autograd.grad(want.sum(), anchor)
-    torch.testing.assert_close(gradient, wanted)
-
-
-def test_gradient_is_the_derivative():
-    torch.manual_seed(1)
-    args = [torch.randn(shape, dtype=torch.float64, requires_grad=True)
-            for shape in ((3, 4), (3, 2, 4), (3, 3, 4))]  # fmt: skip
-    assert torch.autograd.gradcheck(lambda a, p, n: nt_xent(a, p, n).values, args)
+    gradients, wanted = (torch.autograd.grad(x.sum(), vectors) for x in (got.values, want))
+    torch.testing.assert_close(gradients, wanted)
 
 
 def test_in_batch_is_cross_entropy_over_the_rows():
@@ -264,13 +258,6 @@ class TestInfoNCE:
         assert e.grad.isfinite().all()
         assert z.grad.abs().max() < 100
 
-    def test_gradient_is_the_derivative(self):
-        e, z, _ = embeddings(6)
-        args = (e.requires_grad_(), z.requires_grad_())
-        assert torch.autograd.gradcheck(
-            lambda e, z: info_nce(e, z, different_sentiment(LABELS)), args
-        )
-
 
 class TestDifferentSentiment:
     @pytest.mark.parametrize(
@@ -312,18 +299,14 @@ class TestAttachAuxiliaryLoss:
             torch.testing.assert_close(got, want)
             assert want.any()
 
-    def test_values_are_untouched(self):
+    @pytest.mark.parametrize("training", [True, False])
+    def test_values_are_untouched(self, training):
         x = torch.randn(3, requires_grad=True)
-        got = attach_auxiliary_loss(x, x.sum())
-        assert torch.equal(got, x)
-        assert got is not x
-
-    def test_without_gradients_it_is_the_identity(self):
-        x = torch.randn(3, requires_grad=True)
-        with torch.no_grad():
+        with torch.set_grad_enabled(training):
             got = attach_auxiliary_loss(x, x.sum())
         assert torch.equal(got, x)
-        assert not got.requires_grad
+        assert got is not x or not training
+        assert got.requires_grad == training
 
     def test_a_constant_loss_adds_nothing(self):
         x = torch.randn(3, requires_grad=True)
@@ -457,17 +440,6 @@ class TestHSIC:
             standard_error = values.std() / 500**0.5
             assert values.mean().abs() < 3 * standard_error
             assert hsic(u, v).mean() > 20 * standard_error
-
-    def test_dependent_data_are_told_from_independent(self):
-        torch.manual_seed(3)
-        u, v = torch.randn(2, 200, 32, 8)
-        assert (hsic(u, u, unbiased=True) > hsic(u, v, unbiased=True)).all()
-
-    def test_scale_and_shift_of_kernels(self):
-        torch.manual_seed(4)
-        u, v = torch.randn(2, 16, 8)
-        torch.testing.assert_close(hsic(7 * u, v), hsic(u, v))
-        torch.testing.assert_close(hsic(v, u), hsic(u, v))
 
     def test_a_batch_that_is_too_small_is_refused(self):
         assert hsic(torch.randn(2, 4), torch.randn(2, 4)).isfinite()

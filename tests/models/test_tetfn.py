@@ -241,17 +241,6 @@ def test_both_readings_agree_on_a_sample_of_full_length(tiny_encoder, average):
     torch.testing.assert_close(released(text, *frames), masked(text, *frames))
 
 
-def test_the_released_form_sees_padding_but_not_the_batch(tiny_encoder, dataset):
-    masked, released = (build(tiny_encoder, name, vision_kernel=3) for name in NAMES)
-    released.load_state_dict(masked.state_dict())
-    samples = dataset.batch(torch.arange(12))
-    want, seen = masked(Inputs.of(samples))["M"], released(Inputs.of(samples))["M"]
-    assert (seen[1:] - want[1:]).abs().min() > 1e-4
-    for row in (0, 4, 9):
-        alone = released(Inputs.of(dataset.batch(torch.tensor([row]))))["M"][0]
-        torch.testing.assert_close(alone, seen[row], rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("modality", ["text", "audio", "vision"])
 @pytest.mark.parametrize("name", NAMES)
 def test_only_the_released_form_sees_how_long_a_modality_may_be(
@@ -265,28 +254,6 @@ def test_only_the_released_form_sees_how_long_a_modality_may_be(
     samples = dataset.batch(torch.arange(12))
     moved = (short(Inputs.of(samples))["M"] - long(Inputs.of(samples))["M"]).abs().max()
     assert (moved > 1e-4) == (name == "tetfn_released")
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("average", [True, False])
-def test_samples_without_frames_are_predicted(tiny_encoder, dataset, name, average):
-    model = build(tiny_encoder, name, average_frames=average)
-    batch = dataset.batch(torch.arange(3))
-    for modality in ("audio", "vision"):
-        batch[f"{modality}_mask"] = torch.zeros_like(batch[f"{modality}_mask"])
-    prediction = model(Inputs.of(batch))["M"]
-    assert torch.isfinite(prediction).all()
-    batch["audio"] = batch["audio"] + 5
-    torch.testing.assert_close(model(Inputs.of(batch))["M"], prediction)
-
-
-def test_all_modalities_are_read(tiny_encoder, dataset):
-    model = build(tiny_encoder)
-    batch = dataset.batch(torch.arange(4))
-    for name in ("text", "audio", "vision"):
-        changed = dict(batch)
-        changed[name] = batch[name].flip(0) if name == "text" else batch[name] + 1
-        assert not torch.allclose(model(Inputs.of(batch))["M"], model(Inputs.of(changed))["M"])
 
 
 def step_of(dataset, rows=range(12)):
@@ -391,26 +358,6 @@ def test_each_part_has_its_rate_and_decay(tiny_encoder):
         else:
             want = (2e-5, 0.2)
         assert found[id(parameter)] == want, name
-
-
-@pytest.mark.parametrize(
-    "switch",
-    [
-        {"masked": False},
-        {"average_frames": False},
-        {"heads": 2},
-        {"text_kernel": 2},
-        {"audio_kernel": 1},
-        {"vision_kernel": 1},
-    ],
-    ids=str,
-)
-def test_each_key_changes_the_prediction(tiny_encoder, dataset, switch):
-    batch = dataset.batch(torch.arange(4))
-    plain, changed = build(tiny_encoder), build(tiny_encoder, **switch)
-    assert not torch.allclose(
-        plain(Inputs.of(batch))["M"], changed(Inputs.of(batch))["M"], atol=1e-5
-    )
 
 
 def test_dropouts_are_where_they_are_said_to_be(tiny_encoder):

@@ -104,28 +104,22 @@ class Hostile:
         return (print, ("executed",))
 
 
-@pytest.mark.parametrize("kind", ["missing", "truncated", "hostile", "bare", "version", "newer"])
-def test_bad_files_give_one_clear_error(tmp_path, kind, capsys):
+BAD_FILES = {
+    "no such": lambda path: path.unlink(),
+    "damaged": lambda path: path.write_bytes(path.read_bytes()[:200]),
+    "not a readable": lambda path: path.write_bytes(pickle.dumps(Hostile())),
+    "without their configuration": lambda path: torch.save({"w": torch.zeros(1)}, path),
+    "another version": lambda path: torch.save({"format": 0, "config": {}}, path),
+    "another version.*": lambda path: torch.save(content(path) | {"format": 3}, path),
+}
+
+
+@pytest.mark.parametrize("said", BAD_FILES)
+def test_bad_files_give_one_clear_error(tmp_path, said, capsys):
     path = tmp_path / "c.pth"
     save_checkpoint(path, CHECKPOINT)
-    if kind == "missing":
-        path.unlink()
-    elif kind == "truncated":
-        path.write_bytes(path.read_bytes()[:200])
-    elif kind == "hostile":
-        path.write_bytes(pickle.dumps(Hostile()))
-    elif kind == "bare":
-        torch.save({"w": torch.zeros(1)}, path)
-    elif kind == "version":
-        torch.save({"format": 0, "config": {}}, path)
-    else:
-        torch.save(content(path) | {"format": 3}, path)
-    expected = {
-        "missing": "no such", "truncated": "damaged", "hostile": "not a readable",
-        "bare": "without their configuration", "version": "another version",
-        "newer": "another version",
-    }[kind]  # fmt: skip
-    with pytest.raises(CheckpointError, match=expected) as error:
+    BAD_FILES[said](path)
+    with pytest.raises(CheckpointError, match=said) as error:
         load_checkpoint(path)
     assert "c.pth" in str(error.value)
     assert "executed" not in capsys.readouterr().out
@@ -221,14 +215,6 @@ def test_a_home_that_nobody_has(tmp_path, monkeypatch):
 
 
 class TestWriting:
-    def test_a_full_disk_keeps_the_checkpoint_that_was_there(self, small_disk):
-        path = small_disk / "c.pth"
-        save_checkpoint(path, CHECKPOINT)
-        large = Checkpoint({}, 1, {"w": torch.zeros(1024, 1024)}, {})
-        with pytest.raises(WriteError, match="What was there before is unchanged"):
-            save_checkpoint(path, large)
-        assert same(load_checkpoint(path))
-
     @pytest.mark.parametrize("step", ["torch.save", "os.fsync", "pathlib.Path.replace"])
     def test_the_old_one_is_there_until_the_new_one_is(self, tmp_path, monkeypatch, step):
         path = tmp_path / "c.pth"

@@ -6,14 +6,12 @@ import pickle
 import pytest
 import torch
 
-from MMSA_ext import mmsa_bridge
-from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import make_loaders
 from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.models.contract import core_model
 from MMSA_ext.training.stage_one import TwoStageTrainer
-from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
+from tests.conftest import make_feature_data
 
 SHORT = {
     modality: {"epochs": 2, "batch_size": 6, "warmup_ratio": 0.0}
@@ -22,22 +20,13 @@ SHORT = {
 
 
 @pytest.fixture
-def run(tmp_path, tiny_encoder):
+def run(feature_file, setting):
     """Train both stages; the cache lies in `tmp_path / "stage_one"`."""
 
-    def train(name="confede", seed=0, data="mosi", content=None, progress=None, **overrides):
-        path = tmp_path / "features.pkl"
-        path.write_bytes(pickle.dumps(content or make_feature_data(dataset=data)))
-        config = tiny_config(name, tiny_encoder, **TINY_SHAPES)
-        config |= {"stage_one": SHORT, "num_epochs": 1, "dim": 16}
-        args = mmsa_bridge.complete_args(
-            resolve(name, data, "", config | {"featurePath": str(path)} | overrides),
-            device=torch.device("cpu"),
-            model_save_path=tmp_path / "weights.pth",
-        )
-        mmsa_bridge.setup_seed(seed)
-        model = mmsa_bridge.build_model(args)
-        loaders = make_loaders(read_features(path, data), args.batch_size, args.eval_batch_size)
+    def train(name="confede", data="mosi", content=None, progress=None, **overrides):
+        feature_file.write_bytes(pickle.dumps(content or make_feature_data(dataset=data)))
+        short = {"stage_one": SHORT, "num_epochs": 1, "dim": 16}
+        args, model, loaders = setting(name, data, **short | overrides)
         trainer = TwoStageTrainer(args, progress)
         trainer.do_train(model, loaders)
         return trainer, core_model(model)
@@ -252,21 +241,6 @@ def test_optimizers_are_those_of_the_recipes(run):
     vision = next(found for found in model.stage_one() if found.modality == "vision").build()
     biases = [p for name, p in vision.named_parameters() if name.endswith("bias")]
     assert [p.shape for p in spared] == [p.shape for p in biases]
-
-
-def test_stage_two_spares_the_names_that_the_released_code_spares(run):
-    trainer, model = run()
-    decay = {
-        id(p): group["weight_decay"]
-        for group in trainer.make_optimizer(model).param_groups
-        for p in group["params"]
-    }
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            spared = "bias" in name or "LayerNorm.weight" in name
-            assert decay[id(parameter)] == (0 if spared else 1e-3), name
-    norms = [m for n, m in model.named_modules() if isinstance(m, torch.nn.LayerNorm)]
-    assert any(decay.get(id(norm.weight)) == 1e-3 for norm in norms)
 
 
 def test_a_model_without_encoders_to_train_is_refused(run, feature_file, tmp_path):

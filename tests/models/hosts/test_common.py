@@ -126,20 +126,6 @@ class TestLabelledTrainer:
         assert inspect.getsourcefile(labelled) == inspect.getsourcefile(Trainer)
 
 
-def test_the_loss_joins_through_the_prediction(host, sequences):
-    host.labels = Samples.labels
-    target = torch.zeros(6, 1)
-    (host(*sequences)["M"] - target).square().mean().backward()
-    joined = {name: p.grad.clone() for name, p in host.named_parameters()}
-    host.zero_grad()
-    masks = {"text": torch.ones(6, 5).bool(), "audio": torch.ones(6, 7).bool()}
-    output = host.infoenh(dict(zip(("text", "audio"), sequences, strict=True)), masks, host.labels)
-    prediction = host.head(output.filtered["text"].mean(1))
-    ((prediction - target).square().mean() + output.loss).backward()
-    for name, parameter in host.named_parameters():
-        torch.testing.assert_close(joined[name], parameter.grad, msg=name)
-
-
 @pytest.mark.parametrize("case", ["no labels", "evaluation", "no_grad"])
 def test_nothing_is_attached_outside_of_training(host, sequences, case):
     host.labels = None if case == "no labels" else Samples.labels

@@ -78,16 +78,6 @@ def test_the_shipped_configuration_builds_and_predicts(host, dataset):
     assert torch.isfinite(prediction).all()
 
 
-def test_ragged_samples_do_not_depend_on_their_batch_or_its_padding(host, batch):
-    model = tiny_model(host).eval()
-    prediction = model(*batch)["M"]
-    assert torch.isfinite(prediction).all()
-    padded = [torch.nn.functional.pad(frames, (0, 0, 0, 7)) for frames in batch]
-    torch.testing.assert_close(model(*padded)["M"], prediction)
-    two = model(*(frames[[4, 1]] for frames in batch))["M"]
-    torch.testing.assert_close(two, prediction[[4, 1]])
-
-
 def test_valid_frames_are_those_with_anything_in_them():
     frames = torch.tensor([[[0.0, -1.0], [0.0, 0.0], [2.0, 0.0]], [[0.0, 0.0]] * 3])
     assert feature_level.valid_frames(frames).tolist() == [[True, False, True], [False] * 3]
@@ -227,15 +217,6 @@ class TestRefusals:
         assert torch.isfinite(tiny_model("mult", **alone).eval()(*batch)["M"]).all()
         with pytest.raises(ConfigError, match="conv1d_kernel_size_l=5"):
             tiny_args("mult", without_alignment="repeat", **alone)
-
-    @pytest.mark.parametrize("host", ["mult", *STEP_HOSTS])
-    def test_options_of_the_readout_where_there_is_none(self, host):
-        with pytest.raises(ConfigError, match=r"infoenh\.hidden, infoenh\.vector would have no"):
-            resolve(f"{host}_infoenh", "mosi", "", {"infoenh": {"hidden": 4, "vector": "widen"}})
-
-    def test_residual_and_widen(self):
-        with pytest.raises(ConfigError, match="residual adds"):
-            tiny_args("tfn", residual=True, vector="widen")
 
     def test_token_ids(self, host):
         with pytest.raises(ConfigError, match="set use_bert to false"):

@@ -15,17 +15,21 @@ from torch import nn
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.features import read_features
+from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.hosts.common import EnhancedHost, enhanced_host
 from MMSA_ext.registry import get_model
 from tests.models.hosts.variants import (
     INFOENH,
+    LENGTHS,
     VARIANTS,
+    as_the_host,
     before_each_step,
     build,
     gradients_at_each_step,
     labels_at_each_forward,
     loss_added_by_trainer,
     make_args,
+    outputs,
     predict,
     train,
     whole_batch,
@@ -66,16 +70,6 @@ def name(request):
 @pytest.fixture
 def host(name):
     return get_model(name).host
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    return write_features(tmp_path_factory.mktemp("variants") / "mosi.pkl")
-
-
-@pytest.fixture(scope="module")
-def args_of(path, tiny_encoder):
-    return lambda model, **config: make_args(model, path, tiny_encoder, **config)
 
 
 @dataclass
@@ -124,17 +118,13 @@ def test_configured_as_the_host_on_every_data_set(name, host, dataset):
     assert {key: variant[key] for key in shared} == {key: plain[key] for key in shared}
 
 
-def test_forward_gives_the_hosts_outputs(name, host, args_of, prepared):
-    args, model, batch = prepared
-    plain_args = args_of(host)
-    plain, loaders = build(plain_args)
-    plain.eval()
-    model.eval()
+def test_forward_gives_the_hosts_outputs(name, host, made):
+    (model, args, batch), (plain, plain_args, plain_batch) = made(name), made(host)
     for rows in ([0], [3, 1], list(range(16))):
         some = _rows(batch, rows)
         outputs = predict(model, args, some)
         assert torch.isfinite(outputs["M"]).all()
-        expected = predict(plain, plain_args, _rows(whole_batch(loaders), rows))
+        expected = predict(plain, plain_args, _rows(plain_batch, rows))
         assert list(outputs) == list(expected)
         assert outputs["M"].shape == expected["M"].shape
 
@@ -147,32 +137,71 @@ def _rows(batch, rows):
     } | {"labels": {key: value[rows] for key, value in batch["labels"].items()}}
 
 
-def test_the_loss_joins_as_in_the_sum(prepared, monkeypatch):
-    args, model, batch = prepared
-    host = enhanced_host(model)
-    labels = batch["labels"]["M"].reshape(-1)
+def test_neither_batch_nor_padding_changes_a_result(name, host, made):
+    """Short samples have fewer tokens than InfoEnh keeps, and the last one has no audio at all."""
+    model, args, batch = made(name, infoenh={"k": 8, "d": 8})
+    batch["audio"][-1] = 0
 
-    def gradients(summed):
-        torch.manual_seed(3)
-        model.train().zero_grad()
-        host.labels = labels
-        added = []
-        with monkeypatch.context() as patch:
-            if summed:
-                patch.setattr(
-                    EnhancedHost, "attach", lambda self, out, e: added.append(e.loss) or out
-                )
-            loss = losses(predict(model, args, batch), batch)
-            sum([loss, *added]).backward()
-        host.labels = None
-        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    def by_sample(batch):
+        outputs = predict(model, args, batch)
+        kept = [key for key in outputs if key == "M" or key.startswith("Feature_")]
+        return {key: outputs[key].reshape(len(batch["text"]), -1) for key in kept}
 
-    attached, summed = gradients(False), gradients(True)
-    assert attached.keys() == summed.keys()
-    for parameter, gradient in summed.items():
-        torch.testing.assert_close(attached[parameter], gradient, msg=parameter)
-    gates = [n for n in attached if "infoenh" in n]
-    assert any(attached[n].abs().any() for n in gates)
+    together = by_sample(batch)
+    assert torch.isfinite(together["M"]).all()
+    for row in range(16):
+        alone = {key: x[[row]] for key, x in together.items()}
+        torch.testing.assert_close(by_sample(_rows(batch, [row])), alone)
+    if args.get("use_bert"):
+        batch["text"][:, 0][batch["text"][:, 1] == 0] = 7
+    for modality in ("audio", "vision"):
+        batch[modality] = torch.nn.functional.pad(batch[modality], (0, 0, 0, 7))
+        if host in LENGTHS:  # other hosts know padding by its zeros
+            lengths = torch.as_tensor(batch[f"{modality}_lengths"])
+            padding = torch.arange(batch[modality].shape[1])[None] >= lengths[:, None]
+            batch[modality] = batch[modality] + padding[..., None]
+    torch.testing.assert_close(by_sample(batch), together)
+
+
+# Of hosts with vectors of their own: the model, its configuration, and options of InfoEnh.
+OWN_VECTORS = [
+    *[("misa", {"frame_lengths": lengths}, {}) for lengths in ("text", "own")],
+    *[("self_mm", {}, {"unimodal_heads": heads}) for heads in ("filtered", "enhanced", "host")],
+    *[("mmim", {"add_va": add_va}, {}) for add_va in (False, True)],
+]
+
+
+@pytest.mark.parametrize("aligned", [False, True], ids=["own lengths", "text's lengths"])
+@pytest.mark.parametrize(("host", "config", "infoenh"), OWN_VECTORS, ids=str)
+def test_its_own_vectors_give_its_own_outputs(made, host, config, infoenh, aligned):
+    """With a silent InfoEnh and the residual, all that a host computes is what it was."""
+    plain = made(f"{host}_infoenh", infoenh=None, **config)
+    variant = made(f"{host}_infoenh", infoenh=INFOENH | {"residual": True} | infoenh, **config)
+    as_the_host(variant[0], plain[0])
+    plain[0].Model.aligned = variant[0].Model.aligned = aligned
+    expected, given = outputs(*plain), outputs(*variant)
+    assert given.keys() == expected.keys() >= {"M"}
+    for key, value in given.items():
+        torch.testing.assert_close(value, expected[key], msg=key)
+
+
+WIDEN = {"hidden": 4, "vector": "widen"}
+REFUSED = [
+    ("misa_infoenh", {"frame_lengths": "audio"}, "frame_lengths"),
+    ("misa_infoenh", {"infoenh": {"vector": "widen", "residual": True}}, "residual"),
+    ("self_mm_infoenh", {"infoenh": {"unimodal_heads": "none"}}, r"infoenh\.unimodal_heads"),
+    ("mmim_infoenh", {"infoenh": {"vector": "widen"}}, r"MMIM keeps its width.*NaN"),
+    ("tfn_infoenh", {"infoenh": {"vector": "widen", "residual": True}}, "residual adds"),
+    ("mult_infoenh", {"infoenh": WIDEN}, r"infoenh\.hidden, infoenh\.vector would have no"),
+    ("ef_lstm_infoenh", {"infoenh": WIDEN}, r"infoenh\.hidden, infoenh\.vector would have no"),
+    ("mfn_infoenh", {"infoenh": WIDEN}, r"infoenh\.hidden, infoenh\.vector would have no"),
+]
+
+
+@pytest.mark.parametrize(("variant", "wrong", "message"), REFUSED, ids=str)
+def test_wrong_values_are_refused(variant, wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(variant, "mosi", "", wrong)
 
 
 def test_the_loss_joins_in_the_real_trainer(name, args_of, trained, monkeypatch):
@@ -204,15 +233,6 @@ def initialised(state):
 
 
 class TestWithoutInfoEnh:
-    def test_it_is_the_host(self, name, host, args_of):
-        off, _ = build(args_of(name, infoenh=None))
-        plain, _ = build(args_of(host))
-        assert type(off.Model) is type(plain.Model)
-        assert enhanced_host(off) is None
-        state, expected = off.state_dict(), plain.state_dict()
-        assert list(state) == list(expected)
-        assert all(torch.equal(state[key], expected[key]) for key in initialised(state))
-
     @pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims"])
     def test_it_is_configured_as_the_host(self, name, host, dataset):
         off, plain = resolve(name, dataset, "", {"infoenh": None}), resolve(host, dataset)
@@ -226,7 +246,10 @@ class TestWithoutInfoEnh:
         assert len(plain.history) >= (3 if epochs else 1)
         assert off.metrics == plain.metrics
         assert off.best_epoch == plain.best_epoch
+        assert enhanced_host(off.model) is None
+        assert type(off.model.Model) is type(plain.model.Model)
         state, expected = off.model.state_dict(), plain.model.state_dict()
+        assert list(state) == list(expected)
         assert all(torch.equal(state[key], expected[key]) for key in initialised(expected))
         for split, samples in plain.predictions.items():
             np.testing.assert_array_equal(off.predictions[split].prediction, samples.prediction)
@@ -268,6 +291,10 @@ class TestTheTransportMatters:
             assert (one - other).abs().max() > 1e-3 * one.std()
 
 
+KEPT = {f"kept_ratio_{modality}" for modality in ("text", "audio", "vision")}
+PLAN = {"transport_cost", "plan_entropy", "iterations"}
+
+
 class TestAblations:
     """Each leaves out what it is named for, in the host's own training."""
 
@@ -287,47 +314,36 @@ class TestAblations:
 
         return take
 
-    def test_the_full_model_has_it_all(self, step):
-        seen, _ = step()
-        kept = [f"kept_ratio_{modality}" for modality in ("text", "audio", "vision")]
-        assert set(seen) == {*kept, "transport_cost", "plan_entropy", "iterations", "infoenh_loss"}
-        assert 0 < seen["plan_entropy"] < 1
-        assert seen["infoenh_loss"] > 0
-
-    def test_without_alignment(self, step):
-        full, _ = step()
-        seen, host = step(alignment=False)
-        assert full.keys() - seen.keys() == {"transport_cost", "plan_entropy", "iterations"}
-        assert seen["infoenh_loss"] > 0
-        assert host.infoenh.enhanced_dim == INFOENH["d"]
+    @pytest.mark.parametrize(
+        ("options", "reports"),
+        [
+            ({}, KEPT | PLAN),
+            ({"alignment": False}, KEPT),
+            ({"alignment": False, "without_alignment": "repeat"}, KEPT),
+            ({"bottleneck": False}, PLAN),
+            ({"plan": "uniform"}, KEPT | PLAN),
+            ({"plan": "shuffled"}, KEPT | PLAN),
+            ({"gates": "random"}, KEPT | PLAN),
+        ],
+        ids=str,
+    )
+    def test_what_is_left_is_reported_and_learned(self, step, options, reports):
+        seen, host = step(**options)
+        assert set(seen) == reports | {"infoenh_loss"}
+        assert (seen["infoenh_loss"] > 0) == (reports >= KEPT)
+        assert all(0 < seen[key] < 1 for key in KEPT & reports)
+        gates = [n for n, _ in host.infoenh.named_parameters() if ".gate." in n]
+        assert bool(gates) == (reports >= KEPT and "gates" not in options)
+        if reports >= PLAN:
+            uniform = options.get("plan") == "uniform"
+            assert (seen["plan_entropy"] == pytest.approx(1)) == uniform
+            assert (seen["iterations"] == 0) == uniform
 
     def test_repeated_it_has_as_many_parameters(self, step):
         _, full = step()
-        seen, repeated = step(alignment=False, without_alignment="repeat")
+        _, repeated = step(alignment=False, without_alignment="repeat")
         _, alone = step(alignment=False)
-        assert "plan_entropy" not in seen
         assert sizes(repeated) == sizes(full) != sizes(alone)
-
-    def test_without_the_bottleneck(self, step):
-        seen, host = step(bottleneck=False)
-        assert set(seen) == {"transport_cost", "plan_entropy", "iterations", "infoenh_loss"}
-        assert seen["infoenh_loss"] == 0
-        assert not [n for n, _ in host.infoenh.named_parameters() if ".gate." in n]
-
-    def test_the_uniform_plan_has_the_largest_entropy(self, step):
-        seen, _ = step(plan="uniform")
-        assert seen["plan_entropy"] == pytest.approx(1)
-        assert seen["iterations"] == 0
-
-    def test_the_shuffled_plan_has_the_entropy_of_the_plan(self, step):
-        (shuffled, _), (full, _) = step(plan="shuffled"), step()
-        assert shuffled["plan_entropy"] == pytest.approx(full["plan_entropy"], rel=1e-4)
-        assert shuffled["transport_cost"] != pytest.approx(full["transport_cost"], rel=1e-4)
-
-    def test_random_gates_are_not_learned_but_filter(self, step):
-        seen, host = step(gates="random")
-        assert not [n for n, _ in host.infoenh.named_parameters() if ".gate." in n]
-        assert all(0 < seen[f"kept_ratio_{m}"] < 1 for m in ("text", "audio", "vision"))
 
 
 def sizes(model):

@@ -1,69 +1,30 @@
 """InfoEnh in front of all that reads MMIM's vectors, and MMIM's two stages of training."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from MMSA_ext.config.resolve import resolve
-from MMSA_ext.errors import ConfigError
 from tests.models.hosts.variants import (
     INFOENH,
-    as_the_host,
     before_each_step,
-    build,
     gradients_at_each_step,
-    make_args,
+    outputs,
     predict,
     train,
-    whole_batch,
-    write_features,
 )
 
+NAME = "mmim_infoenh"
 STEPS = 2  # of each stage: 16 samples, 8 a batch
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    return write_features(tmp_path_factory.mktemp("mmim") / "mosi.pkl")
-
-
 @pytest.fixture
-def args_of(path, tiny_encoder):
-    return lambda name="mmim_infoenh", **config: make_args(name, path, tiny_encoder, **config)
+def variant(made):
+    return partial(made, NAME)
 
 
-@pytest.fixture
-def made(args_of):
-    """Model in evaluation mode, its configuration and a batch."""
-
-    def make(name="mmim_infoenh", **config):
-        args = args_of(name, **config)
-        model, loaders = build(args)
-        return model.eval(), args, whole_batch(loaders)
-
-    return make
-
-
-@torch.no_grad()
-def outputs(model, args, batch):
-    given = {"y": batch["labels"]["M"], "mem": dict.fromkeys(("tv", "ta", "va"))}
-    return predict(model, args, batch, **given)
-
-
-@pytest.mark.parametrize("add_va", [False, True])
-@pytest.mark.parametrize("aligned", [False, True], ids=["own lengths", "text's lengths"])
-def test_its_own_vectors_give_its_own_outputs(made, aligned, add_va):
-    """With a silent InfoEnh and the residual, everything that MMIM computes is what it was."""
-    host = made("mmim", add_va=add_va)
-    variant = made(infoenh=INFOENH | {"residual": True}, add_va=add_va)
-    as_the_host(variant[0], host[0])
-    host[0].Model.aligned = variant[0].Model.aligned = aligned
-    expected, given = outputs(*host), outputs(*variant)
-    for key in ("M", "lld", "nce", "Feature_t", "Feature_a", "Feature_v", "Feature_f"):
-        torch.testing.assert_close(given[key], expected[key], msg=key)
-
-
-def test_every_reader_gets_the_enhanced_vectors(made):
-    model, args, batch = made()
+def test_every_reader_gets_the_enhanced_vectors(variant):
+    model, args, batch = variant()
     core, seen = model.Model, {}
     core.fusion_prj.register_forward_pre_hook(lambda module, inputs: seen.update(fusion=inputs[0]))
     core.infoenh_readouts.register_forward_hook(lambda m, i, output: seen.update(vectors=output))
@@ -74,8 +35,8 @@ def test_every_reader_gets_the_enhanced_vectors(made):
     assert torch.equal(seen["fusion"], torch.cat(parts, dim=1))
 
 
-def test_the_encoders_run_once(made):
-    model, args, batch = made()
+def test_the_encoders_run_once(variant):
+    model, args, batch = variant()
     calls = []
     for name in ("bertmodel", "acoustic_enc", "visual_enc"):
         part = getattr(model.Model, name)
@@ -90,7 +51,7 @@ class TestTwoStages:
         seen = []
         for alpha in (0.0, 5.0):
             with gradients_at_each_step() as gradients:
-                train(args_of(infoenh=INFOENH | {"alpha": alpha}), also_predict=())
+                train(args_of(NAME, infoenh=INFOENH | {"alpha": alpha}), also_predict=())
             seen.append(gradients)
         without, with_loss = seen
         assert len(without) == 2 * STEPS
@@ -99,8 +60,8 @@ class TestTwoStages:
         first_of_second = zip(without[STEPS], with_loss[STEPS], strict=True)
         assert any(not torch.equal(x, y) for x, y in first_of_second if x is not None)
 
-    def test_the_prediction_carries_the_loss_only_with_labels(self, made):
-        model, args, batch = made()
+    def test_the_prediction_carries_the_loss_only_with_labels(self, variant):
+        model, args, batch = variant()
         core = model.train().Model
         core.labels = batch["labels"]["M"].reshape(-1)
         assert "AuxiliaryLoss" in type(predict(model, args, batch)["M"].grad_fn).__name__
@@ -115,14 +76,9 @@ class TestTwoStages:
             found.setdefault(len(groups), groups)
 
         with before_each_step(look):
-            run = train(args_of(), also_predict=())
+            run = train(args_of(NAME), also_predict=())
         (first,), (_, main) = found[1], found[2]
         ours = {p for n, p in run.model.named_parameters() if "infoenh" in n}
         assert ours
         assert ours <= main
         assert not ours & first
-
-
-def test_its_width_stays():
-    with pytest.raises(ConfigError, match=r"MMIM keeps its width.*NaN"):
-        resolve("mmim_infoenh", "mosi", overrides={"infoenh": {"vector": "widen"}})

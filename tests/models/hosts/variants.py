@@ -2,6 +2,7 @@
 
 import contextlib
 import pickle
+from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
@@ -111,6 +112,15 @@ def predict(model, args, batch, **options):
     return model(batch["text"], audio, vision, **options)
 
 
+@torch.no_grad()
+def outputs(model, args, batch):
+    """All that a model in evaluation mode computes, MMIM's estimates of information included."""
+    options = {}
+    if args.model_name.startswith("mmim"):
+        options = {"y": batch["labels"]["M"], "mem": dict.fromkeys(("tv", "ta", "va"))}
+    return predict(model, args, batch, **options)
+
+
 def as_the_host(variant, host):
     """Give a variant its host's weights, and let its readouts say nothing."""
     variant.load_state_dict(host.state_dict(), strict=False)
@@ -161,7 +171,7 @@ def loss_added_by_trainer(monkeypatch, name):
 
     monkeypatch.setattr(EnhancedHost, "attach", keep)
     entry = get_model(name)
-    changed = type(entry)(**{**vars(entry), "trained_by": make(entry.trainer)})
+    changed = replace(entry, trained_by=make(entry.trainer))
     monkeypatch.setitem(import_module("MMSA_ext.registry")._MODELS, name, changed)
 
 

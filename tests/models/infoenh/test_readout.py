@@ -17,23 +17,23 @@ class TestVectorReadouts:
         readouts = VectorReadouts(4, InfoEnhHostConfig(**options), WIDTHS)
         return readouts, readouts(self.tokens, self.masks, self.own)
 
-    def test_the_host_gets_the_width_that_it_expects(self):
-        readouts, out = self.read(d=8)
-        assert list(out) == list(WIDTHS)
+    @pytest.mark.parametrize(
+        ("options", "widths", "between"),
+        [
+            ({}, WIDTHS, 8),
+            ({"hidden": 5}, WIDTHS, 5),
+            ({"hidden": 5, "vector": "widen"}, {"text": 5, "audio": 5}, 5),
+        ],
+        ids=str,
+    )
+    def test_widths(self, options, widths, between):
+        """The host gets what it expects, or with widen the hidden width of every modality."""
+        readouts, out = self.read(d=8, **options)
         assert {name: tuple(v.shape) for name, v in out.items()} == {
-            "text": (2, 6),
-            "audio": (2, 3),
+            name: (2, width) for name, width in widths.items()
         }
-        assert readouts.readouts["text"].token[0].out_features == 8
-
-    def test_hidden_sets_the_width_in_between(self):
-        readouts, _ = self.read(d=8, hidden=5)
-        assert readouts.readouts["text"].token[0].out_features == 5
-
-    def test_widen_gives_every_modality_the_hidden_width(self):
-        readouts, out = self.read(d=8, hidden=5, vector="widen")
-        assert readouts.widths == {"text": 5, "audio": 5}
-        assert {v.shape[1] for v in out.values()} == {5}
+        assert readouts.widths == widths
+        assert readouts.readouts["text"].token[0].out_features == between
 
     def test_residual_adds_the_hosts_vector(self):
         _, plain = self.read(d=8)
@@ -46,7 +46,3 @@ class TestVectorReadouts:
         changed = {name: t.clone() for name, t in self.tokens.items()}
         changed["text"][0, 2] = 100
         torch.testing.assert_close(readouts(changed, self.masks, self.own)["text"], out["text"])
-
-    def test_residual_cannot_be_had_with_widen(self):
-        with pytest.raises(ValueError, match=r"residual adds .*choose one"):
-            InfoEnhHostConfig(residual=True, vector="widen")

@@ -10,6 +10,7 @@ from MMSA_ext.models.parts.encoders import (
     TextEncoder,
     in_length_groups,
 )
+from MMSA_ext.text_encoders import encoder_config
 
 
 def frame_encoder(**options):
@@ -21,6 +22,13 @@ def ragged(count=9, longest=12, width=5):
     lengths = torch.randint(1, longest + 1, (count,), generator=generator)
     mask = torch.arange(longest)[None] < lengths[:, None]
     return torch.randn(count, longest, width, generator=generator) * mask[..., None], mask
+
+
+def ragged_text():
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, 60, (6, 9), generator=generator)
+    mask = torch.arange(9)[None] < torch.tensor([9, 4, 2, 9, 5, 3])[:, None]
+    return torch.stack([ids * mask, mask, torch.zeros_like(ids)], 1).float(), mask
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 4])
@@ -92,9 +100,7 @@ def test_longer_sequences_than_the_table_are_refused():
 def test_text_encoder(tiny_encoder, projector):
     torch.manual_seed(0)
     encoder = TextEncoder(8, str(tiny_encoder), projector=projector).eval()
-    ids = torch.randint(5, 60, (6, 9))
-    mask = torch.arange(9)[None] < torch.tensor([9, 4, 2, 9, 5, 3])[:, None]
-    text = torch.stack([ids * mask, mask, torch.zeros_like(ids)], 1).float()
+    text, mask = ragged_text()
     want, want_mask = encoder(text)
     assert want.shape == (6, 9, 8)
     assert torch.equal(want_mask, mask)
@@ -106,20 +112,11 @@ def test_text_encoder(tiny_encoder, projector):
 
 
 def test_text_encoder_from_its_architecture_needs_no_file(tiny_encoder):
-    from MMSA_ext.text_encoders import encoder_config
-
     first = TextEncoder(8, str(tiny_encoder))
     again = TextEncoder(8, "no/such", architecture=encoder_config(first.encoder))
     again.load_state_dict(first.state_dict())
     text = torch.stack([torch.full((1, 4), 7), torch.ones(1, 4), torch.zeros(1, 4)], 1).float()
     torch.testing.assert_close(again.eval()(text)[0], first.eval()(text)[0])
-
-
-def ragged_text():
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(5, 60, (6, 9), generator=generator)
-    mask = torch.arange(9)[None] < torch.tensor([9, 4, 2, 9, 5, 3])[:, None]
-    return torch.stack([ids * mask, mask, torch.zeros_like(ids)], 1).float(), mask
 
 
 @pytest.mark.parametrize("pooling", ["pooler", "first", "mean"])
@@ -168,8 +165,6 @@ def test_an_encoder_with_another_attention_function_is_encoded_in_groups(tiny_en
 
 
 def test_a_causal_bert_is_not_packed(tiny_encoder):
-    from MMSA_ext.text_encoders import encoder_config
-
     torch.manual_seed(0)
     architecture = encoder_config(TextEncoder(8, str(tiny_encoder)).encoder) | {"is_decoder": True}
     encoder = TextEncoder(8, "x", architecture=architecture, length_groups=3).eval()
