@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from MMSA_ext.models.infoenh import InfoEnh, InfoEnhConfig, TokenReadout
     from MMSA_ext.registry import list_models, register_model, unregister_model
     from MMSA_ext.runs.api import MMSA_run
-    from MMSA_ext.runs.prediction import MMSA_test, Scorer, predict_file
+    from MMSA_ext.runs.prediction import MMSA_test, Scorer, load_model, predict_file
     from MMSA_ext.runs.results import MetricSummary, RunResults, SeedResult
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "get_config_regression",
     "get_config_tune",
     "list_models",
+    "load_model",
     "models",
     "optimal_transport",
     "predict_file",
@@ -74,6 +75,7 @@ _HOMES = {
     "get_config_regression": "MMSA_ext.config.resolve",
     "get_config_tune": "MMSA_ext.config.resolve",
     "list_models": "MMSA_ext.registry",
+    "load_model": "MMSA_ext.runs.prediction",
     "predict_file": "MMSA_ext.runs.prediction",
     "register": "MMSA_ext.mmsa_bridge",
     "register_model": "MMSA_ext.registry",

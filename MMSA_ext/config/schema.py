@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.names import MODALITIES, Modality
+from MMSA_ext.names import MODALITIES, MODALITY_FILES, Modality
 from MMSA_ext.validation import explain
 
 DATASETS = ("mosi", "mosei", "sims")
@@ -32,7 +32,7 @@ Scaling = Literal["standardise", "none"]
 
 # Where a run puts things and on what it runs: not part of what a run computes.
 PLACES = frozenset(
-    {"featurePath", "custom_feature", "feature_T", "feature_A", "feature_V", "model_save_path"}
+    {"featurePath", "custom_feature", *MODALITY_FILES, "model_save_path"}
     | {"device", "cur_seed", "num_workers", "train_mode"}
 )
 # What the feature file decides; what a configuration says of it is taken over from there.

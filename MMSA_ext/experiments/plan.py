@@ -18,13 +18,14 @@ from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.experiments.files import Experiment, Setting, settings
 from MMSA_ext.experiments.records import UNKNOWN_DATA
 from MMSA_ext.files import write_error
+from MMSA_ext.names import MODALITY_FILES
 from MMSA_ext.paths import expand
 from MMSA_ext.records.store import RunIdentity, RunRecord, RunStore, StoreError
 from MMSA_ext.reporting.render import frame_table, to_text
 from MMSA_ext.runs.seeds import run_identity
 
 # Arguments of `MMSA_run` that name feature files.
-FEATURE_FILES = ("custom_feature", "feature_T", "feature_A", "feature_V")
+FEATURE_FILES = ("custom_feature", *MODALITY_FILES)
 
 State = Literal["done", "diverged", "running", "missing"]
 _STATES: tuple[State, ...] = get_args(State)

@@ -143,7 +143,7 @@ def load_trained(
     chosen = select_samples(features, ids, split, limit, seed)
     score = _score_stock if scorer.is_stock else _score_own
     with mmsa_bridge.registered():
-        network, calls, predictions = score(scorer.args, scorer.state_dict, chosen)
+        network, calls, predictions = score(scorer, chosen)
     samples = _sample_table(chosen).assign(prediction=predictions)
     return TrainedModel(scorer.args.model_name, network, scorer.args, calls, samples, features)
 
@@ -171,8 +171,8 @@ Scored = tuple[nn.Module, tuple[Call, ...], NDArray[np.float64]]
 
 
 @torch.no_grad()
-def _score_own(args: EasyDict, state: dict[str, Tensor], features: FeatureSet) -> Scored:
-    model = core_model(mmsa_bridge.trained_model(args, state)).eval()
+def _score_own(scorer: Scorer, features: FeatureSet) -> Scored:
+    args, model = scorer.args, core_model(scorer.model())
     calls: list[tuple[Any, ...]] = []
     predictions = []
     for loader in eval_loaders(features, model, args.eval_batch_size).values():
@@ -182,9 +182,9 @@ def _score_own(args: EasyDict, state: dict[str, Tensor], features: FeatureSet) -
     return model, _calls(calls), torch.cat(predictions).double().cpu().numpy()
 
 
-def _score_stock(args: EasyDict, state: dict[str, Tensor], features: FeatureSet) -> Scored:
+def _score_stock(scorer: Scorer, features: FeatureSet) -> Scored:
     with mmsa_bridge.progress_bars(False), _recorded_calls() as (networks, calls):
-        table = mmsa_bridge.predict_stock(args, state, features)
+        table = mmsa_bridge.predict_stock(scorer.args, scorer.state_dict, features)
     return networks[0].eval(), _calls(calls), table["prediction"].to_numpy(dtype=np.float64)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.mmsa_bridge.patching import ModuleProxy, replace_attribute
+from MMSA_ext.names import MODALITY_FILES
 
 if TYPE_CHECKING:
     from MMSA_ext.data.feature_set import FeatureSet, FeatureSplit
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 _provided: list[FeatureSet] = []
 # What MMSA's data set, while it is made, finds in every file that it opens.
 _contents: list[dict[str, dict[str, Any]]] = []
-
-_MODALITIES = ("feature_T", "feature_A", "feature_V")
 
 
 @contextmanager
@@ -54,7 +53,7 @@ def features_for(args: Any) -> FeatureSet:
         return _provided[-1]
     from MMSA_ext.data.features import base_file, read_features
 
-    others = {name: args[name] for name in _MODALITIES}
+    others = {name: args[name] for name in MODALITY_FILES}
     base = base_file(args["custom_feature"], args.get("featurePath", ""), others.values())
     padding = args.get("front_padding")
     return read_features(base, args["dataset_name"], front_padding=padding, **others)

@@ -22,7 +22,7 @@ from MMSA_ext.mmsa_bridge.networks import trained_model
 from MMSA_ext.mmsa_bridge.recording import PredictionRecorder
 from MMSA_ext.mmsa_bridge.registration import registered
 from MMSA_ext.mmsa_bridge.stock import build_trainer
-from MMSA_ext.names import MODALITIES
+from MMSA_ext.names import MODALITIES, MODALITY_FILES
 
 if TYPE_CHECKING:
     from MMSA_ext.data.feature_set import FeatureSet, FeatureSplit
@@ -58,7 +58,7 @@ def predict_stock(
         TrainingDivergedError: If a prediction is not a finite number.
     """
     splits = {name: _as_in_training(split, args) for name, split in features.splits.items()}
-    args = EasyDict({**args, "feature_T": None, "feature_A": None, "feature_V": None})
+    args = EasyDict({**args, **dict.fromkeys(MODALITY_FILES)})
     if "train_samples" in args:
         args.train_samples = 1  # sizes what training alone needs
     with registered(), provided_features(replace(features, splits=splits)):

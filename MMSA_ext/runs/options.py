@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from MMSA_ext.names import MODALITY_FILES
 from MMSA_ext.paths import Places, expand_given
 from MMSA_ext.validation import flag, verbosity, whole_number
 
@@ -67,7 +68,7 @@ class RunOptions:
     @property
     def modality_files(self) -> dict[str, Any]:
         """The feature files of single modalities."""
-        return {name: getattr(self, name) for name in ("feature_T", "feature_A", "feature_V")}
+        return {name: getattr(self, name) for name in MODALITY_FILES}
 
     @property
     def loaders(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from easydict import EasyDict
+from torch import nn
 
 from MMSA_ext import mmsa_bridge, text_encoders
 from MMSA_ext.config.resolve import check_replaces, merge
@@ -101,6 +102,30 @@ def predict_file(
     return scorer.predict(scorer.read(feature_path, longer))
 
 
+def load_model(
+    checkpoint_path: str | Path,
+    overrides: dict[str, Any] | None = None,
+    *,
+    gpu_ids: Sequence[int | str] | int | str = (0,),
+) -> nn.Module:
+    """The network of a checkpoint with its weights, in evaluation mode.
+
+    A model of this package is a `models.contract.MSAModel`, whose `forward` says what it takes; a
+    model of MMSA is MMSA's own class. Frames are to be scaled as in training: `Scorer.read` does.
+
+    Args:
+        checkpoint_path: Checkpoint written by `MMSA_run`.
+        overrides: As in `predict_file`.
+        gpu_ids: As in `MMSA_run`; the network is on that device.
+
+    Raises:
+        CheckpointError: As in `predict_file`.
+        ConfigError: An override replaces nothing.
+        TextEncoderError: The text encoder of a model of MMSA cannot be loaded.
+    """
+    return Scorer(checkpoint_path, overrides, gpu_ids=gpu_ids).model()
+
+
 class Scorer:
     """A trained model, ready to score features.
 
@@ -185,6 +210,16 @@ class Scorer:
             return features.scaled(self.scaling)
         return features.with_scaling(self.scaling)
 
+    def model(self) -> nn.Module:
+        """The network, see `load_model`.
+
+        Raises:
+            CheckpointError: The weights do not fit the configuration.
+        """
+        wrapped: Any = mmsa_bridge.trained_model(self.args, self.state_dict)
+        network: nn.Module = wrapped.Model
+        return network.eval()
+
     def predict(self, features: FeatureSet) -> pd.DataFrame:
         """Score every sample of features that `read` gave.
 
@@ -204,7 +239,7 @@ class Scorer:
         return table
 
     def _predict_extension(self, features: FeatureSet) -> pd.DataFrame:
-        model = core_model(mmsa_bridge.trained_model(self.args, self.state_dict))
+        model = core_model(self.model())
         loaders = eval_loaders(features, model, self.args.eval_batch_size)
         return predictions_frame(
             {name: predict(model, loader, self.args.device) for name, loader in loaders.items()}

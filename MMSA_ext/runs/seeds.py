@@ -59,7 +59,6 @@ from MMSA_ext.version import __version__
 
 logger = logging.getLogger("MMSA")
 
-_MODALITIES = ("feature_T", "feature_A", "feature_V")
 # What must be free before a seed is begun: where checkpoints go, and where the log is.
 _MODELS_BYTES, _LOG_BYTES = 4 * 2**20, 2**16
 
@@ -285,7 +284,7 @@ class Run:
         return fingerprint(self._base_file(), **self.other_features)
 
     def _base_file(self) -> str | os.PathLike[str] | None:
-        others = [self.other_features.get(name) for name in _MODALITIES]
+        others = self.other_features.values()
         path = base_file(self.custom_feature, self.args.featurePath, others)
         if path is not None and (reason := why_no_file(path, "feature file")):
             raise FeatureFileError(

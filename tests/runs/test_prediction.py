@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from MMSA_ext import MMSA_run, MMSA_test, predict_file
+from MMSA_ext import MMSA_run, MMSA_test, Scorer, load_model, mmsa_bridge, predict_file
 from MMSA_ext.cli import main
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
 from MMSA_ext.explain.trained_model import load_trained
@@ -35,6 +36,17 @@ def test_a_whole_file_is_scored_as_in_the_run(trained, feature_file):
     merged = table.merge(recorded, on=["split", "id"], suffixes=("", "_run"))
     assert len(merged) == len(table) == 24
     np.testing.assert_allclose(merged.prediction, merged.prediction_run, atol=1e-5)
+
+
+def test_the_network_of_a_checkpoint(trained):
+    scorer = Scorer(trained.checkpoint, gpu_ids="cpu")
+    network = load_model(trained.checkpoint, gpu_ids="cpu")
+    assert not network.training
+    if scorer.is_stock:
+        assert type(network) is mmsa_bridge.model_class("lf_dnn")
+    found = {f"Model.{name}": value for name, value in network.state_dict().items()}
+    assert found.keys() == scorer.state_dict.keys()
+    assert all(torch.equal(found[name], value) for name, value in scorer.state_dict.items())
 
 
 def test_overrides_that_replace_nothing_are_refused(trained, feature_file):
@@ -93,8 +105,6 @@ def test_more_than_one_sample_is_not_for_mmsa_test(trained, feature_file):
 
 def test_weights_alone_with_their_configuration(trained, tmp_path, feature_file):
     import json
-
-    import torch
 
     checkpoint = load_checkpoint(trained.checkpoint)
     bare, config = tmp_path / "bare.pth", tmp_path / "config.json"
