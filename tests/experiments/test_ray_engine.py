@@ -141,7 +141,7 @@ class TestTheDriver:
         def take(checkpoint=b"weights"):
             outcome = Outcome(unit, "finished", run.model_copy(update=vouched))
             ray = FakeRay(Delivery(outcome, table, checkpoint))
-            engine = RayEngine(ray, False, store, options, None, 1, 0, True)
+            engine = RayEngine(ray, False, store, RunOptions(**options), None, 1, 0, True)
             return run, engine.begin(unit)()
 
         return take
