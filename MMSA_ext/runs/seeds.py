@@ -149,6 +149,7 @@ class Run:
         self.custom_feature, self.other_features = options.custom_feature, options.modality_files
         self.reuse, self.notes, self.marks = options.reuse, notes, marks or {}
         self.store = RunStore(places.results / "runs")
+        self._check_metric()
         self.corruption = corruption.bind(args)
         self._given = features
 
@@ -158,10 +159,9 @@ class Run:
 
         Raises:
             FeatureFileError: They cannot be used.
-            ConfigError: The configuration asks for what they, or the data set, do not have.
+            ConfigError: The configuration asks for what they do not have.
         """
         features = self._given or self._read_features()
-        self._check_metric()
         requirements.check(self.args, features, self.corruption)
         adopt_shapes(self.args, features)
         return features
