@@ -73,9 +73,9 @@ ShownCode = Annotated[
     str,
     typer.Option(
         "--code",
-        metavar="VERSION",
-        help="Show the runs by this version of the code, as a table names it, or by its first "
-        "characters. Default: of each row, the one with the most finished seeds.",
+        metavar="DIGEST",
+        help="Show the runs by this code, as a table names it, or by its first characters; each "
+        "model has code of its own. Default: of each row, the one with the most finished seeds.",
     ),
 ]
 FORMATS = ("csv", "md", "tex", "html")

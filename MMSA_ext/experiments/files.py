@@ -418,7 +418,7 @@ def settings(experiment: Experiment) -> list[Setting]:
         left_out = {str(row.model) for row in experiment.rows if key in experiment.idle(row)}
         if left_out:
             names = ", ".join(sorted(left_out))
-            logger.warning("config: %s is left out for %s, which do not read it.", key, names)
+            logger.warning("config: %s is left out for %s, where nothing reads it.", key, names)
     found, problems = [], []
     for row, dataset in experiment.cells():
         overrides = experiment.overrides(row)
