@@ -66,28 +66,37 @@ def matching(experiment: Experiment, dataset: str, store: RunStore) -> dict[str,
         except TextEncoderError as error:
             logger.warning("%s: its runs cannot be told from others. %s", row.label, error)
             found[row.label] = False, []
-    files = _files(found.values(), experiment)
+    # A digest is one model's: rows of others keep theirs, unless nothing is of the code asked for.
+    asked = {
+        label: any(_code(record).startswith(experiment.code) for record in records)
+        for label, (_, records) in found.items()
+    }
+    code = {
+        label: experiment.code if is_of or not any(asked.values()) else ""
+        for label, is_of in asked.items()
+    }
+    rows = ((*found[label], code[label]) for label in found)
+    files = _files(rows, experiment.fingerprint)
     return {
-        label: _counting(records, files[aligned], experiment)
+        label: _counting(records, files[aligned], code[label], seeds)
         for label, (aligned, records) in found.items()
     }
 
 
 def _files(
-    rows: Iterable[tuple[bool, Sequence[RunRecord]]], experiment: Experiment
+    rows: Iterable[tuple[bool, Sequence[RunRecord], str]], wanted: str | None
 ) -> dict[bool, str]:
     """Fingerprint of the feature file of unaligned (False) and of aligned rows; empty for none.
 
     A file that is asked for is one of the two kinds; rows that read the other keep theirs.
     """
     scores: dict[bool, dict[str, _Score]] = {False: {}, True: {}}
-    for aligned, records in rows:
-        asked = [record for record in records if _code(record).startswith(experiment.code)]
+    for aligned, records, code in rows:
+        asked = [record for record in records if _code(record).startswith(code)]
         for file, on_file in _grouped(asked, _file).items():
             best = max(_score(made) for made in _grouped(on_file, _code).values())
             known = scores[aligned].get(file, _NO_SCORE)
             scores[aligned][file] = known[0] + best[0], max(known[1], best[1])
-    wanted = experiment.fingerprint
     there = any(wanted in of_kind for of_kind in scores.values())
     return {
         aligned: wanted
@@ -97,13 +106,15 @@ def _files(
     }
 
 
-def _counting(records: Sequence[RunRecord], file: str, experiment: Experiment) -> RowRecords:
-    """Records on a feature file, by one version of the code."""
+def _counting(
+    records: Sequence[RunRecord], file: str, asked: str, seeds: Sequence[int]
+) -> RowRecords:
+    """Records on a feature file, by one version of the code, which begins as asked for."""
     by_file = _grouped(records, _file)
     by_code = _grouped(by_file.pop(file, []), _code)
-    chosen = {code: made for code, made in by_code.items() if code.startswith(experiment.code)}
+    chosen = {code: made for code, made in by_code.items() if code.startswith(asked)}
     code = max(chosen, key=lambda code: _score(chosen[code]), default="")
-    kept = sorted(by_code.pop(code, []), key=lambda r: experiment.seeds.index(r.identity.seed))
+    kept = sorted(by_code.pop(code, []), key=lambda r: seeds.index(r.identity.seed))
     left_out = [
         *((made, f"on other data, sha256 {other[:12]}") for other, made in by_file.items()),
         *((made, f"by MMSA_ext {version}") for version, made in by_code.items()),

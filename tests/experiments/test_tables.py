@@ -235,8 +235,18 @@ def test_older_sets_can_be_asked_for(done, store):
     assert set(by_code["code_version"]) == {"0.0.0+new"}
     assert set(on_file["fingerprint"]) == {first.dataset_fingerprint}
     assert set(on_file["code_version"]) == {first.code_version}
-    assert numbers(done.narrowed(code="9"), store)["n"].sum() == 0
+    assert numbers(done.narrowed(code="none"), store)["n"].sum() == 0
     assert numbers(done.narrowed(fingerprint="9" * 64), store)["n"].sum() == 0
+
+
+def test_code_is_asked_for_by_model(done, store):
+    """A digest is one model's, so the rows of others keep their records."""
+    (_, other) = of_rate(store, 0.001)
+    copied(store, other, 2000, code_version="0123456789ab")
+    assert numbers(done, store)["n"].tolist() == [2] * 4
+    asked = numbers(done.narrowed(code="0123"), store).set_index("row")["n"]
+    assert (asked["slow"] == 2).all()
+    assert (asked["fast"] == 1).all()
 
 
 def test_models_of_aligned_data_have_a_file_of_their_own(make, store):

@@ -325,7 +325,7 @@ class TestAblations:
             ({"plan": "shuffled"}, KEPT | PLAN),
             ({"gates": "random"}, KEPT | PLAN),
         ],
-        ids=str,
+        ids=lambda value: str(value) if isinstance(value, dict) else str(len(value)),
     )
     def test_what_is_left_is_reported_and_learned(self, step, options, reports):
         seen, host = step(**options)
