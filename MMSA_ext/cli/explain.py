@@ -19,6 +19,7 @@ from MMSA_ext.cli.options import (
     ResultDir,
     feature_file,
     parse_overrides,
+    run_store,
 )
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.json_files import json_or_text
@@ -168,21 +169,13 @@ def cases(
     from MMSA_ext.data.features import read_features
     from MMSA_ext.explain.cases import case_study, find_records, to_markdown
     from MMSA_ext.files import write_atomically
-    from MMSA_ext.paths import Places
-    from MMSA_ext.records.store import RunStore
     from MMSA_ext.reporting.figures import save
     from MMSA_ext.reporting.figures.cases import case_figure
 
     wanted = dict(parse_row(row) for row in rows)
     if len(wanted) < len(rows):
         raise ConfigError("two --row options have the same label; give each its own.")
-    root = Places.resolved(results=res_save_dir or None).results / "runs"
-    if not root.is_dir():
-        raise ConfigError(
-            f"{root}: no such folder, so there are no runs; give the folder that they were saved "
-            "to with --res-save-dir."
-        )
-    runs = RunStore(root)
+    runs = run_store(res_save_dir)
     # Only ids and texts are shown, whatever the frames.
     file = read_features(features, dataset or None, require_labels=False, front_padding="keep")
     systems = {

@@ -6,15 +6,18 @@ import inspect
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, MMSAExtError, suggest
 from MMSA_ext.json_files import json_or_text
-from MMSA_ext.paths import expand, experiment_files, shown, why_no_file
+from MMSA_ext.paths import Places, expand, experiment_files, shown, why_no_file
 from MMSA_ext.registry import check_dataset, check_names
 from MMSA_ext.runs.options import RunOptions
+
+if TYPE_CHECKING:
+    from MMSA_ext.records.store import RunStore
 
 _Path = TypeVar("_Path", str, Path, None)
 
@@ -138,6 +141,23 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {key} is given twice; leave one out.")
         values[key] = json_or_text(text, f"--set {key}")
     return values
+
+
+def run_store(res_save_dir: str) -> RunStore:
+    """The records in a folder of results, the default one where none is given.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    from MMSA_ext.records.store import RunStore
+
+    root = Places.resolved(results=res_save_dir or None).results / "runs"
+    if not root.is_dir():
+        raise ConfigError(
+            f"{root}: no such folder, so there are no runs; give the folder that they were saved "
+            "to with --res-save-dir."
+        )
+    return RunStore(root)
 
 
 def _run_options(

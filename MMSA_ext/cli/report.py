@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from MMSA_ext.cli.options import ResultDir
+from MMSA_ext.cli.options import ResultDir, run_store
 
 Output = Annotated[
     Path | None,
@@ -43,18 +43,9 @@ def verify(res_save_dir: ResultDir = "") -> None:
 
     Exit code 1 if a record differs or is damaged.
     """
-    from MMSA_ext.errors import ConfigError
     from MMSA_ext.explain.verification import problems, render, verify_store
-    from MMSA_ext.paths import Places
-    from MMSA_ext.records.store import RunStore
 
-    folder = Places.resolved(results=res_save_dir or None).results / "runs"
-    if not folder.is_dir():
-        raise ConfigError(
-            f"{folder.parent}: has no folder 'runs' with records; give the folder that MMSA_run "
-            "wrote to with --res-save-dir."
-        )
-    checks = list(verify_store(RunStore(folder)))
+    checks = list(verify_store(run_store(res_save_dir)))
     typer.echo(render(checks))
     if problems(checks):
         raise typer.Exit(1)

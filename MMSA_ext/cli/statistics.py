@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from MMSA_ext.cli.options import ResultDir
+from MMSA_ext.cli.options import ResultDir, run_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +110,7 @@ def result_stat(
     from MMSA_ext.reporting.result_stat import result_stat as render
 
     _check_output(output)
-    text = render(_store(res_save_dir).records())
+    text = render(run_store(res_save_dir).records())
     if not output:
         typer.echo(text, nl=False)
         return
@@ -123,23 +123,9 @@ def _groups(
 ) -> tuple[RunStore, SystemRuns, SystemRuns]:
     from MMSA_ext.reporting.groups import select_groups
 
-    store = _store(res_save_dir)
+    store = run_store(res_save_dir)
     first, second = select_groups(store.records(), (a, b), dataset.lower() or None)
     return store, first, second
-
-
-def _store(res_save_dir: str) -> RunStore:
-    from MMSA_ext.errors import ConfigError
-    from MMSA_ext.paths import Places
-    from MMSA_ext.records.store import RunStore
-
-    root = Places.resolved(results=res_save_dir or None).results / "runs"
-    if not root.is_dir():
-        raise ConfigError(
-            f"{root}: no such folder, so there are no runs; give the folder that they were saved "
-            "to with --res-save-dir."
-        )
-    return RunStore(root)
 
 
 def _check_output(output: str) -> None:

@@ -165,7 +165,7 @@ def test_what_cannot_be_checked_is_named(store, write, tmp_path):
 def test_command(store, write, capsys):
     import typer
 
-    with pytest.raises(ConfigError, match="no folder 'runs'"):
+    with pytest.raises(ConfigError, match="no such folder, so there are no runs"):
         commands.verify(str(store.root.parent))
     write()
     commands.verify(str(store.root.parent))

@@ -36,15 +36,13 @@ class MISAVariantConfig(HostVariantConfig):
 
 
 class MISAOwnFrames(_MISA):  # type: ignore[misc]  # MMSA is untyped
-    """MISA whose frames are read to their own end, if the configuration says so."""
+    """MISA whose frames are read to their own end."""
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self._own_frames = MISAVariantConfig.from_args(config).frame_lengths == "own"
+    own_frames = True
 
     def extract_features(self, sequence: Tensor, lengths: Tensor, *layers: nn.Module) -> Any:
         """MISA's, with the lengths of `sequence` `(B, L, d)` in place of the text's `(B,)`."""
-        if self._own_frames:
+        if self.own_frames:
             lengths = frame_lengths(sequence)
         return super().extract_features(sequence, lengths, *layers)
 
@@ -72,7 +70,9 @@ class MISAInfoEnh(EnhancedHost, MISAOwnFrames):
     """MISA with InfoEnh.
 
     Args:
-        config: MMSA's `args` of MISA, and the keys of `MISAVariantConfig`.
+        config: MMSA's `args` of MISA.
+        options: Options of InfoEnh.
+        own_frames: Whether frames are read to their own end, and not to the text's.
     """
 
     bertmodel: Any
@@ -85,9 +85,9 @@ class MISAInfoEnh(EnhancedHost, MISAOwnFrames):
     project_a: nn.Sequential
     project_v: nn.Sequential
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, options: InfoEnhHostConfig, *, own_frames: bool) -> None:
         super().__init__(config)
-        options = MISAVariantConfig.from_args(config).infoenh or InfoEnhHostConfig()
+        self.own_frames = own_frames
         width = self.bertmodel.model.config.hidden_size
         dims = {"text": width, "audio": 2 * self.acoustic_size, "vision": 2 * self.visual_size}
         self.infoenh = InfoEnh.from_config(dims, options)
@@ -141,7 +141,8 @@ class MISAInfoEnh(EnhancedHost, MISAOwnFrames):
 def build_misa(args: Any) -> nn.Module:
     """MISA with what the configuration adds to it; MMSA's own class where that is nothing."""
     config = MISAVariantConfig.from_args(args)
+    own_frames = config.frame_lengths == "own"
     if config.infoenh is not None:
-        return MISAInfoEnh(args)
-    model: nn.Module = (MISAOwnFrames if config.frame_lengths == "own" else _MISA)(args)
+        return MISAInfoEnh(args, config.infoenh, own_frames=own_frames)
+    model: nn.Module = (MISAOwnFrames if own_frames else _MISA)(args)
     return model

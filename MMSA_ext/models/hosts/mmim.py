@@ -54,16 +54,16 @@ class MMIMInfoEnh(EnhancedHost, _MMIM):  # type: ignore[misc]  # MMSA is untyped
     first maximises a bound in which the prediction, through which the loss joins, does not occur.
 
     Args:
-        config: MMSA's `args` of MMIM, and the keys of `MMIMVariantConfig`.
+        config: MMSA's `args` of MMIM.
+        options: Options of InfoEnh.
     """
 
     bertmodel: Any
     acoustic_enc: Any
     visual_enc: Any
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, options: InfoEnhHostConfig) -> None:
         super().__init__(config)
-        options = MMIMVariantConfig.from_args(config).infoenh or MMIMInfoEnhConfig()
         directions = 2 if config.bidirectional else 1
         width = self.bertmodel.model.config.hidden_size
         dims = {
@@ -127,6 +127,6 @@ class MMIMInfoEnh(EnhancedHost, _MMIM):  # type: ignore[misc]  # MMSA is untyped
 )
 def build_mmim(args: Any) -> nn.Module:
     """MMIM with InfoEnh; MMSA's own class where `infoenh` is None."""
-    off = MMIMVariantConfig.from_args(args).infoenh is None
-    model: nn.Module = (_MMIM if off else MMIMInfoEnh)(args)
+    options = MMIMVariantConfig.from_args(args).infoenh
+    model: nn.Module = _MMIM(args) if options is None else MMIMInfoEnh(args, options)
     return model

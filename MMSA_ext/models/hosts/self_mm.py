@@ -73,7 +73,8 @@ class SelfMMInfoEnh(EnhancedHost, _SELF_MM):  # type: ignore[misc]  # MMSA is un
     """Self-MM with InfoEnh.
 
     Args:
-        args: MMSA's `args` of Self-MM, and the keys of `SelfMMVariantConfig`.
+        args: MMSA's `args` of Self-MM.
+        options: Options of InfoEnh.
     """
 
     text_model: Any
@@ -82,9 +83,8 @@ class SelfMMInfoEnh(EnhancedHost, _SELF_MM):  # type: ignore[misc]  # MMSA is un
     post_fusion_dropout: nn.Module
     post_fusion_layer_1: nn.Linear
 
-    def __init__(self, args: Any) -> None:
+    def __init__(self, args: Any, options: SelfMMInfoEnhConfig) -> None:
         super().__init__(args)
-        options = SelfMMVariantConfig.from_args(args).infoenh or SelfMMInfoEnhConfig()
         dims = {
             "text": self.text_model.model.config.hidden_size,
             "audio": self.audio_model.rnn.hidden_size,
@@ -161,6 +161,6 @@ class SelfMMInfoEnh(EnhancedHost, _SELF_MM):  # type: ignore[misc]  # MMSA is un
 )
 def build_self_mm(args: Any) -> nn.Module:
     """Self-MM with InfoEnh; MMSA's own class where `infoenh` is None."""
-    off = SelfMMVariantConfig.from_args(args).infoenh is None
-    model: nn.Module = (_SELF_MM if off else SelfMMInfoEnh)(args)
+    options = SelfMMVariantConfig.from_args(args).infoenh
+    model: nn.Module = _SELF_MM(args) if options is None else SelfMMInfoEnh(args, options)
     return model

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from MMSA_ext import mmsa_bridge
+from MMSA_ext.config import schema
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.features import read_features
 from MMSA_ext.errors import ConfigError
@@ -106,6 +107,14 @@ def losses(outputs, batch):
 
 def test_the_three_hosts_of_the_paper_are_there():
     assert {"misa_infoenh", "self_mm_infoenh", "mmim_infoenh"} <= set(VARIANTS)
+
+
+def test_its_configuration_is_bound_once_where_it_is_built(name, args_of, monkeypatch):
+    args, bound = args_of(name), []
+    bind = schema._bind
+    monkeypatch.setattr(schema, "_bind", lambda *given: bound.append(given[0]) or bind(*given))
+    build(args)
+    assert bound == [get_model(name).config]
 
 
 @pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims"])
