@@ -155,7 +155,7 @@ class LocalProcesses:
 
     Args:
         jobs: How many.
-        options: Of every run; `gpu_ids` are dealt out in turn, `num_workers` shared.
+        options: Of every run; `gpu_ids` are dealt out in turn; they start no loaders.
     """
 
     def __init__(self, jobs: int, options: RunOptions) -> None:
@@ -228,7 +228,8 @@ def options_of(number: int, jobs: int, options: RunOptions) -> RunOptions:
     ids = options.gpu_ids
     if isinstance(ids, Sequence) and not isinstance(ids, str) and len(ids) > 1:
         ids = [ids[number % len(ids)]]
-    loaders = options.num_workers // jobs
+    # The runs have all cores already; loader processes are started anew each epoch.
+    loaders = options.num_workers if jobs == 1 else 0
     return replace(options, verbose_level=0, num_workers=loaders, gpu_ids=ids)
 
 
