@@ -5,6 +5,8 @@ what it needs when it is carried out: help and mistakes in the options come at o
 """
 
 import sys
+import warnings
+from typing import Any
 
 import typer
 
@@ -44,8 +46,15 @@ def main() -> None:
     """Entry point: errors meant for users are printed as one message, without a traceback.
 
     Ctrl-C and SIGTERM end a command alike, with the codes 130 and 143 and one line that says what
-    is kept.
+    is kept. Warnings of this package are one line, without the place in the code.
     """
+    usual = warnings.formatwarning
+
+    def plain(message: Any, category: type[Warning], *place: Any, **options: Any) -> str:
+        ours = category.__module__.startswith("MMSA_ext")
+        return f"warning: {message}\n" if ours else usual(message, category, *place, **options)
+
+    warnings.formatwarning = plain
     try:
         with stoppable():
             app()
@@ -56,3 +65,5 @@ def main() -> None:
         said = getattr(stopped, "__notes__", ["Stopped; what was finished before is kept."])
         typer.echo("\n".join(said), err=True)
         sys.exit(stopped.code)
+    finally:
+        warnings.formatwarning = usual

@@ -45,6 +45,10 @@ class StoreError(MMSAExtError, ValueError):
     """A run record, its predictions or a results table is missing, damaged or not usable."""
 
 
+class EarlierRecordError(StoreError):
+    """A record of a version of this package in which runs had other names."""
+
+
 class StoreWarning(UserWarning):
     """A file of the store was passed over; the others are still read."""
 
@@ -406,7 +410,7 @@ def read_record(path: Path) -> RunRecord:
         raise StoreError(f"{path}: this run record is damaged ({error}). {mend}") from error
     found = content.get("schema_version") if isinstance(content, dict) else None
     if isinstance(found, int) and 0 < found < SCHEMA_VERSION:
-        raise StoreError(
+        raise EarlierRecordError(
             f"{path}: of an earlier MMSA_ext (record version {found}; this one reads "
             f"{SCHEMA_VERSION}), when runs had other names. Delete it, and run again."
         )

@@ -41,6 +41,7 @@ from MMSA_ext.files import (
 )
 from MMSA_ext.records.predictions import predictions_csv, read_predictions_csv, samples_of
 from MMSA_ext.records.record import (
+    EarlierRecordError,
     Environment,
     EpochRecord,
     RunIdentity,
@@ -276,7 +277,8 @@ class RunStore:
         """Read every record, in the order of the file names.
 
         A file that cannot be read, or that lies under another name than its own (a copy that would
-        be counted twice), is passed over with a `StoreWarning` that names it.
+        be counted twice), is passed over with a `StoreWarning` that names it; of records of earlier
+        versions there is one for all.
 
         Args:
             dataset: Only this data set.
@@ -285,9 +287,13 @@ class RunStore:
         Yields:
             The stored records.
         """
+        earlier: list[EarlierRecordError] = []
         for path in self._record_files(dataset, model):
             try:
                 record = read_record(path)
+            except EarlierRecordError as error:
+                earlier.append(error)
+                continue
             except StoreError as error:
                 warnings.warn(str(error), StoreWarning, stacklevel=2)
                 continue
@@ -301,6 +307,9 @@ class RunStore:
                 )
                 continue
             yield record
+        if earlier:
+            others = f" So are {len(earlier) - 1} more." if earlier[1:] else ""
+            warnings.warn(f"{earlier[0]}{others}", StoreWarning, stacklevel=2)
 
     def predictions(self, record: RunRecord) -> pd.DataFrame:
         """Read the predictions of a stored run.

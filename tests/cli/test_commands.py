@@ -324,3 +324,12 @@ def test_commands_on_records_and_files_need_no_torch(command, tmp_path):
     )  # fmt: skip
     assert "error:" in done.stderr
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_warnings_are_one_line_without_the_place_in_the_code(tmp_path):
+    (record := tmp_path / "runs" / "mosi" / "text_only" / "0.json").parent.mkdir(parents=True)
+    record.write_text("{")
+    command = [sys.executable, "-m", "MMSA_ext", "result-stat", "--res-save-dir", str(tmp_path)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=False).stderr.splitlines()
+    assert any(line.startswith(f"warning: {record}: this run record is damaged") for line in lines)
+    assert not any("StoreWarning" in line for line in lines)

@@ -350,6 +350,16 @@ class TestStore:
         with pytest.warns(StoreWarning, match=path.name):
             assert [record.identity.seed for record in store.records()] == [2]
 
+    def test_records_of_earlier_versions_are_said_once(self, tmp_path, make_record):
+        store = RunStore(tmp_path)
+        for seed in (1, 2, 3):
+            path = store.write(make_record(seed=seed))
+            if seed < 3:
+                path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 2}))
+        with pytest.warns(StoreWarning, match="earlier MMSA_ext.* So are 1 more") as said:
+            assert [record.identity.seed for record in store.records()] == [3]
+        assert len(said) == 1
+
     def test_a_damaged_record_does_not_cost_a_new_result(self, tmp_path, make_record):
         store, record = RunStore(tmp_path), make_record()
         path = store.write(record)
