@@ -85,7 +85,9 @@ def _verify(store: RunStore, record: RunRecord) -> RecordCheck:
     except StoreError as error:
         return RecordCheck(name, "damaged", detail=str(error))
     by_split = {str(split): rows for split, rows in predictions.groupby("split", sort=False)}
-    missing = tuple(f"{s}: no predictions" for s in record.metrics if s not in by_split)
+    path = store.predictions_path(record.identity)
+    lost = (split for split in record.metrics if split not in by_split)
+    missing = tuple(f"{path}: has no predictions of the {split} split" for split in lost)
     model = record.identity.model
     has_loss = is_registered(model) and not trains_in_mmsa(model)
     if not has_loss:
@@ -97,7 +99,6 @@ def _verify(store: RunStore, record: RunRecord) -> RecordCheck:
             if split in record.metrics
         ]
     except (ValueError, IndexError) as error:  # NaN, or no label that is not 0
-        path = store.predictions_path(record.identity)
         said = f"{path}: MMSA's metrics are not defined on these predictions ({error})."
         return RecordCheck(name, "damaged", detail=said)
     differing = "; ".join(text for _, _, wrong in found for text in wrong)

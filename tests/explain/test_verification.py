@@ -121,6 +121,14 @@ def test_the_loss_of_mmsas_loop_is_left_out(store, write):
     assert "batches of MMSA's loop" in check.left_out[0]
 
 
+def test_a_split_without_predictions_is_named_with_its_file(store, write):
+    table = predictions(1)
+    metrics = scored(table, "mosi", "mse")
+    path = write(table=table[table["split"] != "test"], metrics=metrics)
+    shown = render(verify_store(store))
+    assert f"{path.stem}.predictions.csv: has no predictions of the test split" in shown
+
+
 def test_changed_predictions_are_damaged(store, write):
     path = write().with_suffix(".predictions.csv")
     path.write_text(path.read_text().replace("test1", "test9", 1))
