@@ -28,7 +28,6 @@ from MMSA_ext.data.front_padding import check_choice
 from MMSA_ext.data.scaling import check_scaling, wants_scaling
 from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.json_files import check_depth
-from MMSA_ext.json_files import read_json as read_json
 from MMSA_ext.mmsa_files import Kind
 from MMSA_ext.paths import expand, expand_given, shown
 from MMSA_ext.registry import (

@@ -22,7 +22,7 @@ from MMSA_ext.names import MODALITY_FILES
 from MMSA_ext.paths import expand
 from MMSA_ext.records.store import RunIdentity, RunRecord, RunStore, StoreError
 from MMSA_ext.reporting.render import frame_table, to_text
-from MMSA_ext.runs.seeds import run_identity
+from MMSA_ext.runs.identity import run_identity
 
 # Arguments of `MMSA_run` that name feature files.
 FEATURE_FILES = ("custom_feature", *MODALITY_FILES)

@@ -11,7 +11,7 @@ from MMSA_ext.config.resolve import resolve
 from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.experiments.files import Experiment
 from MMSA_ext.records.store import RunRecord, RunStore
-from MMSA_ext.runs.seeds import run_identity
+from MMSA_ext.runs.identity import run_identity
 
 logger = logging.getLogger("MMSA")
 

@@ -172,7 +172,7 @@ Scored = tuple[nn.Module, tuple[Call, ...], NDArray[np.float64]]
 
 @torch.no_grad()
 def _score_own(scorer: Scorer, features: FeatureSet) -> Scored:
-    args, model = scorer.args, core_model(scorer.model())
+    args, model = scorer.args, core_model(scorer.model)
     calls: list[tuple[Any, ...]] = []
     predictions = []
     for loader in eval_loaders(features, model, args.eval_batch_size).values():

@@ -54,6 +54,11 @@ class CENETConfig(FineTuneConfig):
     schedule: Literal["linear", "constant", "cosine"] = "constant"
     optimizer: Literal["adamw", "adam"] = "adam"
 
+    @property
+    def masks_padding(self) -> bool:
+        """See `RunConfig`."""
+        return self.masked
+
 
 class CrossModalEnhancement(nn.Module):
     """What audio and vision say to each token: the shift of its hidden state (CE).

@@ -97,6 +97,11 @@ class TETFNConfig(FineTuneConfig):
     schedule: Literal["linear", "constant", "cosine"] = "constant"
     optimizer: Literal["adamw", "adam"] = "adam"
 
+    @property
+    def masks_padding(self) -> bool:
+        """See `RunConfig`."""
+        return self.masked
+
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:
         if self.dim % self.heads:

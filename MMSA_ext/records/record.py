@@ -173,7 +173,7 @@ class RunIdentity(_Frozen):
             on another machine; so do the shapes that the feature file decides, and what decides
             only the speed, see `runs.seeds.identifying_configuration`.
         seed: Seed of every random stream of the run.
-        code_version: Digest of the code that decides the result, see `identity.code_version`.
+        code_version: Digest of the code that decides the result, see `code_version`.
     """
 
     dataset: FolderName

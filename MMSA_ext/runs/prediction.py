@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def load_model(
         ConfigError: An override replaces nothing.
         TextEncoderError: The text encoder of a model of MMSA cannot be loaded.
     """
-    return Scorer(checkpoint_path, overrides, gpu_ids=gpu_ids).model()
+    return Scorer(checkpoint_path, overrides, gpu_ids=gpu_ids).model
 
 
 class Scorer:
@@ -210,8 +211,9 @@ class Scorer:
             return features.scaled(self.scaling)
         return features.with_scaling(self.scaling)
 
+    @cached_property
     def model(self) -> nn.Module:
-        """The network, see `load_model`.
+        """The network, see `load_model`; built once, when it is first asked for.
 
         Raises:
             CheckpointError: The weights do not fit the configuration.
@@ -239,7 +241,7 @@ class Scorer:
         return table
 
     def _predict_extension(self, features: FeatureSet) -> pd.DataFrame:
-        model = core_model(self.model())
+        model = core_model(self.model)
         loaders = eval_loaders(features, model, self.args.eval_batch_size)
         return predictions_frame(
             {name: predict(model, loader, self.args.device) for name, loader in loaders.items()}

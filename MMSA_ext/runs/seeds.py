@@ -20,17 +20,14 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from MMSA_ext import mmsa_bridge
-from MMSA_ext import text_encoders as encoders
 from MMSA_ext.config import mmsa_keys
 from MMSA_ext.config.resolve import identity_config, merge
-from MMSA_ext.config.schema import FACTS, RunConfig
 from MMSA_ext.data import corruption
 from MMSA_ext.data.features import FeatureSet, base_file, fingerprint, read_features
 from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, MMSAExtError, suggest
 from MMSA_ext.files import check_writable, exclusive, scratch_folder
 from MMSA_ext.paths import DATA_ROOT_VARIABLE, Places, shown, why_no_file
-from MMSA_ext.records.identity import code_version
 from MMSA_ext.records.record import metric_name
 from MMSA_ext.records.rescue import store_or_rescue
 from MMSA_ext.records.store import (
@@ -44,9 +41,10 @@ from MMSA_ext.records.store import (
     read_record,
 )
 from MMSA_ext.records.store import collect_environment as describe_environment
-from MMSA_ext.registry import get_model, is_registered, trains_in_mmsa
+from MMSA_ext.registry import trains_in_mmsa
 from MMSA_ext.reporting.tables import append_mmsa_csv, write_seed_csv
 from MMSA_ext.runs import requirements
+from MMSA_ext.runs.identity import run_identity
 from MMSA_ext.runs.inputs import adopt_shapes, seen_features
 from MMSA_ext.runs.one_seed import SeedOutcome, run_stock_seed, score_stock_seed
 from MMSA_ext.runs.options import RunOptions
@@ -61,64 +59,6 @@ logger = logging.getLogger("MMSA")
 
 # What must be free before a seed is begun: where checkpoints go, and where the log is.
 _MODELS_BYTES, _LOG_BYTES = 4 * 2**20, 2**16
-
-
-def identifying_configuration(args: EasyDict) -> dict[str, Any]:
-    """The part of a configuration that identifies a run, known before its data are read.
-
-    It has causes and no consequences, so not the shapes that the feature file decides, nor what
-    decides only the speed of the model.
-
-    Raises:
-        TextEncoderError: If the text encoder is a folder that is not there.
-    """
-    left_out = set(FACTS)
-    if is_registered(args.model_name):
-        bound = get_model(args.model_name).config.from_args(args)
-        if isinstance(bound, RunConfig) and bound.masks_padding:
-            left_out.add("eval_batch_size")
-    kept = identity_config(args)
-    configuration = {key: value for key, value in kept.items() if key not in left_out}
-    if "pretrained" in configuration:
-        configuration["pretrained"] = encoders.identity(configuration["pretrained"])
-    return configuration
-
-
-def model_code_version(model_name: str) -> str:
-    """Version of the code that decides the numbers of a model: its own, its trainer's, the data's.
-
-    Of MMSA's models that is what brings MMSA to run here; MMSA itself is of one version.
-    """
-    data = (read_features, seen_features, adopt_shapes)
-    if not is_registered(model_name):
-        return code_version(*data, run_stock_seed)
-    entry = get_model(model_name)
-    run = run_extension_seed if entry.host is None else run_stock_seed
-    return code_version(*data, run, entry.build, entry.config, entry.trainer)
-
-
-def run_identity(
-    args: EasyDict, data: str, seed: int, marks: Mapping[str, str] | None = None
-) -> RunIdentity:
-    """The name of a run, known before the run.
-
-    Args:
-        args: Resolved configuration.
-        data: Fingerprint of the feature files.
-        seed: The seed.
-        marks: What sets the run apart from one with the same configuration.
-
-    Raises:
-        TextEncoderError: If the text encoder is a folder that is not there.
-    """
-    return RunIdentity(
-        dataset=args.dataset_name,
-        dataset_fingerprint=data,
-        model=args.model_name,
-        configuration=identifying_configuration(args) | dict(marks or {}),
-        seed=seed,
-        code_version=model_code_version(args.model_name),
-    )
 
 
 class Run:

@@ -28,7 +28,7 @@ from MMSA_ext.errors import CheckpointError, TrainingDivergedError, WriteError
 from MMSA_ext.files import outside_scratch
 from MMSA_ext.models.contract import MSAModel
 from MMSA_ext.models.parts.two_stage import EncoderTask, TwoStageModel
-from MMSA_ext.records.identity import code_version
+from MMSA_ext.records.code_version import code_version
 from MMSA_ext.training.checkpoint import read_sealed, write_sealed
 from MMSA_ext.training.trainer import Trainer, undivided
 

@@ -40,7 +40,7 @@ from MMSA_ext.records.store import (
     StoreWarning,
 )
 from MMSA_ext.reporting.tables import render_table, write_seed_csv
-from MMSA_ext.runs.seeds import identifying_configuration, model_code_version
+from MMSA_ext.runs.identity import identifying_configuration, model_code_version
 from tests.attack.tally import HangError, Tally, limited
 from tests.conftest import make_feature_data
 

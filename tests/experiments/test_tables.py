@@ -255,7 +255,7 @@ def test_models_of_aligned_data_have_a_file_of_their_own(make, store):
     experiment = make(rows=rows)
     template = next(iter(store.records()))
     from MMSA_ext.config.resolve import resolve
-    from MMSA_ext.runs.seeds import identifying_configuration
+    from MMSA_ext.runs.identity import identifying_configuration
 
     for year, row in enumerate(experiment.rows, start=2990):
         configuration = identifying_configuration(resolve(row.model, "mosi"))

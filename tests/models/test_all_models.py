@@ -242,6 +242,13 @@ def test_neither_batch_nor_padding_changes_a_result(tiny_model, dataset, name, s
     torch.testing.assert_close(other_losses, losses, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_that_masks_padding_says_so(name):
+    """Then the batches of evaluation are no part of a run's name."""
+    config = get_model(name).config.from_args(resolve(name, "mosi"))
+    assert config.masks_padding == (name not in READS_PADDING)
+
+
 @pytest.mark.parametrize(
     ("name", "switch"), [("almt", {}), ("cenet", {}), ("tetfn", {"vision_kernel": 3})], ids=str
 )

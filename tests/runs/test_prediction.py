@@ -47,6 +47,7 @@ def test_the_network_of_a_checkpoint(trained):
     found = {f"Model.{name}": value for name, value in network.state_dict().items()}
     assert found.keys() == scorer.state_dict.keys()
     assert all(torch.equal(found[name], value) for name, value in scorer.state_dict.items())
+    assert scorer.model is scorer.model  # built once
 
 
 def test_overrides_that_replace_nothing_are_refused(trained, feature_file):

@@ -26,7 +26,7 @@ _INSTALLED = tuple(
 NO_NUMBERS = frozenset(
     {
         *("errors.py", "file_kinds.py", "files.py", "json_files.py", "paths.py", "validation.py"),
-        *("registry.py", "catalogue.py", "mmsa_files.py", "version.py", "records/identity.py"),
+        *("registry.py", "catalogue.py", "mmsa_files.py", "version.py", "records/code_version.py"),
         *("mmsa_bridge/keys.py", "mmsa_bridge/values.py"),
     }
 )

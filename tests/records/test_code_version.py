@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import MMSA_ext
-from MMSA_ext.records import identity
-from MMSA_ext.records.identity import NO_NUMBERS, code_version
+from MMSA_ext.records import code_version as sources
+from MMSA_ext.records.code_version import NO_NUMBERS, code_version
 from MMSA_ext.registry import get_model, list_models
-from MMSA_ext.runs.seeds import model_code_version
+from MMSA_ext.runs.identity import model_code_version
 
 PACKAGE = Path(MMSA_ext.__file__).parent
 # A model of each kind: on this package's trainer, in MMSA's loop, MMSA's own.
@@ -22,17 +22,17 @@ EVERY = set(KINDS)
 @pytest.fixture
 def changed(monkeypatch):
     """Versions as if a source file had another content."""
-    digest = identity._digest
+    digest = sources._digest
 
     def versions(name, models=KINDS):
         def other(path):
             return "changed" if path == PACKAGE / name else digest(path)
 
-        monkeypatch.setattr(identity, "_digest", other)
-        identity._read_once.cache_clear()
+        monkeypatch.setattr(sources, "_digest", other)
+        sources._read_once.cache_clear()
         found = {model: model_code_version(model) for model in models}
-        monkeypatch.setattr(identity, "_digest", digest)
-        identity._read_once.cache_clear()
+        monkeypatch.setattr(sources, "_digest", digest)
+        sources._read_once.cache_clear()
         return found
 
     return versions
@@ -83,7 +83,7 @@ def test_stage_one_is_code_of_the_models_that_have_it(changed):
 def test_what_is_left_out_does_no_arithmetic(file):
     """Nothing there can change a number: no library of arrays, not even imported in a function."""
     tree = ast.parse((PACKAGE / file).read_bytes())
-    imported = {name.split(".")[0] for (name, *_), _ in identity._imported(tree, ("MMSA_ext",))}
+    imported = {name.split(".")[0] for (name, *_), _ in sources._imported(tree, ("MMSA_ext",))}
     assert not imported & {"torch", "numpy", "scipy", "pandas", "sklearn", "transformers", "random"}
 
 
@@ -135,7 +135,7 @@ def test_what_lies_beside_a_users_model_is_its_code_too(written, tmp_path):
 def test_what_a_users_model_takes_from_this_package_is_its_code(written, monkeypatch, line):
     """At whatever place of the file."""
     text = f"def build(args):\n    if args:\n        {line}\n"
-    files = identity.closure([_written(written, text)])
+    files = sources.closure([_written(written, text)])
     assert {PACKAGE / "models/infoenh/module.py", PACKAGE / "models/losses.py"} <= files
 
 
@@ -150,7 +150,7 @@ def test_names_for_annotations_are_no_code(written):
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from MMSA_ext import InfoEnh\n"
         "else:\n    from MMSA_ext.models import losses\ndef build(args): ...\n"
     )
-    files = identity.closure([_written(written, text)])
+    files = sources.closure([_written(written, text)])
     assert PACKAGE / "models/losses.py" in files
     assert PACKAGE / "models/infoenh/module.py" not in files
 

@@ -1,0 +1,79 @@
+"""The name of a run: what decides its numbers, known before its data are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from easydict import EasyDict
+
+from MMSA_ext import text_encoders as encoders
+from MMSA_ext.config.resolve import identity_config
+from MMSA_ext.config.schema import FACTS, RunConfig
+from MMSA_ext.data.features import read_features
+from MMSA_ext.records.code_version import code_version
+from MMSA_ext.records.record import RunIdentity
+from MMSA_ext.registry import get_model, is_registered
+from MMSA_ext.runs.inputs import adopt_shapes, seen_features
+from MMSA_ext.runs.one_seed import run_stock_seed
+from MMSA_ext.runs.own_seed import run_extension_seed
+
+__all__ = ["identifying_configuration", "model_code_version", "run_identity"]
+
+
+def identifying_configuration(args: EasyDict) -> dict[str, Any]:
+    """The part of a configuration that identifies a run, known before its data are read.
+
+    It has causes and no consequences, so not the shapes that the feature file decides, nor what
+    decides only the speed of the model.
+
+    Raises:
+        TextEncoderError: If the text encoder is a folder that is not there.
+    """
+    left_out = set(FACTS)
+    if is_registered(args.model_name):
+        bound = get_model(args.model_name).config.from_args(args)
+        if isinstance(bound, RunConfig) and bound.masks_padding:
+            left_out.add("eval_batch_size")
+    kept = identity_config(args)
+    configuration = {key: value for key, value in kept.items() if key not in left_out}
+    if "pretrained" in configuration:
+        configuration["pretrained"] = encoders.identity(configuration["pretrained"])
+    return configuration
+
+
+def model_code_version(model_name: str) -> str:
+    """Version of the code that decides the numbers of a model: its own, its trainer's, the data's.
+
+    Of MMSA's models that is what brings MMSA to run here; MMSA itself is of one version.
+    """
+    data = (read_features, seen_features, adopt_shapes)
+    if not is_registered(model_name):
+        return code_version(*data, run_stock_seed)
+    entry = get_model(model_name)
+    run = run_extension_seed if entry.host is None else run_stock_seed
+    return code_version(*data, run, entry.build, entry.config, entry.trainer)
+
+
+def run_identity(
+    args: EasyDict, data: str, seed: int, marks: Mapping[str, str] | None = None
+) -> RunIdentity:
+    """The name of a run, known before the run.
+
+    Args:
+        args: Resolved configuration.
+        data: Fingerprint of the feature files.
+        seed: The seed.
+        marks: What sets the run apart from one with the same configuration.
+
+    Raises:
+        TextEncoderError: If the text encoder is a folder that is not there.
+    """
+    return RunIdentity(
+        dataset=args.dataset_name,
+        dataset_fingerprint=data,
+        model=args.model_name,
+        configuration=identifying_configuration(args) | dict(marks or {}),
+        seed=seed,
+        code_version=model_code_version(args.model_name),
+    )
