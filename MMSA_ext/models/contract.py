@@ -139,6 +139,13 @@ class MSAModel(nn.Module):
         trainer makes its optimizer, before the first epoch.
         """
 
+    def training_state(self) -> dict[str, Tensor]:
+        """What training changes beside parameters and buffers, to be resumed; nothing here."""
+        return {}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `training_state` gave; called after `adapt`."""
+
     def adapt(self, train: FeatureSplit) -> list[str]:
         """Look at the training split before training; nothing here.
 
