@@ -321,10 +321,15 @@ class RunRecord(_Frozen):
     peak_memory_mb: Number = None
     created: Annotated[AwareDatetime, AfterValidator(_dated)] = Field(default_factory=_now)
     checkpoint: Annotated[Text | None, BeforeValidator(_portable_checkpoint)] = None
-    recipe: dict[Text, dict[Text, JsonValue]] = {}
+    recipe: dict[str, dict[str, JsonValue]] = {}
     notes: tuple[Text, ...] = ()
     predictions_sha256: str | None = None
     checkpoint_sha256: str | None = None
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _plain_recipe(cls, value: Any) -> JsonValue:
+        return _plain(value, "recipe")
 
     @model_validator(mode="after")
     def _status_and_content_agree(self) -> Self:
