@@ -101,7 +101,7 @@ def compared(
         ours, theirs = trained.get(modality), found.get(modality)
         if ours is None or ours == theirs:
             continue
-        line = f"{modality}: {described(theirs)}; the model was trained on {described(ours)}"
+        line = f"{modality} is {described(theirs)}, in training it was {described(ours)}"
         alike = theirs is None or _essence(ours) == _essence(theirs)
         (doubtful if alike else other).append(line)
     return other, doubtful

@@ -248,15 +248,16 @@ class Scorer:
         other, doubtful = compared(self.recipe, recipe, self._modalities)
         if other and not self.any_recipe:
             raise FeatureFileError(
-                f"{source} is made otherwise than what {self.path} was trained on, so its numbers "
-                "mean something else:\n  " + "\n  ".join(other) + "\nMake these features as "
-                "those of training were made. To score them all the same: --any-recipe, in Python "
-                "any_recipe=True."
+                f"{source}: of another recipe than the features that {self.path} was trained on, "
+                "so its numbers mean something else:\n  " + "\n  ".join(other) + "\nMake these "
+                "features as those of training were made. To score them all the same: "
+                "--any-recipe, in Python any_recipe=True."
             )
-        for line in other:
-            logger.warning("%s is scored all the same, as any_recipe says. %s.", source, line)
-        for line in doubtful:
-            logger.warning("%s may be made otherwise than for training. %s.", source, line)
+        if other:
+            told = "%s: of another recipe, and scored as any_recipe says: %s."
+            logger.warning(told, source, "; ".join(other))
+        if doubtful:
+            logger.warning("%s: perhaps of another recipe: %s.", source, "; ".join(doubtful))
 
     @cached_property
     def model(self) -> nn.Module:

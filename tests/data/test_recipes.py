@@ -95,8 +95,8 @@ def test_what_is_another_recipe(change: dict[str, Any], verdict: str) -> None:
         other, doubtful = compared(trained, found)
         assert ["same", "doubtful", "other"][2 * len(other) + len(doubtful)] == verdict
         for line in other + doubtful:
-            assert line.startswith(f"audio: {described(pair[1])}; ")
-            assert line.endswith(f"trained on {described(pair[0])}")
+            assert line.startswith(f"audio is {described(pair[1])}, ")
+            assert line.endswith(f"training it was {described(pair[0])}")
 
 
 def test_what_is_unknown() -> None:
@@ -104,8 +104,8 @@ def test_what_is_unknown() -> None:
     assert compared(RECIPE, {}) == (
         [],
         [
-            "text: unknown; the model was trained on minilm 0.1.0 (max_length 50)",
-            f"audio: unknown; the model was trained on {described(OPENSMILE)}",
+            "text is unknown, in training it was minilm 0.1.0 (max_length 50)",
+            f"audio is unknown, in training it was {described(OPENSMILE)}",
         ],
     )
 

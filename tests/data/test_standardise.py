@@ -117,5 +117,5 @@ def test_the_recipe_tells_scalings_apart(source: Path, tmp_path: Path) -> None:
     other = read_features(standardise(louder, tmp_path / "out.pkl")).recipe
     assert other["vision"] == read_features(tmp_path / "again.pkl").recipe["vision"]
     (difference,), doubtful = compared(recipe, {"audio": other["audio"]})
-    assert (difference[:6], doubtful) == ("audio:", [])
+    assert (difference[:9], doubtful) == ("audio is ", [])
     assert compared(recipe, {"audio": made})[0], "frames that are not scaled at all"
