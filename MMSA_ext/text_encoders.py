@@ -128,7 +128,7 @@ def version(pretrained: str) -> str:
 
     Returns:
         Version of the alias's package, or commit of what the local cache has of a Hugging Face
-        name; `unknown` for a folder, whose content is in its identity.
+        name; empty for a folder, whose content is in its identity.
 
     Raises:
         TextEncoderError: as `resolve`.
@@ -137,7 +137,7 @@ def version(pretrained: str) -> str:
     if pretrained in _PACKAGED:
         return importlib.metadata.version(_PACKAGED[pretrained])
     folder = None if Path(source).is_dir() else cached_folder(source)
-    return "unknown" if folder is None else folder.name[:12]
+    return "" if folder is None else folder.name[:12]
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from MMSA_ext.names import SPLITS
 from MMSA_ext.paths import expand, expand_file
 from MMSA_ext.text_encoders import identity, load_text_encoder, load_tokenizer, version
 
-__all__ = ["TextCoverage", "coverage", "encode_text", "encode_tokens", "tokenize"]
+__all__ = ["TextCoverage", "coverage", "encode_text", "encode_tokens", "text_recipe", "tokenize"]
 
 logger = logging.getLogger("MMSA")
 
@@ -155,7 +155,7 @@ def encode_text(
             for field in fields:
                 holder[field] = filled[field][0] if name is None else filled[field]
     recipe, _ = find_recipe(data)
-    data["recipe"] = recipe | {"text": _made(pretrained, max_length, padding)}
+    data["recipe"] = recipe | {"text": text_recipe(pretrained, max_length, padding)}
     kept = [data if name is None else data[name] for name in texts]
     if any(field in holder for holder in kept for field in set(_FIELDS) - set(fields)):
         data["recipe"]["text"]["fields"] = list(fields)  # the other one is not known
@@ -163,7 +163,8 @@ def encode_text(
     return write_features(target, data)
 
 
-def _made(pretrained: str, max_length: int, padding: Padding) -> dict[str, Any]:
+def text_recipe(pretrained: str, max_length: int, padding: Padding = "zero") -> dict[str, Any]:
+    """Who made a text (`data.recipes`); arguments are those of `encode_text`."""
     made = {"name": identity(pretrained), "version": version(pretrained), "max_length": max_length}
     return made if padding == "zero" else made | {"padding": padding}
 

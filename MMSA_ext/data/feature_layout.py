@@ -10,7 +10,7 @@ import numpy as np
 from MMSA_ext.data.feature_checks import Scope, SequenceFindings, check_ids, check_strings
 from MMSA_ext.data.feature_report import FeatureReport
 from MMSA_ext.data.pickles.errors import shown
-from MMSA_ext.data.recipes import UNKNOWN, Recipe, problems
+from MMSA_ext.data.recipes import Recipe, problems
 from MMSA_ext.data.safe_pickle import load_pickle
 from MMSA_ext.names import MODALITIES, SPLITS
 
@@ -182,7 +182,7 @@ def find_recipe(data: Any) -> tuple[Recipe, list[str]]:
     if broken := problems(recipe):
         return {}, broken
     # As `encode-text` named its encoder before there were recipes.
-    before = {"text": {"name": held.get("text_encoder"), "version": UNKNOWN}}
+    before = {"text": {"name": held.get("text_encoder"), "version": ""}}
     return recipe if problems(before) else before | recipe, []
 
 

@@ -18,7 +18,8 @@ from MMSA_ext.names import MODALITIES
 
 __all__ = ["UNKNOWN", "Recipe", "compared", "described", "problems"]
 
-Recipe = dict[str, dict[str, Any]]  # modality -> `name`, `version`, parameters in JSON's types
+# modality -> `name`, `version` (empty where nobody knows it), parameters in JSON's types
+Recipe = dict[str, dict[str, Any]]
 
 UNKNOWN = "unknown"
 # What changes how much of a sample there is, but not what a step of it means.
@@ -41,8 +42,10 @@ def problems(recipe: object) -> list[str]:
             found.append(
                 f"{modality} is a {type(made).__name__}; write {{'name': ..., 'version': ...}}."
             )
-        elif lacking := [key for key in ("name", "version") if not _is_text(made.get(key))]:
-            found.append(f"{modality} lacks {' and '.join(lacking)}; write each as a text.")
+        elif not made.get("name") or not all(map(_is_text, map(made.get, ("name", "version")))):
+            found.append(
+                f"{modality} has no texts 'name' and 'version'; write both, the version may be ''."
+            )
         elif not _is_json(made):
             found.append(
                 f"{modality} has parameters that JSON cannot say, or too many; write numbers, "
@@ -52,7 +55,7 @@ def problems(recipe: object) -> list[str]:
 
 
 def _is_text(value: object) -> bool:
-    return type(value) is str and bool(value.strip()) and value.isprintable()
+    return type(value) is str and value.isprintable()
 
 
 def _is_json(value: dict[str, Any]) -> bool:
@@ -74,9 +77,8 @@ def described(made: Mapping[str, Any] | None) -> str:
     """The recipe of one modality in a line, such as "minilm 0.1.0 (max_length 50)"."""
     if not made:
         return UNKNOWN
-    known = [made[key] for key in ("name", "version") if made[key] != UNKNOWN]
     more = ", ".join(f"{k} {v}" for k, v in made.items() if k not in ("name", "version"))
-    text = f"{' '.join(known) or UNKNOWN}{f' ({more})' if more else ''}"
+    text = f"{made['name']} {made['version']}".strip() + (f" ({more})" if more else "")
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 

@@ -72,7 +72,7 @@ def standardise(
         found = ModalityScaling.of(*splits["train"].frames(modality))
         before = scaling.get(modality)
         scaling[modality] = found if before is None else found.after(before)
-        made = recipe.get(modality, {"name": UNKNOWN, "version": UNKNOWN})
+        made = recipe.get(modality, {"name": UNKNOWN, "version": ""})
         recipe = recipe | {modality: made | {"standardised": _digest(scaling[modality])}}
         for name, split in splits.items():
             frames, lengths = split.frames(modality)

@@ -43,7 +43,7 @@ def encoded(source: Path, encoder: Path, name: str = "out.pkl", **options: Any) 
 
 def test_file_has_both_text_keys_and_everything_else(source: Path, tiny_encoder: Path) -> None:
     data, before = encoded(source, tiny_encoder), safe_load(source)
-    made = {"name": identity(str(tiny_encoder)), "version": "unknown", "max_length": 8}
+    made = {"name": identity(str(tiny_encoder)), "version": "", "max_length": 8}
     assert data["recipe"] == {"text": made}
     assert data["remark"] == "kept"
     for name in ("train", "valid", "test"):

@@ -33,10 +33,10 @@ BROKEN = {
     "'adio' is no modality; did you mean audio": {"adio": OPENSMILE},
     "1 is no modality; known: text, audio, vision": {1: OPENSMILE},
     "text is a str; write {'name': ..., 'version': ...}": {"text": "minilm"},
-    "text lacks name and version": {"text": {}},
-    "audio lacks version": {"audio": {"name": "opensmile", "version": 2.5}},
-    "audio lacks name": {"audio": {"name": " ", "version": "1"}},
-    "vision lacks name": {"vision": {"name": "a\nb", "version": "1"}},
+    "text has no texts 'name' and 'version'": {"text": {}},
+    "audio has no texts": {"audio": {"name": "opensmile", "version": 2.5}},
+    "audio has no text": {"audio": {"name": "", "version": "1"}},
+    "vision has no texts": {"vision": {"name": "a\nb", "version": "1"}},
     "vision has parameters that JSON cannot say": {"vision": OPENSMILE | {"rate": math.nan}},
     "audio has parameters": {"audio": OPENSMILE | {"rates": (1, 2)}},
     "audio has param": {"audio": OPENSMILE | {"mean": np.zeros(2)}},
@@ -70,7 +70,7 @@ def test_a_recipe_in_a_line() -> None:
     assert described(MINILM) == "minilm 0.1.0 (max_length 50)"
     assert described({"name": "a", "version": "1"}) == "a 1"
     assert described(None) == described({}) == "unknown"
-    scaled = {"name": "unknown", "version": "unknown", "standardised": "ab"}
+    scaled = {"name": "unknown", "version": "", "standardised": "ab"}
     assert described(scaled) == "unknown (standardised ab)"
     assert len(described(OPENSMILE | {"more": "x" * 5000})) == 300
 
@@ -133,7 +133,7 @@ class TestFiles:
     def test_before_there_were_recipes(self, tmp_path: Path, feature_data: Data) -> None:
         data = feature_data | {"text_encoder": "minilm", "recipe": {"audio": OPENSMILE}}
         recipe = read_features(write_features(tmp_path / "data.pkl", data)).recipe
-        assert recipe == {"text": {"name": "minilm", "version": "unknown"}, "audio": OPENSMILE}
+        assert recipe == {"text": {"name": "minilm", "version": ""}, "audio": OPENSMILE}
         other, doubtful = compared({"text": MINILM}, recipe)
         assert (other, len(doubtful)) == ([], 1)
 

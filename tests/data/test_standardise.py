@@ -111,7 +111,7 @@ def test_the_recipe_tells_scalings_apart(source: Path, tmp_path: Path) -> None:
     again = read_features(standardise(source, tmp_path / "again.pkl")).recipe
     assert again["audio"] == recipe["audio"]
     assert again["vision"].pop("standardised")
-    assert again["vision"] == {"name": "unknown", "version": "unknown"}
+    assert again["vision"] == {"name": "unknown", "version": ""}
     data["train"]["audio"] *= 2  # other data, scaled by their own deviations
     louder = write_features(tmp_path / "louder.pkl", data)
     other = read_features(standardise(louder, tmp_path / "out.pkl")).recipe

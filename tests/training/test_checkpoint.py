@@ -158,7 +158,7 @@ MALFORMED = {
     "'metrics' has no metrics by split": {"metrics": {"test": 0.5}},
     "'more' is unknown": {"more": 1},
     "'recipe' is NoneType": {"recipe": None},
-    "'recipe' audio lacks version": {"recipe": {"audio": {"name": "opensmile"}}},
+    "'recipe' audio has no texts": {"recipe": {"audio": {"name": "opensmile"}}},
     "'recipe' 'adio' is no modality": {"recipe": {"adio": {}}},
     "holds no weights by name": {"state_dict": {}},
     "holds no weights": {"state_dict": [torch.zeros(1)]},
