@@ -4,9 +4,16 @@ from typing import Annotated
 
 import typer
 
-from MMSA_ext.cli.options import Overrides, known_dataset, known_model, parse_overrides
+from MMSA_ext.cli.options import (
+    Overrides,
+    known_dataset,
+    known_model,
+    parse_overrides,
+    takes_imports,
+)
 
 
+@takes_imports
 def list_() -> None:
     """List models, the data sets they are configured for, and experiments."""
     from MMSA_ext import mmsa_files, registry
@@ -26,6 +33,7 @@ def list_() -> None:
         typer.echo(f"  {name:22s} {read_json(path)['title']}")
 
 
+@takes_imports
 def complexity(
     model: Annotated[
         str, typer.Argument(callback=known_model, help="Model of this package.")

@@ -18,6 +18,7 @@ from MMSA_ext.cli.options import (
     Seeds,
     feature_file,
     parse_overrides,
+    takes_imports,
     takes_run_options,
 )
 from MMSA_ext.errors import ConfigError
@@ -116,6 +117,7 @@ def tune(
     )
 
 
+@takes_imports
 def predict(
     checkpoint: Checkpoint,
     features: Annotated[

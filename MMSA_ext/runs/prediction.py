@@ -26,8 +26,9 @@ from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
 from MMSA_ext.json_files import read_json
 from MMSA_ext.models.contract import MSAModel, core_model
 from MMSA_ext.names import FRAMES
+from MMSA_ext.own_models import MEND
 from MMSA_ext.paths import expand
-from MMSA_ext.registry import check_names, get_model, is_registered, trains_in_mmsa
+from MMSA_ext.registry import check_names, get_model, is_known, is_registered, trains_in_mmsa
 from MMSA_ext.training.checkpoint import load_checkpoint
 from MMSA_ext.training.trainer import predict
 
@@ -142,7 +143,8 @@ class Scorer:
         scaling: What the frames are scaled by; None if they are not.
 
     Raises:
-        CheckpointError: The checkpoint is missing or damaged, or its configuration is none.
+        CheckpointError: The checkpoint is missing, damaged or of a model that is not known, or its
+            configuration is none.
         ConfigError: An override replaces nothing.
         TextEncoderError: The text encoder of a model of MMSA is a folder that is not there.
     """
@@ -157,6 +159,11 @@ class Scorer:
         self.path = expand(checkpoint_path)
         checkpoint = load_checkpoint(self.path, overrides)
         check_replaces(overrides, checkpoint.config)
+        name = checkpoint.config.get("model_name")
+        if isinstance(name, str) and not is_known(name):
+            raise CheckpointError(
+                f"{self.path}: is of model {name!r:.80}, which is not known here. {MEND}"
+            )
         try:
             given = {k: str(v) if isinstance(v, Path) else v for k, v in (overrides or {}).items()}
             _check_keys({**checkpoint.config, **given})
