@@ -15,7 +15,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from MMSA_ext import catalogue, mmsa_files, own_models
-from MMSA_ext.errors import ConfigError, suggest
+from MMSA_ext.errors import ConfigError, UnknownModelError, suggest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -194,7 +194,8 @@ def check_names(model: str, dataset: str | None = None) -> None:
         raise ConfigError(reason)
     if not is_known(model):
         known = sorted({*list_models(), *mmsa_files.models()})
-        raise ConfigError(f"unknown model {model!r:.80}; {suggest(model, known)} {own_models.MEND}")
+        said = f"unknown model {model!r:.80}; {suggest(model, known)}"
+        raise UnknownModelError(f"{said} {own_models.MEND}")
     if dataset is not None:
         check_dataset(dataset)
 

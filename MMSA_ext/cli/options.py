@@ -231,8 +231,9 @@ def _taking(
     parameters = [*(p for name, p in own.items() if name != "options"), *shared.values()]
 
     @wraps(command)
-    def collected(**given: Any) -> None:
-        command(**made(**{name: given.pop(name) for name in shared}), **given)
+    def collected(*arguments: Any, **given: Any) -> None:
+        taken = {name: given.pop(name) for name in shared if name in given}
+        command(*arguments, **made(**taken), **given)
 
     collected.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     collected.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -135,9 +135,7 @@ class RayEngine:
 
     def begin(self, unit: Unit) -> Callable[[], Outcome]:
         """See `Engine`."""
-        reference = self._remote.remote(
-            unit, self._options, self._checkpoints, self._python_path
-        )
+        reference = self._remote.remote(unit, self._options, self._checkpoints, self._python_path)
         self._running.add(reference)
         return partial(self._outcome, unit, reference)
 

@@ -101,6 +101,6 @@ def _modules(names: Sequence[str]) -> tuple[str, ...]:
     """
     listed = [names] if isinstance(names, str | Path) else list(names)
     if not all(isinstance(name, str | Path) for name in listed):
-        raise ConfigError(f"imports is {names!r:.80}; give names of modules, or paths of .py files.")
+        raise ConfigError(f"imports is {names!r:.80}; give names of modules or their .py files.")
     texts = map(str, listed)
     return tuple(str(Path(expand(t)).absolute()) if is_file(t) else t for t in texts)

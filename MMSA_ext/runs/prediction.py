@@ -22,13 +22,12 @@ from MMSA_ext.data.fit_lengths import Longer, fit_lengths
 from MMSA_ext.data.loader import FeatureLoader, make_loader
 from MMSA_ext.data.predictions import predictions_frame
 from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
-from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
+from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, UnknownModelError
 from MMSA_ext.json_files import read_json
 from MMSA_ext.models.contract import MSAModel, core_model
 from MMSA_ext.names import FRAMES
-from MMSA_ext.own_models import MEND
 from MMSA_ext.paths import expand
-from MMSA_ext.registry import check_names, get_model, is_known, is_registered, trains_in_mmsa
+from MMSA_ext.registry import check_names, get_model, is_registered, trains_in_mmsa
 from MMSA_ext.training.checkpoint import load_checkpoint
 from MMSA_ext.training.trainer import predict
 
@@ -159,15 +158,12 @@ class Scorer:
         self.path = expand(checkpoint_path)
         checkpoint = load_checkpoint(self.path, overrides)
         check_replaces(overrides, checkpoint.config)
-        name = checkpoint.config.get("model_name")
-        if isinstance(name, str) and not is_known(name):
-            raise CheckpointError(
-                f"{self.path}: is of model {name!r:.80}, which is not known here. {MEND}"
-            )
         try:
             given = {k: str(v) if isinstance(v, Path) else v for k, v in (overrides or {}).items()}
             _check_keys({**checkpoint.config, **given})
             config = _completed(merge(checkpoint.config, given))
+        except UnknownModelError as error:
+            raise CheckpointError(f"{self.path}: {error}") from None
         except ConfigError as error:
             raise CheckpointError(
                 f"{self.path}: its configuration cannot be used: {error} If another version of "

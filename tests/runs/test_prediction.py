@@ -153,7 +153,7 @@ def sound(tmp_path_factory, tiny_encoder):
 CONFIGURATIONS = {
     "lacks dataset_name, feature_dims, model_name, seq_lens": lambda c: c.clear(),
     "lacks seq_lens": lambda c: c.pop("seq_lens"),
-    "unknown model 'no_such_model'": lambda c: c.update(model_name="no_such_model"),
+    r"unknown model 'none'; .*--import MODULE": lambda c: c.update(model_name="none"),
     "model_name is no name": lambda c: c.update(model_name=None),
     "unknown data set 'mossi'; did you mean mosi": lambda c: c.update(dataset_name="mossi"),
     "feature_dims is not three positive numbers": lambda c: c.update(feature_dims=[1, 2]),
