@@ -35,8 +35,9 @@ def is_file(name: str) -> bool:
 
 
 def import_modules(names: Iterable[str]) -> None:
-    """Import modules, as `python -m NAME` and `python FILE` find them; their folder stays on
-    Python's path.
+    """Import modules, as `python -m NAME` and `python FILE` find them.
+
+    Their folder stays on Python's path.
 
     Args:
         names: Names of modules on Python's path or in the current folder, and paths of `.py` files.

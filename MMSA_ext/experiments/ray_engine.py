@@ -3,7 +3,8 @@
 Workers train in a temporary folder of their own and return what they made; the driver, which holds
 the claims, writes it into the store. So nothing is shared but what a run reads: on every worker
 this package is installed in the same version, feature files and models of one's own lie under the
-same path, and text encoders can be loaded. A worker that dies is replaced by Ray, and its run made again by the driver.
+same path, and text encoders can be loaded. A worker that dies is replaced by Ray, and its run made
+again by the driver.
 """
 
 from __future__ import annotations
