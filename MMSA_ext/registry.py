@@ -12,10 +12,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from MMSA_ext import catalogue, mmsa_files, own_models
 from MMSA_ext.errors import ConfigError, UnknownModelError, suggest
+from MMSA_ext.names import MODALITIES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -171,6 +172,15 @@ def host_of(name: str) -> str | None:
 def trains_in_mmsa(name: str) -> bool:
     """Whether `name` trains in MMSA's own loop: MMSA's models, and variants that have a host."""
     return host_of(name) is not None
+
+
+def unread_modalities(args: Any) -> tuple[str, ...]:
+    """Modalities that a model does not read, by its complete configuration; MMSA's read all."""
+    name = str(args["model_name"])
+    if trains_in_mmsa(name):
+        return ()
+    reads = cast("RunConfig", get_model(name).config.from_args(args)).reads
+    return tuple(modality for modality in MODALITIES if modality not in reads)
 
 
 def paper_of(name: str) -> str:

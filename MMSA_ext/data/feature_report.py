@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from MMSA_ext.names import FRAMES
+
 __all__ = ["FeatureReport", "LabelSummary", "LengthSummary", "SplitSummary"]
 
 
@@ -185,7 +187,7 @@ class FeatureReport:
         return _printable("\n\n".join(sections) + "\n")
 
     def _shape_table(self) -> str:
-        keys = sorted({key for split in self.summary.values() for key in split.arrays})
+        keys = sorted({*FRAMES, *(key for split in self.summary.values() for key in split.arrays)})
         rows = [
             [name, split.samples, *(_array_text(split.arrays.get(key)) for key in keys)]
             for name, split in self.summary.items()

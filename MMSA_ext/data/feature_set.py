@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,10 +38,10 @@ class FeatureSplit:
         raw_text: n transcripts, empty where the file has none.
         text_bert: (n, 3, L) token ids, mask, segment ids; or None.
         text: (n, L, d_t) word vectors; or None.
-        audio: (n, L_a, d_a).
-        vision: (n, L_v, d_v).
-        audio_lengths: (n,) int64, 1..L_a frames.
-        vision_lengths: (n,) int64, 1..L_v frames.
+        audio: (n, L_a, d_a); (n, 1, 0) where the modality is absent.
+        vision: (n, L_v, d_v); likewise.
+        audio_lengths: (n,) int64, 1..L_a frames; 0 where the modality is absent.
+        vision_lengths: (n,) int64, 1..L_v frames; likewise.
         labels: `M`, and `T`, `A`, `V` where present -> (n,) float32.
         gaps: `audio`, `vision`, where a NaN was set to 0 -> (k,) int64, features of samples with
             such a frame, each as sample * d + feature.
@@ -70,6 +70,19 @@ class FeatureSplit:
         if self.text_bert is None:
             raise TypeError(f"split {self.name!r} has no token ids")
         return self.text_bert
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Which of audio and vision the file does not have."""
+        return tuple(key for key in FRAMES if not getattr(self, key).shape[2])
+
+    def without(self, modalities: Iterable[str]) -> FeatureSplit:
+        """The same as if some of audio and vision were absent."""
+        emptied = [key for key in FRAMES if key in modalities]
+        frames = {key: np.zeros((len(self), 1, 0), np.float32) for key in emptied}
+        lengths = {f"{key}_lengths": np.zeros(len(self), np.int64) for key in emptied}
+        gaps = {key: found for key, found in self.gaps.items() if key not in emptied}
+        return replace(self, **frames, **lengths, gaps=gaps)  # type: ignore[arg-type]
 
     def frames(self, modality: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Frames (n, L, d) of `audio` or `vision`, and how many of each sample are valid (n,)."""
@@ -181,8 +194,21 @@ class FeatureSet:
     report: FeatureReport
     front_padding: FrontPadding | None = None
 
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Which of audio and vision the file does not have."""
+        return next(iter(self.splits.values())).absent if self.splits else ()
+
+    def without(self, modalities: Iterable[str]) -> FeatureSet:
+        """The same as if some of audio and vision were absent."""
+        left_out = set(modalities)
+        splits = {name: split.without(left_out) for name, split in self.splits.items()}
+        return replace(self, splits=splits)
+
     def fit_scaling(self) -> FeatureScaling:
         """Scaling by the training split; of a large file this is kept in the cache."""
+        if self.absent == FRAMES:  # what is kept stays that of the models that read frames
+            return FeatureScaling.of(self.splits["train"])
         reading = f"{self.fingerprint} {self.front_padding}"
         return FeatureScaling.of_file(self.splits["train"], self.path, reading)
 

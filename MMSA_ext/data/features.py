@@ -9,7 +9,8 @@ key                         shape                  content
 ``raw_text``                n                      transcripts
 ``text_bert``               (n, 3, L)              token ids, attention mask, segment ids
 ``text``                    (n, L, d_t)            word vectors; this or ``text_bert`` is needed
-``audio``, ``vision``       (n, L_m, d_m)          frames, zeros behind the end
+``audio``, ``vision``       (n, L_m, d_m)          frames, zeros behind the end; absent in every
+                                                   split, or there in every split
 ``*_lengths``               n                      valid frames; derived where absent
 ``regression_labels``       n                      multimodal sentiment
 ``regression_labels_T|A|V``  n                     unimodal sentiment, optional
@@ -23,7 +24,7 @@ is the one reading: MMSA's loader is handed what it gives (`mmsa_bridge.feature_
 import hashlib
 import os
 import pickle
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -293,9 +294,11 @@ def _read(
         override_modality(role, added, raw_splits, scopes)
         report.fingerprint = _joined_fingerprint(report.fingerprint, role, added.fingerprint)
     _check_text_keys(scopes, raw_splits)
+    absent = _absent(scopes, raw_splits)
+    report.notes += [f"{key}: absent. Models that do not read it can be run." for key in absent]
     splits: dict[str, FeatureSplit] = {}
     for name, raw in raw_splits.items():
-        split = _split(scopes[name], raw, require_labels, turn=front_padding == "turn")
+        split = _split(scopes[name], raw, absent, require_labels, turn=front_padding == "turn")
         if split is not None:
             splits[name] = split
             report.summary[name] = _summary(split)
@@ -311,7 +314,7 @@ def _read(
 
 
 def _split(
-    scope: Scope, raw: dict[str, Any], require_labels: bool, *, turn: bool
+    scope: Scope, raw: dict[str, Any], absent: Sequence[str], require_labels: bool, *, turn: bool
 ) -> FeatureSplit | None:
     text_bert = raw.get("text_bert")
     if text_bert is None and raw.get("text") is None:
@@ -320,8 +323,11 @@ def _split(
         )
     if text_bert is not None:
         text_bert = check_text_bert(scope, turned_tokens(text_bert) if turn else text_bert)
-    sequences = {key: _sequence(scope, raw, key) for key in ("text", *FRAMES)}
-    lengths = {key: _stored_lengths(scope, raw, key, sequences[key]) for key in FRAMES}
+    read = [key for key in ("text", *FRAMES) if key not in absent]
+    sequences = {key: _sequence(scope, raw, key) for key in read}
+    lengths = {
+        key: _stored_lengths(scope, raw, key, sequences[key]) for key in read if key in FRAMES
+    }
     raw_text = _raw_text(scope, raw, require_labels)
     labels = _labels(scope, raw, require_labels)
     values = {
@@ -338,9 +344,12 @@ def _split(
         scope.problem("samples", f"the keys differ in their number of samples: {listed}.")
         return None
     moved = _turn(scope, sequences, lengths) if turn else set()
-    for key in FRAMES:
+    for key in lengths:
         if raw.get(key) is not None and raw.get(f"{key}_lengths") is None:
             lengths[key] = _derived_lengths(scope, key, sequences[key], anew=key in moved)
+    for key in absent:
+        sequences[key] = np.zeros((len(scope.ids), 1, 0), np.float32)
+        lengths[key] = np.zeros(len(scope.ids), np.int64)
     audio, vision = sequences["audio"], sequences["vision"]
     audio_lengths, vision_lengths = lengths["audio"], lengths["vision"]
     if audio is None or vision is None or audio_lengths is None or vision_lengths is None:
@@ -358,7 +367,11 @@ def _split(
         audio_lengths,
         vision_lengths,
         labels,
-        {key: np.array(gaps, np.int64) for key in FRAMES if (gaps := scope.known[key].gaps)},
+        {
+            key: np.array(known.gaps, np.int64)
+            for key in FRAMES
+            if (known := scope.known.get(key)) is not None and known.gaps
+        },
     )
 
 
@@ -366,10 +379,7 @@ def _sequence(scope: Scope, raw: dict[str, Any], key: str) -> NDArray[Any] | Non
     if raw.get(key) is not None:
         return check_sequence(scope, key, raw[key])
     if key in FRAMES:
-        scope.problem(
-            key,
-            "is missing. Without this modality store zeros of shape (samples, 1, features).",
-        )
+        scope.problem(key, "is missing. Store it in every split, or, lengths too, in none.")
     return None
 
 
@@ -492,6 +502,18 @@ def _check_text_keys(scopes: dict[str, Scope], raw_splits: dict[str, dict[str, A
                 )
 
 
+def _absent(scopes: dict[str, Scope], raw_splits: dict[str, dict[str, Any]]) -> list[str]:
+    """Which of audio and vision no split has, nor was to have from another file."""
+    there = {
+        key
+        for name, raw in raw_splits.items()
+        for key in FRAMES
+        if key in scopes[name].sources
+        or not all(raw.get(own) is None for own in (key, f"{key}_lengths"))
+    }
+    return [key for key in FRAMES if raw_splits and key not in there]
+
+
 def _check_agreement(report: FeatureReport, splits: dict[str, FeatureSplit]) -> None:
     """Compare feature sizes and sequence sizes over the splits."""
     for key in ARRAYS:
@@ -520,10 +542,11 @@ def _listed(sizes: dict[str, int]) -> str:
 
 
 def _summary(split: FeatureSplit) -> SplitSummary:
-    arrays = {key: getattr(split, key) for key in ARRAYS}
+    there = [key for key in FRAMES if key not in split.absent]
+    arrays = {key: getattr(split, key) for key in ARRAYS if key not in split.absent}
+    frames = {key: split.frames(key) for key in there}
     lengths = {
-        "audio": LengthSummary.of(split.audio_lengths, split.audio.shape[1]),
-        "vision": LengthSummary.of(split.vision_lengths, split.vision.shape[1]),
+        key: LengthSummary.of(steps, array.shape[1]) for key, (array, steps) in frames.items()
     }
     if split.text_bert is not None:
         tokens = (split.text_bert[:, 1] == 1).sum(axis=1)

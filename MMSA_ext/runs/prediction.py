@@ -25,9 +25,15 @@ from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, UnknownModelError
 from MMSA_ext.json_files import read_json
 from MMSA_ext.models.contract import MSAModel, core_model
-from MMSA_ext.names import FRAMES
+from MMSA_ext.names import FRAMES, MODALITIES
 from MMSA_ext.paths import expand
-from MMSA_ext.registry import check_names, get_model, is_registered, trains_in_mmsa
+from MMSA_ext.registry import (
+    check_names,
+    get_model,
+    is_registered,
+    trains_in_mmsa,
+    unread_modalities,
+)
 from MMSA_ext.training.checkpoint import load_checkpoint
 from MMSA_ext.training.trainer import predict
 
@@ -203,7 +209,9 @@ class Scorer:
         )
         for warning in features.report.warnings:
             logger.warning("%s", warning)
-        self._check_widths(features)
+        unread = unread_modalities(self.args)
+        self._check_widths(features, unread)
+        features = features.without(unread)
         text_key = "text_bert" if self.args.get("use_bert") else "text"
         keys = (text_key, "audio", "vision")
         lengths = dict(zip(keys, map(int, self.args.seq_lens), strict=True))
@@ -250,11 +258,17 @@ class Scorer:
             {name: predict(model, loader, self.args.device) for name, loader in loaders.items()}
         )
 
-    def _check_widths(self, features: FeatureSet) -> None:
-        problems = []
+    def _check_widths(self, features: FeatureSet, unread: Sequence[str]) -> None:
+        widths = dict(zip(FRAMES, self.args.feature_dims[1:], strict=True))
+        read = [modality for modality in FRAMES if modality not in unread]
+        problems = [
+            f"it has no {modality}, which {self.args.model_name} reads"
+            for modality in read
+            if modality in features.absent
+        ]
         for name, split in features.splits.items():
-            for modality, width in zip(FRAMES, self.args.feature_dims[1:], strict=True):
-                found = getattr(split, modality).shape[2]
+            for modality in (m for m in read if m not in features.absent):
+                found, width = getattr(split, modality).shape[2], widths[modality]
                 if found != width:
                     problems.append(
                         f"split {name!r}, key {modality!r}: {found} features a frame, the model "
@@ -296,7 +310,7 @@ def _scaling(args: EasyDict, plain: Any, checkpoint_path: str | Path) -> Feature
         )
     scaling = FeatureScaling.from_plain(plain, str(checkpoint_path))
     scaling.check_widths(args.feature_dims, str(checkpoint_path))
-    return scaling
+    return scaling.without(unread_modalities(args))
 
 
 def _check_keys(config: Mapping[str, Any]) -> None:
@@ -328,12 +342,17 @@ def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
         if not (
             isinstance(values, list | tuple)
             and len(values) == 3
-            and all(type(value) is int and value > 0 for value in values)
+            and all(type(value) is int and value >= 0 for value in values)
         ):
-            raise ConfigError(f"{key} is not three positive numbers (text, audio, vision).")
-    if not is_registered(config["model_name"]):
-        return dict(config)
-    return {**config, **get_model(config["model_name"]).config.from_args(config).keys()}
+            raise ConfigError(f"{key} is not three numbers (text, audio, vision).")
+    complete = dict(config)
+    if is_registered(config["model_name"]):
+        complete |= get_model(config["model_name"]).config.from_args(config).keys()
+    for key in ("feature_dims", "seq_lens"):
+        for modality, value in zip(MODALITIES, config[key], strict=True):
+            if not value and modality not in unread_modalities(complete):
+                raise ConfigError(f"{key} is 0 of {modality}, which {config['model_name']} reads.")
+    return complete
 
 
 def _keys(config: Mapping[str, Any]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from MMSA_ext.data.corruption import CorruptionConfig
 from MMSA_ext.data.feature_report import SplitSummary
 from MMSA_ext.data.features import FeatureSet
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.registry import host_of
+from MMSA_ext.registry import host_of, unread_modalities
 
 __all__ = ["check"]
 
@@ -46,6 +46,11 @@ def check(
         ConfigError: With every reason.
     """
     model = str(args["model_name"])
+    if missing := [key for key in features.absent if key not in unread_modalities(args)]:
+        raise ConfigError(
+            f"{features.path}: has no {' and no '.join(missing)}, which {model} reads; run a model "
+            f"that does not, as text_only, or give a file with {' and '.join(missing)}."
+        )
     host = host_of(model)
     problems = [] if corruption is None else _conflicts(corruption, args, host)
     problems += _cannot_be_selected(args, features)
