@@ -73,16 +73,21 @@ class FeatureSplit:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Which of audio and vision the file does not have."""
-        return tuple(key for key in FRAMES if not getattr(self, key).shape[2])
+        """Modalities that the file does not have."""
+        text = ("text",) if self.text_bert is None and self.text is None else ()
+        return (*text, *(key for key in FRAMES if not getattr(self, key).shape[2]))
 
     def without(self, modalities: Iterable[str]) -> FeatureSplit:
-        """The same as if some of audio and vision were absent."""
-        emptied = [key for key in FRAMES if key in modalities]
-        frames = {key: np.zeros((len(self), 1, 0), np.float32) for key in emptied}
-        lengths = {f"{key}_lengths": np.zeros(len(self), np.int64) for key in emptied}
-        gaps = {key: found for key, found in self.gaps.items() if key not in emptied}
-        return replace(self, **frames, **lengths, gaps=gaps)  # type: ignore[arg-type]
+        """The same as if some modalities were absent."""
+        changed: dict[str, Any] = {}
+        for key in modalities:
+            if key == "text":
+                changed |= {"text_bert": None, "text": None}
+            else:
+                changed[key] = np.zeros((len(self), 1, 0), np.float32)
+                changed[f"{key}_lengths"] = np.zeros(len(self), np.int64)
+        gaps = {key: found for key, found in self.gaps.items() if key not in changed}
+        return replace(self, **changed, gaps=gaps)
 
     def frames(self, modality: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Frames (n, L, d) of `audio` or `vision`, and how many of each sample are valid (n,)."""
@@ -132,7 +137,9 @@ class FeatureSplit:
 
         Each modality counts as a share of its longest sample; samples of one length stay in order.
         """
-        lengths = (self.tokens[:, 1].sum(axis=-1), self.audio_lengths, self.vision_lengths)
+        lengths = [self.audio_lengths, self.vision_lengths]
+        if self.text_bert is not None:
+            lengths.insert(0, self.text_bert[:, 1].sum(axis=-1))
         share = sum(np.asarray(n, dtype=np.float64) / max(1, n.max(initial=0)) for n in lengths)
         return np.argsort(share, kind="stable")
 
@@ -142,12 +149,13 @@ class FeatureSplit:
         Returns:
             Batch with `text` `(B, 3, L)`, `audio`, `vision` `(B, L_m, d_m)` float32,
             `audio_mask`, `vision_mask` bool `(B, L_m)`, `text_mask`, the lengths int64 `(B,)`,
-            `labels` (each `(B, 1)` float32), `index`, `id` and `raw_text`.
+            `labels` (each `(B, 1)` float32), `index`, `id` and `raw_text`. A modality that is
+            absent has one step, masked, of no features.
         """
         import torch  # a file is read and checked without it
 
         rows = indices.numpy()
-        tokens = self.tokens[rows]
+        tokens = np.zeros((len(rows), 3, 1)) if self.text_bert is None else self.text_bert[rows]
         longest = max(1, int(tokens[:, 1].sum(axis=-1).max()))
         text = torch.from_numpy(tokens[..., :longest].astype(np.float32))
         batch: Batch = {
@@ -196,18 +204,18 @@ class FeatureSet:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Which of audio and vision the file does not have."""
+        """Modalities that the file does not have."""
         return next(iter(self.splits.values())).absent if self.splits else ()
 
     def without(self, modalities: Iterable[str]) -> FeatureSet:
-        """The same as if some of audio and vision were absent."""
-        left_out = set(modalities)
+        """The same as if some modalities were absent."""
+        left_out = tuple(modalities)
         splits = {name: split.without(left_out) for name, split in self.splits.items()}
         return replace(self, splits=splits)
 
     def fit_scaling(self) -> FeatureScaling:
         """Scaling by the training split; of a large file this is kept in the cache."""
-        if self.absent == FRAMES:  # what is kept stays that of the models that read frames
+        if {*FRAMES} <= {*self.absent}:  # what is kept stays that of the models that read frames
             return FeatureScaling.of(self.splits["train"])
         reading = f"{self.fingerprint} {self.front_padding}"
         return FeatureScaling.of_file(self.splits["train"], self.path, reading)

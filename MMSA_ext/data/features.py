@@ -8,17 +8,17 @@ key                         shape                  content
 ``id``                      n                      sample ids, unique over all splits
 ``raw_text``                n                      transcripts
 ``text_bert``               (n, 3, L)              token ids, attention mask, segment ids
-``text``                    (n, L, d_t)            word vectors; this or ``text_bert`` is needed
-``audio``, ``vision``       (n, L_m, d_m)          frames, zeros behind the end; absent in every
-                                                   split, or there in every split
+``text``                    (n, L, d_t)            word vectors, instead or beside
+``audio``, ``vision``       (n, L_m, d_m)          frames, zeros behind the end
 ``*_lengths``               n                      valid frames; derived where absent
 ``regression_labels``       n                      multimodal sentiment
 ``regression_labels_T|A|V``  n                     unimodal sentiment, optional
 ==========================  =====================  ===============================================
 
-Any real dtype is accepted and kept, float16 too; batches are cast one by one. Nested lists, arrays
-of objects and labels of shape (n, 1) or (n, 1, 1) are read as the arrays that they stand for. This
-is the one reading: MMSA's loader is handed what it gives (`mmsa_bridge.feature_reading`).
+A modality is in every split or in none. Any real dtype is accepted and kept, float16 too; batches
+are cast one by one. Nested lists, arrays of objects and labels of shape (n, 1) or (n, 1, 1) are
+read as the arrays that they stand for. This is the one reading: MMSA's loader is handed what it
+gives (`mmsa_bridge.feature_reading`).
 """
 
 import hashlib
@@ -295,7 +295,14 @@ def _read(
         report.fingerprint = _joined_fingerprint(report.fingerprint, role, added.fingerprint)
     _check_text_keys(scopes, raw_splits)
     absent = _absent(scopes, raw_splits)
-    report.notes += [f"{key}: absent. Models that do not read it can be run." for key in absent]
+    report.notes += [
+        f"{key}: absent; models that do not read it can be run." for key in absent if key in FRAMES
+    ]
+    if "text" in absent:
+        report.warnings.append(
+            "text: absent, for neither 'text_bert' nor 'text' is there; few models do without. Run "
+            "`mmsa-ext encode-text` on the file to have it from 'raw_text'."
+        )
     splits: dict[str, FeatureSplit] = {}
     for name, raw in raw_splits.items():
         split = _split(scopes[name], raw, absent, require_labels, turn=front_padding == "turn")
@@ -317,7 +324,7 @@ def _split(
     scope: Scope, raw: dict[str, Any], absent: Sequence[str], require_labels: bool, *, turn: bool
 ) -> FeatureSplit | None:
     text_bert = raw.get("text_bert")
-    if text_bert is None and raw.get("text") is None:
+    if text_bert is None and raw.get("text") is None and "text" not in absent:
         scope.problem(
             "text_bert", "is missing, and so is 'text'. Run `mmsa-ext encode-text` on the file."
         )
@@ -347,9 +354,10 @@ def _split(
     for key in lengths:
         if raw.get(key) is not None and raw.get(f"{key}_lengths") is None:
             lengths[key] = _derived_lengths(scope, key, sequences[key], anew=key in moved)
-    for key in absent:
-        sequences[key] = np.zeros((len(scope.ids), 1, 0), np.float32)
-        lengths[key] = np.zeros(len(scope.ids), np.int64)
+    for key in FRAMES:
+        if key in absent:
+            sequences[key] = np.zeros((len(scope.ids), 1, 0), np.float32)
+            lengths[key] = np.zeros(len(scope.ids), np.int64)
     audio, vision = sequences["audio"], sequences["vision"]
     audio_lengths, vision_lengths = lengths["audio"], lengths["vision"]
     if audio is None or vision is None or audio_lengths is None or vision_lengths is None:
@@ -361,7 +369,7 @@ def _split(
         list(scope.ids),
         raw_text or [""] * len(scope.ids),
         text_bert,
-        sequences["text"],
+        sequences.get("text"),
         audio,
         vision,
         audio_lengths,
@@ -503,15 +511,15 @@ def _check_text_keys(scopes: dict[str, Scope], raw_splits: dict[str, dict[str, A
 
 
 def _absent(scopes: dict[str, Scope], raw_splits: dict[str, dict[str, Any]]) -> list[str]:
-    """Which of audio and vision no split has, nor was to have from another file."""
+    """Modalities of which no split has anything, nor was to have it from another file."""
+    keys = {"text": _TEXT_KEYS, **{key: (key, f"{key}_lengths") for key in FRAMES}}
     there = {
-        key
+        modality
         for name, raw in raw_splits.items()
-        for key in FRAMES
-        if key in scopes[name].sources
-        or not all(raw.get(own) is None for own in (key, f"{key}_lengths"))
+        for modality, own in keys.items()
+        if own[0] in scopes[name].sources or any(raw.get(key) is not None for key in own)
     }
-    return [key for key in FRAMES if raw_splits and key not in there]
+    return [modality for modality in keys if raw_splits and modality not in there]
 
 
 def _check_agreement(report: FeatureReport, splits: dict[str, FeatureSplit]) -> None:

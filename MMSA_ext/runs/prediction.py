@@ -260,14 +260,13 @@ class Scorer:
 
     def _check_widths(self, features: FeatureSet, unread: Sequence[str]) -> None:
         widths = dict(zip(FRAMES, self.args.feature_dims[1:], strict=True))
-        read = [modality for modality in FRAMES if modality not in unread]
         problems = [
             f"it has no {modality}, which {self.args.model_name} reads"
-            for modality in read
-            if modality in features.absent
+            for modality in features.absent
+            if modality not in unread
         ]
         for name, split in features.splits.items():
-            for modality in (m for m in read if m not in features.absent):
+            for modality in (m for m in FRAMES if m not in (*unread, *features.absent)):
                 found, width = getattr(split, modality).shape[2], widths[modality]
                 if found != width:
                     problems.append(
@@ -344,7 +343,7 @@ def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
             and len(values) == 3
             and all(type(value) is int and value >= 0 for value in values)
         ):
-            raise ConfigError(f"{key} is not three numbers (text, audio, vision).")
+            raise ConfigError(f"{key} is not three numbers from 0 (text, audio, vision).")
     complete = dict(config)
     if is_registered(config["model_name"]):
         complete |= get_model(config["model_name"]).config.from_args(config).keys()

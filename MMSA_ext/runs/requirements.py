@@ -47,9 +47,12 @@ def check(
     """
     model = str(args["model_name"])
     if missing := [key for key in features.absent if key not in unread_modalities(args)]:
+        mend = "run a model that does not, such as text_only"
+        if "text" in missing:
+            mend = "fill text in from 'raw_text' with `mmsa-ext encode-text`"
         raise ConfigError(
-            f"{features.path}: has no {' and no '.join(missing)}, which {model} reads; run a model "
-            f"that does not, as text_only, or give a file with {' and '.join(missing)}."
+            f"{features.path}: has no {' and no '.join(missing)}, which {model} reads; {mend}, or "
+            f"give a file with {' and '.join(missing)}."
         )
     host = host_of(model)
     problems = [] if corruption is None else _conflicts(corruption, args, host)
