@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from MMSA_ext.data.feature_report import FeatureReport
 from MMSA_ext.data.front_padding import FrontPadding
+from MMSA_ext.data.recipes import Recipe
 from MMSA_ext.data.scaling import FeatureScaling
 from MMSA_ext.names import FRAMES
 
@@ -212,6 +213,11 @@ class FeatureSet:
         left_out = tuple(modalities)
         splits = {name: split.without(left_out) for name, split in self.splits.items()}
         return replace(self, splits=splits)
+
+    @property
+    def recipe(self) -> Recipe:
+        """Who made each modality that is there; one without a recipe is of unknown make."""
+        return {m: made for m, made in self.report.recipe.items() if m not in self.absent}
 
     def fit_scaling(self) -> FeatureScaling:
         """Scaling by the training split; of a large file this is kept in the cache."""

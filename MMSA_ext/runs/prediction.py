@@ -21,6 +21,7 @@ from MMSA_ext.data.features import read_features
 from MMSA_ext.data.fit_lengths import Longer, fit_lengths
 from MMSA_ext.data.loader import FeatureLoader, make_loader
 from MMSA_ext.data.predictions import predictions_frame
+from MMSA_ext.data.recipes import Recipe, compared
 from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, UnknownModelError
 from MMSA_ext.json_files import read_json
@@ -83,6 +84,7 @@ def predict_file(
     gpu_ids: Sequence[int | str] | int | str = (0,),
     overrides: dict[str, Any] | None = None,
     longer: Longer = "refuse",
+    any_recipe: bool = False,
 ) -> pd.DataFrame:
     """Score every sample of a feature file, or a single-sample file.
 
@@ -95,6 +97,8 @@ def predict_file(
             otherwise than the training data.
         longer: What to do with samples that are longer than those the model was trained on, see
             `data.fit_lengths`.
+        any_recipe: Score features of another recipe than the model was trained on, with a warning,
+            in place of refusing them.
 
     Returns:
         Columns `split`, `id`, `label` (NaN where unknown) and `prediction`, in file order.
@@ -103,9 +107,10 @@ def predict_file(
         CheckpointError: The checkpoint is missing, damaged, without configuration, or its weights
             do not fit its configuration.
         ConfigError: An override replaces nothing.
-        FeatureFileError: The features are unsafe, inconsistent or do not fit the checkpoint.
+        FeatureFileError: The features are unsafe, inconsistent, of another recipe or do not fit the
+            checkpoint.
     """
-    scorer = Scorer(checkpoint_path, overrides, gpu_ids=gpu_ids)
+    scorer = Scorer(checkpoint_path, overrides, gpu_ids=gpu_ids, any_recipe=any_recipe)
     return scorer.predict(scorer.read(feature_path, longer))
 
 
@@ -140,12 +145,15 @@ class Scorer:
         checkpoint_path: Checkpoint written by `MMSA_run`.
         overrides: As in `predict_file`.
         gpu_ids: As in `MMSA_run`.
+        any_recipe: As in `predict_file`.
 
     Attributes:
         path: The checkpoint.
         args: Its complete configuration.
         state_dict: Its weights, on the CPU.
         scaling: What the frames are scaled by; None if they are not.
+        recipe: Who made the training features. Of a modality that it lacks nothing is compared,
+            which is said once.
 
     Raises:
         CheckpointError: The checkpoint is missing, damaged or of a model that is not known, or its
@@ -160,6 +168,7 @@ class Scorer:
         overrides: dict[str, Any] | None = None,
         *,
         gpu_ids: Sequence[int | str] | int | str = (0,),
+        any_recipe: bool = False,
     ) -> None:
         self.path = expand(checkpoint_path)
         checkpoint = load_checkpoint(self.path, overrides)
@@ -184,6 +193,16 @@ class Scorer:
         self.state_dict = checkpoint.state_dict
         self.scaling = _scaling(self.args, checkpoint.scaling, self.path)
         self.args.device = mmsa_bridge.assign_device(gpu_ids)
+        self.recipe, self.any_recipe = checkpoint.recipe, any_recipe
+        self._unread = unread_modalities(self.args)
+        self._read = [modality for modality in MODALITIES if modality not in self._unread]
+        if unknown := [modality for modality in self._read if modality not in self.recipe]:
+            logger.warning(
+                "%s does not say who made its training features' %s: whether what it is given is "
+                "made alike cannot be told.",
+                self.path,
+                ", ".join(unknown),
+            )
 
     @property
     def is_stock(self) -> bool:
@@ -199,7 +218,7 @@ class Scorer:
 
         Raises:
             FeatureFileError: The features are unsafe or inconsistent, frames have other features,
-                or samples are longer and to be refused.
+                are of another recipe, or samples are longer and to be refused.
         """
         features = read_features(
             expand(feature_path),
@@ -209,9 +228,9 @@ class Scorer:
         )
         for warning in features.report.warnings:
             logger.warning("%s", warning)
-        unread = unread_modalities(self.args)
-        self._check_widths(features, unread)
-        features = features.without(unread)
+        self._check_widths(features)
+        features = features.without(self._unread)
+        self.check_recipe(features.recipe, features.path)
         text_key = "text_bert" if self.args.get("use_bert") else "text"
         keys = (text_key, "audio", "vision")
         lengths = dict(zip(keys, map(int, self.args.seq_lens), strict=True))
@@ -221,6 +240,30 @@ class Scorer:
         if self.scaling is not None and self.is_stock:
             return features.scaled(self.scaling)
         return features.with_scaling(self.scaling)
+
+    def check_recipe(self, recipe: Recipe, source: str | Path) -> None:
+        """Refuse features that are not made as those of training; where that is open, warn.
+
+        Args:
+            recipe: Who made them.
+            source: Their file or folder.
+
+        Raises:
+            FeatureFileError: They are of another recipe, and `any_recipe` is not set.
+        """
+        other, doubtful = compared(self.recipe, recipe, self._read)
+        if other and not self.any_recipe:
+            raise FeatureFileError(
+                f"{source}: of another recipe than the features that {self.path} was trained on, "
+                "so its numbers mean something else:\n  " + "\n  ".join(other) + "\nMake these "
+                "features as those of training were made. To score them all the same: "
+                "--any-recipe, in Python any_recipe=True."
+            )
+        if other:
+            told = "%s: of another recipe, and scored as any_recipe says: %s."
+            logger.warning(told, source, "; ".join(other))
+        if doubtful:
+            logger.warning("%s: perhaps of another recipe: %s.", source, "; ".join(doubtful))
 
     @cached_property
     def model(self) -> nn.Module:
@@ -258,15 +301,15 @@ class Scorer:
             {name: predict(model, loader, self.args.device) for name, loader in loaders.items()}
         )
 
-    def _check_widths(self, features: FeatureSet, unread: Sequence[str]) -> None:
+    def _check_widths(self, features: FeatureSet) -> None:
         widths = dict(zip(FRAMES, self.args.feature_dims[1:], strict=True))
         problems = [
             f"it has no {modality}, which {self.args.model_name} reads"
             for modality in features.absent
-            if modality not in unread
+            if modality in self._read
         ]
         for name, split in features.splits.items():
-            for modality in (m for m in FRAMES if m not in (*unread, *features.absent)):
+            for modality in (m for m in FRAMES if m in self._read and m not in features.absent):
                 found, width = getattr(split, modality).shape[2], widths[modality]
                 if found != width:
                     problems.append(
