@@ -174,11 +174,12 @@ RECIPE = {
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory, tiny_encoder):
-    """Checkpoints of a model of this package, of MMSA and of a variant; and their features."""
+    """Checkpoints of two models of this package, of MMSA and of a variant; and their features."""
     folder = tmp_path_factory.mktemp("sound")
     features = write_features(folder / "features.pkl", planted=True)
     features.write_bytes(pickle.dumps(pickle.loads(features.read_bytes()) | {"recipe": RECIPE}))
-    own = {"text_only": tiny_config("text_only", tiny_encoder, num_epochs=1)}
+    ours = ("text_only", "dashfusion")
+    own = {model: tiny_config(model, tiny_encoder, num_epochs=1) for model in ours}
     given = TRAINING | {"pretrained": str(tiny_encoder)}
     host = {"lf_dnn": read_by("lf_dnn", given)}
     variant = {"self_mm_infoenh": read_by("self_mm_infoenh", given) | {"infoenh": INFOENH}}
@@ -190,7 +191,8 @@ def sound(tmp_path_factory, tiny_encoder):
             **dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), folder),
         )  # fmt: skip
         found[model] = load_checkpoint(results.seeds[0].checkpoint)
-        assert results.seeds[0].record.recipe == found[model].recipe == RECIPE
+        read = {"text": RECIPE["text"]} if model == "text_only" else RECIPE
+        assert results.seeds[0].record.recipe == found[model].recipe == read
     return found, features
 
 
@@ -283,7 +285,7 @@ def test_a_damaged_checkpoint_on_the_command_line(command, sound, tmp_path, monk
 class TestRecipes:
     """The features of a checkpoint of each kind, and others of the same widths."""
 
-    @pytest.fixture(params=["text_only", "lf_dnn", "self_mm_infoenh"])
+    @pytest.fixture(params=["dashfusion", "lf_dnn", "self_mm_infoenh"])
     def checkpoint(self, request, sound, tmp_path):
         path = tmp_path / "c.pth"
         save_checkpoint(path, sound[0][request.param])
@@ -324,6 +326,12 @@ class TestRecipes:
         insisted = predict_file(checkpoint, path, any_recipe=True)
         assert len(insisted) == 32
         assert [line.count("scored as any_recipe says") for line in caplog.messages] == [1]
+
+    def test_of_what_is_not_read_does_not_matter(self, sound, made, tmp_path, caplog):
+        save_checkpoint(tmp_path / "c.pth", sound[0]["text_only"])
+        covarep = RECIPE["audio"] | {"name": "covarep"}
+        assert len(predict_file(tmp_path / "c.pth", made(RECIPE | {"audio": covarep}))) == 32
+        assert caplog.text == ""
 
     def test_another_version_or_unknown_is_said_once_a_file(self, checkpoint, made, caplog):
         newer = RECIPE | {"audio": RECIPE["audio"] | {"version": "3.0"}}
