@@ -175,11 +175,19 @@ def trains_in_mmsa(name: str) -> bool:
 
 
 def unread_modalities(args: Any) -> tuple[str, ...]:
-    """Modalities that a model does not read, by its complete configuration; MMSA's read all."""
+    """Modalities that a model does not read, by its complete configuration; MMSA's read all.
+
+    Raises:
+        ConfigError: If the configuration cannot be used, or `reads` names what is no modality.
+    """
     name = str(args["model_name"])
     if trains_in_mmsa(name):
         return ()
     reads = cast("RunConfig", get_model(name).config.from_args(args)).reads
+    if wrong := [str(modality) for modality in reads if modality not in MODALITIES]:
+        raise ConfigError(
+            f"model {name!r} reads {wrong[0]!r:.80}; {suggest(wrong[0], list(MODALITIES))}"
+        )
     return tuple(modality for modality in MODALITIES if modality not in reads)
 
 
