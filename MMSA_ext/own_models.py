@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from MMSA_ext.errors import ConfigError
@@ -63,6 +62,8 @@ def import_modules(names: Iterable[str]) -> None:
 @cache
 def import_installed() -> None:
     """Import what installed packages name in `ENTRY_POINTS`, once; what fails is warned of."""
+    from importlib.metadata import entry_points  # takes longer to import than all of this module
+
     for point in entry_points(group=ENTRY_POINTS):
         try:
             point.load()
