@@ -209,8 +209,10 @@ class FeatureSet:
         return next(iter(self.splits.values())).absent if self.splits else ()
 
     def without(self, modalities: Iterable[str]) -> FeatureSet:
-        """The same as if some modalities were absent."""
-        left_out = tuple(modalities)
+        """The same as if some modalities were absent; itself where they are."""
+        left_out = {*modalities} - {*self.absent}
+        if not left_out:
+            return self
         splits = {name: split.without(left_out) for name, split in self.splits.items()}
         return replace(self, splits=splits)
 
