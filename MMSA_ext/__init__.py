@@ -119,7 +119,7 @@ def _introduce() -> None:
 
     introduce(
         Extension(
-            list_models=registry.list_models,
+            list_models=registry.registered_models,
             get_model=registry.get_model,
             configuration=configuration,
             run=lambda *args, **options: __getattr__("MMSA_run")(*args, **options),

@@ -18,6 +18,7 @@ from MMSA_ext.cli.options import (
     Vision,
     known_experiment,
     parse_overrides,
+    takes_imports,
     takes_run_options,
 )
 from MMSA_ext.runs.options import RunOptions
@@ -157,6 +158,7 @@ def run(
 
 
 @app.command("status")
+@takes_imports
 def status(
     experiment: ExperimentFile,
     rows: OnlyRows = None,
@@ -188,6 +190,7 @@ def status(
 
 
 @app.command("table")
+@takes_imports
 def table(
     experiment: ExperimentFile,
     datasets: OnlyDatasets = None,
@@ -210,6 +213,7 @@ def table(
 
 
 @app.command("figure")
+@takes_imports
 def figure(
     experiment: ExperimentFile,
     datasets: OnlyDatasets = None,

@@ -6,9 +6,17 @@ from typing import Annotated
 
 import typer
 
-from MMSA_ext.cli.options import ConfigFile, Overrides, known_dataset, known_model, parse_overrides
+from MMSA_ext.cli.options import (
+    ConfigFile,
+    Overrides,
+    known_dataset,
+    known_model,
+    parse_overrides,
+    takes_imports,
+)
 
 
+@takes_imports
 def list_() -> None:
     """List models, the data sets they are configured for, and experiments."""
     from MMSA_ext import mmsa_files, registry
@@ -28,6 +36,7 @@ def list_() -> None:
         typer.echo(f"  {name:22s} {read_json(path)['title']}")
 
 
+@takes_imports
 def config(
     model: Annotated[str, typer.Argument(callback=known_model, help="Model.")],
     dataset: Annotated[str, typer.Argument(callback=known_dataset, help="Data set.")] = "mosi",
@@ -48,6 +57,7 @@ def config(
         typer.echo("Keys without a meaning are read by MMSA's own code of the model.")
 
 
+@takes_imports
 def complexity(
     model: Annotated[
         str, typer.Argument(callback=known_model, help="Model of this package.")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from MMSA_ext.data.recipes import Recipe, described
-from MMSA_ext.names import MODALITIES
+from MMSA_ext.names import FRAMES, MODALITIES
 
 __all__ = ["FeatureReport", "LabelSummary", "LengthSummary", "SplitSummary"]
 
@@ -195,7 +195,7 @@ class FeatureReport:
         return f"\n{'':14}".join(makers) if self.recipe else "unknown, the file has no recipe"
 
     def _shape_table(self) -> str:
-        keys = sorted({key for split in self.summary.values() for key in split.arrays})
+        keys = sorted({*FRAMES, *(key for split in self.summary.values() for key in split.arrays)})
         rows = [
             [name, split.samples, *(_array_text(split.arrays.get(key)) for key in keys)]
             for name, split in self.summary.items()

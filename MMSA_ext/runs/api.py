@@ -10,6 +10,7 @@ from typing import Any
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.errors import ConfigError
+from MMSA_ext.own_models import import_modules
 from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.runs.results import RunResults
 from MMSA_ext.runs.seeds import Run
@@ -155,6 +156,7 @@ def open_run(
         The run; logging and registration end with the `with` block.
     """
     mmsa_bridge.device_numbers(options.gpu_ids)
+    import_modules(options.imports)
     args = resolve(model_name, dataset_name, config_file, config, searched=searched)
     places = options.places()
     log_file = places.logs / f"{args.model_name}-{args.dataset_name}.log"

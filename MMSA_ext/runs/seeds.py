@@ -42,7 +42,7 @@ from MMSA_ext.records.store import (
     read_record,
 )
 from MMSA_ext.records.store import collect_environment as describe_environment
-from MMSA_ext.registry import trains_in_mmsa
+from MMSA_ext.registry import trains_in_mmsa, unread_modalities
 from MMSA_ext.reporting.tables import append_mmsa_csv, write_seed_csv
 from MMSA_ext.runs import requirements
 from MMSA_ext.runs.identity import run_identity
@@ -105,6 +105,7 @@ class Run:
         """
         features = self._given or self._read_features()
         requirements.check(self.args, features, self.corruption)
+        features = features.without(unread_modalities(self.args))
         adopt_shapes(self.args, features)
         return features
 
