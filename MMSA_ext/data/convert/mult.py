@@ -1,0 +1,66 @@
+"""Pickles as MulT (Multimodal Transformer) has them.
+
+`{'train' | 'valid' | 'test': {'text', 'audio', 'vision': (n, L, d), 'labels': (n, 1, 1), 'id'}}`,
+an id of several parts, no transcripts, zeros in front of the frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from MMSA_ext.data.convert.padded import padded_samples, plain_texts
+from MMSA_ext.data.feature_layout import LABEL_KEYS, SPLIT_NAMES
+from MMSA_ext.data.safe_pickle import safe_load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from MMSA_ext.data.convert.options import Options
+    from MMSA_ext.data.convert.report import ConversionReport
+    from MMSA_ext.data.samples import Sample
+
+__all__ = ["read", "renamed_splits"]
+
+
+def read(source: Path, options: Options, report: ConversionReport) -> Iterator[Sample]:
+    """Samples without padding; zeros in front are turned behind unless they are to be kept."""
+    splits = renamed_splits(safe_load(source), report)
+    yield from padded_samples(splits, report, options.front_padding or "turn")
+
+
+def renamed_splits(data: Any, report: ConversionReport) -> dict[str, dict[str, Any]]:
+    """Splits and keys under MMSA's names, ids as texts; what is renamed is said."""
+    splits: dict[str, dict[str, Any]] = {}
+    for name, raw in data.items() if isinstance(data, Mapping) else ():
+        ours = SPLIT_NAMES.get(str(name).lower())
+        if ours is None or not isinstance(raw, Mapping):
+            report.note(f"Key {str(name)[:40]!r} is no split: left out.")
+            continue
+        if ours in splits:
+            report.problem("two splits have one meaning", f"{name!r} and {ours!r}", "Leave one.")
+        if ours != name:
+            report.note(f"Split {name} is {ours}.")
+        splits[ours] = _renamed(ours, raw, report)
+    if not splits:
+        report.problem("it has no splits", "", "Store them under train, valid and test.")
+    return splits
+
+
+def _renamed(split: str, raw: Mapping[str, Any], report: ConversionReport) -> dict[str, Any]:
+    found = dict(raw)
+    if "labels" in found and LABEL_KEYS["M"] not in found:
+        found[LABEL_KEYS["M"]] = found.pop("labels")
+        report.note(f"Key labels is {LABEL_KEYS['M']}.")
+    ids = found.get("id")
+    if ids is None:
+        count = next((len(value) for value in found.values() if hasattr(value, "__len__")), 0)
+        found["id"] = [f"{split}_{i}" for i in range(count)]
+        report.note(f"Split {split} has no ids: samples are numbered.")
+        return found
+    if np.ndim(ids[0]) and len(ids):
+        report.note("The parts of an id are joined by $_$.")
+    found["id"] = plain_texts(ids)
+    return found

@@ -1,0 +1,255 @@
+"""Samples from arrays that are padded to one length, as pickles and arrays of others have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from MMSA_ext.data.feature_checks import SequenceFindings, as_numbers, frame_ends
+from MMSA_ext.data.feature_layout import ARRAYS, LABEL_KEYS
+from MMSA_ext.data.feature_report import FeatureReport
+from MMSA_ext.data.front_padding import check_front_padding, turned, turned_tokens
+from MMSA_ext.data.samples import Sample
+from MMSA_ext.names import FRAMES, MODALITIES
+
+if TYPE_CHECKING:
+    from MMSA_ext.config.schema import FrontPadding
+    from MMSA_ext.data.convert.report import ConversionReport
+
+__all__ = ["padded_samples", "plain_texts"]
+
+
+def padded_samples(
+    splits: Mapping[str, Mapping[str, Any]],
+    report: ConversionReport,
+    front_padding: FrontPadding | None,
+) -> Iterator[Sample]:
+    """Samples without their padding.
+
+    A sample ends where its stored length says; else behind its last frame that is not all zeros,
+    and, where text, audio and vision have as many steps, where the last of the three does. Lists
+    of arrays of different lengths are not padded, and stay as they are.
+
+    Args:
+        splits: split -> MMSA's keys, `id` a list of texts.
+        report: receives problems.
+        front_padding: see `front_padding.check_front_padding`.
+
+    Yields:
+        Split after split, in the order of the arrays.
+    """
+    arrays = {name: _arrays(name, raw, report) for name, raw in splits.items()}
+    for key in ARRAYS:
+        if any(key in found for found in arrays.values()):
+            report.expected[key] = f"key {key!r}"
+    for kind, key in LABEL_KEYS.items():
+        if any(raw.get(key) is not None for raw in splits.values()):
+            report.expected[kind] = f"key {key!r}"
+    report.transcripts = any(raw.get("raw_text") is not None for raw in splits.values())
+    if front_padding is None:
+        _refuse_front_padding(arrays, report)
+    for name, raw in splits.items():
+        yield from _samples(name, raw, arrays[name], report, turn=front_padding == "turn")
+
+
+def plain_texts(value: Any) -> list[str]:
+    """Texts of a list or array, bytes decoded; parts of one text are joined by `$_$`."""
+    items = value.tolist() if isinstance(value, np.ndarray) else value
+    return [_text(item) for item in items]
+
+
+def _text(item: Any) -> str:
+    if isinstance(item, bytes):
+        return item.decode("utf-8", errors="replace")
+    if isinstance(item, list | tuple):
+        return "$_$".join(map(_text, item))
+    return "" if item is None else str(item)
+
+
+def _arrays(split: str, raw: Mapping[str, Any], report: ConversionReport) -> dict[str, Any]:
+    """Arrays (n, L, d), or lists of (L, d), by key; others are problems."""
+    found: dict[str, Any] = {}
+    for key in ARRAYS:
+        if raw.get(key) is None:
+            continue
+        value = raw[key]
+        try:
+            array = as_numbers(value)
+        except (ValueError, TypeError, OverflowError):
+            try:
+                found[key] = [as_numbers(item) for item in value]
+                continue
+            except (ValueError, TypeError, OverflowError):
+                array = np.zeros(0)
+        if array.ndim == 2 and key in FRAMES:
+            report.count(f"{key} without time is read as one frame a sample, in split", split)
+            array = array[:, None]
+        if array.ndim != 3 or array.dtype.kind not in "biuf" or 0 in array.shape:
+            report.problem(
+                f"{key} is not (samples, time, features)",
+                f"split {split} has {array.dtype} {array.shape}",
+                "Store numbers in three dimensions.",
+            )
+            continue
+        found[key] = array
+    return found
+
+
+def _refuse_front_padding(
+    arrays: Mapping[str, Mapping[str, Any]], report: ConversionReport
+) -> None:
+    found = {
+        split: {key: _ends(array) for key, array in own.items() if isinstance(array, np.ndarray)}
+        for split, own in arrays.items()
+    }
+    check = FeatureReport(report.source)
+    check_front_padding(check, found)
+    for text in check.problems:
+        report.problem(text.removesuffix("."))
+
+
+def _ends(array: NDArray[Any]) -> SequenceFindings:
+    begin, end = array[:, :2].any(axis=(1, 2)), array[:, -1].any(axis=1)
+    return SequenceFindings(
+        late=int((~begin & end).sum()),
+        early=int((begin & ~end).sum()),
+        full=int((begin & end).sum()),
+    )
+
+
+def _samples(
+    split: str,
+    raw: Mapping[str, Any],
+    arrays: dict[str, Any],
+    report: ConversionReport,
+    *,
+    turn: bool,
+) -> Iterator[Sample]:
+    ids = raw["id"]
+    texts = plain_texts(raw["raw_text"]) if raw.get("raw_text") is not None else [""] * len(ids)
+    labels = {
+        kind: _labels(split, key, raw[key], report)
+        for kind, key in LABEL_KEYS.items()
+        if raw.get(key) is not None
+    }
+    lengths = {key: _lengths(split, key, raw, report) for key in FRAMES if key in arrays}
+    parts = {"raw_text": texts, **labels, **arrays}
+    parts |= {f"{key}_lengths": known for key, known in lengths.items() if known is not None}
+    if wrong := {key: len(part) for key, part in parts.items() if len(part) != len(ids)}:
+        report.problem(
+            "keys differ in their number of samples",
+            f"split {split} has {len(ids)} ids and {wrong}",
+            "Store one of each for every sample.",
+        )
+        return
+    if turn:
+        _turn(split, arrays, lengths, report)
+    ends = _all_ends(arrays, lengths)
+    for i, name in enumerate(ids):
+        sequences = {key: array[i] for key, array in arrays.items() if key != "text_bert"}
+        tokens = arrays["text_bert"][i] if "text_bert" in arrays else None
+        for key, frames in sequences.items():
+            if key in FRAMES or tokens is None:
+                report.arrived(split, key, len(frames))
+        if tokens is not None:
+            report.arrived(split, "text", tokens.shape[-1])
+            tokens = tokens[:, : int((tokens[1] != 0).sum())].astype(np.int64)
+        yield Sample(
+            name,
+            split,
+            texts[i],
+            tokens,
+            **{key: frames[: ends[key][i]] for key, frames in sequences.items()},
+            labels={k: float(v[i]) for k, v in labels.items() if not np.isnan(v[i])},
+        )
+
+
+def _labels(split: str, key: str, value: Any, report: ConversionReport) -> NDArray[np.float64]:
+    """One number a sample, NaN of none; (n, 1) and (n, 1, 1) too."""
+    try:
+        items = as_numbers(value)
+        if items.dtype.kind not in "iuf":
+            items = np.array([np.nan if item in (None, "") else item for item in items.ravel()])
+        if items.dtype.kind in "biuf" and items.dtype.kind != "b" and items.size == len(items):
+            return items.reshape(-1).astype(np.float64)
+        what = f"{items.dtype} {items.shape}"
+    except (ValueError, TypeError, OverflowError):
+        what = "values of different shapes"
+    report.problem(
+        f"{key} is not one number a sample", f"split {split} has {what}", "Store numbers."
+    )
+    return np.zeros(len(value))
+
+
+def _lengths(
+    split: str, key: str, raw: Mapping[str, Any], report: ConversionReport
+) -> NDArray[np.int64] | None:
+    """Stored lengths; a sample of none keeps a frame, as everywhere."""
+    stored = raw.get(f"{key}_lengths")
+    if stored is None:
+        return None
+    try:
+        lengths = as_numbers(stored).reshape(-1).astype(np.int64)
+        longest = np.array([len(frames) for frames in raw[key]])
+        if ((lengths >= 0) & (lengths <= longest)).all():
+            return np.maximum(lengths, 1)
+    except (ValueError, TypeError, OverflowError):
+        pass
+    report.problem(
+        f"{key}_lengths does not fit {key}",
+        f"split {split}",
+        f"Store the number of valid frames of each sample, or leave {key}_lengths out.",
+    )
+    return None
+
+
+def _turn(
+    split: str,
+    arrays: dict[str, Any],
+    lengths: Mapping[str, NDArray[np.int64] | None],
+    report: ConversionReport,
+) -> None:
+    padded = {key: arrays[key] for key in MODALITIES if isinstance(arrays.get(key), np.ndarray)}
+    known = {key: n for key, n in lengths.items() if n is not None and key in padded}
+    for key, (array, moved) in turned(padded, known).items():
+        arrays[key] = array
+        if moved:
+            report.note(
+                f"{key} of {split}: zeros in front of {moved} of {len(array)} samples were moved "
+                "behind their frames."
+            )
+    if isinstance(arrays.get("text_bert"), np.ndarray):
+        arrays["text_bert"] = turned_tokens(arrays["text_bert"])
+
+
+def _all_ends(
+    arrays: Mapping[str, Any], lengths: Mapping[str, NDArray[np.int64] | None]
+) -> dict[str, Any]:
+    """Where each sample ends, by key."""
+    tokens = arrays.get("text_bert")
+    ends: dict[str, Any] = {}
+    derived = []
+    for key in MODALITIES:
+        if key not in arrays:
+            continue
+        array, known = arrays[key], lengths.get(key)
+        if known is not None:
+            ends[key] = known
+        elif not isinstance(array, np.ndarray):
+            ends[key] = [len(item) for item in array]
+        elif key == "text" and isinstance(tokens, np.ndarray) and _same_steps(array, tokens):
+            ends[key] = (tokens[:, 1] != 0).sum(axis=1)
+        else:
+            ends[key] = frame_ends(array)
+            derived.append(key)
+    if len(derived) == 3 and len({arrays[key].shape[1] for key in derived}) == 1:
+        common = np.max([ends[key] for key in derived], axis=0)
+        ends = dict.fromkeys(derived, common)
+    return ends
+
+
+def _same_steps(text: NDArray[Any], tokens: NDArray[Any]) -> bool:
+    return text.shape[1] == tokens.shape[2]

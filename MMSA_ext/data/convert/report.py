@@ -1,0 +1,233 @@
+"""What a conversion found and did, in numbers and sentences."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from MMSA_ext.data.feature_report import numbered, printable, text_table
+from MMSA_ext.errors import FeatureFileError
+from MMSA_ext.names import SPLITS
+from MMSA_ext.paths import shown
+
+if TYPE_CHECKING:
+    from MMSA_ext.data.encode_text import TextCoverage
+
+__all__ = ["ConversionReport", "Spread"]
+
+_SHOWN = 5
+
+
+@dataclass
+class Spread:
+    """Smallest, mean and largest of numbers that come one by one.
+
+    Attributes:
+        count: how many there were.
+        total: their sum.
+        low: the smallest.
+        high: the largest.
+    """
+
+    count: int = 0
+    total: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
+
+    def add(self, value: float) -> None:
+        """Take one more number."""
+        self.count += 1
+        self.total += value
+        self.low, self.high = min(self.low, value), max(self.high, value)
+
+    def __str__(self) -> str:
+        """`smallest / mean / largest`."""
+        if not self.count:
+            return "-"
+        return f"{self.low:g} / {self.total / self.count:.3g} / {self.high:g}"
+
+
+@dataclass
+class Steps:
+    """Steps of one modality in one split.
+
+    Attributes:
+        before: a sample's steps in the source, padding included.
+        after: those that are written.
+        cut: samples that were longer than allowed.
+        dropped: frames left out that are no padding: unsuccessful, or beyond the length allowed.
+        not_numbers: NaN, and -inf in audio.
+    """
+
+    before: Spread = field(default_factory=Spread)
+    after: Spread = field(default_factory=Spread)
+    cut: int = 0
+    dropped: int = 0
+    not_numbers: int = 0
+
+
+@dataclass
+class ConversionReport:
+    """What was read, what was done to it, and what is wrong with it.
+
+    Attributes:
+        source: what was converted.
+        form: name of its form.
+        output: file or folder written; None before.
+        samples: split -> number of samples written.
+        steps: (split, modality) -> lengths and losses.
+        labels: (split, `M`, `T`, `A` or `V`) -> values.
+        notes: what was renamed, which rule made the splits, what was left out.
+        coverage: how much of the transcripts the tokenizer keeps; None where none was used.
+        recipe: modality -> who made it, see `docs/convert.md`.
+        expected: what each sample must have (`M`, `T`, `A`, `V`, `text_bert`, `text`, `audio`,
+            `vision`) -> where it was looked for.
+        transcripts: whether the source has any.
+    """
+
+    source: Path
+    form: str
+    output: Path | None = None
+    samples: dict[str, int] = field(default_factory=dict)
+    steps: dict[tuple[str, str], Steps] = field(default_factory=dict)
+    labels: dict[tuple[str, str], Spread] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    coverage: TextCoverage | None = None
+    recipe: dict[str, dict[str, Any]] = field(default_factory=dict)
+    expected: dict[str, str] = field(default_factory=dict)
+    transcripts: bool = False
+    _problems: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    _counted: dict[str, list[str]] = field(default_factory=dict)
+
+    def problem(self, what: str, place: str = "", mend: str = "") -> None:
+        """File something that makes the source unusable; places of one kind are listed together.
+
+        Args:
+            what: what is wrong, a sentence's beginning.
+            place: row, id or file.
+            mend: what to do, a sentence.
+        """
+        self._problems.setdefault((what, mend), []).extend([place] * bool(place))
+
+    def count(self, what: str, place: str) -> None:
+        """Note something that is told by its number and its first places."""
+        self._counted.setdefault(what, []).append(place)
+
+    def note(self, text: str) -> None:
+        """Note something, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def arrived(self, split: str, modality: str, steps: int, dropped: int = 0) -> None:
+        """Note the steps that a sample has in the source, and how many the reader leaves out."""
+        found = self.of(split, modality)
+        found.before.add(steps)
+        found.dropped += dropped
+
+    def of(self, split: str, modality: str) -> Steps:
+        """The steps of one modality in one split."""
+        return self.steps.setdefault((split, modality), Steps())
+
+    def labels_of(self, split: str, kind: str) -> Spread:
+        """The values of one kind of label in one split."""
+        return self.labels.setdefault((split, kind), Spread())
+
+    def raise_problems(self) -> None:
+        """Raise all problems as one error.
+
+        Raises:
+            FeatureFileError: There are problems.
+        """
+        if not self._problems:
+            return
+        said = [
+            f"{what}{_listed(places)}.{' ' * bool(mend)}{mend}"
+            for (what, mend), places in self._problems.items()
+        ]
+        text = f"{shown(self.source)} (form {self.form}) cannot be converted:\n{numbered(said)}"
+        raise FeatureFileError(printable(text))
+
+    def render(self) -> str:
+        """The whole report as plain text."""
+        counted = [f"{what}{_listed(places)}." for what, places in self._counted.items()]
+        notes = self.notes + counted + self._about_text()
+        sections = [
+            f"Source   {shown(self.source)} (form {self.form})\nOutput   {self.output}\n"
+            f"Recipe   {'; '.join(_recipe_text(*item) for item in self.recipe.items()) or 'unknown'}",
+            self._step_table(),
+        ]
+        if self.labels:
+            sections.append(self._label_table())
+        if notes:
+            sections.append(f"Notes\n{numbered(notes)}")
+        sections.append(f"Next\n  {self.next_command()}")
+        return printable("\n\n".join(sections) + "\n")
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know before training."""
+        return self.coverage.warnings if self.coverage else ()
+
+    def next_command(self) -> str:
+        """The command that comes next."""
+        if self.output is None:
+            return "mend the source"
+        if self.transcripts and not any(modality == "text" for _, modality in self.steps):
+            return f"mmsa-ext encode-text {self.output} with_text.pkl --pretrained NAME"
+        return f"mmsa-ext run -m MODEL -d {self._dataset()} -f {self.output}"
+
+    def _dataset(self) -> str:
+        low = min(
+            (spread.low for (_, kind), spread in self.labels.items() if kind == "M"), default=-3
+        )
+        high = max(
+            (spread.high for (_, kind), spread in self.labels.items() if kind == "M"), default=3
+        )
+        return "sims" if low >= -1 and high <= 1 else "mosi"
+
+    def _about_text(self) -> list[str]:
+        return [f"Text: {self.coverage}."] if self.coverage else []
+
+    def _step_table(self) -> str:
+        columns = ("split", "samples", "modality", "steps in source", "written", "cut samples")
+        rows = [
+            [
+                split,
+                count,
+                modality,
+                str(found.before),
+                str(found.after),
+                "-" if modality == "text" and self.coverage else found.cut,
+                found.dropped,
+                found.not_numbers,
+            ]
+            for split, count in self.samples.items()
+            for (own, modality), found in sorted(self.steps.items())
+            if own == split
+        ]
+        return text_table(dict.fromkeys((*columns, "dropped frames", "NaN"), ""), rows)
+
+    def _label_table(self) -> str:
+        order = {name: place for place, name in enumerate(SPLITS)}
+        rows = [
+            [split, kind, spread.count, str(spread)]
+            for (split, kind), spread in sorted(
+                self.labels.items(), key=lambda item: order.get(item[0][0], -1)
+            )
+        ]
+        return text_table(
+            dict.fromkeys(("split", "label", "samples", "min / mean / max"), ""), rows
+        )
+
+
+def _listed(places: list[str]) -> str:
+    if not places:
+        return ""
+    more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
+    return f" ({len(places)}): {', '.join(places[:_SHOWN])}{more}"
+
+
+def _recipe_text(modality: str, made: dict[str, Any]) -> str:
+    return f"{modality} by {made['name']} {made['version']}".rstrip()

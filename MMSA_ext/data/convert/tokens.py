@@ -1,0 +1,75 @@
+"""Token ids from the transcripts of samples that come one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import transformers
+
+from MMSA_ext.data.encode_text import TextCoverage, coverage, tokenize
+from MMSA_ext.text_encoders import identity, load_tokenizer
+
+if TYPE_CHECKING:
+    from MMSA_ext.data.convert.report import ConversionReport
+    from MMSA_ext.data.samples import Sample
+
+__all__ = ["Tokens"]
+
+_AT_ONCE = 512
+
+
+class Tokens:
+    """A tokenizer, and how it fills `text_bert`."""
+
+    def __init__(self, pretrained: str, max_length: int) -> None:
+        """Load the tokenizer.
+
+        Args:
+            pretrained: see `MMSA_ext.text_encoders.resolve`.
+            max_length: most tokens of a sample, first and last special token included.
+
+        Raises:
+            TextEncoderError: it cannot be loaded.
+        """
+        self._tokenizer: Any = load_tokenizer(pretrained)
+        self._pretrained, self._max_length = pretrained, max_length
+        self.identity = identity(pretrained)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Who made the tokens."""
+        return {
+            "name": "tokenizer",
+            "version": transformers.__version__,
+            "pretrained": self.identity,
+            "max_length": self._max_length,
+        }
+
+    def fill(self, samples: Iterable[Sample], report: ConversionReport) -> Iterator[Sample]:
+        """Samples with `text_bert` from `raw_text`, as `encode_text` makes it, without padding."""
+        iterator = iter(samples)
+        while some := list(islice(iterator, _AT_ONCE)):
+            texts = [sample.raw_text for sample in some]
+            found = coverage(self._tokenizer, texts, self._max_length, self._pretrained)
+            report.coverage = found if report.coverage is None else _sum(report.coverage, found)
+            for sample, tokens in zip(
+                some, tokenize(self._tokenizer, texts, self._max_length), strict=True
+            ):
+                count = int(tokens[1].sum())
+                if sample.text_bert is not None:
+                    report.note(f"The source's token ids are replaced by those of {self.identity}.")
+                report.arrived(sample.split, "text", count)
+                yield replace(sample, text_bert=tokens[:, :count].astype(np.int64))
+
+
+def _sum(one: TextCoverage, other: TextCoverage) -> TextCoverage:
+    counts = ("samples", "cut", "words", "lost", "unknown")
+    return replace(
+        one,
+        needed=max(one.needed, other.needed),
+        **{key: getattr(one, key) + getattr(other, key) for key in counts},
+    )
