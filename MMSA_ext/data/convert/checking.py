@@ -67,7 +67,7 @@ def checked(
         first_of.setdefault(sample.id, sample.split)
         if not sample.raw_text.strip() and report.transcripts:
             report.count("Empty texts", place)
-        arrays = {
+        arrays: dict[str, Any] = {
             key: _frames(key, array, sample, report, widths)
             for key in MODALITIES
             if (array := getattr(sample, key)) is not None
@@ -135,7 +135,7 @@ def _frames(
 def _within(
     sample: Sample, report: ConversionReport, max_length: Mapping[str, int], too_long: str
 ) -> Sample:
-    changed = {}
+    changed: dict[str, Any] = {}
     for modality, limit in max_length.items():
         keys = ("text", "text_bert") if modality == "text" else (modality,)
         for key in keys:

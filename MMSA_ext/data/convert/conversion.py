@@ -88,7 +88,8 @@ def convert(
     check_choice(front_padding)
     options = Options(
         dict(columns or {}),
-        *(Path(found) if (found := expand_given(where)) else None for where in (audio, vision)),
+        _given(audio),
+        _given(vision),
         group or None,
         _seed(seed),
         _shares(shares),
@@ -120,6 +121,11 @@ def convert(
         write_shards(samples, target, shards, report.recipe)
     report.output = target
     return report
+
+
+def _given(path: PathLike | None) -> Path | None:
+    found = expand_given(path)
+    return Path(found) if found else None
 
 
 def _check(source: Path, target: Path, too_long: str, incomplete: str, shards: int | None) -> None:
@@ -164,7 +170,9 @@ def _shares(given: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _recipe(given: PathLike | Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
-    found = read_json(given) if isinstance(given, str | os.PathLike) else dict(given or {})
+    if isinstance(given, str | os.PathLike):
+        given = read_json(expand(given))
+    found = dict(given or {})
     for modality, made in found.items():
         if (
             modality not in MODALITIES

@@ -91,7 +91,9 @@ def _samples(rows: Any, split: str, options: Options, report: ConversionReport) 
     batches = rows.select_columns(list(frames.values())).with_format("numpy").iter(_ROWS)
     for start, batch in zip(range(0, len(samples), _ROWS), batches, strict=True):
         for i, sample in enumerate(samples[start : start + _ROWS]):
-            arrays = {key: _frames(batch[column][i]) for key, column in frames.items()}
+            arrays: dict[str, Any] = {
+                key: _frames(batch[column][i]) for key, column in frames.items()
+            }
             for key, array in arrays.items():
                 if array is not None:
                     report.arrived(sample.split, key, len(array))

@@ -240,7 +240,7 @@ def _all_ends(
             ends[key] = known
         elif not isinstance(array, np.ndarray):
             ends[key] = [len(item) for item in array]
-        elif key == "text" and isinstance(tokens, np.ndarray) and _same_steps(array, tokens):
+        elif key == "text" and isinstance(tokens, np.ndarray) and array.shape[1] == tokens.shape[2]:
             ends[key] = (tokens[:, 1] != 0).sum(axis=1)
         else:
             ends[key] = frame_ends(array)
@@ -249,7 +249,3 @@ def _all_ends(
         common = np.max([ends[key] for key in derived], axis=0)
         ends = dict.fromkeys(derived, common)
     return ends
-
-
-def _same_steps(text: NDArray[Any], tokens: NDArray[Any]) -> bool:
-    return text.shape[1] == tokens.shape[2]

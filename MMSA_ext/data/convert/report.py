@@ -153,9 +153,10 @@ class ConversionReport:
         """The whole report as plain text."""
         counted = [f"{what}{_listed(places)}." for what, places in self._counted.items()]
         notes = self.notes + counted + self._about_text()
+        made = [f"{key} by {own['name']} {own['version']}" for key, own in self.recipe.items()]
         sections = [
             f"Source   {shown(self.source)} (form {self.form})\nOutput   {self.output}\n"
-            f"Recipe   {'; '.join(_recipe_text(*item) for item in self.recipe.items()) or 'unknown'}",
+            f"Recipe   {'; '.join(made) or 'unknown'}",
             self._step_table(),
         ]
         if self.labels:
@@ -179,13 +180,9 @@ class ConversionReport:
         return f"mmsa-ext run -m MODEL -d {self._dataset()} -f {self.output}"
 
     def _dataset(self) -> str:
-        low = min(
-            (spread.low for (_, kind), spread in self.labels.items() if kind == "M"), default=-3
-        )
-        high = max(
-            (spread.high for (_, kind), spread in self.labels.items() if kind == "M"), default=3
-        )
-        return "sims" if low >= -1 and high <= 1 else "mosi"
+        found = [spread for (_, kind), spread in self.labels.items() if kind == "M"]
+        small = found and all(spread.low >= -1 and spread.high <= 1 for spread in found)
+        return "sims" if small else "mosi"
 
     def _about_text(self) -> list[str]:
         return [f"Text: {self.coverage}."] if self.coverage else []
@@ -217,9 +214,8 @@ class ConversionReport:
                 self.labels.items(), key=lambda item: order.get(item[0][0], -1)
             )
         ]
-        return text_table(
-            dict.fromkeys(("split", "label", "samples", "min / mean / max"), ""), rows
-        )
+        columns = ("split", "label", "samples", "min / mean / max")
+        return text_table(dict.fromkeys(columns, ""), rows)
 
 
 def _listed(places: list[str]) -> str:
@@ -227,7 +223,3 @@ def _listed(places: list[str]) -> str:
         return ""
     more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
     return f" ({len(places)}): {', '.join(places[:_SHOWN])}{more}"
-
-
-def _recipe_text(modality: str, made: dict[str, Any]) -> str:
-    return f"{modality} by {made['name']} {made['version']}".rstrip()

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from MMSA_ext.data.convert.sequences import Sequences
 from MMSA_ext.data.convert.utterances import find_columns, utterances
@@ -56,9 +56,10 @@ def read(source: Path, options: Options, report: ConversionReport) -> Iterator[S
             "--vision."
         )
     for sample in utterances(frame, found, options, report):
-        yield replace(
-            sample, **{key: own.of(sample.id, sample.split) for key, own in sequences.items()}
-        )
+        arrays: dict[str, Any] = {
+            key: own.of(sample.id, sample.split) for key, own in sequences.items()
+        }
+        yield replace(sample, **arrays)
     for own in sequences.values():
         own.finish()
 

@@ -131,7 +131,9 @@ def utterances(
     else:
         _check_groups(groups, splits, options, report)
     return [
-        Sample(name, split, text, labels={k: v[i] for k, v in labels.items() if v[i] is not None})
+        Sample(
+            name, split, text, labels={k: x for k, v in labels.items() if (x := v[i]) is not None}
+        )
         for i, (name, split, text) in enumerate(zip(ids, splits, texts, strict=True))
     ]
 
