@@ -24,6 +24,7 @@ from MMSA_ext.paths import shown
 if TYPE_CHECKING:
     from MMSA_ext.data.convert.options import Options
     from MMSA_ext.data.convert.report import ConversionReport
+    from MMSA_ext.data.convert.source import Source
     from MMSA_ext.data.samples import Sample
 
 __all__ = ["is_arrays", "read"]
@@ -38,16 +39,16 @@ def is_arrays(source: Path) -> bool:
     return bool(names & set(ARRAYS))
 
 
-def read(source: Path, options: Options, report: ConversionReport) -> Iterator[Sample]:
+def read(source: Source, options: Options, report: ConversionReport) -> Iterator[Sample]:
     """Samples without their padding; `.npy` files are mapped, not read into memory."""
     folders = {
         SPLIT_NAMES[path.name.lower()]: path
-        for path in (sorted(source.iterdir()) if source.is_dir() else ())
+        for path in (sorted(source.path.iterdir()) if source.path.is_dir() else ())
         if path.is_dir() and path.name.lower() in SPLIT_NAMES
     }
     parts = {name: _loaded(folder, report) for name, folder in folders.items()}
     if not parts:
-        parts = {"": _loaded(source, report)}
+        parts = {"": _loaded(source.path, report)}
     splits: dict[str, dict[str, Any]] = {}
     for name, found in parts.items():
         for split, raw in _in_layout(name, found, options, report).items():

@@ -15,6 +15,7 @@ from MMSA_ext.data.convert.feature_file import write_padded
 from MMSA_ext.data.convert.forms import find_form, reader
 from MMSA_ext.data.convert.options import Options
 from MMSA_ext.data.convert.report import ConversionReport
+from MMSA_ext.data.convert.source import Source
 from MMSA_ext.data.front_padding import check_choice
 from MMSA_ext.data.samples import Sample
 from MMSA_ext.errors import ConfigError
@@ -95,13 +96,14 @@ def convert(
         _shares(shares),
         front_padding,
     )
-    report = ConversionReport(path, form or find_form(path))
+    given = Source(path)
+    report = ConversionReport(path, form or find_form(given))
     read = reader(report.form)
     if report.form != "table" and (options.audio or options.vision):
         raise ConfigError(
             f"--audio and --vision go with a CSV of utterances; {path} is of form {report.form}."
         )
-    samples: Iterator[Sample] = read(path, options, report)
+    samples: Iterator[Sample] = read(given, options, report)
     encoder: dict[str, Any] = {}
     if pretrained is not None:
         from MMSA_ext.data.convert.tokens import Tokens

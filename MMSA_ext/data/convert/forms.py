@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from MMSA_ext.data.convert.openface import is_openface
+from MMSA_ext.data.convert.source import Source
 from MMSA_ext.errors import ConfigError, FeatureFileError, suggest
 from MMSA_ext.file_kinds import HEAD_BYTES, foreign_kind
 from MMSA_ext.paths import shown
@@ -22,7 +23,7 @@ __all__ = ["FORMS", "Reader", "find_form", "reader"]
 # Each is the name of the module here that reads it.
 FORMS = ("table", "arrays", "hugging_face", "mult", "mag_bert", "mmsa_fet", "openface")
 
-Reader = Callable[[Path, "Options", "ConversionReport"], Iterator["Sample"]]
+Reader = Callable[[Source, "Options", "ConversionReport"], Iterator["Sample"]]
 
 
 def reader(form: str) -> Reader:
@@ -37,12 +38,13 @@ def reader(form: str) -> Reader:
     return read
 
 
-def find_form(source: Path) -> str:
+def find_form(given: Source) -> str:
     """Recognise a form by content.
 
     Raises:
         FeatureFileError: There is no such file, or it is none of the forms.
     """
+    source = given.path
     if source.is_dir():
         return _of_folder(source)
     try:
@@ -53,7 +55,7 @@ def find_form(source: Path) -> str:
     if kind := foreign_kind(head):
         raise FeatureFileError(f"{shown(source)} is {kind}.")
     if head.startswith(b"\x80") or source.suffix.lower() in (".pkl", ".pickle", ".p"):
-        return _of_pickle(source)
+        return _of_pickle(given)
     if head.startswith(b"PK") and source.suffix.lower() == ".npz":
         return "arrays"
     text = head.decode("utf-8-sig", errors="replace")
@@ -88,18 +90,16 @@ def _of_folder(source: Path) -> str:
     )
 
 
-def _of_pickle(source: Path) -> str:
-    """By what is in it, which is read once more by the reader of the form."""
+def _of_pickle(source: Source) -> str:
     from MMSA_ext.data.convert.mag_bert import is_mag_bert
     from MMSA_ext.data.feature_layout import LABEL_KEYS, is_single_sample
-    from MMSA_ext.data.safe_pickle import safe_load
 
-    data = safe_load(source)
+    data = source.pickled
     if is_mag_bert(data):
         return "mag_bert"
     if not isinstance(data, dict) or not data:
         raise FeatureFileError(
-            f"{shown(source)} holds {type(data).__name__}, not a dict of splits or of arrays. "
+            f"{shown(source.path)} holds {type(data).__name__}, not a dict of splits or of arrays. "
             "Name its form with --form, or store it as one of them (docs/convert.md)."
         )
     splits = [raw for raw in data.values() if isinstance(raw, dict)]

@@ -23,6 +23,7 @@ from MMSA_ext.paths import shown
 if TYPE_CHECKING:
     from MMSA_ext.data.convert.options import Options
     from MMSA_ext.data.convert.report import ConversionReport
+    from MMSA_ext.data.convert.source import Source
     from MMSA_ext.data.samples import Sample
 
 __all__ = ["is_hugging_face", "read"]
@@ -37,7 +38,7 @@ def is_hugging_face(source: Path) -> bool:
     )
 
 
-def read(source: Path, options: Options, report: ConversionReport) -> Iterator[Sample]:
+def read(source: Source, options: Options, report: ConversionReport) -> Iterator[Sample]:
     """Samples in the order of the rows; sequences are read a few rows at a time.
 
     Raises:
@@ -48,12 +49,12 @@ def read(source: Path, options: Options, report: ConversionReport) -> Iterator[S
         import datasets
     except ImportError:
         raise ConfigError(
-            f'{shown(source)} needs the package datasets: pip install "MMSA_ext[datasets]".'
+            f'{shown(source.path)} needs the package datasets: pip install "MMSA_ext[datasets]".'
         ) from None
     try:
-        loaded = datasets.load_from_disk(str(source))
+        loaded = datasets.load_from_disk(str(source.path))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FeatureFileError(f"{shown(source)} cannot be loaded: {error}.") from None
+        raise FeatureFileError(f"{shown(source.path)} cannot be loaded: {error}.") from None
     parts: dict[str, Any] = (
         dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
     )

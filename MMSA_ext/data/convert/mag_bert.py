@@ -14,14 +14,13 @@ import numpy as np
 from MMSA_ext.data.convert.padded import plain_texts
 from MMSA_ext.data.feature_checks import as_numbers
 from MMSA_ext.data.feature_layout import SPLIT_NAMES
-from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.data.samples import Sample
 
 if TYPE_CHECKING:
-    from pathlib import Path
 
     from MMSA_ext.data.convert.options import Options
     from MMSA_ext.data.convert.report import ConversionReport
+    from MMSA_ext.data.convert.source import Source
 
 __all__ = ["is_mag_bert", "read"]
 
@@ -38,9 +37,9 @@ def is_mag_bert(data: Any) -> bool:
     )
 
 
-def read(source: Path, options: Options, report: ConversionReport) -> Iterator[Sample]:
+def read(source: Source, options: Options, report: ConversionReport) -> Iterator[Sample]:
     """Samples as they are; words are joined by spaces."""
-    data = safe_load(source)
+    data = source.pickled
     report.expected |= {"M": "the second part", "audio": "acoustic", "vision": "visual"}
     report.transcripts = True
     report.note(

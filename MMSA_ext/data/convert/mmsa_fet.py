@@ -15,21 +15,20 @@ import numpy as np
 from MMSA_ext.data.convert.mult import renamed_splits
 from MMSA_ext.data.convert.padded import padded_samples
 from MMSA_ext.data.feature_layout import ARRAYS, LABEL_KEYS, SINGLE, is_single_sample
-from MMSA_ext.data.safe_pickle import safe_load
 
 if TYPE_CHECKING:
-    from pathlib import Path
 
     from MMSA_ext.data.convert.options import Options
     from MMSA_ext.data.convert.report import ConversionReport
+    from MMSA_ext.data.convert.source import Source
     from MMSA_ext.data.samples import Sample
 
 __all__ = ["read"]
 
 
-def read(source: Path, options: Options, report: ConversionReport) -> Iterator[Sample]:
+def read(source: Source, options: Options, report: ConversionReport) -> Iterator[Sample]:
     """Samples without padding; of one file one sample without split, to be scored."""
-    data = safe_load(source)
+    data = source.pickled
     if not (isinstance(data, dict) and is_single_sample(data)):
         yield from padded_samples(renamed_splits(data, report), report, options.front_padding)
         return
@@ -37,6 +36,6 @@ def read(source: Path, options: Options, report: ConversionReport) -> Iterator[S
     for key in ("id", "raw_text", "audio_lengths", "vision_lengths"):
         if key in data:
             raw[key] = data[key] if np.ndim(data[key]) else [data[key]]
-    raw.setdefault("id", [source.stem])
-    report.note("It is one sample without splits, to be scored and not trained on.")
+    raw.setdefault("id", [source.path.stem])
+    report.note("It is one sample without splits.")
     yield from padded_samples({SINGLE: raw}, report, options.front_padding)

@@ -13,21 +13,20 @@ import numpy as np
 
 from MMSA_ext.data.convert.padded import padded_samples, plain_texts
 from MMSA_ext.data.feature_layout import LABEL_KEYS, SPLIT_NAMES
-from MMSA_ext.data.safe_pickle import safe_load
 
 if TYPE_CHECKING:
-    from pathlib import Path
 
     from MMSA_ext.data.convert.options import Options
     from MMSA_ext.data.convert.report import ConversionReport
+    from MMSA_ext.data.convert.source import Source
     from MMSA_ext.data.samples import Sample
 
 __all__ = ["read", "renamed_splits"]
 
 
-def read(source: Path, options: Options, report: ConversionReport) -> Iterator[Sample]:
+def read(source: Source, options: Options, report: ConversionReport) -> Iterator[Sample]:
     """Samples without padding; zeros in front are turned behind unless they are to be kept."""
-    splits = renamed_splits(safe_load(source), report)
+    splits = renamed_splits(source.pickled, report)
     yield from padded_samples(splits, report, options.front_padding or "turn")
 
 

@@ -20,6 +20,7 @@ from MMSA_ext.data.samples import Sample
 if TYPE_CHECKING:
     from MMSA_ext.data.convert.options import Options
     from MMSA_ext.data.convert.report import ConversionReport
+    from MMSA_ext.data.convert.source import Source
 
 __all__ = ["NO_FEATURES", "is_openface", "read", "read_openface", "recipe"]
 
@@ -67,14 +68,14 @@ def recipe(features: int) -> dict[str, object]:
     }
 
 
-def read(source: Path, options: Options, report: ConversionReport) -> Iterator[Sample]:
+def read(source: Source, options: Options, report: ConversionReport) -> Iterator[Sample]:
     """One file as one sample without text, label and split, to be scored."""
     try:
-        frames, count, _ = read_openface(source)
+        frames, count, _ = read_openface(source.path)
     except (ValueError, KeyError) as error:
         report.problem("it is no sound OpenFace file", str(error).splitlines()[0])
         return
     report.arrived("sample", "vision", count, count - len(frames))
     report.recipe["vision"] = recipe(frames.shape[1])
-    report.expected["vision"] = str(source)
-    yield Sample(source.stem, vision=frames)
+    report.expected["vision"] = str(source.path)
+    yield Sample(source.path.stem, vision=frames)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +52,18 @@ def padded_samples(
     report.transcripts = any(raw.get("raw_text") is not None for raw in splits.values())
     if front_padding is None:
         _refuse_front_padding(arrays, report)
+    for key in FRAMES:
+        if key in report.expected:
+            stored = all(raw.get(f"{key}_lengths") is not None for raw in splits.values())
+            rule = "as stored" if stored else "up to the last frame that is not all zeros"
+            report.note(f"Lengths of {key}: {rule}.")
+    turn = front_padding == "turn"
+    moved: Counter[str] = Counter()
     for name, raw in splits.items():
-        yield from _samples(name, raw, arrays[name], report, turn=front_padding == "turn")
+        yield from _samples(name, raw, arrays[name], report, moved if turn else None)
+    if moved:
+        counts = ", ".join(f"{key} {count}" for key, count in moved.items())
+        report.note(f"Zeros in front of the frames were moved behind them, in samples: {counts}.")
 
 
 def plain_texts(value: Any) -> list[str]:
@@ -125,8 +136,7 @@ def _samples(
     raw: Mapping[str, Any],
     arrays: dict[str, Any],
     report: ConversionReport,
-    *,
-    turn: bool,
+    moved: Counter[str] | None,
 ) -> Iterator[Sample]:
     ids = raw["id"]
     texts = plain_texts(raw["raw_text"]) if raw.get("raw_text") is not None else [""] * len(ids)
@@ -145,8 +155,8 @@ def _samples(
             "Store one of each for every sample.",
         )
         return
-    if turn:
-        _turn(split, arrays, lengths, report)
+    if moved is not None:
+        moved.update(_turn(arrays, lengths))
     ends = _all_ends(arrays, lengths)
     for i, name in enumerate(ids):
         sequences = {key: array[i] for key, array in arrays.items() if key != "text_bert"}
@@ -207,22 +217,16 @@ def _lengths(
 
 
 def _turn(
-    split: str,
-    arrays: dict[str, Any],
-    lengths: Mapping[str, NDArray[np.int64] | None],
-    report: ConversionReport,
-) -> None:
+    arrays: dict[str, Any], lengths: Mapping[str, NDArray[np.int64] | None]
+) -> dict[str, int]:
+    """Turn padding in front round, in place of the arrays; how many samples by key."""
     padded = {key: arrays[key] for key in MODALITIES if isinstance(arrays.get(key), np.ndarray)}
     known = {key: n for key, n in lengths.items() if n is not None and key in padded}
-    for key, (array, moved) in turned(padded, known).items():
-        arrays[key] = array
-        if moved:
-            report.note(
-                f"{key} of {split}: zeros in front of {moved} of {len(array)} samples were moved "
-                "behind their frames."
-            )
+    found = turned(padded, known)
+    arrays |= {key: array for key, (array, _) in found.items()}
     if isinstance(arrays.get("text_bert"), np.ndarray):
         arrays["text_bert"] = turned_tokens(arrays["text_bert"])
+    return {key: count for key, (_, count) in found.items() if count}
 
 
 def _all_ends(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from MMSA_ext.data.feature_layout import SINGLE
 from MMSA_ext.data.feature_report import numbered, printable, text_table
 from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.names import SPLITS
@@ -152,8 +153,18 @@ class ConversionReport:
     def render(self) -> str:
         """The whole report as plain text."""
         counted = [f"{what}{_listed(places)}." for what, places in self._counted.items()]
-        notes = self.notes + counted + self._about_text()
-        made = [f"{key} by {own['name']} {own['version']}" for key, own in self.recipe.items()]
+        missing = [name for name in SPLITS if name not in self.samples]
+        if missing and SINGLE not in self.samples:
+            counted.append(
+                f"There is no split {' and no '.join(missing)}; training needs all three. "
+                "--column split= has others made."
+            )
+        if not self.labels:
+            counted.append("There are no labels: it can be scored and not trained on.")
+        notes = self.notes + counted + ([f"Text: {self.coverage}."] if self.coverage else [])
+        made = [
+            f"{key} by {own['name']} {own['version']}".rstrip() for key, own in self.recipe.items()
+        ]
         sections = [
             f"Source   {shown(self.source)} (form {self.form})\nOutput   {self.output}\n"
             f"Recipe   {'; '.join(made) or 'unknown'}",
@@ -175,6 +186,8 @@ class ConversionReport:
         """The command that comes next."""
         if self.output is None:
             return "mend the source"
+        if SINGLE in self.samples:
+            return f"mmsa-ext predict CHECKPOINT {self.output}"
         if self.transcripts and not any(modality == "text" for _, modality in self.steps):
             return f"mmsa-ext encode-text {self.output} with_text.pkl --pretrained NAME"
         return f"mmsa-ext run -m MODEL -d {self._dataset()} -f {self.output}"
@@ -183,9 +196,6 @@ class ConversionReport:
         found = [spread for (_, kind), spread in self.labels.items() if kind == "M"]
         small = found and all(spread.low >= -1 and spread.high <= 1 for spread in found)
         return "sims" if small else "mosi"
-
-    def _about_text(self) -> list[str]:
-        return [f"Text: {self.coverage}."] if self.coverage else []
 
     def _step_table(self) -> str:
         columns = ("split", "samples", "modality", "steps in source", "written", "cut samples")
@@ -200,22 +210,26 @@ class ConversionReport:
                 found.dropped,
                 found.not_numbers,
             ]
-            for split, count in self.samples.items()
+            for split, count in sorted(self.samples.items(), key=lambda item: _place(item[0]))
             for (own, modality), found in sorted(self.steps.items())
             if own == split
         ]
         return text_table(dict.fromkeys((*columns, "dropped frames", "NaN"), ""), rows)
 
     def _label_table(self) -> str:
-        order = {name: place for place, name in enumerate(SPLITS)}
         rows = [
             [split, kind, spread.count, str(spread)]
             for (split, kind), spread in sorted(
-                self.labels.items(), key=lambda item: order.get(item[0][0], -1)
+                self.labels.items(), key=lambda item: _place(item[0][0])
             )
         ]
         columns = ("split", "label", "samples", "min / mean / max")
         return text_table(dict.fromkeys(columns, ""), rows)
+
+
+def _place(split: str) -> int:
+    """Where a split stands among the others."""
+    return SPLITS.index(split) if split in SPLITS else -1
 
 
 def _listed(places: list[str]) -> str:

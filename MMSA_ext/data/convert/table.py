@@ -24,20 +24,21 @@ if TYPE_CHECKING:
 
     from MMSA_ext.data.convert.options import Options
     from MMSA_ext.data.convert.report import ConversionReport
+    from MMSA_ext.data.convert.source import Source
 
 __all__ = ["read"]
 
 _ENCODING = "utf-8-sig"
 
 
-def read(source: Path, options: Options, report: ConversionReport) -> Iterator[Sample]:
+def read(source: Source, options: Options, report: ConversionReport) -> Iterator[Sample]:
     """Samples in the order of the rows; a sequence is read when its sample is taken.
 
     Raises:
         FeatureFileError: The file is no table, or a folder of sequences has none.
         ConfigError: A column that was named is not there.
     """
-    frame = _table(source)
+    frame = _table(source.path)
     found = find_columns(list(frame.columns), options, report)
     sequences = {
         modality: Sequences(path, modality, report)
@@ -46,14 +47,14 @@ def read(source: Path, options: Options, report: ConversionReport) -> Iterator[S
     }
     if sequences and "id" not in found:
         raise FeatureFileError(
-            f"{shown(source)} has no column 'id', by which sequences are found. Name it by "
+            f"{shown(source.path)} has no column 'id', by which sequences are found. Name it by "
             f"--column id=NAME; the columns are {', '.join(frame.columns)}."
         )
     if not sequences and "text" not in found:
         raise FeatureFileError(
-            f"{shown(source)} has no column 'text', and no sequences are given. Name the column by "
-            f"--column text=NAME (the columns are {', '.join(frame.columns)}), or give --audio or "
-            "--vision."
+            f"{shown(source.path)} has no column 'text', and no sequences are given. Name the "
+            f"column by --column text=NAME (the columns are {', '.join(frame.columns)}), or give "
+            "--audio or --vision."
         )
     for sample in utterances(frame, found, options, report):
         arrays: dict[str, Any] = {
