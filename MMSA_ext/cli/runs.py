@@ -11,12 +11,15 @@ from MMSA_ext.cli.options import (
     Checkpoint,
     ConfigFile,
     Dataset,
+    DatasetArgument,
     FrontPadding,
     Gpus,
     Model,
+    ModelArgument,
     Overrides,
     Seeds,
     feature_file,
+    given_once,
     parse_overrides,
     takes_run_options,
 )
@@ -36,8 +39,10 @@ Synthetic = Annotated[
 @takes_run_options
 def run(
     options: RunOptions,
-    model: Model = "dashfusion",
-    dataset: Dataset = "mosi",
+    model_argument: ModelArgument = None,
+    dataset_argument: DatasetArgument = None,
+    model_option: Model = None,
+    dataset_option: Dataset = None,
     config: ConfigFile = "",
     overrides: Overrides = None,
     tune: Annotated[bool, typer.Option("-t", "--tune", help="Tune first.")] = False,
@@ -58,6 +63,7 @@ def run(
     ] = False,
 ) -> None:
     """Train and test a model, with MMSA's flags; prints a table and where everything is."""
+    model, dataset = _names(model_argument, dataset_argument, model_option, dataset_option)
     values = parse_overrides(overrides or [])
     if front_padding:
         values["front_padding"] = front_padding
@@ -95,8 +101,10 @@ def run(
 @takes_run_options
 def tune(
     options: RunOptions,
-    model: Model = "dashfusion",
-    dataset: Dataset = "mosi",
+    model_argument: ModelArgument = None,
+    dataset_argument: DatasetArgument = None,
+    model_option: Model = None,
+    dataset_option: Dataset = None,
     config: ConfigFile = "",
     overrides: Overrides = None,
     trials: Annotated[int, typer.Option("-tt", "--tune-times", help="Trials.")] = 50,
@@ -104,6 +112,7 @@ def tune(
     synthetic: Synthetic = False,
 ) -> None:
     """Search hyper-parameters on the validation split, as `run --tune`."""
+    model, dataset = _names(model_argument, dataset_argument, model_option, dataset_option)
     _run(
         model,
         dataset,
@@ -155,6 +164,19 @@ def predict(
     else:
         write_atomically(output, text)
         typer.echo(f"{len(table)} predictions written to {output}")
+
+
+def _names(
+    model_argument: str | None,
+    dataset_argument: str | None,
+    model_option: str | None,
+    dataset_option: str | None,
+) -> tuple[str, str]:
+    """Model and data set, as arguments or as MMSA's options."""
+    return (
+        given_once(model_argument, model_option, "--model", "dashfusion"),
+        given_once(dataset_argument, dataset_option, "--dataset", "mosi"),
+    )
 
 
 def _run(model: str, dataset: str, options: RunOptions, **arguments: Any) -> None:
