@@ -200,9 +200,8 @@ def openface_csv(
 
 
 def openface(folder: Path) -> list[dict[str, Any]]:
-    """`utterances.csv`, and OpenFace's file of each id in `openface`."""
-    rows = utterances()
-    write_csv(folder / "utterances.csv", rows)
+    """A table whose vision is OpenFace's, in `openface`; and one file, `clip.csv`."""
+    rows = table(folder)
     (folder / "openface").mkdir()
     for row in rows:
         openface_csv(folder / "openface" / f"{row['id']}.csv", row["vision"], failed=(2,))
