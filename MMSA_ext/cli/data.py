@@ -74,10 +74,16 @@ def convert(
     group: Annotated[
         str | None, typer.Option(help="Column whose values are not to be in two splits.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of splits that are made at random.")] = 1111,
+    seed: Annotated[
+        int | None, typer.Option(help="Of splits that are made at random. Default: 1111.")
+    ] = None,
     shares: Annotated[
-        str, typer.Option(help="Of train, valid and test, where the source has no splits.")
-    ] = "0.7,0.1,0.2",
+        str | None,
+        typer.Option(
+            metavar="TRAIN,VALID,TEST",
+            help="Where the source has no splits. Default: 0.7,0.1,0.2.",
+        ),
+    ] = None,
     max_length: Annotated[
         list[str] | None,
         typer.Option(
@@ -112,7 +118,7 @@ def convert(
         vision=vision or None,
         group=group,
         seed=seed,
-        shares=[_number("--shares", share) for share in shares.split(",")],
+        shares=None if shares is None else [_number("--shares", x) for x in shares.split(",")],
         max_length={
             modality: int(_number(f"--max-length {modality}", limit))
             for modality, limit in _pairs("--max-length", max_length or []).items()

@@ -17,7 +17,7 @@ from MMSA_ext.data.convert.padded import padded_samples, plain_texts
 from MMSA_ext.data.convert.sequences import open_archive
 from MMSA_ext.data.convert.utterances import find_columns, utterances
 from MMSA_ext.data.feature_layout import ARRAYS, LABEL_KEYS, SPLIT_NAMES
-from MMSA_ext.errors import FeatureFileError
+from MMSA_ext.errors import ConfigError, FeatureFileError
 from MMSA_ext.names import SPLITS
 from MMSA_ext.paths import shown
 
@@ -46,6 +46,11 @@ def read(source: Source, options: Options, report: ConversionReport) -> Iterator
         for path in (sorted(source.path.iterdir()) if source.path.is_dir() else ())
         if path.is_dir() and path.name.lower() in SPLIT_NAMES
     }
+    if folders and options.columns.get("split") == "":
+        raise ConfigError(
+            f"{shown(source.path)}: the splits are folders, which --column split= cannot leave "
+            "out. Store the arrays in one folder."
+        )
     parts = {name: _loaded(folder, report) for name, folder in folders.items()}
     if not parts:
         parts = {"": _loaded(source.path, report)}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from MMSA_ext.data.convert.report import UNREADABLE
 from MMSA_ext.data.fit_lengths import fitted
 from MMSA_ext.names import MODALITIES
 
@@ -97,13 +98,15 @@ def _frames(
 ) -> NDArray[Any]:
     """Frames (L, d) as float32 or float16, at least one."""
     place = f"id {sample.id!r}"
+    if array is UNREADABLE:
+        return array
     if array.ndim != 2 or array.dtype.kind not in "biuf":
         report.problem(
             f"{key} is not (frames, features) of numbers",
             f"{place} has {array.dtype} {array.shape}",
             "Store numbers in two dimensions.",
         )
-        return np.zeros((1, 0), np.float32)
+        return UNREADABLE
     width, first = widths.setdefault(key, (array.shape[1], sample.id))
     if array.shape[1] != width:
         report.problem(

@@ -41,8 +41,8 @@ def convert(
     audio: PathLike | None = None,
     vision: PathLike | None = None,
     group: str | None = None,
-    seed: int = 1111,
-    shares: Sequence[float] = (0.7, 0.1, 0.2),
+    seed: int | None = None,
+    shares: Sequence[float] | None = None,
     max_length: Mapping[str, int] | None = None,
     too_long: TooLong = "cut",
     incomplete: Incomplete = "error",
@@ -62,8 +62,8 @@ def convert(
         audio: beside a CSV, a folder, `.h5` or `.npz` file with a sequence for each id.
         vision: likewise; OpenFace's CSV too.
         group: column whose values are kept in one split each.
-        seed: of the splits that are made where the source has none.
-        shares: of train, valid and test then.
+        seed: of the splits that are made where the source has none; 1111 by default.
+        shares: of train, valid and test then; 0.7, 0.1 and 0.2 by default.
         max_length: `text` (tokens), `audio`, `vision` -> most steps.
         too_long: what happens to longer ones: `cut` keeps the first steps, `pool` averages frames
             to as many (tokens are cut), `error` refuses.
@@ -92,17 +92,13 @@ def convert(
         _given(audio),
         _given(vision),
         group or None,
-        _seed(seed),
-        _shares(shares),
+        None if seed is None else _seed(seed),
+        None if shares is None else _shares(shares),
         front_padding,
     )
     given = Source(path)
     report = ConversionReport(path, form or find_form(given))
-    read = reader(report.form)
-    if report.form != "table" and (options.audio or options.vision):
-        raise ConfigError(
-            f"--audio and --vision go with a CSV of utterances; {path} is of form {report.form}."
-        )
+    read = reader(report.form, options)
     samples: Iterator[Sample] = read(given, options, report)
     encoder: dict[str, Any] = {}
     if pretrained is not None:

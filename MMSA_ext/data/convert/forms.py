@@ -20,20 +20,36 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMS", "Reader", "find_form", "reader"]
 
-# Each is the name of the module here that reads it.
-FORMS = ("table", "arrays", "hugging_face", "mult", "mag_bert", "mmsa_fet", "openface")
+# A form is the name of the module here that reads it; and which options say how.
+_TABLE = ("columns", "group", "seed", "shares")
+FORMS = {
+    "table": (*_TABLE, "audio", "vision"),
+    "arrays": (*_TABLE, "front_padding"),
+    "hugging_face": _TABLE,
+    "mult": ("front_padding",),
+    "mag_bert": (),
+    "mmsa_fet": ("front_padding",),
+    "openface": (),
+}
 
 Reader = Callable[[Source, "Options", "ConversionReport"], Iterator["Sample"]]
 
 
-def reader(form: str) -> Reader:
+def reader(form: str, options: Options) -> Reader:
     """The function that reads a form.
 
     Raises:
-        ConfigError: There is no such form.
+        ConfigError: There is no such form, or an option means nothing to it.
     """
     if form not in FORMS:
         raise ConfigError(f"--form {form}: no such form; {suggest(form, list(FORMS))}")
+    for name, value in vars(options).items():
+        if value not in (None, {}) and name not in FORMS[form]:
+            takers = [other for other, names in FORMS.items() if name in names]
+            raise ConfigError(
+                f"{name} means nothing to a source of form {form}; it goes with "
+                f"{', '.join(takers)}."
+            )
     read: Reader = import_module(f"{__package__}.{form}").read
     return read
 

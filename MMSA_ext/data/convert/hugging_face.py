@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["is_hugging_face", "read"]
 
 _ROWS = 64  # read at a time
+_NESTED = ("List", "LargeList", "Sequence", "Array2D", "list")
 
 
 def is_hugging_face(source: Path) -> bool:
@@ -72,13 +73,25 @@ def read(source: Source, options: Options, report: ConversionReport) -> Iterator
 
 
 def _samples(rows: Any, split: str, options: Options, report: ConversionReport) -> Iterator[Sample]:
+    import pandas as pd
+
     native = ("split",) * bool(split)
     found = find_columns(rows.column_names, options, report, more=FRAMES, native=native)
     frames = {key: found[key][0] for key in FRAMES if key in found}
     for key, column in frames.items():
         report.expected[key] = f"column {column!r}"
-    plain = [name for name in rows.column_names if name not in frames.values()]
-    table = rows.select_columns(plain).with_format(None).to_pandas()
+    for key, column in frames.items():
+        kind = type(rows.features[column]).__name__
+        if kind not in _NESTED:
+            raise FeatureFileError(
+                f"{shown(report.source)}: column {column!r} holds {kind}, no frames of features. "
+                f"Extract {key} features, or name their column by --column {key}=NAME."
+            )
+    own = {name for ours, names in found.items() if ours not in frames for name in names}
+    plain = [name for name in rows.column_names if name in own or name == options.group]
+    table = pd.DataFrame(index=range(len(rows)))
+    if plain:
+        table = rows.select_columns(plain).with_format(None).to_pandas()
     for name in plain:
         names = getattr(rows.features[name], "names", None)
         if names and [name] == found.get("label"):
@@ -103,12 +116,12 @@ def _samples(rows: Any, split: str, options: Options, report: ConversionReport) 
 
 def _frames(value: Any) -> NDArray[Any] | None:
     """A row's frames; None of an empty cell, no number where they are no array."""
-    if value is None:
+    array = np.asarray([] if value is None else value)
+    if not array.size:
         return None
-    array = np.asarray(value)
     if array.dtype == object:
         try:
             array = np.array([np.asarray(frame, np.float32) for frame in array])
         except (ValueError, TypeError):
-            return np.zeros((0, 0, 0))
-    return array[None] if array.ndim == 1 and array.size else array
+            return array
+    return array[None] if array.ndim == 1 else array

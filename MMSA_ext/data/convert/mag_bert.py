@@ -17,7 +17,6 @@ from MMSA_ext.data.feature_layout import SPLIT_NAMES
 from MMSA_ext.data.samples import Sample
 
 if TYPE_CHECKING:
-
     from MMSA_ext.data.convert.options import Options
     from MMSA_ext.data.convert.report import ConversionReport
     from MMSA_ext.data.convert.source import Source
@@ -48,7 +47,7 @@ def read(source: Source, options: Options, report: ConversionReport) -> Iterator
     )
     for name, items in data.items():
         split = SPLIT_NAMES.get(str(name).lower())
-        if split is None:
+        if split is None or not isinstance(items, list | tuple | np.ndarray):
             report.note(f"Key {str(name)[:40]!r} is no split: left out.")
             continue
         if split != name:
@@ -58,6 +57,8 @@ def read(source: Source, options: Options, report: ConversionReport) -> Iterator
                 (words, visual, acoustic), label, segment = item
                 frames = {"vision": as_numbers(visual), "audio": as_numbers(acoustic)}
                 value = float(np.asarray(label, np.float64).reshape(()))
+                if any(array.ndim != 2 for array in frames.values()):
+                    raise ValueError("frames are not in two dimensions")
             except (ValueError, TypeError, OverflowError):
                 report.problem(
                     "a sample is not ((words, visual, acoustic), label, segment)",

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from MMSA_ext.data.convert.mult import renamed_splits
-from MMSA_ext.data.convert.padded import padded_samples
+from MMSA_ext.data.convert.padded import padded_samples, plain_texts
 from MMSA_ext.data.feature_layout import ARRAYS, LABEL_KEYS, SINGLE, is_single_sample
 
 if TYPE_CHECKING:
-
     from MMSA_ext.data.convert.options import Options
     from MMSA_ext.data.convert.report import ConversionReport
     from MMSA_ext.data.convert.source import Source
@@ -36,6 +35,6 @@ def read(source: Source, options: Options, report: ConversionReport) -> Iterator
     for key in ("id", "raw_text", "audio_lengths", "vision_lengths"):
         if key in data:
             raw[key] = data[key] if np.ndim(data[key]) else [data[key]]
-    raw.setdefault("id", [source.path.stem])
+    raw["id"] = plain_texts(raw.get("id", [source.path.stem]))
     report.note("It is one sample without splits.")
     yield from padded_samples({SINGLE: raw}, report, options.front_padding)

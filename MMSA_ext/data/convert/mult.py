@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from MMSA_ext.data.convert.padded import padded_samples, plain_texts
-from MMSA_ext.data.feature_layout import LABEL_KEYS, SPLIT_NAMES
+from MMSA_ext.data.feature_layout import ARRAYS, LABEL_KEYS, SPLIT_NAMES
 
 if TYPE_CHECKING:
-
     from MMSA_ext.data.convert.options import Options
     from MMSA_ext.data.convert.report import ConversionReport
     from MMSA_ext.data.convert.source import Source
@@ -54,12 +53,12 @@ def _renamed(split: str, raw: Mapping[str, Any], report: ConversionReport) -> di
         found[LABEL_KEYS["M"]] = found.pop("labels")
         report.note(f"Key labels is {LABEL_KEYS['M']}.")
     ids = found.get("id")
-    if ids is None:
-        count = next((len(value) for value in found.values() if hasattr(value, "__len__")), 0)
-        found["id"] = [f"{split}_{i}" for i in range(count)]
-        report.note(f"Split {split} has no ids: samples are numbered.")
+    if isinstance(ids, list | tuple | np.ndarray) and np.ndim(ids):
+        if len(ids) and np.ndim(ids[0]):
+            report.note("The parts of an id are joined by $_$.")
+        found["id"] = plain_texts(ids)
         return found
-    if np.ndim(ids[0]) and len(ids):
-        report.note("The parts of an id are joined by $_$.")
-    found["id"] = plain_texts(ids)
+    count = next((len(value) for key in ARRAYS if np.ndim(value := found.get(key))), 0)
+    found["id"] = [f"{split}_{i}" for i in range(count)]
+    report.note("There are no ids: samples are numbered.")
     return found

@@ -21,8 +21,8 @@ class Options:
         audio: folder, `.h5` or `.npz` file with a sequence for each id; or None.
         vision: likewise.
         group: column whose values must not be in two splits; or None.
-        seed: of the random split.
-        shares: of train, valid and test where the source has no splits.
+        seed: of splits that are made; None where it was not asked for.
+        shares: likewise, of train, valid and test.
         front_padding: what to do with zeros in front of the frames, see `data.front_padding`.
     """
 
@@ -30,6 +30,6 @@ class Options:
     audio: Path | None = None
     vision: Path | None = None
     group: str | None = None
-    seed: int = 1111
-    shares: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    seed: int | None = None
+    shares: tuple[float, float, float] | None = None
     front_padding: FrontPadding | None = None

@@ -69,7 +69,7 @@ def padded_samples(
 def plain_texts(value: Any) -> list[str]:
     """Texts of a list or array, bytes decoded; parts of one text are joined by `$_$`."""
     items = value.tolist() if isinstance(value, np.ndarray) else value
-    return [_text(item) for item in items]
+    return [_text(item) for item in items] if isinstance(items, list | tuple) else []
 
 
 def _text(item: Any) -> str:
@@ -90,23 +90,33 @@ def _arrays(split: str, raw: Mapping[str, Any], report: ConversionReport) -> dic
         try:
             array = as_numbers(value)
         except (ValueError, TypeError, OverflowError):
-            try:
-                found[key] = [as_numbers(item) for item in value]
+            if (items := _ragged(value)) is not None:
+                found[key] = items
                 continue
-            except (ValueError, TypeError, OverflowError):
-                array = np.zeros(0)
+            array = np.zeros(0)
         if array.ndim == 2 and key in FRAMES:
             report.count(f"{key} without time is read as one frame a sample, in split", split)
             array = array[:, None]
-        if array.ndim != 3 or array.dtype.kind not in "biuf" or 0 in array.shape:
+        usable = array.ndim == 3 and array.dtype.kind in "biuf" and 0 not in array.shape
+        if not usable or (key == "text_bert" and array.shape[1] != 3):
             report.problem(
                 f"{key} is not (samples, time, features)",
                 f"split {split} has {array.dtype} {array.shape}",
-                "Store numbers in three dimensions.",
+                "Store numbers in three dimensions, text_bert as (samples, 3, tokens).",
             )
             continue
         found[key] = array
     return found
+
+
+def _ragged(value: Any) -> list[NDArray[Any]] | None:
+    """Arrays (L, d) of different lengths; None of anything else."""
+    try:
+        items = [as_numbers(item) for item in value]
+    except (ValueError, TypeError, OverflowError):
+        return None
+    sound = all(item.ndim == 2 and item.dtype.kind in "biuf" for item in items)
+    return items if sound else None
 
 
 def _refuse_front_padding(
@@ -191,7 +201,7 @@ def _labels(split: str, key: str, value: Any, report: ConversionReport) -> NDArr
     report.problem(
         f"{key} is not one number a sample", f"split {split} has {what}", "Store numbers."
     )
-    return np.zeros(len(value))
+    return np.zeros(0)
 
 
 def _lengths(

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from MMSA_ext.data.feature_layout import SINGLE
 from MMSA_ext.data.feature_report import numbered, printable, text_table
 from MMSA_ext.errors import FeatureFileError
@@ -16,8 +19,10 @@ from MMSA_ext.paths import shown
 if TYPE_CHECKING:
     from MMSA_ext.data.encode_text import TextCoverage
 
-__all__ = ["ConversionReport", "Spread"]
+__all__ = ["UNREADABLE", "ConversionReport", "Spread"]
 
+# In the place of frames that cannot be read, once it has been said why.
+UNREADABLE: NDArray[Any] = np.zeros((0, 0), np.float32)
 _SHOWN = 5
 
 

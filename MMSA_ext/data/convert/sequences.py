@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from MMSA_ext.data.convert.openface import is_openface, read_openface, recipe
+from MMSA_ext.data.convert.report import UNREADABLE
 from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.paths import shown
 
@@ -84,7 +85,10 @@ class Sequences:
         self._names = set(self._files)
 
     def of(self, name: str, split: str) -> NDArray[Any] | None:
-        """The sequence (L, d) of an id, `video$_$clip` being `video/clip` too; None of none."""
+        """The sequence (L, d) of an id, `video$_$clip` being `video/clip` too.
+
+        None where there is none, `UNREADABLE` where what is wrong with it has been said.
+        """
         spellings = (name, name.replace("$_$", "/"))
         key = next((spelling for spelling in spellings if spelling in self._names), None)
         if key is None:
@@ -98,7 +102,7 @@ class Sequences:
                 f"{self._files.get(key, key)}: {str(error).splitlines()[0]}",
                 "Write the file again, as an array (frames, features) of numbers.",
             )
-            return np.zeros((1, 0), np.float32)
+            return UNREADABLE
         if found.openface:
             self._openface.setdefault(found.openface, key)
             self._report.recipe[self._modality] = recipe(len(found.openface))
@@ -178,6 +182,8 @@ def _whole(value: Any) -> _Found:
     array = np.asarray(value)
     if array.ndim == 1:
         array = array[None]
+    if array.ndim != 2 or array.dtype.kind not in "biuf" or not array.shape[1]:
+        raise ValueError(f"holds {array.dtype} {array.shape}")
     return _Found(array, len(array))
 
 

@@ -32,6 +32,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "split": ("mode", "fold", "subset"),
 }
 _KINDS = {"label": "M", "label_T": "T", "label_A": "A", "label_V": "V"}
+_SEED, _SHARES = 1111, (0.7, 0.1, 0.2)
 _DECIMAL_COMMA = re.compile(r"^([-+]?\d+),(\d+)$")
 _NONE = ("", "nan", "none", "null", "na", "n/a")
 
@@ -121,14 +122,21 @@ def utterances(
     if splits is None and "split" in found:
         splits = _named(frame[found["split"][0]].tolist(), places, report)
     if splits is None:
-        splits = assigned(groups or ids, options.seed, options.shares)
-        shares = ", ".join(f"{share:g}" for share in options.shares)
+        seed = _SEED if options.seed is None else options.seed
+        parts = options.shares or _SHARES
+        splits = assigned(groups or ids, seed, parts)
+        shares = ", ".join(f"{share:g}" for share in parts)
         rule = f"no {options.group!r} in two splits" if groups else "sample by sample"
         report.note(
-            f"The source has no splits: made at random with seed {options.seed}, shares {shares} "
+            f"The source has no splits: made at random with seed {seed}, shares {shares} "
             f"of train, valid, test, {rule}."
         )
     else:
+        if options.seed is not None or options.shares is not None:
+            report.problem(
+                "--seed and --shares say how splits are made, but the source has splits",
+                mend="Leave them out, or the source's splits by --column split=.",
+            )
         _check_groups(groups, splits, options, report)
     return [
         Sample(
