@@ -34,7 +34,7 @@ def read(source: Source, options: Options, report: ConversionReport) -> Iterator
     raw = {key: [data[key]] for key in (*ARRAYS, *LABEL_KEYS.values()) if key in data}
     for key in ("id", "raw_text", "audio_lengths", "vision_lengths"):
         if key in data:
-            raw[key] = data[key] if np.ndim(data[key]) else [data[key]]
+            raw[key] = data[key] if isinstance(data[key], list | np.ndarray) else [data[key]]
     raw["id"] = plain_texts(raw.get("id", [source.path.stem]))
     report.note("It is one sample without splits.")
     yield from padded_samples({SINGLE: raw}, report, options.front_padding)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["read", "renamed_splits"]
 
+_LISTS = (list, tuple, np.ndarray)
+
 
 def read(source: Source, options: Options, report: ConversionReport) -> Iterator[Sample]:
     """Samples without padding; zeros in front are turned behind unless they are to be kept."""
@@ -53,12 +55,13 @@ def _renamed(split: str, raw: Mapping[str, Any], report: ConversionReport) -> di
         found[LABEL_KEYS["M"]] = found.pop("labels")
         report.note(f"Key labels is {LABEL_KEYS['M']}.")
     ids = found.get("id")
-    if isinstance(ids, list | tuple | np.ndarray) and np.ndim(ids):
-        if len(ids) and np.ndim(ids[0]):
+    if isinstance(ids, _LISTS):
+        if any(isinstance(name, _LISTS) for name in ids):
             report.note("The parts of an id are joined by $_$.")
         found["id"] = plain_texts(ids)
         return found
-    count = next((len(value) for key in ARRAYS if np.ndim(value := found.get(key))), 0)
+    sized = (value for key in ARRAYS if isinstance(value := found.get(key), _LISTS))
+    count = len(next(sized, ()))
     found["id"] = [f"{split}_{i}" for i in range(count)]
     report.note("There are no ids: samples are numbered.")
     return found

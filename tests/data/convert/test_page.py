@@ -8,8 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from MMSA_ext.cli import app
-from MMSA_ext.data.convert.forms import FORMS, find_form
-from MMSA_ext.data.convert.source import Source
+from MMSA_ext.data.convert.forms import FORMS
 from MMSA_ext.data.features import check_features
 from tests.data.convert import sources
 
@@ -54,21 +53,3 @@ def test_a_form_trains_by_its_two_commands(form: str, folder: Path) -> None:
         ]
         call(training, "--gpu-ids=cpu", "--num-workers=0", "--verbose=0", *places)
         assert list(Path("out/runs").rglob("*.json"))
-
-
-@pytest.mark.parametrize(
-    ("form", "source"),
-    [
-        ("table", "utterances.csv"),
-        ("arrays", "arrays"),
-        ("hugging_face", "hub"),
-        ("mult", "mosi_data.pkl"),
-        ("mag_bert", "mosi.pkl"),
-        ("mmsa_fet", "dataset.pkl"),
-        ("mmsa_fet", "one.pkl"),
-        ("openface", "clip.csv"),
-    ],
-)
-def test_forms_are_recognised(form: str, source: str, folder: Path) -> None:
-    getattr(sources, form)(folder)
-    assert find_form(Source(folder / source)) == form
