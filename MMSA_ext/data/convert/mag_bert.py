@@ -45,7 +45,7 @@ def read(source: Source, options: Options, report: ConversionReport) -> Iterator
         "Frames belong to words, and tokens to parts of words: audio and vision are not aligned "
         "with text_bert."
     )
-    for name, items in data.items():
+    for name, items in data.items() if isinstance(data, Mapping) else ():
         split = SPLIT_NAMES.get(str(name).lower())
         if split is None or not isinstance(items, list | tuple | np.ndarray):
             report.note(f"Key {str(name)[:40]!r} is no split: left out.")

@@ -46,8 +46,9 @@ def padded_samples(
     for key in ARRAYS:
         if any(key in found for found in arrays.values()):
             report.expected[key] = f"key {key!r}"
+    labels = {name: _all_labels(name, raw, report) for name, raw in splits.items()}
     for kind, key in LABEL_KEYS.items():
-        if any(raw.get(key) is not None for raw in splits.values()):
+        if any(not np.isnan(own[kind]).all() for own in labels.values() if kind in own):
             report.expected[kind] = f"key {key!r}"
     report.transcripts = any(raw.get("raw_text") is not None for raw in splits.values())
     if front_padding is None:
@@ -60,7 +61,7 @@ def padded_samples(
     turn = front_padding == "turn"
     moved: Counter[str] = Counter()
     for name, raw in splits.items():
-        yield from _samples(name, raw, arrays[name], report, moved if turn else None)
+        yield from _samples(name, raw, arrays[name], labels[name], report, moved if turn else None)
     if moved:
         counts = ", ".join(f"{key} {count}" for key, count in moved.items())
         report.note(f"Zeros in front of the frames were moved behind them, in samples: {counts}.")
@@ -145,16 +146,12 @@ def _samples(
     split: str,
     raw: Mapping[str, Any],
     arrays: dict[str, Any],
+    labels: Mapping[str, NDArray[np.float64]],
     report: ConversionReport,
     moved: Counter[str] | None,
 ) -> Iterator[Sample]:
     ids = raw["id"]
     texts = plain_texts(raw["raw_text"]) if raw.get("raw_text") is not None else [""] * len(ids)
-    labels = {
-        kind: _labels(split, key, raw[key], report)
-        for kind, key in LABEL_KEYS.items()
-        if raw.get(key) is not None
-    }
     lengths = {key: _lengths(split, key, raw, report) for key in FRAMES if key in arrays}
     parts = {"raw_text": texts, **labels, **arrays}
     parts |= {f"{key}_lengths": known for key, known in lengths.items() if known is not None}
@@ -185,6 +182,16 @@ def _samples(
             **{key: frames[: ends[key][i]] for key, frames in sequences.items()},
             labels={k: float(v[i]) for k, v in labels.items() if not np.isnan(v[i])},
         )
+
+
+def _all_labels(
+    split: str, raw: Mapping[str, Any], report: ConversionReport
+) -> dict[str, NDArray[np.float64]]:
+    return {
+        kind: _labels(split, key, raw[key], report)
+        for kind, key in LABEL_KEYS.items()
+        if raw.get(key) is not None
+    }
 
 
 def _labels(split: str, key: str, value: Any, report: ConversionReport) -> NDArray[np.float64]:

@@ -99,7 +99,8 @@ class Sequences:
         except _NO_FILE as error:
             self._report.problem(
                 f"{self._modality} cannot be read",
-                f"{self._files.get(key, key)}: {str(error).splitlines()[0]}",
+                f"{key}{self._files[key].suffix if key in self._files else ''} "
+                f"{str(error).splitlines()[0]}",
                 "Write the file again, as an array (frames, features) of numbers.",
             )
             return UNREADABLE
@@ -126,7 +127,7 @@ class Sequences:
             return _whole(self._archive[key])
         path = self._files[key]
         if path.suffix.lower() == ".npy":
-            return _whole(np.load(path, allow_pickle=False))
+            return _npy(path)
         if path.suffix.lower() == ".csv":
             return _csv(path)
         archive = _opened(path)
@@ -176,6 +177,13 @@ def _names(archive: Any) -> Iterator[str]:
 
     archive.visititems(visit)
     return iter(found)
+
+
+def _npy(path: Path) -> _Found:
+    with path.open("rb") as file:
+        if file.read(6) != b"\x93NUMPY":  # numpy would speak of pickles
+            raise ValueError("is no .npy file")
+    return _whole(np.load(path, allow_pickle=False))
 
 
 def _whole(value: Any) -> _Found:

@@ -7,7 +7,6 @@ labels; `,`, `;` or tab between them, UTF-8 with or without a byte order mark, q
 from __future__ import annotations
 
 import csv
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from MMSA_ext.data.convert.source import Source
 
 __all__ = ["read"]
-
-_ENCODING = "utf-8-sig"
 
 
 def read(source: Source, options: Options, report: ConversionReport) -> Iterator[Sample]:
@@ -70,47 +67,29 @@ def _table(source: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        with source.open(encoding=_ENCODING, newline="") as file:
-            header = file.readline()
-        separator = max(",;\t", key=header.count)
-        names = next(csv.reader([header], delimiter=separator), [])
-        with warnings.catch_warnings():
-            # A row that is longer than the header would be cut with no more than a warning.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(
-                source,
-                sep=separator,
-                dtype=str,
-                keep_default_na=False,
-                encoding=_ENCODING,
-                index_col=False,
-            )
+        with source.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            separator = max(",;\t", key=first.count)
+            lines = csv.reader(file, delimiter=separator, strict=True)
+            names = [name.strip() for name in next(lines, [])]
+            rows = [(lines.line_num, row) for row in lines if row]
     except UnicodeDecodeError as error:
         raise FeatureFileError(
             f"{shown(source)} is no text in UTF-8 (byte {error.start}). Save it as UTF-8."
         ) from None
-    except (
-        OSError,
-        pd.errors.ParserError,
-        pd.errors.ParserWarning,
-        pd.errors.EmptyDataError,
-    ) as error:
-        raise FeatureFileError(
-            f"{shown(source)} is no table: {str(error).strip()}. Write a header and one row a "
-            "sample, with fields that hold the separator or a line end in quotes."
-        ) from None
-    names = [name.strip() for name in names]
+    except (OSError, csv.Error) as error:
+        raise FeatureFileError(f"{shown(source)} cannot be read as a table: {error}.") from None
     if twice := {name for name in names if names.count(name) > 1}:
         raise FeatureFileError(
             f"{shown(source)} has the column {min(twice)!r} twice. Rename one of them."
         )
-    frame.columns = frame.columns.str.strip()
-    if frame.empty:
-        raise FeatureFileError(f"{shown(source)} has a header and no rows. Write one a sample.")
-    short = frame.index[frame.isna().any(axis=1)] + 1
-    if len(short):
+    if wrong := [f"{number} ({len(row)})" for number, row in rows if len(row) != len(names)]:
         raise FeatureFileError(
-            f"{shown(source)} has rows with fewer fields than the header: "
-            f"{', '.join(map(str, short[:5]))} (of {len(short)}). Write an empty field for each."
+            f"{shown(source)} has {len(names)} columns, but not in {len(wrong)} of its rows; lines "
+            f"and their fields: {', '.join(wrong[:5])}. Put fields that hold the separator "
+            f"{separator!r} or a line end in quotes, and write empty fields too."
         )
-    return frame
+    if not rows:
+        raise FeatureFileError(f"{shown(source)} has a header and no rows. Write one a sample.")
+    return pd.DataFrame([row for _, row in rows], columns=names)

@@ -48,7 +48,7 @@ def test_usual_names_are_found_and_said(tmp_path: Path) -> None:
         "v,0001,a,0.5,1,0,-1,Positive,train\nv,0002,b,-1,1,0,0,Negative,valid\n"
         "w,0001,c,0,0,0,0,Neutral,test\n",
     )
-    report = converted(tmp_path, "t.csv")
+    report = converted(tmp_path, "t.csv", pretrained="minilm")
     data = safe_load(tmp_path / "out.pkl")
     assert data["train"]["id"] == ["v$_$0001"]
     assert data["train"]["regression_labels_V"].tolist() == [-1]
@@ -71,9 +71,10 @@ def test_columns_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("id,text,label\na,x\n", "fewer fields than the header"),
-        ("id,text,label\na,x, and more,1\n", "fields that hold the separator"),
+        ("id,text,label\na,x\n", r"3 columns, but not in 1 .*: 2 \(2\)"),
+        ("id,text,label\na,x, and more,1\n", "fields that hold the separator ','"),
         ("id,text,text,label\na,x,y,1\n", "'text' twice"),
+        ('id,text,label\na,"x,1\nb,y,2\n', "unexpected end of data"),
         ("id,text,label\n", "no rows"),
         ("id,said,label\na,x,1\n", "no column 'text'"),
     ],
