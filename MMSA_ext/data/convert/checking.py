@@ -27,7 +27,7 @@ def checked(
     too_long: str,
     incomplete: str,
 ) -> Iterator[Sample]:
-    """Check and count each sample.
+    """Check and count each sample; after the first problem they are checked, but not written.
 
     Frames become float32 (float16 stays); a sequence without a frame gets one of zeros; NaN stay,
     and the reader of the file treats them. Longer sequences are cut or pooled.
@@ -66,6 +66,8 @@ def checked(
                 "Give every sample its own id.",
             )
         first_of.setdefault(sample.id, sample.split)
+        if sample.text_bert is not None and not sample.text_bert.size:
+            report.problem("text_bert has no token", place, "Make it by --pretrained NAME.")
         if not sample.raw_text.strip() and report.transcripts:
             report.count("Empty texts", place)
         arrays: dict[str, Any] = {
@@ -74,7 +76,9 @@ def checked(
             if (array := getattr(sample, key)) is not None
         }
         whole = replace(sample, **arrays)
-        yield _counted(_within(whole, report, max_length, too_long), report)
+        counted = _counted(_within(whole, report, max_length, too_long), report)
+        if report.ok:
+            yield counted
     if not report.samples:
         report.problem("it holds no sample to write")
     report.raise_problems()
@@ -119,7 +123,7 @@ def _frames(
         return np.zeros((1, width), np.float32)
     if array.dtype != np.float16:
         with np.errstate(over="ignore"):
-            array = array.astype(np.float32)
+            array = array.astype(np.float32, copy=False)
     finite = np.isfinite(array)
     if not finite.all():
         unusable = ~np.isnan(array) & ~finite

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from MMSA_ext.data.samples import Sample
 from MMSA_ext.names import FRAMES, MODALITIES, SPLITS
 
 __all__ = ["write_padded"]
+
+_ARRAYS = ("text_bert", *MODALITIES)
+_LABELS = tuple(LABEL_KEYS.values())
 
 
 def write_padded(samples: Iterable[Sample], path: Path, top: Mapping[str, Any]) -> Path:
@@ -31,44 +34,44 @@ def write_padded(samples: Iterable[Sample], path: Path, top: Mapping[str, Any]) 
     Raises:
         WriteError: the disk refuses.
     """
-    splits: dict[str, list[Sample]] = {}
+    splits: dict[str, dict[str, list[Any]]] = {}
+    sizes: dict[str, tuple[int, ...]] = {}
     for sample in samples:
-        splits.setdefault(sample.split, []).append(sample)
-    together = [sample for own in splits.values() for sample in own]
-    sizes = {key: size for key in ("text_bert", *MODALITIES) if (size := _size(together, key))}
-    data = {name: _split(splits[name], sizes) for name in (*SPLITS, SINGLE) if name in splits}
+        columns = splits.setdefault(sample.split, {})
+        values: dict[str, Any] = {"id": sample.id, "raw_text": sample.raw_text}
+        values |= {key: array for key in _ARRAYS if (array := getattr(sample, key)) is not None}
+        values |= {LABEL_KEYS[kind]: value for kind, value in sample.labels.items()}
+        for key, value in values.items():
+            columns.setdefault(key, []).append(value)
+            if key in _ARRAYS:
+                sizes[key] = tuple(map(max, value.shape, sizes.get(key, value.shape)))
+    data: dict[str, Any] = {
+        name: _in_layout(splits.pop(name), sizes) for name in (*SPLITS, SINGLE) if name in splits
+    }
     if SINGLE in data:
         data = {key: value[0] for key, value in data[SINGLE].items()}
     return write_features(path, data | {key: value for key, value in top.items() if value})
 
 
-def _size(samples: Sequence[Sample], key: str) -> tuple[int, ...]:
-    """Steps and features that a modality is padded to; nothing where it is absent."""
-    shapes = [array.shape for sample in samples if (array := getattr(sample, key)) is not None]
-    return tuple(map(max, zip(*shapes, strict=True)))
-
-
-def _split(samples: Sequence[Sample], sizes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "id": [sample.id for sample in samples],
-        "raw_text": [sample.raw_text for sample in samples],
-    }
-    for key, size in sizes.items():
-        arrays = [getattr(sample, key) for sample in samples]
-        found[key] = _padded(arrays, size)
+def _in_layout(
+    columns: dict[str, list[Any]], sizes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """A split; what is padded leaves `columns`, so that it need not be held twice."""
+    found: dict[str, Any] = {}
+    for key in list(columns):
+        values = columns.pop(key)
         if key in FRAMES:
-            found[f"{key}_lengths"] = [len(array) for array in arrays]
-    for kind, key in LABEL_KEYS.items():
-        if kind in samples[0].labels:
-            labels = [sample.labels[kind] for sample in samples]
-            found[key] = np.array(labels, np.float32)
+            found[f"{key}_lengths"] = list(map(len, values))
+        if key in sizes:
+            found[key] = _padded(values, sizes[key])
+        else:
+            found[key] = np.array(values, np.float32) if key in _LABELS else values
     return found
 
 
-def _padded(arrays: Sequence[NDArray[Any]], size: tuple[int, ...]) -> NDArray[Any]:
+def _padded(arrays: list[NDArray[Any]], size: tuple[int, ...]) -> NDArray[Any]:
     """Arrays in one, zeros behind them; tokens as float32, which MMSA's files have."""
-    kinds = {array.dtype for array in arrays}
-    half = kinds == {np.dtype(np.float16)}
+    half = {array.dtype for array in arrays} == {np.dtype(np.float16)}
     padded = np.zeros((len(arrays), *size), np.float16 if half else np.float32)
     for row, array in zip(padded, arrays, strict=True):
         row[tuple(map(slice, array.shape))] = array

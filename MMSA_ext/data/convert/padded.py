@@ -173,7 +173,14 @@ def _samples(
                 report.arrived(split, key, len(frames))
         if tokens is not None:
             report.arrived(split, "text", tokens.shape[-1])
-            tokens = tokens[:, : int((tokens[1] != 0).sum())].astype(np.int64)
+            mask = tokens[1] != 0
+            if not mask[: mask.sum()].all():
+                report.problem(
+                    "text_bert has padding before tokens",
+                    f"id {name!r}",
+                    "--front-padding turn moves it behind; or make tokens by --pretrained NAME.",
+                )
+            tokens = tokens[:, : mask.sum()].astype(np.int64)
         yield Sample(
             name,
             split,

@@ -140,13 +140,18 @@ class ConversionReport:
         """The values of one kind of label in one split."""
         return self.labels.setdefault((split, kind), Spread())
 
+    @property
+    def ok(self) -> bool:
+        """Whether there is no problem so far."""
+        return not self._problems
+
     def raise_problems(self) -> None:
         """Raise all problems as one error.
 
         Raises:
             FeatureFileError: There are problems.
         """
-        if not self._problems:
+        if self.ok:
             return
         said = [
             f"{what}{_listed(places)}.{' ' * bool(mend)}{mend}"

@@ -98,6 +98,16 @@ def test_token_ids_are_kept_without_padding(values: dict[str, Any], tmp_path: Pa
     assert train[0, 0].tolist() == [101, 7, 8, 102], "a text that is cut keeps its last token"
 
 
+@pytest.mark.parametrize(("mask", "said"), [([0, 1, 1], "padding before"), ([0] * 3, "no token")])
+def test_token_ids_without_a_beginning(
+    mask: list[int], said: str, values: dict[str, Any], tmp_path: Path
+) -> None:
+    tokens = np.ones((20, 3, 3), int)
+    tokens[5, 1] = mask
+    with pytest.raises(FeatureFileError, match=f"text_bert has {said}.* id 'train5'"):
+        converted(tmp_path, saved(tmp_path, values | {"text_bert": tokens}))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
