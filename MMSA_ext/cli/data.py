@@ -1,12 +1,14 @@
 """Commands that make, check and change feature files."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
 
 from MMSA_ext.cli.options import Audio, FrontPadding, Gpus, Text, Vision, feature_file
 from MMSA_ext.errors import ConfigError
+
+_Number = TypeVar("_Number", int, float)
 
 if TYPE_CHECKING:
     from MMSA_ext.data import front_padding as padding_in_front
@@ -118,9 +120,11 @@ def convert(
         vision=vision or None,
         group=group,
         seed=seed,
-        shares=None if shares is None else [_number("--shares", x) for x in shares.split(",")],
+        shares=None
+        if shares is None
+        else [_number("--shares", x, float) for x in shares.split(",")],
         max_length={
-            modality: int(_number(f"--max-length {modality}", limit))
+            modality: _number(f"--max-length {modality}", limit, int)
             for modality, limit in _pairs("--max-length", max_length or []).items()
         },
         too_long=cast("TooLong", too_long),
@@ -145,11 +149,12 @@ def _pairs(option: str, given: list[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _number(option: str, text: str) -> float:
+def _number(option: str, text: str, kind: type[_Number]) -> _Number:
     try:
-        return float(text)
+        return kind(text)
     except ValueError:
-        raise ConfigError(f"{option}: {text!r} is no number.") from None
+        what = "whole number" if kind is int else "number"
+        raise ConfigError(f"{option}: {text!r} is no {what}.") from None
 
 
 def encode_text(

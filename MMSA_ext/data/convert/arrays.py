@@ -105,6 +105,8 @@ def _in_layout(
         },
         index=range(next(iter(counts.values()))),
     )
+    if unused := sorted(set(found) - set(sequences) - set(table.columns)):
+        report.note(f"Arrays not used: {', '.join(unused)}.")
     columns = find_columns(list(table.columns), options, report)
     samples = utterances(table, columns, options, report, [folder] * len(table) if folder else None)
     splits: dict[str, dict[str, Any]] = {}

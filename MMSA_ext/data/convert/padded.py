@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from MMSA_ext.data.feature_checks import SequenceFindings, as_numbers, frame_ends
-from MMSA_ext.data.feature_layout import ARRAYS, LABEL_KEYS
+from MMSA_ext.data.feature_layout import ARRAYS, LABEL_KEYS, READ_KEYS
 from MMSA_ext.data.feature_report import FeatureReport
 from MMSA_ext.data.front_padding import check_front_padding, turned, turned_tokens
 from MMSA_ext.data.samples import Sample
@@ -46,6 +46,8 @@ def padded_samples(
     for key in ARRAYS:
         if any(key in found for found in arrays.values()):
             report.expected[key] = f"key {key!r}"
+    if unused := sorted({str(key) for raw in splits.values() for key in raw} - {*READ_KEYS}):
+        report.note(f"Keys not used: {', '.join(unused)}.")
     labels = {name: _all_labels(name, raw, report) for name, raw in splits.items()}
     for kind, key in LABEL_KEYS.items():
         if any(not np.isnan(own[kind]).all() for own in labels.values() if kind in own):

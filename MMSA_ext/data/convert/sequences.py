@@ -58,6 +58,8 @@ class Sequences:
         self._files: dict[str, Path] = {}
         if path.is_dir():
             self._list_folder()
+        elif not path.exists():
+            raise FeatureFileError(f"--{modality} {shown(path)}: no such file or folder.")
         elif path.suffix.lower() in (*_HDF5, ".npz"):
             self._archive = _opened(path)
             self._names = set(_names(self._archive))

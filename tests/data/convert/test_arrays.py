@@ -132,6 +132,13 @@ def test_what_does_not_fit(
         converted(tmp_path, source)
 
 
+def test_arrays_that_are_not_used_are_said(values: dict[str, Any], tmp_path: Path) -> None:
+    source = saved(tmp_path, values | {"times": np.ones((20, 4)), "speaker": np.arange(20)})
+    said = converted(tmp_path, source).render()
+    assert "Arrays not used: times" in said
+    assert "Columns not used: speaker" in said
+
+
 def test_objects_are_refused_with_the_mend(values: dict[str, Any], tmp_path: Path) -> None:
     np.save(tmp_path / "arrays" / "ids.npy", values["ids"].astype(object), allow_pickle=True)
     with pytest.raises(FeatureFileError, match="dtype=str"):

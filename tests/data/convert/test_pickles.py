@@ -128,6 +128,12 @@ def test_mag_bert_samples(tmp_path: Path) -> None:
     assert safe_load(tmp_path / "out.pkl")["train"]["raw_text"][0] == "one text"
 
 
+def test_keys_that_are_not_used_are_said(tmp_path: Path) -> None:
+    sources.mmsa_fet(tmp_path)
+    said = converted(tmp_path, "dataset.pkl", front_padding="turn").render()
+    assert "Keys not used: annotations, classification_labels" in said
+
+
 def test_extractor_needs_the_word_to_turn(tmp_path: Path) -> None:
     sources.mmsa_fet(tmp_path)
     with pytest.raises(FeatureFileError, match="--front-padding turn"):

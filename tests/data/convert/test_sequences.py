@@ -159,7 +159,7 @@ def test_places_without_sequences(rows: list[dict[str, Any]], tmp_path: Path) ->
     for place, said in (
         ("audio", "holds no sequence"),
         ("t.csv", "give a folder"),
-        ("nothing", "give a folder"),
+        ("nothing", "no such file or folder"),
         ("no.h5", "is no HDF5 file"),
         ("no.npz", "is no .npz file"),
     ):
