@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from MMSA_ext.data.convert.padded import plain_texts
+from MMSA_ext.data.convert.padded import as_list, plain_texts
 from MMSA_ext.data.feature_checks import as_numbers
 from MMSA_ext.data.feature_layout import SPLIT_NAMES
 from MMSA_ext.data.samples import Sample
@@ -47,12 +47,12 @@ def read(source: Source, options: Options, report: ConversionReport) -> Iterator
     )
     for name, items in data.items() if isinstance(data, Mapping) else ():
         split = SPLIT_NAMES.get(str(name).lower())
-        if split is None or not isinstance(items, list | tuple | np.ndarray):
+        if split is None or (listed := as_list(items)) is None:
             report.note(f"Key {str(name)[:40]!r} is no split: left out.")
             continue
         if split != name:
             report.note(f"Split {name} is {split}.")
-        for row, item in enumerate(items):
+        for row, item in enumerate(listed):
             try:
                 (words, visual, acoustic), label, segment = item
                 frames = {"vision": as_numbers(visual), "audio": as_numbers(acoustic)}

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from MMSA_ext.data.convert.mult import renamed_splits
-from MMSA_ext.data.convert.padded import padded_samples, plain_texts
+from MMSA_ext.data.convert.padded import as_list, padded_samples, plain_texts
 from MMSA_ext.data.feature_layout import ARRAYS, LABEL_KEYS, SINGLE, is_single_sample
 
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ def read(source: Source, options: Options, report: ConversionReport) -> Iterator
     raw = {key: [data[key]] for key in (*ARRAYS, *LABEL_KEYS.values()) if key in data}
     for key in ("id", "raw_text", "audio_lengths", "vision_lengths"):
         if key in data:
-            raw[key] = data[key] if isinstance(data[key], list | np.ndarray) else [data[key]]
+            raw[key] = [data[key]] if as_list(data[key]) is None else data[key]
     raw["id"] = plain_texts(raw.get("id", [source.path.stem]))
     report.note("It is one sample without splits.")
     yield from padded_samples({SINGLE: raw}, report, options.front_padding)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from MMSA_ext.data.convert.padded import padded_samples, plain_texts
+from MMSA_ext.data.convert.padded import as_list, padded_samples, plain_texts
 from MMSA_ext.data.feature_layout import ARRAYS, LABEL_KEYS, SPLIT_NAMES
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from MMSA_ext.data.samples import Sample
 
 __all__ = ["read", "renamed_splits"]
-
-_LISTS = (list, tuple, np.ndarray)
 
 
 def read(source: Source, options: Options, report: ConversionReport) -> Iterator[Sample]:
@@ -54,14 +52,13 @@ def _renamed(split: str, raw: Mapping[str, Any], report: ConversionReport) -> di
     if "labels" in found and LABEL_KEYS["M"] not in found:
         found[LABEL_KEYS["M"]] = found.pop("labels")
         report.note(f"Key labels is {LABEL_KEYS['M']}.")
-    ids = found.get("id")
-    if isinstance(ids, _LISTS):
-        if any(isinstance(name, _LISTS) for name in ids):
+    if (ids := as_list(found.get("id"))) is not None:
+        if any(isinstance(name, list | tuple | np.ndarray) for name in ids):
             report.note("The parts of an id are joined by $_$.")
         found["id"] = plain_texts(ids)
         return found
-    sized = (value for key in ARRAYS if isinstance(value := found.get(key), _LISTS))
-    count = len(next(sized, ()))
+    values: list[Any] = [found.get(key) for key in ARRAYS]
+    count = next((len(v) for v in values if isinstance(v, list) or getattr(v, "ndim", 0)), 0)
     found["id"] = [f"{split}_{i}" for i in range(count)]
     report.note("There are no ids: samples are numbered.")
     return found

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from MMSA_ext.config.schema import FrontPadding
     from MMSA_ext.data.convert.report import ConversionReport
 
-__all__ = ["padded_samples", "plain_texts"]
+__all__ = ["as_list", "padded_samples", "plain_texts"]
 
 
 def padded_samples(
@@ -69,10 +69,15 @@ def padded_samples(
         report.note(f"Zeros in front of the frames were moved behind them, in samples: {counts}.")
 
 
+def as_list(value: Any) -> list[Any] | None:
+    """The items of a list, tuple or array; None of anything else."""
+    items = value.tolist() if isinstance(value, np.ndarray) else value
+    return list(items) if isinstance(items, list | tuple) else None
+
+
 def plain_texts(value: Any) -> list[str]:
     """Texts of a list or array, bytes decoded; parts of one text are joined by `$_$`."""
-    items = value.tolist() if isinstance(value, np.ndarray) else value
-    return [_text(item) for item in items] if isinstance(items, list | tuple) else []
+    return [_text(item) for item in as_list(value) or ()]
 
 
 def _text(item: Any) -> str:
@@ -228,9 +233,11 @@ def _lengths(
     if stored is None:
         return None
     try:
-        lengths = as_numbers(stored).reshape(-1).astype(np.int64)
+        found = as_numbers(stored).reshape(-1)
+        with np.errstate(invalid="ignore"):
+            lengths = found.astype(np.int64)
         longest = np.array([len(frames) for frames in raw[key]])
-        if ((lengths >= 0) & (lengths <= longest)).all():
+        if ((lengths == found) & (lengths >= 0) & (lengths <= longest)).all():
             return np.maximum(lengths, 1)
     except (ValueError, TypeError, OverflowError):
         pass
