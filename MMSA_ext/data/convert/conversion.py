@@ -17,6 +17,7 @@ from MMSA_ext.data.convert.options import Options
 from MMSA_ext.data.convert.report import ConversionReport
 from MMSA_ext.data.convert.source import Source
 from MMSA_ext.data.front_padding import check_choice
+from MMSA_ext.data.recipes import Recipe, problems
 from MMSA_ext.data.samples import Sample
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.json_files import read_json
@@ -100,19 +101,16 @@ def convert(
     report = ConversionReport(path, form or find_form(given))
     read = reader(report.form, options)
     samples: Iterator[Sample] = read(given, options, report)
-    encoder: dict[str, Any] = {}
     if pretrained is not None:
         from MMSA_ext.data.convert.tokens import Tokens
 
         tokens = Tokens(pretrained, lengths.get("text", _TOKENS))
         samples = tokens.fill(samples, report)
-        report.recipe["text"] = tokens.recipe
-        encoder["text_encoder"] = tokens.identity
     samples = checked(samples, report, lengths, too_long, incomplete)
     samples = chain(list(islice(samples, 1)), samples)  # by then the reader has said who made it
     report.recipe |= own
     if shards is None:
-        write_padded(samples, target, {"recipe": report.recipe} | encoder)
+        write_padded(samples, target, report.recipe)
     else:
         from MMSA_ext.data.shards import write_shards
 
@@ -167,18 +165,10 @@ def _shares(given: Sequence[float]) -> tuple[float, float, float]:
     return shares
 
 
-def _recipe(given: PathLike | Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+def _recipe(given: PathLike | Mapping[str, Any] | None) -> Recipe:
     if isinstance(given, str | os.PathLike):
         given = read_json(expand(given))
-    found = dict(given or {})
-    for modality, made in found.items():
-        if (
-            modality not in MODALITIES
-            or not isinstance(made, Mapping)
-            or not all(isinstance(made.get(key), str) for key in ("name", "version"))
-        ):
-            raise ConfigError(
-                f"recipe: {modality!r} must be one of {', '.join(MODALITIES)} with the texts "
-                '"name" and "version", such as {"audio": {"name": "opensmile", "version": "2.6"}}.'
-            )
+    found: Recipe = dict(given or {})
+    if wrong := problems(found):
+        raise ConfigError(f"recipe {' '.join(wrong)}")
     return found

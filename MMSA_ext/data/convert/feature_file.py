@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from MMSA_ext.data.feature_layout import LABEL_KEYS, SINGLE
 from MMSA_ext.data.features import write_features
+from MMSA_ext.data.recipes import Recipe
 from MMSA_ext.data.samples import Sample
 from MMSA_ext.names import FRAMES, MODALITIES, SPLITS
 
@@ -20,7 +21,7 @@ _ARRAYS = ("text_bert", *MODALITIES)
 _LABELS = tuple(LABEL_KEYS.values())
 
 
-def write_padded(samples: Iterable[Sample], path: Path, top: Mapping[str, Any]) -> Path:
+def write_padded(samples: Iterable[Sample], path: Path, recipe: Recipe) -> Path:
     """Write samples in MMSA's layout; all splits are padded to one length a modality.
 
     A modality that no sample has gets no key. One sample of the split `sample` is written without
@@ -29,7 +30,7 @@ def write_padded(samples: Iterable[Sample], path: Path, top: Mapping[str, Any]) 
     Args:
         samples: complete and checked.
         path: the file.
-        top: further top-level keys, such as `recipe`; read once the samples have come.
+        recipe: who made the modalities.
 
     Raises:
         WriteError: the disk refuses.
@@ -50,7 +51,7 @@ def write_padded(samples: Iterable[Sample], path: Path, top: Mapping[str, Any]) 
     }
     if SINGLE in data:
         data = {key: value[0] for key, value in data[SINGLE].items()}
-    return write_features(path, data | {key: value for key, value in top.items() if value})
+    return write_features(path, data | ({"recipe": recipe} if recipe else {}))
 
 
 def _in_layout(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from MMSA_ext.data.convert.mult import renamed_splits
+from MMSA_ext.data.convert.mult import keep_recipe, renamed_splits
 from MMSA_ext.data.convert.padded import as_list, padded_samples, plain_texts
 from MMSA_ext.data.feature_layout import ARRAYS, LABEL_KEYS, SINGLE, is_single_sample
 
@@ -29,6 +29,7 @@ def read(source: Source, options: Options, report: ConversionReport) -> Iterator
     if not (isinstance(data, dict) and is_single_sample(data)):
         yield from padded_samples(renamed_splits(data, report), report, options.front_padding)
         return
+    keep_recipe(data, report)
     raw = {key: [data[key]] for key in (*ARRAYS, *LABEL_KEYS.values()) if key in data}
     for key in ("id", "raw_text", "audio_lengths", "vision_lengths"):
         if key in data:

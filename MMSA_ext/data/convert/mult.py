@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from MMSA_ext.data.convert.padded import as_list, padded_samples, plain_texts
-from MMSA_ext.data.feature_layout import ARRAYS, LABEL_KEYS, SPLIT_NAMES
+from MMSA_ext.data.feature_layout import ARRAYS, LABEL_KEYS, SPLIT_NAMES, find_recipe
 
 if TYPE_CHECKING:
     from MMSA_ext.data.convert.options import Options
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from MMSA_ext.data.convert.source import Source
     from MMSA_ext.data.samples import Sample
 
-__all__ = ["read", "renamed_splits"]
+__all__ = ["keep_recipe", "read", "renamed_splits"]
 
 
 def read(source: Source, options: Options, report: ConversionReport) -> Iterator[Sample]:
@@ -31,8 +31,11 @@ def read(source: Source, options: Options, report: ConversionReport) -> Iterator
 
 def renamed_splits(data: Any, report: ConversionReport) -> dict[str, dict[str, Any]]:
     """Splits and keys under MMSA's names, ids as texts; what is renamed is said."""
+    keep_recipe(data, report)
     splits: dict[str, dict[str, Any]] = {}
     for name, raw in data.items() if isinstance(data, Mapping) else ():
+        if name in ("recipe", "text_encoder"):
+            continue
         ours = SPLIT_NAMES.get(str(name).lower())
         if ours is None or not isinstance(raw, Mapping):
             report.note(f"Key {str(name)[:40]!r} is no split: left out.")
@@ -47,6 +50,13 @@ def renamed_splits(data: Any, report: ConversionReport) -> dict[str, dict[str, A
     return splits
 
 
+def keep_recipe(data: Any, report: ConversionReport) -> None:
+    """Take over what a pickle says of who made its features."""
+    report.recipe, broken = find_recipe(data)
+    for problem in broken:
+        report.problem(f"recipe {problem.removesuffix('.')}")
+
+
 def _renamed(split: str, raw: Mapping[str, Any], report: ConversionReport) -> dict[str, Any]:
     found = dict(raw)
     if "labels" in found and LABEL_KEYS["M"] not in found:
@@ -58,7 +68,7 @@ def _renamed(split: str, raw: Mapping[str, Any], report: ConversionReport) -> di
         found["id"] = plain_texts(ids)
         return found
     values: list[Any] = [found.get(key) for key in ARRAYS]
-    count = next((len(v) for v in values if isinstance(v, list) or getattr(v, "ndim", 0)), 0)
+    count = next((len(v) for v in values if isinstance(v, list) or bool(getattr(v, "ndim", 0))), 0)
     found["id"] = [f"{split}_{i}" for i in range(count)]
     report.note("There are no ids: samples are numbered.")
     return found

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from MMSA_ext.data.feature_layout import SINGLE
 from MMSA_ext.data.feature_report import numbered, printable, text_table
+from MMSA_ext.data.recipes import Recipe, described
 from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.names import SPLITS
 from MMSA_ext.paths import shown
@@ -87,7 +88,7 @@ class ConversionReport:
         labels: (split, `M`, `T`, `A` or `V`) -> values.
         notes: what was renamed, which rule made the splits, what was left out.
         coverage: how much of the transcripts the tokenizer keeps; None where none was used.
-        recipe: modality -> who made it, see `docs/convert.md`.
+        recipe: who made the modalities.
         expected: what each sample must have (`M`, `T`, `A`, `V`, `text_bert`, `text`, `audio`,
             `vision`) -> where it was looked for.
         transcripts: whether the source has any.
@@ -101,7 +102,7 @@ class ConversionReport:
     labels: dict[tuple[str, str], Spread] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     coverage: TextCoverage | None = None
-    recipe: dict[str, dict[str, Any]] = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=dict)
     expected: dict[str, str] = field(default_factory=dict)
     transcripts: bool = False
     _problems: dict[tuple[str, str], list[str]] = field(default_factory=dict)
@@ -172,9 +173,7 @@ class ConversionReport:
         if not self.labels:
             counted.append("There are no labels: it can be scored and not trained on.")
         notes = self.notes + counted + ([f"Text: {self.coverage}."] if self.coverage else [])
-        made = [
-            f"{key} by {own['name']} {own['version']}".rstrip() for key, own in self.recipe.items()
-        ]
+        made = [f"{key} by {described(own)}" for key, own in self.recipe.items()]
         sections = [
             f"Source   {shown(self.source)} (form {self.form})\nOutput   {self.output}\n"
             f"Recipe   {'; '.join(made) or 'unknown'}",

@@ -8,10 +8,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import transformers
 
-from MMSA_ext.data.encode_text import TextCoverage, coverage, tokenize
-from MMSA_ext.text_encoders import identity, load_tokenizer
+from MMSA_ext.data.encode_text import TextCoverage, coverage, text_recipe, tokenize
+from MMSA_ext.text_encoders import load_tokenizer
 
 if TYPE_CHECKING:
     from MMSA_ext.data.convert.report import ConversionReport
@@ -37,21 +36,16 @@ class Tokens:
         """
         self._tokenizer: Any = load_tokenizer(pretrained)
         self._pretrained, self._max_length = pretrained, max_length
-        self.identity = identity(pretrained)
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Who made the tokens."""
-        return {
-            "name": "tokenizer",
-            "version": transformers.__version__,
-            "pretrained": self.identity,
-            "max_length": self._max_length,
-        }
+        """Who makes the tokens."""
+        return text_recipe(self._pretrained, self._max_length)
 
     def fill(self, samples: Iterable[Sample], report: ConversionReport) -> Iterator[Sample]:
         """Samples with `text_bert` from `raw_text`, as `encode_text` makes it, without padding."""
         iterator = iter(samples)
+        report.recipe["text"] = self.recipe
         while some := list(islice(iterator, _AT_ONCE)):
             texts = [sample.raw_text for sample in some]
             found = coverage(self._tokenizer, texts, self._max_length, self._pretrained)
@@ -61,7 +55,9 @@ class Tokens:
             ):
                 count = int(tokens[1].sum())
                 if sample.text_bert is not None:
-                    report.note(f"The source's token ids are replaced by those of {self.identity}.")
+                    report.note(f"The source's token ids are replaced by {self._pretrained}'s.")
+                if sample.text is not None:  # which someone else made
+                    report.recipe["text"] = self.recipe | {"fields": ["text_bert"]}
                 report.arrived(sample.split, "text", count)
                 yield replace(sample, text_bert=tokens[:, :count].astype(np.int64))
 

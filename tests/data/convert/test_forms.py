@@ -10,6 +10,7 @@ import MMSA_ext
 from MMSA_ext.data.convert import ConversionReport, convert
 from MMSA_ext.data.convert.forms import FORMS, find_form
 from MMSA_ext.data.convert.source import Source
+from MMSA_ext.data.encode_text import encode_text, text_recipe
 from MMSA_ext.data.features import check_features, read_features, safe_load
 from MMSA_ext.errors import ConfigError, FeatureFileError
 from tests.data.convert import sources
@@ -68,7 +69,7 @@ def test_samples_are_those_of_the_source(form: str, tmp_path: Path) -> None:
 
 
 def read_splits(data: dict[str, Any]) -> list[str]:
-    return [name for name in data if name not in ("recipe", "text_encoder")]
+    return [name for name in data if name != "recipe"]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,8 @@ def test_a_source_that_is_not_there(tmp_path: Path) -> None:
         ({"columns": {"text": "txt"}}, "did you mean text"),
         ({"group": "speakr"}, "did you mean speaker"),
         ({"front_padding": "turn"}, "goes with arrays, mult, mmsa_fet"),
-        ({"recipe": {"audio": {"name": "x"}}}, '"version"'),
+        ({"recipe": {"audio": {"name": "x"}}}, "'name' and 'version'"),
+        ({"recipe": {"adio": {}}}, "did you mean audio"),
         ({"shards": 0}, "1 or more"),
     ],
 )
@@ -160,12 +162,10 @@ def test_recipe_of_the_user_is_kept(tmp_path: Path) -> None:
     assert recipe["audio"] == {"name": "opensmile", "version": "2.6"}
     assert recipe["vision"]["name"] == "openface"
     assert recipe["vision"]["features"] == sources.VISION
-    assert (recipe["text"]["name"], recipe["text"]["pretrained"]) == ("tokenizer", "minilm")
+    assert recipe["text"] == text_recipe("minilm", 50)
 
 
 def test_tokens_are_those_of_encode_text(tmp_path: Path) -> None:
-    from MMSA_ext.data.encode_text import encode_text
-
     sources.table(tmp_path)
     converted(tmp_path, "utterances.csv", "plain.pkl", **FOLDERS)
     converted(tmp_path, "utterances.csv", **FOLDERS, pretrained="minilm")
@@ -175,7 +175,7 @@ def test_tokens_are_those_of_encode_text(tmp_path: Path) -> None:
         progress=False,
     )
     ours, theirs = (safe_load(tmp_path / name) for name in ("out.pkl", "encoded.pkl"))
-    assert ours["text_encoder"] == theirs["text_encoder"] == "minilm"
+    assert ours["recipe"] == theirs["recipe"]
     for name in sources.SPLITS:
         length = ours[name]["text_bert"].shape[2]
         np.testing.assert_array_equal(

@@ -128,6 +128,23 @@ def test_mag_bert_samples(tmp_path: Path) -> None:
     assert safe_load(tmp_path / "out.pkl")["train"]["raw_text"][0] == "one text"
 
 
+def test_the_recipe_of_the_source_is_kept(tmp_path: Path) -> None:
+    sources.mmsa_fet(tmp_path)
+    data = safe_load(tmp_path / "dataset.pkl")
+    data["recipe"] = {"audio": {"name": "opensmile", "version": "2.5"}}
+    data["text_encoder"] = "minilm"
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(data))
+    report = converted(tmp_path, "x.pkl", front_padding="turn")
+    assert safe_load(tmp_path / "out.pkl")["recipe"] == data["recipe"] | {
+        "text": {"name": "minilm", "version": ""}
+    }
+    assert "Recipe   text by minilm; audio by opensmile 2.5" in report.render()
+    data["recipe"]["audio"].pop("version")
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(data))
+    with pytest.raises(FeatureFileError, match="recipe audio has no texts"):
+        converted(tmp_path, "x.pkl", front_padding="turn")
+
+
 def test_keys_that_are_not_used_are_said(tmp_path: Path) -> None:
     sources.mmsa_fet(tmp_path)
     said = converted(tmp_path, "dataset.pkl", front_padding="turn").render()
