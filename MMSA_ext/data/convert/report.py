@@ -193,12 +193,10 @@ class ConversionReport:
 
     def next_command(self) -> str:
         """The command that comes next."""
-        if self.output is None:
-            return "mend the source"
-        if SINGLE in self.samples:
-            return f"mmsa-ext predict CHECKPOINT {self.output}"
         if self.transcripts and not any(modality == "text" for _, modality in self.steps):
             return f"mmsa-ext encode-text {self.output} with_text.pkl --pretrained NAME"
+        if not self.labels:
+            return f"mmsa-ext predict CHECKPOINT {self.output}"
         return f"mmsa-ext run -m MODEL -d {self._dataset()} -f {self.output}"
 
     def _dataset(self) -> str:
@@ -208,21 +206,15 @@ class ConversionReport:
 
     def _step_table(self) -> str:
         columns = ("split", "samples", "modality", "steps in source", "written", "cut samples")
-        rows = [
-            [
-                split,
-                count,
-                modality,
-                str(found.before),
-                str(found.after),
-                "-" if modality == "text" and self.coverage else found.cut,
-                found.dropped,
-                found.not_numbers,
-            ]
-            for split, count in sorted(self.samples.items(), key=lambda item: _place(item[0]))
-            for (own, modality), found in sorted(self.steps.items())
-            if own == split
-        ]
+        rows: list[list[object]] = []
+        for split, count in sorted(self.samples.items(), key=lambda item: _place(item[0])):
+            own = {key: found for (name, key), found in self.steps.items() if name == split}
+            for modality, found in sorted((own or {"none": Steps()}).items()):
+                cut = "-" if modality == "text" and self.coverage else found.cut
+                lengths = (str(found.before), str(found.after))
+                rows.append(
+                    [split, count, modality, *lengths, cut, found.dropped, found.not_numbers]
+                )
         return text_table(dict.fromkeys((*columns, "dropped frames", "NaN"), ""), rows)
 
     def _label_table(self) -> str:

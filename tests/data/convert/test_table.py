@@ -133,6 +133,7 @@ def test_without_labels_it_can_be_scored(tmp_path: Path) -> None:
     assert "no split train and no valid" in said
     assert "Empty texts (1): id 'b'" in said
     assert "mmsa-ext encode-text" in said
+    assert "test   2        none" in said
 
 
 class TestSplits:
