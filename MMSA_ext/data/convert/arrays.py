@@ -92,7 +92,9 @@ def _in_layout(
     if isinstance(text := sequences.get("text"), np.ndarray) and text.dtype.kind in "US":
         del sequences["text"]
     counts = {key: len(value) for key, value in found.items() if np.ndim(value)}
-    if len(set(counts.values())) != 1:
+    if not counts:
+        raise FeatureFileError(f"{shown(report.source)}: holds no array of samples.")
+    if len(set(counts.values())) > 1:
         raise FeatureFileError(
             f"{shown(report.source)}: the arrays{f' of {folder}' * bool(folder)} differ in their "
             f"number of samples: {counts}. Store one of each for every sample."

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["is_hugging_face", "read"]
 
 _ROWS = 64  # read at a time
+_PLAIN = ("Value", "ClassLabel")
 _NESTED = ("List", "LargeList", "Sequence", "Array2D", "list")
 
 
@@ -87,6 +88,13 @@ def _samples(rows: Any, split: str, options: Options, report: ConversionReport) 
                 f"{shown(report.source)}: column {column!r} holds {kind}, no frames of features. "
                 f"Extract {key} features, or name their column by --column {key}=NAME."
             )
+    for ours in found.keys() - frames.keys():
+        for column in found[ours]:
+            if (kind := type(rows.features[column]).__name__) not in _PLAIN:
+                raise FeatureFileError(
+                    f"{shown(report.source)}: column {column!r} holds {kind}, no {ours}. Name "
+                    f"another by --column {ours}=NAME, or leave it out by --column {ours}=."
+                )
     own = {name for ours, names in found.items() if ours not in frames for name in names}
     plain = [name for name in rows.column_names if name in own or name == options.group]
     table = pd.DataFrame(index=range(len(rows)))

@@ -43,12 +43,14 @@ def read_openface(path: Path) -> tuple[NDArray[np.float32], int, tuple[str, ...]
         Features (L, d), the number of frames in the file, and the features' names.
 
     Raises:
-        ValueError: A value is no number.
+        ValueError: A column is missing, or a value is no number.
     """
     import pandas as pd
 
     table = pd.read_csv(path, skipinitialspace=True, encoding="utf-8-sig")
     table.columns = table.columns.str.strip()
+    if missing := _NEEDED - {*table.columns}:
+        raise ValueError(f"has no column {min(missing)!r}")
     frames = int(table["frame"].nunique())
     found = table[table["success"] == 1]
     if "face_id" in found and len(found):
@@ -72,7 +74,7 @@ def read(source: Source, options: Options, report: ConversionReport) -> Iterator
     """One file as one sample without text, label and split, to be scored."""
     try:
         frames, count, _ = read_openface(source.path)
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         report.problem("it is no sound OpenFace file", str(error).splitlines()[0])
         return
     report.arrived("sample", "vision", count, count - len(frames))

@@ -103,6 +103,14 @@ def test_other_files_are_called_what_they_are(content: bytes, said: str, tmp_pat
     assert not (tmp_path / "out.pkl").exists()
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_another_form_than_named_is_an_error(form: str, tmp_path: Path) -> None:
+    sources.table(tmp_path)
+    source = "audio/train0.npy" if form == "table" else "utterances.csv"
+    with pytest.raises(FeatureFileError):
+        converted(tmp_path, source, form=form)
+
+
 def test_a_source_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FeatureFileError, match="No such file"):
         converted(tmp_path, "nothing.csv")

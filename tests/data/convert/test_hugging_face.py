@@ -71,6 +71,8 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
     save(tmp_path, audio=[[[1.0, 2.0], [3.0]], [[1.0, 2.0]], None], vision=["a", "b", "c"])
     with pytest.raises(FeatureFileError, match="'vision' holds Value, no frames"):
         converted(tmp_path, "hub")
+    with pytest.raises(FeatureFileError, match="column 'audio' holds List, no text"):
+        converted(tmp_path, "hub", columns={"vision": "", "text": "audio", "audio": ""})
     with pytest.raises(FeatureFileError) as error:
         converted(tmp_path, "hub", columns={"vision": ""})
     assert error.match(r"(?s).*audio is not \(frames, features\) of numbers.*'a'")

@@ -59,6 +59,11 @@ def test_usual_names_are_found_and_said(tmp_path: Path) -> None:
     assert "-d sims" in said
 
 
+def test_an_id_of_two_columns(tmp_path: Path) -> None:
+    write(tmp_path, "film,part,text,label,split\na,1,x,1,train\na,2,y,2,train\n")
+    assert texts(tmp_path, columns={"id": "film+part"})["train"]["id"] == ["a$_$1", "a$_$2"]
+
+
 def test_columns_are_named(tmp_path: Path) -> None:
     write(tmp_path, "a,b,c,d\nx,hello,1,train\ny,bye,-1,train\n")
     columns = {"id": "a", "text": "b", "label": "c", "split": "d"}
