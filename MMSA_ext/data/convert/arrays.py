@@ -8,6 +8,7 @@ each split in a folder `train`, `valid` and `test`. Texts are arrays of text, no
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from MMSA_ext.names import SPLITS
 from MMSA_ext.paths import shown
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from MMSA_ext.data.convert.options import Options
     from MMSA_ext.data.convert.report import ConversionReport
     from MMSA_ext.data.convert.source import Source
@@ -52,12 +55,7 @@ def read(source: Source, options: Options, report: ConversionReport) -> Iterator
             "out. Store the arrays in one folder."
         )
     parts = {name: _loaded(folder, report) for name, folder in folders.items()}
-    if not parts:
-        parts = {"": _loaded(source.path, report)}
-    splits: dict[str, dict[str, Any]] = {}
-    for name, found in parts.items():
-        for split, raw in _in_layout(name, found, options, report).items():
-            splits[split] = raw
+    splits = _in_layout(parts or {"": _loaded(source.path, report)}, options, report)
     yield from padded_samples(
         {name: splits[name] for name in SPLITS if name in splits}, report, options.front_padding
     )
@@ -83,14 +81,35 @@ def _loaded(source: Path, report: ConversionReport) -> dict[str, Any]:
 
 
 def _in_layout(
-    folder: str, found: Mapping[str, Any], options: Options, report: ConversionReport
+    parts: Mapping[str, Mapping[str, Any]], options: Options, report: ConversionReport
 ) -> dict[str, dict[str, Any]]:
-    """MMSA's keys by split."""
+    """MMSA's keys by split, of parts that are splits or one that is all of them."""
     import pandas as pd
 
-    sequences = {key: found[key] for key in _SEQUENCES if key in found}
-    if isinstance(text := sequences.get("text"), np.ndarray) and text.dtype.kind in "US":
-        del sequences["text"]
+    sequences = {name: _sequences(found) for name, found in parts.items()}
+    tables = {name: _table(name, found, sequences[name], report) for name, found in parts.items()}
+    table = pd.concat(tables.values(), ignore_index=True).fillna("")
+    columns = find_columns(list(table.columns), options, report)
+    given = [name for name, own in tables.items() for _ in range(len(own))]
+    samples = iter(utterances(table, columns, options, report, None if "" in parts else given))
+    splits: dict[str, dict[str, Any]] = {}
+    for name, own in tables.items():
+        splits |= _split(sequences[name], list(islice(samples, len(own))), columns)
+    return splits
+
+
+def _sequences(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays with steps; `text` may be transcripts."""
+    texts = "text" in found and found["text"].dtype.kind in "US"
+    return {key: found[key] for key in _SEQUENCES if key in found and not (texts and key == "text")}
+
+
+def _table(
+    folder: str, found: Mapping[str, Any], sequences: Mapping[str, Any], report: ConversionReport
+) -> pd.DataFrame:
+    """Arrays of one value a sample, as texts."""
+    import pandas as pd
+
     counts = {key: len(value) for key, value in found.items() if np.ndim(value)}
     if not counts:
         raise FeatureFileError(f"{shown(report.source)}: holds no array of samples.")
@@ -107,21 +126,29 @@ def _in_layout(
         },
         index=range(next(iter(counts.values()))),
     )
-    if unused := sorted(set(found) - set(sequences) - set(table.columns)):
+    if unused := sorted(found.keys() - sequences.keys() - {*table.columns}):
         report.note(f"Arrays not used: {', '.join(unused)}.")
-    columns = find_columns(list(table.columns), options, report)
-    samples = utterances(table, columns, options, report, [folder] * len(table) if folder else None)
+    return table
+
+
+def _split(
+    sequences: Mapping[str, Any], samples: list[Sample], columns: Mapping[str, list[str]]
+) -> dict[str, dict[str, Any]]:
+    """The samples of a part, by split, in MMSA's keys."""
+    rows: dict[str, list[int]] = {}
+    for i, sample in enumerate(samples):
+        rows.setdefault(sample.split, []).append(i)
     splits: dict[str, dict[str, Any]] = {}
-    for split in dict.fromkeys(sample.split for sample in samples):
-        rows = [i for i, sample in enumerate(samples) if sample.split == split]
-        own = [samples[i] for i in rows]
-        whole = len(rows) == len(samples)
-        splits[split] = {
-            key: value if whole else value[rows] for key, value in sequences.items()
-        } | {"id": [sample.id for sample in own]}
+    for name, places in rows.items():
+        own = [samples[i] for i in places]
+        found = {
+            key: array if len(rows) == 1 else array[places] for key, array in sequences.items()
+        }
+        found["id"] = [sample.id for sample in own]
         if "text" in columns:
-            splits[split]["raw_text"] = [sample.raw_text for sample in own]
+            found["raw_text"] = [sample.raw_text for sample in own]
         for ours, kind in _COLUMNS.items():
             if ours in columns:
-                splits[split][LABEL_KEYS[kind]] = [s.labels.get(kind, np.nan) for s in own]
+                found[LABEL_KEYS[kind]] = [sample.labels.get(kind, np.nan) for sample in own]
+        splits[name] = found
     return splits

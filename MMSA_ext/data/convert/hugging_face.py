@@ -6,8 +6,9 @@ features) are nested lists or `Array2D`. Needs the extra `[datasets]`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from MMSA_ext.names import FRAMES
 from MMSA_ext.paths import shown
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from MMSA_ext.data.convert.options import Options
     from MMSA_ext.data.convert.report import ConversionReport
     from MMSA_ext.data.convert.source import Source
@@ -57,69 +60,92 @@ def read(source: Source, options: Options, report: ConversionReport) -> Iterator
         loaded = datasets.load_from_disk(str(source.path))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FeatureFileError(f"{shown(source.path)} cannot be loaded: {error}.") from None
-    parts: dict[str, Any] = (
-        dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
-    )
-    if options.columns.get("split") == "":
-        joined = datasets.concatenate_datasets(list(parts.values()))
-        parts = {"": joined}
+    parts = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
+    named = "" not in parts and options.columns.get("split") != ""
+    yield from _samples(_renamed(parts, report) if named else parts, named, options, report)
+
+
+def _renamed(parts: Mapping[str, Any], report: ConversionReport) -> dict[str, Any]:
+    """The parts that are splits, by our names."""
+    found: dict[str, Any] = {}
     for name, part in parts.items():
-        split = SPLIT_NAMES.get(name.lower(), "") if name else ""
-        if name and not split:
+        split = SPLIT_NAMES.get(name.lower())
+        if split is None:
             report.note(f"Split {name!r} is none of ours: left out.")
             continue
+        if split in found:
+            report.problem("two splits have one meaning", f"{name!r} and {split!r}", "Leave one.")
         if split != name:
             report.note(f"Split {name} is {split}.")
-        yield from _samples(part, split, options, report)
+        found[split] = part
+    if not found:
+        report.problem(
+            "it has no split that we know",
+            ", ".join(map(repr, parts)),
+            "Rename them, or have others made by --column split=.",
+        )
+    return found
 
 
-def _samples(rows: Any, split: str, options: Options, report: ConversionReport) -> Iterator[Sample]:
-    import pandas as pd
-
-    native = ("split",) * bool(split)
-    found = find_columns(rows.column_names, options, report, more=FRAMES, native=native)
+def _samples(
+    parts: Mapping[str, Any], named: bool, options: Options, report: ConversionReport
+) -> Iterator[Sample]:
+    """Samples of all parts, which may be named by their splits."""
+    features = {name: kind for part in parts.values() for name, kind in part.features.items()}
+    found = find_columns(
+        list(features), options, report, more=FRAMES, native=("split",) if named else ()
+    )
     frames = {key: found[key][0] for key in FRAMES if key in found}
-    for key, column in frames.items():
-        report.expected[key] = f"column {column!r}"
-    for key, column in frames.items():
-        kind = type(rows.features[column]).__name__
-        if kind not in _NESTED:
-            raise FeatureFileError(
-                f"{shown(report.source)}: column {column!r} holds {kind}, no frames of features. "
-                f"Extract {key} features, or name their column by --column {key}=NAME."
-            )
-    for ours in found.keys() - frames.keys():
-        for column in found[ours]:
-            if (kind := type(rows.features[column]).__name__) not in _PLAIN:
+    _check_kinds(features, found, report)
+    report.expected |= {key: f"column {column!r}" for key, column in frames.items()}
+    used = {name for ours, names in found.items() if ours not in frames for name in names}
+    table = _table(parts, used | {name for name in features if name == options.group})
+    splits = [name for name, part in parts.items() for _ in range(len(part))] if named else None
+    samples = iter(utterances(table, found, options, report, splits))
+    for part in parts.values():
+        columns = [name for name in frames.values() if name in part.column_names]
+        if not columns:
+            yield from islice(samples, len(part))
+            continue
+        for batch in part.select_columns(columns).with_format("numpy").iter(_ROWS):
+            for i, sample in enumerate(islice(samples, len(batch[columns[0]]))):
+                arrays: dict[str, Any] = {
+                    key: _frames(batch[name][i]) for key, name in frames.items() if name in columns
+                }
+                for key, array in arrays.items():
+                    if array is not None:
+                        report.arrived(sample.split, key, len(array))
+                yield replace(sample, **arrays)
+
+
+def _check_kinds(
+    features: Mapping[str, Any], found: Mapping[str, list[str]], report: ConversionReport
+) -> None:
+    for ours, names in found.items():
+        for name in names:
+            kind = type(features[name]).__name__
+            if kind not in (_NESTED if ours in FRAMES else _PLAIN):
+                what = "frames of features" if ours in FRAMES else ours
                 raise FeatureFileError(
-                    f"{shown(report.source)}: column {column!r} holds {kind}, no {ours}. Name "
+                    f"{shown(report.source)}: column {name!r} holds {kind}, no {what}. Name "
                     f"another by --column {ours}=NAME, or leave it out by --column {ours}=."
                 )
-    own = {name for ours, names in found.items() if ours not in frames for name in names}
-    plain = [name for name in rows.column_names if name in own or name == options.group]
-    table = pd.DataFrame(index=range(len(rows)))
-    if plain:
-        table = rows.select_columns(plain).with_format(None).to_pandas()
-    for name in plain:
-        names = getattr(rows.features[name], "names", None)
-        if names and [name] == found.get("label"):
-            report.note(f"Column {name!r} holds classes, {', '.join(names)}: taken as 0, 1, ...")
-    # Texts, as of a CSV; of a missing value an empty one.
-    table = table.astype(object).where(table.notna(), "").astype(str)
-    samples = utterances(table, found, options, report, [split] * len(table) if split else None)
-    if not frames:
-        yield from samples
-        return
-    batches = rows.select_columns(list(frames.values())).with_format("numpy").iter(_ROWS)
-    for start, batch in zip(range(0, len(samples), _ROWS), batches, strict=True):
-        for i, sample in enumerate(samples[start : start + _ROWS]):
-            arrays: dict[str, Any] = {
-                key: _frames(batch[column][i]) for key, column in frames.items()
-            }
-            for key, array in arrays.items():
-                if array is not None:
-                    report.arrived(sample.split, key, len(array))
-            yield replace(sample, **arrays)
+            if kind == "ClassLabel" and ours == "label":
+                classes = ", ".join(features[name].names)
+                report.note(f"Column {name!r} holds classes, {classes}: taken as 0, 1, ...")
+
+
+def _table(parts: Mapping[str, Any], columns: set[str]) -> pd.DataFrame:
+    """Columns of all parts as texts, as of a CSV; an empty one of a missing value."""
+    import pandas as pd
+
+    tables = []
+    for part in parts.values():
+        names = [name for name in part.column_names if name in columns]
+        rows = part.select_columns(names).with_format(None).to_pandas() if names else None
+        tables.append(pd.DataFrame(rows, index=range(len(part))).astype(object))
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return table.where(table.notna(), "").astype(str)
 
 
 def _frames(value: Any) -> NDArray[Any] | None:

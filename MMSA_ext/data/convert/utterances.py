@@ -71,9 +71,10 @@ def find_columns(
             continue
         candidates = (ours, *COLUMNS.get(ours, ())) if told is None else (told,) * bool(told)
         for candidate in candidates:
-            parts = [exact.get(part.strip().lower(), "") for part in candidate.split("+")]
-            if told and candidate in present:
-                parts = [candidate]
+            names = candidate.split("+") if ours == "id" else [candidate]
+            if candidate in present:
+                names = [candidate]
+            parts = [exact.get(name.strip().lower(), "") for name in names]
             if all(parts):
                 found[ours] = parts
                 break

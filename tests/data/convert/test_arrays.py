@@ -41,6 +41,15 @@ def test_npz_and_folders_by_split_say_the_same(values: dict[str, Any], tmp_path:
                 np.testing.assert_array_equal(value, other[split][key])
 
 
+def test_a_group_in_two_folders_is_found(values: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        rows = values["split"] == name
+        own = {key: value[rows] for key, value in values.items() if key != "split"}
+        saved(tmp_path / "parts", own | {"who": np.arange(rows.sum())}, name)
+    with pytest.raises(FeatureFileError, match=r"'who' is in two splits \(4\): '0', '1'"):
+        converted(tmp_path, "parts", group="who")
+
+
 def test_lengths_end_at_the_last_frame_that_is_not_zero(
     values: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -52,9 +52,41 @@ def test_array_2d_and_named_columns(tmp_path: Path) -> None:
 
 
 def test_given_splits_may_be_left_out(tmp_path: Path) -> None:
-    sources.hugging_face(tmp_path)
+    parts = {name: datasets.Dataset.from_dict({"text": [name] * 4}) for name in ("train", "test")}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "hub")
     report = converted(tmp_path, "hub", columns={"split": ""}, shares=(0.5, 0.25, 0.25))
-    assert report.samples == {"train": 10, "valid": 5, "test": 5}
+    assert report.samples == {"train": 4, "valid": 2, "test": 2}
+
+
+def test_a_group_in_two_splits_is_found(tmp_path: Path) -> None:
+    parts = {
+        "train": {"id": ["a", "b"], "text": ["x", "y"], "who": ["p", "q"]},
+        "test": {"id": ["c", "d"], "text": ["z", "z"], "who": ["r", "q"]},
+    }
+    found = {name: datasets.Dataset.from_dict(part) for name, part in parts.items()}
+    datasets.DatasetDict(found).save_to_disk(tmp_path / "hub")
+    with pytest.raises(FeatureFileError, match=r"'who' is in two splits \(1\): 'q'"):
+        converted(tmp_path, "hub", group="who")
+
+
+def test_parts_may_differ_in_their_columns(tmp_path: Path) -> None:
+    parts = {
+        "test": {"id": ["c"], "text": ["z"], "audio": [[[1.0]]]},
+        "train": {"id": ["a", "b"], "text": ["x", "y"], "label": [1.0, 2.0]},
+        "extra": {"id": ["e"], "text": ["z"]},
+    }
+    found = {name: datasets.Dataset.from_dict(part) for name, part in parts.items()}
+    datasets.DatasetDict(found).save_to_disk(tmp_path / "hub")
+    with pytest.raises(FeatureFileError) as error:
+        converted(tmp_path, "hub")
+    assert error.match(r"M is missing \(column 'label'\) \(1\): id 'c'")
+    assert error.match(r"audio is missing \(column 'audio'\) \(2\): id 'a', id 'b'")
+    said = converted(tmp_path, "hub", columns={"audio": "", "label": ""}).render()
+    assert "Split 'extra' is none of ours" in said
+    datasets.DatasetDict({"full": found["extra"]}).save_to_disk(tmp_path / "one")
+    with pytest.raises(FeatureFileError, match=r"no split that we know .*'full'"):
+        converted(tmp_path, "one")
+    assert converted(tmp_path, "one", columns={"split": ""}).samples == {"train": 1}
 
 
 def test_many_rows_stay_in_order(tmp_path: Path) -> None:
