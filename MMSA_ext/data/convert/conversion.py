@@ -104,8 +104,8 @@ def convert(
     if pretrained is not None:
         from MMSA_ext.data.convert.tokens import Tokens
 
-        tokens = Tokens(pretrained, lengths.get("text", _TOKENS))
-        samples = tokens.fill(samples, report)
+        limit = lengths.get("text", _TOKENS)
+        samples = Tokens(pretrained, limit, cut=too_long != "error").fill(samples, report)
     samples = checked(samples, report, lengths, too_long, incomplete)
     samples = chain(list(islice(samples, 1)), samples)  # by then the reader has said who made it
     report.recipe |= own

@@ -106,8 +106,8 @@ class Sequences:
                 "Write the file again, as an array (frames, features) of numbers.",
             )
             return UNREADABLE
-        if found.openface:
-            self._openface.setdefault(found.openface, key)
+        if found.openface and found.openface not in self._openface:
+            self._openface[found.openface] = key
             self._report.recipe[self._modality] = recipe(len(found.openface))
         self._report.arrived(split, self._modality, found.count, found.count - len(found.frames))
         return found.frames

@@ -11,7 +11,7 @@ from MMSA_ext.data.convert import ConversionReport, convert
 from MMSA_ext.data.convert.forms import FORMS, find_form
 from MMSA_ext.data.convert.source import Source
 from MMSA_ext.data.encode_text import encode_text, text_recipe
-from MMSA_ext.data.features import check_features, read_features, safe_load
+from MMSA_ext.data.features import check_features, read_features, safe_load, write_features
 from MMSA_ext.errors import ConfigError, FeatureFileError
 from tests.data.convert import sources
 
@@ -171,6 +171,36 @@ def test_recipe_of_the_user_is_kept(tmp_path: Path) -> None:
     assert recipe["vision"]["name"] == "openface"
     assert recipe["vision"]["features"] == sources.VISION
     assert recipe["text"] == text_recipe("minilm", 50)
+
+
+def test_the_user_knows_better(tmp_path: Path) -> None:
+    rows = sources.openface(tmp_path)
+    assert len(rows) > 1
+    source, options = SOURCES["openface"]
+    made = {key: {"name": "mine", "version": "1"} for key in ("text", "vision")}
+    converted(tmp_path, source, **options, recipe=made, pretrained="minilm")
+    assert safe_load(tmp_path / "out.pkl")["recipe"] == made
+
+
+def test_word_vectors_beside_new_tokens_are_not_theirs(tmp_path: Path) -> None:
+    sources.mult(tmp_path)
+    data = safe_load(tmp_path / "mosi_data.pkl")
+    for split in data.values():
+        split["raw_text"] = ["some words"] * len(split["id"])
+    write_features(tmp_path / "x.pkl", data)
+    converted(tmp_path, "x.pkl", pretrained="minilm")
+    found = safe_load(tmp_path / "out.pkl")
+    assert found["recipe"]["text"] == text_recipe("minilm", 50) | {"fields": ["text_bert"]}
+    assert found["train"]["text"].shape == (12, 5, 6)
+    assert found["train"]["text_bert"].shape == (12, 3, 4)
+
+
+def test_texts_that_are_too_long_may_be_refused(tmp_path: Path) -> None:
+    sources.table(tmp_path)
+    options = {"pretrained": "minilm", "too_long": "error"}
+    with pytest.raises(FeatureFileError, match=r"max-length text=6 \(1\): 7 samples, .* 7 tokens"):
+        converted(tmp_path, "utterances.csv", max_length={"text": 6}, **options)
+    converted(tmp_path, "utterances.csv", **options)
 
 
 def test_tokens_are_those_of_encode_text(tmp_path: Path) -> None:
