@@ -198,7 +198,7 @@ def test_word_vectors_beside_new_tokens_are_not_theirs(tmp_path: Path) -> None:
 def test_texts_that_are_too_long_may_be_refused(tmp_path: Path) -> None:
     sources.table(tmp_path)
     options = {"pretrained": "minilm", "too_long": "error"}
-    with pytest.raises(FeatureFileError, match=r"max-length text=6 \(1\): 7 samples, .* 7 tokens"):
+    with pytest.raises(FeatureFileError, match=r"max-length text=6 \(1\): 6 samples, .* 7 tokens"):
         converted(tmp_path, "utterances.csv", max_length={"text": 6}, **options)
     converted(tmp_path, "utterances.csv", **options)
 
