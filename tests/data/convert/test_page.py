@@ -43,13 +43,14 @@ def test_a_form_trains_by_its_two_commands(form: str, folder: Path) -> None:
     getattr(sources, form)(folder)
     lines = commands(form)
     assert len(lines) >= 2
-    for converting, training in zip(lines[::2], lines[1::2], strict=True):
+    for number, (converting, training) in enumerate(zip(lines[::2], lines[1::2], strict=True)):
         said = call(converting)
         assert "Next\n  mmsa-ext run" in said
         made = Path(shlex.split(converting)[shlex.split(converting).index("-o") + 1])
         assert check_features(made, "mosi").ok
         places = [
-            f"--{kind}-{'save-' * (kind != 'log')}dir=out" for kind in ("model", "res", "log")
+            f"--{kind}-{'save-' * (kind != 'log')}dir=out{number}"
+            for kind in ("model", "res", "log")
         ]
         call(training, "--gpu-ids=cpu", "--num-workers=0", "--verbose=0", *places)
-        assert list(Path("out/runs").rglob("*.json"))
+        assert list(Path(f"out{number}/runs").rglob("*.json"))
