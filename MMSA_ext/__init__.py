@@ -27,6 +27,7 @@ from MMSA_ext.version import __version__
 if TYPE_CHECKING:
     from MMSA_ext import models
     from MMSA_ext.config.resolve import get_config_regression, get_config_tune
+    from MMSA_ext.data.convert import convert
     from MMSA_ext.mmsa_bridge import register, unregister
     from MMSA_ext.mmsa_files import Kind
     from MMSA_ext.models import optimal_transport
@@ -49,6 +50,7 @@ __all__ = [
     "SeedResult",
     "TokenReadout",
     "__version__",
+    "convert",
     "get_config_regression",
     "get_config_tune",
     "list_models",
@@ -74,6 +76,7 @@ _HOMES = {
     "Scorer": "MMSA_ext.runs.prediction",
     "SeedResult": "MMSA_ext.runs.results",
     "TokenReadout": "MMSA_ext.models.infoenh",
+    "convert": "MMSA_ext.data.convert",
     "get_config_regression": "MMSA_ext.config.resolve",
     "get_config_tune": "MMSA_ext.config.resolve",
     "list_models": "MMSA_ext.registry",
