@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from MMSA_ext.cli.options import Audio, FrontPadding, Gpus, Text, Vision, feature_file
+from MMSA_ext.cli.options import Audio, DatasetFile, FrontPadding, Gpus, Text, Vision, feature_file
 
 if TYPE_CHECKING:
     from MMSA_ext.data import front_padding as padding_in_front
@@ -27,6 +27,7 @@ def check_data(
     feature_a: Audio = "",
     feature_v: Vision = "",
     front_padding: FrontPadding = "",
+    dataset_file: DatasetFile = "",
 ) -> None:
     """Check a feature file and summarise what is in it; exit code 1 if it has problems."""
     from MMSA_ext.data.features import check_features

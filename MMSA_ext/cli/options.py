@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from MMSA_ext.datasets import get_dataset, known_from
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, MMSAExtError, suggest
 from MMSA_ext.json_files import json_or_text
 from MMSA_ext.paths import Places, expand, experiment_files, shown, why_no_file
-from MMSA_ext.registry import check_dataset, check_names
+from MMSA_ext.registry import check_names
 from MMSA_ext.runs.options import RunOptions
 
 if TYPE_CHECKING:
@@ -35,8 +36,14 @@ def known_model(name: _Name) -> _Name:
 def known_dataset(name: _Name) -> _Name:
     """Refuse a misspelt data set; one that is not given is left."""
     if name is not None:
-        check_dataset(name.lower())
+        get_dataset(name)
     return name
+
+
+def _define_data_sets(context: typer.Context, path: str) -> str:
+    """Make the data sets of a file known while the command runs."""
+    context.with_resource(known_from(readable("data set file")(path)))
+    return path
 
 
 def given_once(argument: str | None, option: str | None, flag: str, default: str) -> str:
@@ -82,7 +89,19 @@ Model = Annotated[
 Dataset = Annotated[
     str | None,
     typer.Option(
-        "-d", "--dataset", callback=known_dataset, help="mosi, mosei or sims. Default: mosi."
+        "-d",
+        "--dataset",
+        callback=known_dataset,
+        help="Data set, see `mmsa-ext list`. Default: mosi.",,
+    ),
+]
+DatasetFile = Annotated[
+    str,
+    typer.Option(
+        "--dataset-file",
+        is_eager=True,  # before what takes the name of a data set
+        callback=_define_data_sets,
+        help="JSON file that defines data sets of your own (docs/data.md).",
     ),
 ]
 ModelArgument = Annotated[
@@ -202,6 +221,7 @@ def _run_options(
     res_save_dir: ResultDir = "",
     log_dir: LogDir = "",
     repeat: Repeat = False,
+    dataset_file: DatasetFile = "",
 ) -> RunOptions:
     return RunOptions(
         custom_feature=features or None,
@@ -215,6 +235,7 @@ def _run_options(
         res_save_dir=res_save_dir or None,
         log_dir=log_dir or None,
         reuse=not repeat,
+        dataset_file=dataset_file or None,
     )
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from MMSA_ext.datasets import Dataset
+
 __all__ = ["FeatureReport", "LabelSummary", "LengthSummary", "SplitSummary"]
 
 
@@ -134,7 +136,7 @@ class FeatureReport:
     """
 
     path: Path
-    dataset: str | None = None
+    dataset: Dataset | None = None
     fingerprint: str = ""
     size: int = 0
     problems: list[str] = field(default_factory=list)
@@ -166,7 +168,7 @@ class FeatureReport:
         sections = [
             f"Feature file  {self.path}\n"
             f"Size          {self.size / 2**20:.1f} MiB, sha256 {self.fingerprint[:16]}\n"
-            f"Label range   {f'of {self.dataset}' if self.dataset else 'not checked'}\n"
+            f"Label range   {f'of {self.dataset.name}' if self.dataset else 'not checked'}\n"
             f"Result        {verdict}: {findings}"
         ]
         if self.summary:

@@ -351,7 +351,7 @@ def render_table(
 def run_tables(
     records: Iterable[RunRecord], *, metrics: Sequence[str] | None = None, split: str = "test"
 ) -> list[Table]:
-    """Lay results out, a table a data set: mean ± sample deviation over seeds, in MMSA's x100.
+    """Lay results out, a table a data set (and definition of one): mean ± sample deviation over seeds, in MMSA's x100.
 
     One row an experiment (model and configuration), n beside it, and below the table what the
     numbers depend on: diverged seeds, selection rule, data, code, environment and notes.
@@ -363,8 +363,8 @@ def run_tables(
     """
     runs = sorted(records, key=_order)
     tables = []
-    for dataset in dict.fromkeys(run.identity.dataset for run in runs):
-        here = [run for run in runs if run.identity.dataset == dataset]
+    for data_set in dict.fromkeys(run.identity.data_set for run in runs):
+        here = [run for run in runs if run.identity.data_set == data_set]
         shown = metrics or ordered_metrics(name for run in here for name in _scores(run, split))
         # Of diverged runs alone there is nothing but that they diverged.
         found = compare(

@@ -32,6 +32,7 @@ class RunOptions:
         res_save_dir: Folder of records, tables and pictures; `~/MMSA/results` by default.
         log_dir: Folder of logs; `~/MMSA/logs` by default.
         reuse: Look finished runs up instead of repeating them.
+        dataset_file: JSON file with definitions of data sets, see `datasets.read_datasets`.
 
     Raises:
         ConfigError: If a value is none that can be meant. Whether files, folders and devices are
@@ -49,12 +50,14 @@ class RunOptions:
     res_save_dir: str | Path | None = None
     log_dir: str | Path | None = None
     reuse: bool = True
+    dataset_file: str | Path | None = None
 
     def __post_init__(self) -> None:
         checked = {
             "verbose_level": verbosity(self.verbose_level),
             "num_workers": whole_number("num_workers", self.num_workers, 0),
             "reuse": flag("reuse", self.reuse),
+            "dataset_file": expand_given(self.dataset_file),
             **{name: expand_given(path) for name, path in self.files.items()},
         }
         for name, value in checked.items():
