@@ -209,14 +209,12 @@ _MOSI: Mapping[str, SampleMetric] = {
     "Mult_acc_7": partial(_class_accuracy, partial(rounded_classes, -3, 3)),
     **_ERRORS,
 }
-_SIMS: Mapping[str, SampleMetric] = {
-    name: partial(_sims, metric)
-    for name, metric in {
-        **{
-            f"Mult_acc_{count}": partial(_class_accuracy, partial(bordered_classes, borders))
-            for count, borders in SIMS_BORDERS.items()
-        },
-        "F1_score": _sims_f1,
-        **_ERRORS,
-    }.items()
+_OF_SIMS: Mapping[str, SampleMetric] = {
+    **{
+        f"Mult_acc_{count}": partial(_class_accuracy, partial(bordered_classes, borders))
+        for count, borders in SIMS_BORDERS.items()
+    },
+    "F1_score": _sims_f1,
+    **_ERRORS,
 }
+_SIMS = {name: partial(_sims, metric) for name, metric in _OF_SIMS.items()}

@@ -92,7 +92,7 @@ Dataset = Annotated[
         "-d",
         "--dataset",
         callback=known_dataset,
-        help="Data set, see `mmsa-ext list`. Default: mosi.",,
+        help="Data set, see `mmsa-ext list`. Default: mosi.",
     ),
 ]
 DatasetFile = Annotated[

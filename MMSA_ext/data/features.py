@@ -481,8 +481,8 @@ def _check_label_scale(report: FeatureReport, splits: dict[str, FeatureSplit]) -
     report.warnings.append(
         f"[{', '.join(splits)}] {LABEL_KEYS['M']}: all are within [{other_low:g}, {other_high:g}], "
         f"the range of sims, and the file is read as {report.dataset.name}, whose range is "
-        f"[{low:g}, {high:g}]: its classes, as in Acc-7, would mean nothing. Name the data set whose scale "
-        "the labels have, or rescale them."
+        f"[{low:g}, {high:g}]: its classes, as in Acc-7, would mean nothing. Name the data set "
+        "whose scale the labels have, or rescale them."
     )
 
 

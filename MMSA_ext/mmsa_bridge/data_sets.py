@@ -40,7 +40,8 @@ def as_sims(args: Any, *, when: bool) -> Iterator[None]:
     """Inside, the data set of a configuration has the one name on which MMSA reads labels T, A, V.
 
     Args:
-        args: MMSA's configuration; without `when` the name is that of data sets without such.
+        args: MMSA's configuration.
+        when: Whether it is to read them; else the name is that of a data set without them.
     """
     name = args["dataset_name"]
     args["dataset_name"] = "sims" if when else "mosi"
@@ -78,7 +79,7 @@ def scored_by(dataset: Dataset, top: Any) -> Callable[[Tensor, Tensor], Mapping[
 
 
 def know_data_sets(undo: ExitStack) -> None:
-    """Let MMSA's trainers and metrics take every data set: those known, and that of a configuration."""
+    """Let MMSA's trainers and metrics take every data set."""
     trainers = import_module("MMSA.trains.ATIO").ATIO
     top = import_module("MMSA.utils.metricsTop").MetricsTop
     find_trainer, find_metrics = trainers.getTrain, top.getMetics

@@ -351,9 +351,9 @@ def render_table(
 def run_tables(
     records: Iterable[RunRecord], *, metrics: Sequence[str] | None = None, split: str = "test"
 ) -> list[Table]:
-    """Lay results out, a table a data set (and definition of one): mean ± sample deviation over seeds, in MMSA's x100.
+    """Lay results out, a table a data set: mean ± sample deviation over seeds, in MMSA's x100.
 
-    One row an experiment (model and configuration), n beside it, and below the table what the
+    Data sets of one name with other definitions are several. One row an experiment (model and configuration), n beside it, and below the table what the
     numbers depend on: diverged seeds, selection rule, data, code, environment and notes.
 
     Args:
