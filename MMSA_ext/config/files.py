@@ -245,7 +245,7 @@ def _model_parts(
         known = list_datasets()
     if dataset_name not in known:
         way_out = (
-            "its unimodal tasks need labels that MMSA's loader reads on sims alone."
+            "its unimodal tasks need labels of the single modalities."
             if model_name in mmsa_files.UNIMODAL_TASKS
             else "run it there, or give a configuration file of your own that has one "
             "(config_file, --config)."

@@ -48,9 +48,9 @@ class LabelSummary:
         std: population standard deviation.
         minimum: smallest.
         maximum: largest.
-        negative: samples below 0.
-        neutral: samples at 0.
-        positive: samples above 0.
+        negative: samples below the neutral label.
+        neutral: samples at it.
+        positive: samples above it.
     """
 
     mean: float
@@ -62,7 +62,7 @@ class LabelSummary:
     positive: int
 
     @classmethod
-    def of(cls, labels: NDArray[np.float32]) -> "LabelSummary":
+    def of(cls, labels: NDArray[np.float32], neutral: float = 0.0) -> "LabelSummary":
         """Summarise the finite labels of shape (n,); at least one must be finite."""
         exact = labels[np.isfinite(labels)].astype(np.float64)
         return cls(
@@ -70,9 +70,9 @@ class LabelSummary:
             float(exact.std()),
             float(exact.min()),
             float(exact.max()),
-            int((exact < 0).sum()),
-            int((exact == 0).sum()),
-            int((exact > 0).sum()),
+            int((exact < neutral).sum()),
+            int((exact == neutral).sum()),
+            int((exact > neutral).sum()),
         )
 
 

@@ -301,7 +301,7 @@ def _read(
         split = _split(scopes[name], raw, require_labels, turn=front_padding == "turn")
         if split is not None:
             splits[name] = split
-            report.summary[name] = _summary(split)
+            report.summary[name] = _summary(split, _neutral(report.dataset))
     _check_agreement(report, splits)
     if front_padding is None:
         check_front_padding(report, {name: scope.known for name, scope in scopes.items()})
@@ -528,7 +528,7 @@ def _listed(sizes: dict[str, int]) -> str:
     return ", ".join(f"{name} {size}" for name, size in sizes.items())
 
 
-def _summary(split: FeatureSplit) -> SplitSummary:
+def _summary(split: FeatureSplit, neutral: float) -> SplitSummary:
     arrays = {key: getattr(split, key) for key in ARRAYS}
     lengths = {
         "audio": LengthSummary.of(split.audio_lengths, split.audio.shape[1]),
@@ -541,5 +541,9 @@ def _summary(split: FeatureSplit) -> SplitSummary:
         len(split),
         {key: (a.shape, str(a.dtype)) for key, a in arrays.items() if a is not None},
         lengths,
-        {kind: LabelSummary.of(v) for kind, v in split.labels.items() if np.isfinite(v).any()},
+        {
+            kind: LabelSummary.of(values, neutral)
+            for kind, values in split.labels.items()
+            if np.isfinite(values).any()
+        },
     )

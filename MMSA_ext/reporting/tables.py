@@ -71,9 +71,13 @@ def ordered_metrics(names: Iterable[str]) -> list[str]:
     Returns:
         Each name once.
     """
-    unique = list(dict.fromkeys(names))
-    known = [name for name in MMSA_METRICS if name in unique]
-    return known + [name for name in unique if name not in MMSA_METRICS]
+    return sorted(dict.fromkeys(names), key=_place)
+
+
+def _place(metric: str) -> int:
+    if metric not in MMSA_METRICS and metric.startswith("Mult_acc_"):
+        metric = "Mult_acc_7"  # of labels in another range
+    return MMSA_METRICS.index(metric) if metric in MMSA_METRICS else len(MMSA_METRICS)
 
 
 def mmsa_row(model: str, results: Sequence[Mapping[str, float | None]]) -> dict[str, str]:
