@@ -357,8 +357,9 @@ def run_tables(
 ) -> list[Table]:
     """Lay results out, a table a data set: mean ± sample deviation over seeds, in MMSA's x100.
 
-    Data sets of one name with other definitions are several. One row an experiment (model and configuration), n beside it, and below the table what the
-    numbers depend on: diverged seeds, selection rule, data, code, environment and notes.
+    One row an experiment (model and configuration), n beside it, and below the table what the
+    numbers depend on: diverged seeds, selection rule, data, code, environment and notes. Data sets
+    of one name that are defined otherwise are several.
 
     Args:
         records: Runs, in any order.
