@@ -271,6 +271,8 @@ def read_datasets(path: str | Path) -> list[Dataset]:
         except ConfigError as error:
             problems.append(str(error))
             continue
+        if dataset.name in SHIPPED:
+            problems.append(f"{shown(path)}: {_taken(dataset)}")
         if dataset.features is not None:
             place = str(path.parent / expand(dataset.features))
             dataset = dataset.model_copy(update={"features": place})
@@ -284,14 +286,16 @@ def read_datasets(path: str | Path) -> list[Dataset]:
 
 def _register(dataset: Dataset) -> None:
     if dataset.name in SHIPPED:
-        raise ConfigError(
-            f"data set {dataset.name!r} is shipped ({', '.join(SHIPPED)}); name yours otherwise."
-        )
+        raise ConfigError(_taken(dataset))
     if _own.setdefault(dataset.name, dataset) != dataset:
         raise ConfigError(
             f"data set {dataset.name!r} is registered already, with another definition; name yours "
             "otherwise, or forget the other with MMSA_ext.unregister_dataset."
         )
+
+
+def _taken(dataset: Dataset) -> str:
+    return f"data set {dataset.name!r} is shipped ({', '.join(SHIPPED)}); name yours otherwise."
 
 
 def _validated(name: Any, definition: Any, where: str) -> Dataset:

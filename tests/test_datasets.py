@@ -35,9 +35,11 @@ from MMSA_ext.datasets import (
     read_datasets,
 )
 from MMSA_ext.errors import ConfigError, FeatureFileError
+from MMSA_ext.explain.complexity import report
 from MMSA_ext.metrics import label_classes, metrics_of
 from MMSA_ext.records.record import read_record
 from MMSA_ext.records.store import RunStore, StoreError
+from MMSA_ext.reporting.comparison import compare
 from MMSA_ext.reporting.figures.confusion import classes_of, confusion_figure
 from MMSA_ext.reporting.groups import by_experiment, rows
 from MMSA_ext.reporting.report_contents import sections
@@ -106,7 +108,7 @@ def test_defaults_follow_from_what_is_said(own_file):
     [
         ({}, "defines no data set; write"),
         ({"mydata": [0, 10]}, "data set 'mydata' is [0, 10]; it must be an object"),
-        ({"mydata": {}}, 'lacks label_range; add it, such as "label_range": [0, 10]'),
+        ({"mydata": {}}, 'lacks the key label_range; add it, such as "label_range": [0, 10]'),
         ({"mydata": OWN | {"metric": "sims"}}, "metric: no such key; did you mean metrics?"),
         ({"mydata": OWN | {"metrics": "sism"}}, "metrics: Input should be 'mosi', 'sims' or"),
         ({"mydata": OWN | {"metrics": "mosi"}}, "are for labels in [-3, 3], and label_range is"),
@@ -129,8 +131,7 @@ def test_a_file_that_is_not_usable(content, said, tmp_path):
     with pytest.raises(ConfigError) as caught, known_from(path):
         pass
     assert said in str(caught.value)
-    if "mosi" not in content:
-        assert str(path) in str(caught.value)
+    assert str(path) in str(caught.value)
     result = runner.invoke(app, ["list", "--dataset-file", str(path)])
     assert str(result.exception) == str(caught.value)
 
@@ -233,8 +234,6 @@ def test_simsv2_where_values_are_known():
     tetfn, like = (get_config_regression("tetfn", name) for name in ("simsv2", "sims"))
     assert tetfn.audio_learning_rate == like.audio_learning_rate
     with pytest.raises(ConfigError, match=r"seq_lens of data set 'simsv2' .* is not known"):
-        from MMSA_ext.explain.complexity import report
-
         report("dashfusion", "simsv2")
 
 
@@ -301,9 +300,9 @@ def test_from_the_command_line_to_a_process_that_knows_no_definition(own_file, t
         settings = [f"--set={key}={value}" for key, value in config.items()]
         result = runner.invoke(
             app,
-            ["run", model, "mydata", "--dataset-file", str(own_file), "-s", "1", "-s", "2"]
-            + [*settings, *places, "-g", "cpu", "-n", "0"],
-        )
+            ["run", model, "mydata", "--dataset-file", str(own_file), "-s", "1", "-s", "2",
+             *settings, *places, "-g", "cpu", "-n", "0"],
+        )  # fmt: skip
         assert result.exit_code == 0, (result.output, result.exception)
         assert "Mult_acc_11" in result.output
     records = list(RunStore(out / "runs").records())
@@ -336,10 +335,8 @@ for arguments in (
     assert "- MYDATA" in done.stdout
     assert "Mult_acc_11" in (out / "report.html").read_text("utf-8")
     store = RunStore(out / "runs")
-    of_text = [run for run in records if run.identity.model == "text_only"]
-    figure = confusion_figure(
-        {"text_only": store.predictions(of_text[0])}, of_text[0].identity.data_set
-    )
+    drawn = {"one": store.predictions(records[0])}
+    figure = confusion_figure(drawn, records[0].identity.data_set)
     assert "mydata: classes of Mult_acc_11" in figure.texts[0].get_text()
 
 
@@ -354,8 +351,6 @@ def test_another_definition_is_another_run(own_file, tiny_encoder, tmp_path):
     assert first.identity.short_id != second.identity.short_id
     assert "Mult_acc_3" in second.metrics["test"]
     systems = rows(by_experiment([first, second]))
-    from MMSA_ext.reporting.comparison import compare
-
     with pytest.raises(StatisticsError, match="2 data sets that are all called mydata, with other"):
         compare(systems, ["MAE"])
     # Where all that is stored is shown, they have a table each.
@@ -372,7 +367,7 @@ def test_a_record_with_a_definition_that_is_none_is_damaged(own_file, tiny_encod
         )  # fmt: skip
     path = seed.record_path
     path.write_text(path.read_text().replace('"metrics": "generic"', '"metrics": "x"'))
-    with pytest.raises(StoreError, match="this run record is damaged .*data set 'mydata'"):
+    with pytest.raises(StoreError, match=r"this run record is damaged .*data set 'mydata'"):
         read_record(path)
 
 
@@ -388,8 +383,8 @@ def test_labels_out_of_its_range(own_file):
     with known_from(own_file):
         path = own_file.with_name("mydata.pkl")
         assert check_features(path, "mydata").ok
-        report = check_features(path, dataset_of("mydata", {"label_range": [0, 8]}))
-        assert "outside [0, 8], the range of mydata" in report.error_message()
+        found = check_features(path, dataset_of("mydata", {"label_range": [0, 8]}))
+        assert "outside [0, 8], the range of mydata" in found.error_message()
         counts = check_features(path, "mydata").summary["train"].labels["M"]
         below = sum(ratings()["train"]["regression_labels"] < 5)
         assert counts.negative == below
@@ -429,7 +424,7 @@ def test_an_experiment_on_it_in_processes_of_their_own(own_file, tiny_encoder, t
     }
     path = tmp_path / "own.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(ConfigError, match="datasets: unknown data set 'mydata'|unknown data set"):
+    with pytest.raises(ConfigError, match="unknown data set 'mydata'"):
         experiments.load(path)
     features = json.loads(own_file.read_text())["mydata"]["features"]
     with known(dataset_of("mydata", OWN | {"features": str(own_file.with_name(features))})):

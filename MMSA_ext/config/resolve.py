@@ -164,7 +164,8 @@ def _settled(args: EasyDict, searched: Mapping[str, list[Any]], *, own_file: boo
             "classes by rounding (docs/protocol.md): leave it out."
         )
     drawn = args.pop("d_paras", None) is not None
-    args.featurePath = expand(args.featurePath)
+    if args.featurePath:
+        args.featurePath = expand(args.featurePath)
     corruption = normalise(args.pop("corruption", None))
     if corruption is not None:
         args.corruption = corruption
