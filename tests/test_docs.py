@@ -63,10 +63,12 @@ def test_commands_parse(line, tmp_path, monkeypatch):
     for path in (Path(word) for word in arguments if Path(word).suffix in (".pkl", ".pth")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+    for path in (Path(word) for word in arguments if Path(word).suffix == ".json"):
+        path.write_text('{"mydata": {"label_range": [0, 10]}}')
     group = typer.main.get_command(cli.app)
     assert command in group.commands
-    context = group.commands[command].make_context(command, arguments)
-    cli.parse_overrides(context.params.get("overrides") or [])
+    with group.commands[command].make_context(command, arguments) as context:
+        cli.parse_overrides(context.params.get("overrides") or [])
 
 
 def test_readme_shows_every_command():
