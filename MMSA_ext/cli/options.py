@@ -166,6 +166,10 @@ FrontPadding = Annotated[
         "frames as they are. Default: such a file is refused.",
     ),
 ]
+AnyRecipe = Annotated[
+    bool,
+    typer.Option("--any-recipe", help="Take features made otherwise than those of training."),
+]
 Repeat = Annotated[
     bool,
     typer.Option(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from MMSA_ext.cli.options import (
+    AnyRecipe,
     Checkpoint,
     ConfigFile,
     Dataset,
@@ -140,6 +141,7 @@ def predict(
             "(average frames)."
         ),
     ] = "refuse",
+    any_recipe: AnyRecipe = False,
     gpu_ids: Gpus = None,
     overrides: Overrides = None,
 ) -> None:
@@ -157,6 +159,7 @@ def predict(
         gpu_ids=gpu_ids or [],
         overrides=values,
         longer=cast("Longer", longer),
+        any_recipe=any_recipe,
     )
     text = csv_text(table, exact=True)
     if output is None:

@@ -21,11 +21,12 @@ from MMSA_ext.data.features import read_features
 from MMSA_ext.data.fit_lengths import Longer, fit_lengths
 from MMSA_ext.data.loader import FeatureLoader, make_loader
 from MMSA_ext.data.predictions import predictions_frame
+from MMSA_ext.data.recipes import Recipe, compared
 from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
 from MMSA_ext.json_files import read_json
 from MMSA_ext.models.contract import MSAModel, core_model
-from MMSA_ext.names import FRAMES
+from MMSA_ext.names import FRAMES, MODALITIES
 from MMSA_ext.paths import expand
 from MMSA_ext.registry import check_names, get_model, is_registered, trains_in_mmsa
 from MMSA_ext.training.checkpoint import load_checkpoint
@@ -77,6 +78,7 @@ def predict_file(
     gpu_ids: Sequence[int | str] | int | str = (0,),
     overrides: dict[str, Any] | None = None,
     longer: Longer = "refuse",
+    any_recipe: bool = False,
 ) -> pd.DataFrame:
     """Score every sample of a feature file, or a single-sample file.
 
@@ -89,6 +91,8 @@ def predict_file(
             otherwise than the training data.
         longer: What to do with samples that are longer than those the model was trained on, see
             `data.fit_lengths`.
+        any_recipe: Score features of another recipe than the model was trained on, with a warning,
+            in place of refusing them.
 
     Returns:
         Columns `split`, `id`, `label` (NaN where unknown) and `prediction`, in file order.
@@ -97,9 +101,10 @@ def predict_file(
         CheckpointError: The checkpoint is missing, damaged, without configuration, or its weights
             do not fit its configuration.
         ConfigError: An override replaces nothing.
-        FeatureFileError: The features are unsafe, inconsistent or do not fit the checkpoint.
+        FeatureFileError: The features are unsafe, inconsistent, of another recipe or do not fit the
+            checkpoint.
     """
-    scorer = Scorer(checkpoint_path, overrides, gpu_ids=gpu_ids)
+    scorer = Scorer(checkpoint_path, overrides, gpu_ids=gpu_ids, any_recipe=any_recipe)
     return scorer.predict(scorer.read(feature_path, longer))
 
 
@@ -134,12 +139,15 @@ class Scorer:
         checkpoint_path: Checkpoint written by `MMSA_run`.
         overrides: As in `predict_file`.
         gpu_ids: As in `MMSA_run`.
+        any_recipe: As in `predict_file`.
 
     Attributes:
         path: The checkpoint.
         args: Its complete configuration.
         state_dict: Its weights, on the CPU.
         scaling: What the frames are scaled by; None if they are not.
+        recipe: Who made the training features. Of a modality that it lacks nothing is compared,
+            which is said once.
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged, or its configuration is none.
@@ -153,6 +161,7 @@ class Scorer:
         overrides: dict[str, Any] | None = None,
         *,
         gpu_ids: Sequence[int | str] | int | str = (0,),
+        any_recipe: bool = False,
     ) -> None:
         self.path = expand(checkpoint_path)
         checkpoint = load_checkpoint(self.path, overrides)
@@ -175,6 +184,20 @@ class Scorer:
         self.state_dict = checkpoint.state_dict
         self.scaling = _scaling(self.args, checkpoint.scaling, self.path)
         self.args.device = mmsa_bridge.assign_device(gpu_ids)
+        self.recipe, self.any_recipe = checkpoint.recipe, any_recipe
+        if unknown := [modality for modality in self._modalities if modality not in self.recipe]:
+            logger.warning(
+                "%s does not say who made its training features' %s: whether what it is given is "
+                "made alike cannot be told.",
+                self.path,
+                ", ".join(unknown),
+            )
+
+    @property
+    def _modalities(self) -> list[str]:
+        """The modalities that the model was trained on."""
+        widths = zip(MODALITIES, self.args.feature_dims, strict=True)
+        return [modality for modality, width in widths if width]
 
     @property
     def is_stock(self) -> bool:
@@ -190,7 +213,7 @@ class Scorer:
 
         Raises:
             FeatureFileError: The features are unsafe or inconsistent, frames have other features,
-                or samples are longer and to be refused.
+                are of another recipe, or samples are longer and to be refused.
         """
         features = read_features(
             expand(feature_path),
@@ -201,6 +224,7 @@ class Scorer:
         for warning in features.report.warnings:
             logger.warning("%s", warning)
         self._check_widths(features)
+        self.check_recipe(features.recipe, features.path)
         text_key = "text_bert" if self.args.get("use_bert") else "text"
         keys = (text_key, "audio", "vision")
         lengths = dict(zip(keys, map(int, self.args.seq_lens), strict=True))
@@ -210,6 +234,30 @@ class Scorer:
         if self.scaling is not None and self.is_stock:
             return features.scaled(self.scaling)
         return features.with_scaling(self.scaling)
+
+    def check_recipe(self, recipe: Recipe, source: str | Path) -> None:
+        """Refuse features that are not made as those of training; where that is open, warn.
+
+        Args:
+            recipe: Who made them.
+            source: Their file or folder.
+
+        Raises:
+            FeatureFileError: They are of another recipe, and `any_recipe` is not set.
+        """
+        other, doubtful = compared(self.recipe, recipe, self._modalities)
+        if other and not self.any_recipe:
+            raise FeatureFileError(
+                f"{source}: of another recipe than the features that {self.path} was trained on, "
+                "so its numbers mean something else:\n  " + "\n  ".join(other) + "\nMake these "
+                "features as those of training were made. To score them all the same: "
+                "--any-recipe, in Python any_recipe=True."
+            )
+        if other:
+            told = "%s: of another recipe, and scored as any_recipe says: %s."
+            logger.warning(told, source, "; ".join(other))
+        if doubtful:
+            logger.warning("%s: perhaps of another recipe: %s.", source, "; ".join(doubtful))
 
     @cached_property
     def model(self) -> nn.Module:
