@@ -148,7 +148,9 @@ def complete_datasets(content: dict[str, Any]) -> None:
 
 def _like(values: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
     """A model's values on a data set that has those of another, but its own scale of labels."""
-    own: dict[str, Any] = dict.fromkeys(_LABEL_LIMITS, max(map(abs, dataset.label_range)))
+    own: dict[str, Any] = {}
+    if dataset.label_range != SHIPPED[dataset.like].label_range:
+        own |= dict.fromkeys(_LABEL_LIMITS, max(map(abs, dataset.label_range)))
     if dataset.seq_lens is not None:
         own["seq_lens"] = list(dataset.seq_lens)
     if dataset.classes is not None:
