@@ -27,6 +27,7 @@ from MMSA_ext.version import __version__
 if TYPE_CHECKING:
     from MMSA_ext import models
     from MMSA_ext.config.resolve import get_config_regression, get_config_tune
+    from MMSA_ext.data.convert import convert
     from MMSA_ext.datasets import Dataset, list_datasets, register_dataset, unregister_dataset
     from MMSA_ext.mmsa_bridge import register, unregister
     from MMSA_ext.mmsa_files import Kind
@@ -51,6 +52,7 @@ __all__ = [
     "SeedResult",
     "TokenReadout",
     "__version__",
+    "convert",
     "get_config_regression",
     "get_config_tune",
     "list_datasets",
@@ -80,6 +82,7 @@ _HOMES = {
     "Scorer": "MMSA_ext.runs.prediction",
     "SeedResult": "MMSA_ext.runs.results",
     "TokenReadout": "MMSA_ext.models.infoenh",
+    "convert": "MMSA_ext.data.convert",
     "get_config_regression": "MMSA_ext.config.resolve",
     "get_config_tune": "MMSA_ext.config.resolve",
     "list_datasets": "MMSA_ext.datasets",
@@ -128,7 +131,7 @@ def _introduce() -> None:
 
     introduce(
         Extension(
-            list_models=registry.list_models,
+            list_models=registry.registered_models,
             get_model=registry.get_model,
             configuration=configuration,
             run=lambda *args, **options: __getattr__("MMSA_run")(*args, **options),

@@ -19,6 +19,7 @@ from MMSA_ext.cli.options import (
     Vision,
     known_experiment,
     parse_overrides,
+    takes_imports,
     takes_run_options,
 )
 from MMSA_ext.runs.options import RunOptions
@@ -158,6 +159,7 @@ def run(
 
 
 @app.command("status")
+@takes_imports
 def status(
     experiment: ExperimentFile,
     rows: OnlyRows = None,
@@ -190,6 +192,7 @@ def status(
 
 
 @app.command("table")
+@takes_imports
 def table(
     experiment: ExperimentFile,
     datasets: OnlyDatasets = None,
@@ -213,6 +216,7 @@ def table(
 
 
 @app.command("figure")
+@takes_imports
 def figure(
     experiment: ExperimentFile,
     datasets: OnlyDatasets = None,

@@ -22,6 +22,7 @@ from MMSA_ext.cli.options import (
     feature_file,
     parse_overrides,
     run_store,
+    takes_imports,
 )
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.json_files import json_or_text
@@ -46,6 +47,7 @@ DEFAULT_SAMPLES = 4
 
 
 @app.command()
+@takes_imports
 def embeddings(
     checkpoint: Checkpoint,
     features: FeatureFile,
@@ -79,6 +81,7 @@ def embeddings(
 
 
 @app.command()
+@takes_imports
 def attention(
     checkpoint: Checkpoint,
     features: FeatureFile,
@@ -106,6 +109,7 @@ def attention(
 
 
 @app.command()
+@takes_imports
 def attribution(
     checkpoint: Checkpoint,
     features: FeatureFile,
@@ -145,6 +149,7 @@ def attribution(
 
 
 @app.command()
+@takes_imports
 def cases(
     features: FeatureFile,
     rows: Annotated[

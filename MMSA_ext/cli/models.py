@@ -13,12 +13,14 @@ from MMSA_ext.cli.options import (
     known_dataset,
     known_model,
     parse_overrides,
+    takes_imports,
 )
 
 if TYPE_CHECKING:
     from MMSA_ext.datasets import Dataset
 
 
+@takes_imports
 def list_(dataset_file: DatasetFile = "") -> None:
     """List data sets, models and the data sets they are configured for, and experiments."""
     from MMSA_ext import mmsa_files, registry
@@ -42,6 +44,7 @@ def list_(dataset_file: DatasetFile = "") -> None:
         typer.echo(f"  {name:22s} {read_json(path)['title']}")
 
 
+@takes_imports
 def config(
     model: Annotated[str, typer.Argument(callback=known_model, help="Model.")],
     dataset: Annotated[str, typer.Argument(callback=known_dataset, help="Data set.")] = "mosi",
@@ -63,6 +66,7 @@ def config(
         typer.echo("Keys without a meaning are read by MMSA's own code of the model.")
 
 
+@takes_imports
 def complexity(
     model: Annotated[
         str, typer.Argument(callback=known_model, help="Model of this package.")

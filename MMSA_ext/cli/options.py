@@ -13,6 +13,7 @@ import typer
 from MMSA_ext.datasets import get_dataset, known_from
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, MMSAExtError, suggest
 from MMSA_ext.json_files import json_or_text
+from MMSA_ext.own_models import import_modules
 from MMSA_ext.paths import Places, expand, experiment_files, shown, why_no_file
 from MMSA_ext.registry import check_names
 from MMSA_ext.runs.options import RunOptions
@@ -64,6 +65,12 @@ def known_experiment(name: str) -> str:
     if name not in (known := experiment_files()):
         raise ConfigError(f"no experiment {name!r}; {suggest(name, list(known))}")
     return name
+
+
+def imported(names: list[str] | None) -> list[str] | None:
+    """Import modules of the user's models."""
+    import_modules(names or ())
+    return names
 
 
 def readable(kind: str, error: type[MMSAExtError] = ConfigError) -> Callable[[_Path], _Path]:
@@ -177,6 +184,16 @@ Repeat = Annotated[
         help="Run again what is in the store already; stopped and started again, it starts over.",
     ),
 ]
+Imports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import",
+        metavar="MODULE",
+        is_eager=True,  # the names of models are looked at afterwards
+        callback=imported,
+        help="Import models of your own: the module's name, or its .py file; repeatable.",
+    ),
+]
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:
@@ -226,6 +243,7 @@ def _run_options(
     log_dir: LogDir = "",
     repeat: Repeat = False,
     dataset_file: DatasetFile = "",
+    imports: Imports = None,
 ) -> RunOptions:
     return RunOptions(
         custom_feature=features or None,
@@ -240,19 +258,37 @@ def _run_options(
         log_dir=log_dir or None,
         reuse=not repeat,
         dataset_file=dataset_file or None,
+        imports=imports or (),
     )
 
 
 def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
     """Let a command take the options of `_run_options`; it is given `options`, which they make."""
-    shared = inspect.signature(_run_options, eval_str=True).parameters
+    return _taking(command, _run_options, lambda **given: {"options": _run_options(**given)})
+
+
+def takes_imports(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take `--import`, which has been carried out when the command is."""
+    return _taking(command, _imports_alone, lambda **_: {})
+
+
+def _imports_alone(imports: Imports = None) -> None: ...
+
+
+def _taking(
+    command: Callable[..., None],
+    shared_by: Callable[..., Any],
+    made: Callable[..., dict[str, Any]],
+) -> Callable[..., None]:
+    """A command that takes the options of another function, of which it is given what is `made`."""
+    shared = inspect.signature(shared_by, eval_str=True).parameters
     own = inspect.signature(command, eval_str=True).parameters
     parameters = [*(p for name, p in own.items() if name != "options"), *shared.values()]
 
     @wraps(command)
-    def collected(**given: Any) -> None:
-        options = _run_options(**{name: given.pop(name) for name in shared})
-        command(options=options, **given)
+    def collected(*arguments: Any, **given: Any) -> None:
+        taken = {name: given.pop(name) for name in shared if name in given}
+        command(*arguments, **made(**taken), **given)
 
     collected.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     collected.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -22,6 +22,7 @@ from MMSA_ext.cli.options import (
     feature_file,
     given_once,
     parse_overrides,
+    takes_imports,
     takes_run_options,
 )
 from MMSA_ext.errors import ConfigError
@@ -126,6 +127,7 @@ def tune(
     )
 
 
+@takes_imports
 def predict(
     checkpoint: Checkpoint,
     features: Annotated[

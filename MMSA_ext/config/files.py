@@ -225,8 +225,8 @@ def _file(kind: Kind, model_name: str, config_file: str | Path) -> _File:
         if is_registered(model_name) and model_name not in content:
             searched = any("debugParams" in section for section in content.values())
             content[model_name] = _own_section("tune" if searched else "regression", model_name)
-        models = sorted({*content, *list_models()} - {"datasetCommonParams"})
         if model_name not in content:
+            models = sorted({*content, *list_models()} - {"datasetCommonParams"})
             raise ConfigError(
                 f"model {model_name!r} has no {kind} configuration; {suggest(model_name, models)}"
             )

@@ -242,6 +242,14 @@ class RunConfig(MMSAKeys):
         return self.model_dump()
 
     @property
+    def reads(self) -> tuple[str, ...]:
+        """Modalities that the model reads, of `names.MODALITIES`.
+
+        Others are not handed to it, so that they change nothing and may be absent.
+        """
+        return MODALITIES
+
+    @property
     def masks_padding(self) -> bool:
         """Whether the model reads no padding, so that `eval_batch_size` decides only its speed.
 

@@ -248,7 +248,10 @@ def check_sequence(scope: Scope, key: str, value: Any) -> NDArray[Any] | None:
         )
         return None
     if 0 in array.shape:
-        scope.problem(key, f"is empty, shape {array.shape}. Every dimension must be at least 1.")
+        hint = " Where there is no such modality, leave the key out." * (key != "text")
+        scope.problem(
+            key, f"is empty, shape {array.shape}. Every dimension must be at least 1.{hint}"
+        )
         return None
     if key not in scope.known:
         array, scope.known[key] = survey_sequence(key, array)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from MMSA_ext.data.recipes import Recipe, described
 from MMSA_ext.datasets import Dataset
-from MMSA_ext.names import MODALITIES
+from MMSA_ext.names import FRAMES, MODALITIES
 
 __all__ = ["FeatureReport", "LabelSummary", "LengthSummary", "SplitSummary"]
 
@@ -157,7 +157,7 @@ class FeatureReport:
     def error_message(self) -> str:
         """All problems as one message."""
         count = _count(len(self.problems), "problem")
-        return _printable(f"Feature file {self.path} has {count}:\n" + _numbered(self.problems))
+        return printable(f"Feature file {self.path} has {count}:\n" + numbered(self.problems))
 
     def render(self) -> str:
         """The whole report as plain text."""
@@ -188,20 +188,20 @@ class FeatureReport:
             ("Notes", self.notes),
         ):
             if items:
-                sections.append(f"{title}\n{_numbered(items)}")
-        return _printable("\n\n".join(sections) + "\n")
+                sections.append(f"{title}\n{numbered(items)}")
+        return printable("\n\n".join(sections) + "\n")
 
     def _makers(self) -> str:
         makers = [f"{m}: {described(self.recipe.get(m))}" for m in MODALITIES]
         return f"\n{'':14}".join(makers) if self.recipe else "unknown, the file has no recipe"
 
     def _shape_table(self) -> str:
-        keys = sorted({key for split in self.summary.values() for key in split.arrays})
+        keys = sorted({*FRAMES, *(key for split in self.summary.values() for key in split.arrays)})
         rows = [
             [name, split.samples, *(_array_text(split.arrays.get(key)) for key in keys)]
             for name, split in self.summary.items()
         ]
-        return _table(dict.fromkeys(["split", "samples", *keys], ""), rows)
+        return text_table(dict.fromkeys(["split", "samples", *keys], ""), rows)
 
     def _length_table(self) -> str:
         columns = {"split": "", "length": "", "min": "", "5%": ".0f", "50%": ".0f", "95%": ".0f"}
@@ -210,7 +210,7 @@ class FeatureReport:
             for name, split in self.summary.items()
             for modality, item in split.lengths.items()
         ]
-        return _table(columns | {"max": "", "padded to": ""}, rows)
+        return text_table(columns | {"max": "", "padded to": ""}, rows)
 
     def _scale_table(self) -> str:
         forms = dict.fromkeys(["smallest", "median", "largest"], ".3g")
@@ -218,7 +218,7 @@ class FeatureReport:
             [key, *astuple(item), f"{item.largest / item.smallest:.3g}" if item.smallest else "-"]
             for key, item in self.scales.items()
         ]
-        return _table(
+        return text_table(
             {"scale": "", "features": "", "zero": "", **forms, "largest/smallest": ""}, rows
         )
 
@@ -229,7 +229,7 @@ class FeatureReport:
             for name, split in self.summary.items()
             for kind, item in split.labels.items()
         ]
-        return _table(columns | {"negative": "", "neutral": "", "positive": ""}, rows)
+        return text_table(columns | {"negative": "", "neutral": "", "positive": ""}, rows)
 
 
 def _array_text(entry: tuple[tuple[int, ...], str] | None) -> str:
@@ -239,7 +239,7 @@ def _array_text(entry: tuple[tuple[int, ...], str] | None) -> str:
     return f"{'x'.join(map(str, shape))} {dtype}"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Text with an escape for half a surrogate pair, which no terminal and no file takes."""
     return text.encode(errors="backslashreplace").decode()
 
@@ -248,11 +248,11 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _numbered(items: Sequence[str]) -> str:
+def numbered(items: Sequence[str]) -> str:
     return "\n".join(f"  {number}. {item}" for number, item in enumerate(items, 1))
 
 
-def _table(columns: dict[str, str], rows: Sequence[Sequence[object]]) -> str:
+def text_table(columns: dict[str, str], rows: Sequence[Sequence[object]]) -> str:
     """Rows under a header; `columns` is from header to the format of its cells."""
     cells = [
         [format(cell, form) for cell, form in zip(row, columns.values(), strict=True)]

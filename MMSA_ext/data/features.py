@@ -8,7 +8,7 @@ key                         shape                  content
 ``id``                      n                      sample ids, unique over all splits
 ``raw_text``                n                      transcripts
 ``text_bert``               (n, 3, L)              token ids, attention mask, segment ids
-``text``                    (n, L, d_t)            word vectors; this or ``text_bert`` is needed
+``text``                    (n, L, d_t)            word vectors, instead or beside
 ``audio``, ``vision``       (n, L_m, d_m)          frames, zeros behind the end
 ``*_lengths``               n                      valid frames; derived where absent
 ``regression_labels``       n                      multimodal sentiment
@@ -17,15 +17,16 @@ key                         shape                  content
 
 Beside the splits, ``recipe`` says who made each modality (`data.recipes`).
 
-Any real dtype is accepted and kept, float16 too; batches are cast one by one. Nested lists, arrays
-of objects and labels of shape (n, 1) or (n, 1, 1) are read as the arrays that they stand for. This
-is the one reading: MMSA's loader is handed what it gives (`mmsa_bridge.feature_reading`).
+A modality is in every split or in none. Any real dtype is accepted and kept, float16 too; batches
+are cast one by one. Nested lists, arrays of objects and labels of shape (n, 1) or (n, 1, 1) are
+read as the arrays that they stand for. This is the one reading: MMSA's loader is handed what it
+gives (`mmsa_bridge.feature_reading`).
 """
 
 import hashlib
 import os
 import pickle
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -302,9 +303,18 @@ def _read(
         _note_recipe(report, added, [_MODALITY_OF[role]])
         report.fingerprint = _joined_fingerprint(report.fingerprint, role, added.fingerprint)
     _check_text_keys(scopes, raw_splits)
+    absent = _absent(scopes, raw_splits)
+    report.notes += [
+        f"{key}: absent; models that do not read it can be run." for key in absent if key in FRAMES
+    ]
+    if "text" in absent:
+        report.warnings.append(
+            "text: absent, for neither 'text_bert' nor 'text' is there; few models do without. Run "
+            "`mmsa-ext encode-text` on the file to have it from 'raw_text'."
+        )
     splits: dict[str, FeatureSplit] = {}
     for name, raw in raw_splits.items():
-        split = _split(scopes[name], raw, require_labels, turn=front_padding == "turn")
+        split = _split(scopes[name], raw, absent, require_labels, turn=front_padding == "turn")
         if split is not None:
             splits[name] = split
             report.summary[name] = _summary(split, _neutral(report.dataset))
@@ -330,17 +340,20 @@ def _note_recipe(report: FeatureReport, loaded: LoadedFile, modalities: Iterable
 
 
 def _split(
-    scope: Scope, raw: dict[str, Any], require_labels: bool, *, turn: bool
+    scope: Scope, raw: dict[str, Any], absent: Sequence[str], require_labels: bool, *, turn: bool
 ) -> FeatureSplit | None:
     text_bert = raw.get("text_bert")
-    if text_bert is None and raw.get("text") is None:
+    if text_bert is None and raw.get("text") is None and "text" not in absent:
         scope.problem(
             "text_bert", "is missing, and so is 'text'. Run `mmsa-ext encode-text` on the file."
         )
     if text_bert is not None:
         text_bert = check_text_bert(scope, turned_tokens(text_bert) if turn else text_bert)
-    sequences = {key: _sequence(scope, raw, key) for key in ("text", *FRAMES)}
-    lengths = {key: _stored_lengths(scope, raw, key, sequences[key]) for key in FRAMES}
+    read = [key for key in ("text", *FRAMES) if key not in absent]
+    sequences = {key: _sequence(scope, raw, key) for key in read}
+    lengths = {
+        key: _stored_lengths(scope, raw, key, sequences[key]) for key in read if key in FRAMES
+    }
     raw_text = _raw_text(scope, raw, require_labels)
     labels = _labels(scope, raw, require_labels)
     values = {
@@ -357,9 +370,13 @@ def _split(
         scope.problem("samples", f"the keys differ in their number of samples: {listed}.")
         return None
     moved = _turn(scope, sequences, lengths) if turn else set()
-    for key in FRAMES:
+    for key in lengths:
         if raw.get(key) is not None and raw.get(f"{key}_lengths") is None:
             lengths[key] = _derived_lengths(scope, key, sequences[key], anew=key in moved)
+    for key in FRAMES:
+        if key in absent:
+            sequences[key] = np.zeros((len(scope.ids), 1, 0), np.float32)
+            lengths[key] = np.zeros(len(scope.ids), np.int64)
     audio, vision = sequences["audio"], sequences["vision"]
     audio_lengths, vision_lengths = lengths["audio"], lengths["vision"]
     if audio is None or vision is None or audio_lengths is None or vision_lengths is None:
@@ -371,13 +388,17 @@ def _split(
         list(scope.ids),
         raw_text or [""] * len(scope.ids),
         text_bert,
-        sequences["text"],
+        sequences.get("text"),
         audio,
         vision,
         audio_lengths,
         vision_lengths,
         labels,
-        {key: np.array(gaps, np.int64) for key in FRAMES if (gaps := scope.known[key].gaps)},
+        {
+            key: np.array(known.gaps, np.int64)
+            for key in FRAMES
+            if (known := scope.known.get(key)) is not None and known.gaps
+        },
     )
 
 
@@ -385,10 +406,7 @@ def _sequence(scope: Scope, raw: dict[str, Any], key: str) -> NDArray[Any] | Non
     if raw.get(key) is not None:
         return check_sequence(scope, key, raw[key])
     if key in FRAMES:
-        scope.problem(
-            key,
-            "is missing. Without this modality store zeros of shape (samples, 1, features).",
-        )
+        scope.problem(key, "is missing. Store it in every split, or, lengths too, in none.")
     return None
 
 
@@ -517,6 +535,18 @@ def _check_text_keys(scopes: dict[str, Scope], raw_splits: dict[str, dict[str, A
                 )
 
 
+def _absent(scopes: dict[str, Scope], raw_splits: dict[str, dict[str, Any]]) -> list[str]:
+    """Modalities of which no split has anything, nor was to have it from another file."""
+    keys = {"text": _TEXT_KEYS, **{key: (key, f"{key}_lengths") for key in FRAMES}}
+    there = {
+        modality
+        for name, raw in raw_splits.items()
+        for modality, own in keys.items()
+        if own[0] in scopes[name].sources or any(raw.get(key) is not None for key in own)
+    }
+    return [modality for modality in keys if raw_splits and modality not in there]
+
+
 def _check_agreement(report: FeatureReport, splits: dict[str, FeatureSplit]) -> None:
     """Compare feature sizes and sequence sizes over the splits."""
     for key in ARRAYS:
@@ -545,10 +575,11 @@ def _listed(sizes: dict[str, int]) -> str:
 
 
 def _summary(split: FeatureSplit, neutral: float) -> SplitSummary:
-    arrays = {key: getattr(split, key) for key in ARRAYS}
+    there = [key for key in FRAMES if key not in split.absent]
+    arrays = {key: getattr(split, key) for key in ARRAYS if key not in split.absent}
+    frames = {key: split.frames(key) for key in there}
     lengths = {
-        "audio": LengthSummary.of(split.audio_lengths, split.audio.shape[1]),
-        "vision": LengthSummary.of(split.vision_lengths, split.vision.shape[1]),
+        key: LengthSummary.of(steps, array.shape[1]) for key, (array, steps) in frames.items()
     }
     if split.text_bert is not None:
         tokens = (split.text_bert[:, 1] == 1).sum(axis=1)

@@ -24,7 +24,7 @@ from torch.nn import functional
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.datasets import Dataset
 from MMSA_ext.records.store import RunRecord, RunStore, StoreError
-from MMSA_ext.registry import is_registered, trains_in_mmsa
+from MMSA_ext.registry import is_known, is_registered, trains_in_mmsa
 from MMSA_ext.reporting.render import frame_table, to_text
 
 __all__ = ["RecordCheck", "problems", "render", "verify_store"]
@@ -91,7 +91,9 @@ def _verify(store: RunStore, record: RunRecord) -> RecordCheck:
     missing = tuple(f"{path}: has no predictions of the {split} split" for split in lost)
     model = record.identity.model
     has_loss = is_registered(model) and not trains_in_mmsa(model)
-    if not has_loss:
+    if not is_known(model):
+        missing += (f"Loss of {model!r}, a model that is not known here (--import MODULE)",)
+    elif not has_loss:
         missing += ("Loss: a mean over the batches of MMSA's loop",)
     try:
         found = [

@@ -117,6 +117,11 @@ def _in_mmsas_layout(split: FeatureSplit, args: Any, path: Path) -> dict[str, An
             f"{path}: split {split.name!r} has no {key!r}, which {args.get('model_name')} reads; "
             "fill it with `mmsa-ext encode-text`."
         )
+    if split.absent:  # audio or vision
+        raise FeatureFileError(
+            f"{path}: has no {' and no '.join(split.absent)}, which MMSA's loader reads; run a "
+            "model that does not read it, as text_only, with MMSA_ext.MMSA_run."
+        )
     return {
         "raw_text": split.raw_text,
         "id": split.ids,

@@ -11,6 +11,7 @@ from MMSA_ext import mmsa_bridge
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.datasets import known_from
 from MMSA_ext.errors import ConfigError
+from MMSA_ext.own_models import import_modules
 from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.runs.results import RunResults
 from MMSA_ext.runs.seeds import Run
@@ -168,6 +169,7 @@ def open_run(
         The run; logging and registration end with the `with` block.
     """
     mmsa_bridge.device_numbers(options.gpu_ids)
+    import_modules(options.imports)
     with known_from(options.dataset_file):
         args = resolve(model_name, dataset_name, config_file, config, searched=searched)
     places = options.places()

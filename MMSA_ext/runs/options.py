@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from MMSA_ext.errors import ConfigError
 from MMSA_ext.names import MODALITY_FILES
-from MMSA_ext.paths import Places, expand_given
+from MMSA_ext.own_models import is_file
+from MMSA_ext.paths import Places, expand, expand_given
 from MMSA_ext.validation import flag, verbosity, whole_number
 
 __all__ = ["RunOptions"]
@@ -33,6 +35,7 @@ class RunOptions:
         log_dir: Folder of logs; `~/MMSA/logs` by default.
         reuse: Look finished runs up instead of repeating them.
         dataset_file: JSON file with definitions of data sets, see `datasets.read_datasets`.
+        imports: Modules of models of one's own, see `own_models.import_modules`.
 
     Raises:
         ConfigError: If a value is none that can be meant. Whether files, folders and devices are
@@ -51,6 +54,7 @@ class RunOptions:
     log_dir: str | Path | None = None
     reuse: bool = True
     dataset_file: str | Path | None = None
+    imports: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         checked = {
@@ -58,6 +62,7 @@ class RunOptions:
             "num_workers": whole_number("num_workers", self.num_workers, 0),
             "reuse": flag("reuse", self.reuse),
             "dataset_file": expand_given(self.dataset_file),
+            "imports": _modules(self.imports),
             **{name: expand_given(path) for name, path in self.files.items()},
         }
         for name, value in checked.items():
@@ -89,3 +94,16 @@ class RunOptions:
     def inside(self, folder: str | Path) -> RunOptions:
         """The same with all that is written below one folder."""
         return replace(self, model_save_dir=folder, res_save_dir=folder, log_dir=folder)
+
+
+def _modules(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of modules, those of files whole: a worker has another folder.
+
+    Raises:
+        ConfigError: If one is no text.
+    """
+    listed = [names] if isinstance(names, str | Path) else list(names)
+    if not all(isinstance(name, str | Path) for name in listed):
+        raise ConfigError(f"imports is {names!r:.80}; give names of modules or their .py files.")
+    texts = map(str, listed)
+    return tuple(str(Path(expand(t)).absolute()) if is_file(t) else t for t in texts)

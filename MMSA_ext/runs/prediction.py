@@ -23,12 +23,18 @@ from MMSA_ext.data.loader import FeatureLoader, make_loader
 from MMSA_ext.data.predictions import predictions_frame
 from MMSA_ext.data.recipes import Recipe, compared
 from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
-from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
+from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, UnknownModelError
 from MMSA_ext.json_files import read_json
 from MMSA_ext.models.contract import MSAModel, core_model
 from MMSA_ext.names import FRAMES, MODALITIES
 from MMSA_ext.paths import expand
-from MMSA_ext.registry import check_names, get_model, is_registered, trains_in_mmsa
+from MMSA_ext.registry import (
+    check_names,
+    get_model,
+    is_registered,
+    trains_in_mmsa,
+    unread_modalities,
+)
 from MMSA_ext.training.checkpoint import load_checkpoint
 from MMSA_ext.training.trainer import predict
 
@@ -150,7 +156,8 @@ class Scorer:
             which is said once.
 
     Raises:
-        CheckpointError: The checkpoint is missing or damaged, or its configuration is none.
+        CheckpointError: The checkpoint is missing, damaged or of a model that is not known, or its
+            configuration is none.
         ConfigError: An override replaces nothing.
         TextEncoderError: The text encoder of a model of MMSA is a folder that is not there.
     """
@@ -170,6 +177,8 @@ class Scorer:
             given = {k: str(v) if isinstance(v, Path) else v for k, v in (overrides or {}).items()}
             _check_keys({**checkpoint.config, **given})
             config = _completed(merge(checkpoint.config, given))
+        except UnknownModelError as error:
+            raise CheckpointError(f"{self.path}: {error}") from None
         except ConfigError as error:
             raise CheckpointError(
                 f"{self.path}: its configuration cannot be used: {error} If another version of "
@@ -185,19 +194,15 @@ class Scorer:
         self.scaling = _scaling(self.args, checkpoint.scaling, self.path)
         self.args.device = mmsa_bridge.assign_device(gpu_ids)
         self.recipe, self.any_recipe = checkpoint.recipe, any_recipe
-        if unknown := [modality for modality in self._modalities if modality not in self.recipe]:
+        self._unread = unread_modalities(self.args)
+        self._read = [modality for modality in MODALITIES if modality not in self._unread]
+        if unknown := [modality for modality in self._read if modality not in self.recipe]:
             logger.warning(
                 "%s does not say who made its training features' %s: whether what it is given is "
                 "made alike cannot be told.",
                 self.path,
                 ", ".join(unknown),
             )
-
-    @property
-    def _modalities(self) -> list[str]:
-        """The modalities that the model was trained on."""
-        widths = zip(MODALITIES, self.args.feature_dims, strict=True)
-        return [modality for modality, width in widths if width]
 
     @property
     def is_stock(self) -> bool:
@@ -224,6 +229,7 @@ class Scorer:
         for warning in features.report.warnings:
             logger.warning("%s", warning)
         self._check_widths(features)
+        features = features.without(self._unread)
         self.check_recipe(features.recipe, features.path)
         text_key = "text_bert" if self.args.get("use_bert") else "text"
         keys = (text_key, "audio", "vision")
@@ -245,7 +251,7 @@ class Scorer:
         Raises:
             FeatureFileError: They are of another recipe, and `any_recipe` is not set.
         """
-        other, doubtful = compared(self.recipe, recipe, self._modalities)
+        other, doubtful = compared(self.recipe, recipe, self._read)
         if other and not self.any_recipe:
             raise FeatureFileError(
                 f"{source}: of another recipe than the features that {self.path} was trained on, "
@@ -296,10 +302,15 @@ class Scorer:
         )
 
     def _check_widths(self, features: FeatureSet) -> None:
-        problems = []
+        widths = dict(zip(FRAMES, self.args.feature_dims[1:], strict=True))
+        problems = [
+            f"it has no {modality}, which {self.args.model_name} reads"
+            for modality in features.absent
+            if modality in self._read
+        ]
         for name, split in features.splits.items():
-            for modality, width in zip(FRAMES, self.args.feature_dims[1:], strict=True):
-                found = getattr(split, modality).shape[2]
+            for modality in (m for m in FRAMES if m in self._read and m not in features.absent):
+                found, width = getattr(split, modality).shape[2], widths[modality]
                 if found != width:
                     problems.append(
                         f"split {name!r}, key {modality!r}: {found} features a frame, the model "
@@ -341,7 +352,7 @@ def _scaling(args: EasyDict, plain: Any, checkpoint_path: str | Path) -> Feature
         )
     scaling = FeatureScaling.from_plain(plain, str(checkpoint_path))
     scaling.check_widths(args.feature_dims, str(checkpoint_path))
-    return scaling
+    return scaling.without(unread_modalities(args))
 
 
 def _check_keys(config: Mapping[str, Any]) -> None:
@@ -374,12 +385,17 @@ def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
         if not (
             isinstance(values, list | tuple)
             and len(values) == 3
-            and all(type(value) is int and value > 0 for value in values)
+            and all(type(value) is int and value >= 0 for value in values)
         ):
-            raise ConfigError(f"{key} is not three positive numbers (text, audio, vision).")
-    if not is_registered(config["model_name"]):
-        return dict(config)
-    return {**config, **get_model(config["model_name"]).config.from_args(config).keys()}
+            raise ConfigError(f"{key} is not three numbers from 0 (text, audio, vision).")
+    complete = dict(config)
+    if is_registered(config["model_name"]):
+        complete |= get_model(config["model_name"]).config.from_args(config).keys()
+    for key in ("feature_dims", "seq_lens"):
+        for modality, value in zip(MODALITIES, config[key], strict=True):
+            if not value and modality not in unread_modalities(complete):
+                raise ConfigError(f"{key} is 0 of {modality}, which {config['model_name']} reads.")
+    return complete
 
 
 def _keys(config: Mapping[str, Any]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from MMSA_ext.data.feature_report import SplitSummary
 from MMSA_ext.data.features import FeatureSet
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.metrics import neutral_label
-from MMSA_ext.registry import host_of
+from MMSA_ext.registry import host_of, unread_modalities
 
 __all__ = ["check"]
 
@@ -47,6 +47,14 @@ def check(
         ConfigError: With every reason.
     """
     model = str(args["model_name"])
+    if missing := [key for key in features.absent if key not in unread_modalities(args)]:
+        mend = "run a model that does not, such as text_only"
+        if "text" in missing:
+            mend = "fill text in from 'raw_text' with `mmsa-ext encode-text`"
+        raise ConfigError(
+            f"{features.path}: has no {' and no '.join(missing)}, which {model} reads; {mend}, or "
+            f"give a file with {' and '.join(missing)}."
+        )
     host = host_of(model)
     problems = [] if corruption is None else _conflicts(corruption, args, host)
     problems += _cannot_be_selected(args, features)

@@ -40,6 +40,23 @@ def refusal(*arguments) -> str:
     return str(error.value)
 
 
+class TestAbsent:
+    """What MMSA's own models and variants of them read is all three."""
+
+    @pytest.mark.parametrize("model", ["dashfusion", "almt_released", "lf_dnn", "misa_infoenh"])
+    def test_a_modality_that_is_read_is_named_with_the_mend(self, features, model):
+        args = get_config_regression(model, "mosi") | {"train_samples": 12}
+        said = refusal(args, features.without(["vision"]))
+        assert said.startswith(f"{features.path}: has no vision, which {model} reads; run a model")
+        assert "no audio and no vision" in refusal(args, features.without(["audio", "vision"]))
+        assert "encode-text" in refusal(args, features.without(["text"]))
+
+    def test_text_only_reads_text_alone(self, features):
+        args = get_config_regression("text_only", "mosi") | {"train_samples": 12}
+        check(args, features.without(["audio", "vision"]))
+        assert "has no text, which text_only reads" in refusal(args, features.without(["text"]))
+
+
 class TestCorruption:
     def test_noise_on_token_ids_by_name(self, features):
         noise = CorruptionConfig(noise=1, modalities=("text", "audio"))
