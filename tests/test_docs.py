@@ -97,9 +97,11 @@ def test_commands_parse(line, tmp_path, monkeypatch):
     write_own_model(tmp_path)
     group = typer.main.get_command(cli.app)
     assert command in group.commands
-    with forgetting("audio_vision") if own else nullcontext():  # noqa: SIM117
-        with group.commands[command].make_context(command, arguments) as context:
-            cli.parse_overrides(context.params.get("overrides") or [])
+    with (
+        forgetting("audio_vision") if own else nullcontext(),
+        group.commands[command].make_context(command, arguments) as context,
+    ):
+        cli.parse_overrides(context.params.get("overrides") or [])
 
 
 def test_readme_shows_every_command():
