@@ -65,6 +65,7 @@ from MMSA_ext.data.front_padding import (
     turned_tokens,
 )
 from MMSA_ext.data.safe_pickle import safe_load
+from MMSA_ext.data.shards import is_sharded, load_shards, shards_digest
 from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.files import replaced
 from MMSA_ext.names import FRAMES
@@ -105,8 +106,9 @@ def read_features(
     those (see `data.feature_cache`); what is read is the same, bit for bit.
 
     Args:
-        path: the file; `~` is expanded. None where the other three are given: ids, texts and
-            labels are then those of `feature_T`.
+        path: the file, or a folder of shards (`data.shards`), all of which are then in memory; `~`
+            is expanded. None where the other three are given: ids, texts and labels are then those
+            of `feature_T`.
         dataset: `mosi`, `mosei` or `sims` decides the label range; None checks no range.
         feature_T: file that replaces text, as in MMSA.
         feature_A: file that replaces audio.
@@ -193,7 +195,7 @@ def base_file(
     Returns:
         For `read_features`: None where the configured file is not there and none is needed.
     """
-    needed = given or not all(modalities) or Path(configured).expanduser().is_file()
+    needed = given or not all(modalities) or Path(configured).expanduser().exists()
     return (given or configured) if needed else None
 
 
@@ -223,6 +225,8 @@ def _sources(
 
 
 def _file_digest(path: Path) -> str:
+    if is_sharded(path):
+        return shards_digest(path)
     try:
         found = path.stat()
         return _digest_of(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
@@ -278,7 +282,7 @@ def _read(
         report.dataset = None
     if sources.without_base:
         report.notes.append("Without a base file, ids, texts and labels are those of feature_T.")
-    loaded = load(base)
+    loaded = load_shards(base) if is_sharded(base) else load(base)
     report.fingerprint, report.size = loaded.fingerprint, loaded.size
     raw_splits = find_splits(loaded.data, report, require_labels)
     scopes = {
@@ -289,7 +293,7 @@ def _read(
         scopes[name].ids = find_ids(scopes[name], raw, require_labels)
     check_disjoint(report, {name: scope.ids for name, scope in scopes.items()})
     for role, other in sources.others.items():
-        added = load(other)
+        added = load_shards(other) if is_sharded(other) else load(other)
         override_modality(role, added, raw_splits, scopes)
         report.fingerprint = _joined_fingerprint(report.fingerprint, role, added.fingerprint)
     _check_text_keys(scopes, raw_splits)
