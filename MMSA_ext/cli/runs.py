@@ -24,7 +24,7 @@ from MMSA_ext.errors import ConfigError
 from MMSA_ext.runs.options import RunOptions
 
 if TYPE_CHECKING:
-    from MMSA_ext.data.fit_lengths import Longer
+    from MMSA_ext.data.fit_lengths import TooLong
     from MMSA_ext.runs.results import RunResults
 
 Synthetic = Annotated[
@@ -124,13 +124,13 @@ def predict(
     ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="CSV file.")] = None,
     front_padding: FrontPadding = "",
-    longer: Annotated[
+    too_long: Annotated[
         str,
         typer.Option(
-            help="Samples longer than any in training: refuse, cut (keep the first steps) or pool "
-            "(average frames)."
+            help="Samples longer than any in training: cut (keep the first steps), pool (average "
+            "frames) or error."
         ),
-    ] = "refuse",
+    ] = "error",
     gpu_ids: Gpus = None,
     overrides: Overrides = None,
 ) -> None:
@@ -147,7 +147,7 @@ def predict(
         features,
         gpu_ids=gpu_ids or [],
         overrides=values,
-        longer=cast("Longer", longer),
+        too_long=cast("TooLong", too_long),
     )
     text = csv_text(table, exact=True)
     if output is None:

@@ -77,6 +77,7 @@ __all__ = [
     "FeatureSplit",
     "base_file",
     "check_features",
+    "features_of",
     "fingerprint",
     "is_single_sample",
     "read_features",
@@ -132,10 +133,33 @@ def read_features(
     """
     load = load_cached if cache else load_file
     sources = _sources(path, feature_T, feature_A, feature_V)
-    features = _read(sources, dataset, require_labels, front_padding, load)
+    return _usable(_read(sources, dataset, require_labels, front_padding, _any_kind(load)))
+
+
+def features_of(splits: Mapping[str, Any], source: PathLike) -> FeatureSet:
+    """Features in memory, checked and repaired as those of a file that is to be scored.
+
+    Args:
+        splits: name -> split in MMSA's layout; frames are read as they are.
+        source: what messages call them.
+
+    Raises:
+        FeatureFileError: as `read_features`.
+    """
+    path = Path(source)
+    loaded = LoadedFile(path, splits, "", 0)
+    return _usable(_read(_Sources(path, {}), None, False, "keep", lambda _: loaded))
+
+
+def _usable(features: FeatureSet) -> FeatureSet:
     if not features.report.ok:
         raise FeatureFileError(features.report.error_message())
     return features
+
+
+def _any_kind(load: Callable[[Path], LoadedFile]) -> Callable[[Path], LoadedFile]:
+    """`load` for feature files, and what reads shards for these."""
+    return lambda path: load_shards(path) if is_sharded(path) else load(path)
 
 
 def check_features(
@@ -160,7 +184,8 @@ def check_features(
         ConfigError: `front_padding` is not known.
     """
     sources = _sources(path, feature_T, feature_A, feature_V)
-    return _read(sources, dataset, require_labels, front_padding, load_file).report
+    load = _any_kind(load_file)
+    return _read(sources, dataset, require_labels, front_padding, load).report
 
 
 def fingerprint(
@@ -282,7 +307,7 @@ def _read(
         report.dataset = None
     if sources.without_base:
         report.notes.append("Without a base file, ids, texts and labels are those of feature_T.")
-    loaded = load_shards(base) if is_sharded(base) else load(base)
+    loaded = load(base)
     report.fingerprint, report.size = loaded.fingerprint, loaded.size
     raw_splits = find_splits(loaded.data, report, require_labels)
     scopes = {
@@ -293,7 +318,7 @@ def _read(
         scopes[name].ids = find_ids(scopes[name], raw, require_labels)
     check_disjoint(report, {name: scope.ids for name, scope in scopes.items()})
     for role, other in sources.others.items():
-        added = load_shards(other) if is_sharded(other) else load(other)
+        added = load(other)
         override_modality(role, added, raw_splits, scopes)
         report.fingerprint = _joined_fingerprint(report.fingerprint, role, added.fingerprint)
     _check_text_keys(scopes, raw_splits)
