@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from MMSA_ext.cli.options import Audio, FrontPadding, Gpus, Text, Vision, feature_file
+from MMSA_ext.cli.options import (
+    Audio,
+    FrontPadding,
+    Gpus,
+    Text,
+    Vision,
+    feature_file,
+    feature_source,
+)
 
 if TYPE_CHECKING:
     from MMSA_ext.data import front_padding as padding_in_front
@@ -16,7 +24,7 @@ def check_data(
     file: Annotated[
         Path | None,
         typer.Argument(
-            callback=feature_file,
+            callback=feature_source,
             help="Feature file in MMSA's layout; needless beside -Ft, -Fa and -Fv.",
         ),
     ] = None,

@@ -29,6 +29,7 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -51,8 +52,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
+    "check_finite",
     "is_sharded",
     "load_shards",
+    "parquet",
     "read_utterances",
     "shard_files",
     "shards_digest",
@@ -68,6 +71,7 @@ _MOST_PARTS = 500  # all are open while they are written
 _BUFFERED = 2**28  # bytes of utterances, of all parts together, that wait to be written
 _LARGEST_GROUP = 2**30  # values of a column that are read at once
 _SUFFIX = ".parquet"
+_PART = re.compile(r"part-\d{5,}\.parquet")
 
 
 def parquet() -> Any:
@@ -99,7 +103,7 @@ def shard_files(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    found = sorted(path.glob(f"part-*{_SUFFIX}"))
+    found = sorted(part for part in path.iterdir() if _PART.fullmatch(part.name))
     if not found:
         raise FeatureFileError(
             f"{path}: a folder without shards; they are called part-00000{_SUFFIX} and so on."

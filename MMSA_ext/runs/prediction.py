@@ -193,7 +193,7 @@ class Scorer:
     ) -> None:
         check_too_long(too_long)
         self.path = expand(checkpoint_path)
-        self._given = {
+        self._given: dict[str, Any] = {
             "checkpoint_path": self.path,
             "overrides": overrides,
             "gpu_ids": gpu_ids,
@@ -227,6 +227,13 @@ class Scorer:
     def digest(self) -> str:
         """SHA-256 of the checkpoint's content, hexadecimal."""
         return content_digest(self._checkpoint)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the scores depend on, as JSON can say it, beside what is scored."""
+        overrides = {key: str(value) for key, value in (self._given["overrides"] or {}).items()}
+        options = {"overrides": overrides, "too_long": self._too_long, "embed": self._embed}
+        return {"checkpoint": self.digest, "version": __version__, **options}
 
     def __getstate__(self) -> dict[str, Any]:
         return self._given | {"digest": self.digest, "version": __version__}
