@@ -64,11 +64,11 @@ __all__ = [
 
 logger = logging.getLogger("MMSA")
 
-WINDOW = 1024  # utterances that are read together
+WINDOW = 512  # utterances that are read together
 _FORMAT = 1
 _FACTS, _RECIPE = b"mmsa_ext", b"recipe"
 _MOST_PARTS = 500  # all are open while they are written
-_BUFFERED = 2**28  # bytes of utterances, of all parts together, that wait to be written
+_BUFFERED = 2**26  # bytes of utterances, of all parts together, that wait to be written
 _LARGEST_GROUP = 2**30  # values of a column that are read at once
 _SUFFIX = ".parquet"
 _PART = re.compile(r"part-\d{5,}\.parquet")
@@ -137,7 +137,7 @@ def write_shards(
     """Write utterances into a folder of shards; all parts appear complete, or none does.
 
     They are dealt out one by one, the i-th to part i modulo `shards`, so that neither their number
-    need be known nor more than 256 MiB of them be held; reading deals them back into this order.
+    need be known nor more than 64 MiB of them be held; reading deals them back into this order.
     Frames stay float16 or float32, any other numbers become float32. NaN, and in audio -inf, become
     0, as where a feature file is read, and a warning says how many.
 
