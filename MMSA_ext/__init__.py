@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from MMSA_ext.models import optimal_transport
     from MMSA_ext.models.infoenh import InfoEnh, InfoEnhConfig, TokenReadout
     from MMSA_ext.registry import list_models, register_model, unregister_model
+    from MMSA_ext.reporting.tables import runs_frame
     from MMSA_ext.runs.api import MMSA_run
     from MMSA_ext.runs.prediction import MMSA_test, Scorer, load_model, predict_file
     from MMSA_ext.runs.results import MetricSummary, RunResults, SeedResult
@@ -57,6 +58,7 @@ __all__ = [
     "predict_file",
     "register",
     "register_model",
+    "runs_frame",
     "unregister",
     "unregister_model",
 ]
@@ -79,6 +81,7 @@ _HOMES = {
     "predict_file": "MMSA_ext.runs.prediction",
     "register": "MMSA_ext.mmsa_bridge",
     "register_model": "MMSA_ext.registry",
+    "runs_frame": "MMSA_ext.reporting.tables",
     "unregister": "MMSA_ext.mmsa_bridge",
     "unregister_model": "MMSA_ext.registry",
 }

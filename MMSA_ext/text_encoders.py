@@ -6,6 +6,7 @@ Nothing here assumes a hidden size: read `model.config.hidden_size`.
 import contextlib
 import functools
 import hashlib
+import importlib.metadata
 import importlib.util
 import inspect
 import json
@@ -41,6 +42,7 @@ __all__ = [
     "load_tokenizer",
     "load_weights",
     "resolve",
+    "version",
 ]
 
 logger = logging.getLogger("MMSA")
@@ -116,6 +118,26 @@ def identity(pretrained: str) -> str:
         return f"{source.resolve().name}@{_content_hash(stamps)}"
     except OSError as error:
         raise _error(pretrained, f"{error.filename} cannot be read ({error.strerror})") from error
+
+
+def version(pretrained: str) -> str:
+    """Which release an encoder is, for people; `identity` tells encoders apart.
+
+    Args:
+        pretrained: as for `resolve`.
+
+    Returns:
+        Version of the alias's package, or commit of what the local cache has of a Hugging Face
+        name; empty for a folder, whose content is in its identity.
+
+    Raises:
+        TextEncoderError: as `resolve`.
+    """
+    source = resolve(pretrained)
+    if pretrained in _PACKAGED:
+        return importlib.metadata.version(_PACKAGED[pretrained])
+    folder = None if Path(source).is_dir() else cached_folder(source)
+    return "" if folder is None else folder.name[:12]
 
 
 @functools.cache

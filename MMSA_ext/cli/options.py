@@ -22,16 +22,32 @@ if TYPE_CHECKING:
 _Path = TypeVar("_Path", str, Path, None)
 
 
-def known_model(name: str) -> str:
-    """Refuse a misspelt model."""
-    check_names(name.lower())
+_Name = TypeVar("_Name", str, None)
+
+
+def known_model(name: _Name) -> _Name:
+    """Refuse a misspelt model; one that is not given is left."""
+    if name is not None:
+        check_names(name.lower())
     return name
 
 
-def known_dataset(name: str) -> str:
-    """Refuse a misspelt data set."""
-    check_dataset(name.lower())
+def known_dataset(name: _Name) -> _Name:
+    """Refuse a misspelt data set; one that is not given is left."""
+    if name is not None:
+        check_dataset(name.lower())
     return name
+
+
+def given_once(argument: str | None, option: str | None, flag: str, default: str) -> str:
+    """What a user gave as an argument or as an option, or else the default.
+
+    Raises:
+        ConfigError: Both were given, and differ.
+    """
+    if argument and option and argument.lower() != option.lower():
+        raise ConfigError(f"{argument!r} and {flag} {option!r} both name one; leave one out.")
+    return argument or option or default
 
 
 def known_experiment(name: str) -> str:
@@ -55,11 +71,25 @@ def readable(kind: str, error: type[MMSAExtError] = ConfigError) -> Callable[[_P
 
 
 Model = Annotated[
-    str,
-    typer.Option("-m", "--model", callback=known_model, help="Model, see `mmsa-ext list`."),
+    str | None,
+    typer.Option(
+        "-m",
+        "--model",
+        callback=known_model,
+        help="Model, see `mmsa-ext list`. Default: dashfusion.",
+    ),
 ]
 Dataset = Annotated[
-    str, typer.Option("-d", "--dataset", callback=known_dataset, help="mosi, mosei or sims.")
+    str | None,
+    typer.Option(
+        "-d", "--dataset", callback=known_dataset, help="mosi, mosei or sims. Default: mosi."
+    ),
+]
+ModelArgument = Annotated[
+    str | None, typer.Argument(metavar="MODEL", callback=known_model, help="As --model.")
+]
+DatasetArgument = Annotated[
+    str | None, typer.Argument(metavar="DATASET", callback=known_dataset, help="As --dataset.")
 ]
 ConfigFile = Annotated[
     str,
@@ -126,6 +156,10 @@ FrontPadding = Annotated[
         help="Where zeros are in front of the frames: turn moves them behind, keep reads the "
         "frames as they are. Default: such a file is refused.",
     ),
+]
+AnyRecipe = Annotated[
+    bool,
+    typer.Option("--any-recipe", help="Take features made otherwise than those of training."),
 ]
 Repeat = Annotated[
     bool,

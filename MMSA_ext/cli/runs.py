@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from MMSA_ext.cli.options import (
+    AnyRecipe,
     Checkpoint,
     ConfigFile,
     Dataset,
+    DatasetArgument,
     FrontPadding,
     Gpus,
     Model,
+    ModelArgument,
     Overrides,
     Seeds,
     feature_source,
+    given_once,
     parse_overrides,
     takes_run_options,
 )
@@ -37,8 +41,10 @@ Synthetic = Annotated[
 @takes_run_options
 def run(
     options: RunOptions,
-    model: Model = "dashfusion",
-    dataset: Dataset = "mosi",
+    model_argument: ModelArgument = None,
+    dataset_argument: DatasetArgument = None,
+    model_option: Model = None,
+    dataset_option: Dataset = None,
     config: ConfigFile = "",
     overrides: Overrides = None,
     tune: Annotated[bool, typer.Option("-t", "--tune", help="Tune first.")] = False,
@@ -59,6 +65,7 @@ def run(
     ] = False,
 ) -> None:
     """Train and test a model, with MMSA's flags; prints a table and where everything is."""
+    model, dataset = _names(model_argument, dataset_argument, model_option, dataset_option)
     values = parse_overrides(overrides or [])
     if front_padding:
         values["front_padding"] = front_padding
@@ -96,8 +103,10 @@ def run(
 @takes_run_options
 def tune(
     options: RunOptions,
-    model: Model = "dashfusion",
-    dataset: Dataset = "mosi",
+    model_argument: ModelArgument = None,
+    dataset_argument: DatasetArgument = None,
+    model_option: Model = None,
+    dataset_option: Dataset = None,
     config: ConfigFile = "",
     overrides: Overrides = None,
     trials: Annotated[int, typer.Option("-tt", "--tune-times", help="Trials.")] = 50,
@@ -105,6 +114,7 @@ def tune(
     synthetic: Synthetic = False,
 ) -> None:
     """Search hyper-parameters on the validation split, as `run --tune`."""
+    model, dataset = _names(model_argument, dataset_argument, model_option, dataset_option)
     _run(
         model,
         dataset,
@@ -142,6 +152,7 @@ def predict(
             "frames) or error."
         ),
     ] = "error",
+    any_recipe: AnyRecipe = False,
     gpu_ids: Gpus = None,
     overrides: Overrides = None,
 ) -> None:
@@ -166,7 +177,13 @@ def predict(
         values["front_padding"] = front_padding
     if sharded and output is None:
         raise ConfigError("the results of shards go to a folder; name it with -o.")
-    scorer = Scorer(checkpoint, values, gpu_ids=gpu_ids or [], too_long=cast("TooLong", too_long))
+    scorer = Scorer(
+        checkpoint,
+        values,
+        gpu_ids=gpu_ids or [],
+        too_long=cast("TooLong", too_long),
+        any_recipe=any_recipe,
+    )
     if text is not None:
         typer.echo(f"{scorer({'raw_text': [text]})['prediction'][0]:.6g}")
         return
@@ -205,6 +222,19 @@ def _score_shards(scorer: "Scorer", folder: Path, output: Path) -> None:
     if unread := sum(bool(part.error) for part in parts):
         typer.echo(f"{unread} of {len(parts)} parts could not be read.", err=True)
         raise typer.Exit(1)
+
+
+def _names(
+    model_argument: str | None,
+    dataset_argument: str | None,
+    model_option: str | None,
+    dataset_option: str | None,
+) -> tuple[str, str]:
+    """Model and data set, as arguments or as MMSA's options."""
+    return (
+        given_once(model_argument, model_option, "--model", "dashfusion"),
+        given_once(dataset_argument, dataset_option, "--dataset", "mosi"),
+    )
 
 
 def _run(model: str, dataset: str, options: RunOptions, **arguments: Any) -> None:

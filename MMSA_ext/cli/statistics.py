@@ -1,8 +1,9 @@
-"""Commands that compare runs in a store: `compare`, `power`, `result-stat`."""
+"""Commands that compare runs in a store: `table`, `compare`, `power`, `result-stat`."""
 
 from __future__ import annotations
 
 import tempfile
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,87 @@ Metrics = Annotated[
 ]
 Split = Annotated[str, typer.Option("--split", help="Split whose samples and metrics count.")]
 Output = Annotated[str, typer.Option("-o", "--output", help="Write the numbers as CSV, too.")]
+
+
+class Style(StrEnum):
+    """How a table is laid out."""
+
+    full = "full"
+    paper = "paper"
+
+
+class Format(StrEnum):
+    """How a table is written."""
+
+    txt = "txt"
+    md = "md"
+    tex = "tex"
+    html = "html"
+    csv = "csv"
+
+
+def table(
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-m",
+            "--model",
+            help="Model, or first digits of an experiment's or a run's id; repeatable. Default: "
+            "all.",
+        ),
+    ] = None,
+    dataset: OneDataset = "",
+    baseline: Annotated[
+        str, typer.Option("--baseline", help="As --model: the row that the others are tested with.")
+    ] = "",
+    style: Annotated[
+        Style,
+        typer.Option(
+            help="full: intervals, differences and notes, metrics x100. paper: as papers print."
+        ),
+    ] = Style.full,
+    std: Annotated[bool, typer.Option("--std/--no-std", help="With --style paper: mean ± std.")] = (
+        True
+    ),
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option("--metric", help="MMSA's name; repeatable. Default: all but Loss."),
+    ] = None,
+    split: Split = "test",
+    form: Annotated[Format, typer.Option("--format", help="Of what is shown or written.")] = (
+        Format.txt
+    ),
+    output: Annotated[
+        str,
+        typer.Option("-o", "--output", help="File; its ending, .tex or other, decides the format."),
+    ] = "",
+    res_save_dir: ResultDir = "",
+) -> None:
+    """A table of what the store has of some models; needs no experiment file."""
+    from MMSA_ext.errors import ConfigError
+    from MMSA_ext.files import write_atomically
+    from MMSA_ext.reporting.comparison_table import comparison_text
+    from MMSA_ext.reporting.tables import compare_models
+
+    _check_output(output)
+    if output and (ending := Path(output).suffix.lstrip(".")) in list(Format):
+        form = Format(ending)
+    elif output:
+        raise ConfigError(f"--output {output}: end it in .{', .'.join(Format)}.")
+    found = compare_models(
+        run_store(res_save_dir).records(),
+        models or (),
+        dataset=dataset.lower() or None,
+        baseline=baseline or None,
+        metrics=metrics,
+        split=split,
+    )
+    text = comparison_text(found, form.value, paper=style is Style.paper, spread=std)
+    if output:
+        write_atomically(Path(output), text)
+        typer.echo(f"written: {output}")
+    else:
+        typer.echo(text, nl=False)
 
 
 def compare(

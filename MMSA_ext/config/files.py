@@ -27,7 +27,7 @@ from MMSA_ext.mmsa_files import Kind
 from MMSA_ext.paths import config_folder, shown
 from MMSA_ext.registry import ModelEntry, get_model, host_of, is_registered, list_models
 
-__all__ = ["defaults", "extension_config", "read_config", "supported_datasets"]
+__all__ = ["defaults", "extension_config", "layers", "read_config", "supported_datasets"]
 
 
 def read_config(
@@ -69,6 +69,38 @@ def read_config(
         values |= _space(file, model_name, random_choice)
     values["featurePath"] = os.path.join(root, values["featurePath"])  # noqa: PTH118 (MMSA's)
     return EasyDict({"model_name": model_name, "dataset_name": dataset_name, **values})
+
+
+def layers(
+    model_name: str, dataset_name: str, config_file: str | Path = ""
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """What `read_config` puts together: where it stands, and the keys there; the last counts.
+
+    Arguments and errors are those of `read_config`.
+    """
+    file = _file("regression", model_name, config_file)
+    common, own = _model_parts(file, model_name, dataset_name, "regression")
+    where, of_mmsa = shown(config_file), "MMSA's file"
+    if not config_file:
+        where = "shipped file" if is_registered(model_name) else of_mmsa
+    parts = [
+        (
+            f"{where if config_file else of_mmsa}, facts of {dataset_name}",
+            _facts(file, model_name, common, dataset_name),
+        ),
+        (f"{where}, any data set", common),
+        (f"{where}, {dataset_name}", own),
+    ]
+    host = host_of(model_name)
+    if is_registered(model_name) and host is not None and not config_file:
+        added = _shipped("regression").get(model_name, {})
+        parts[1:] = [
+            (f"{of_mmsa}, {host}", {**common, **own}),
+            ("default of the variant", defaults(get_model(model_name))),
+            (f"{where}, any data set", added.get("commonParams", {})),
+            (f"{where}, {dataset_name}", added.get("datasetParams", {}).get(dataset_name, {})),
+        ]
+    return parts
 
 
 def supported_datasets(model_name: str) -> list[str]:

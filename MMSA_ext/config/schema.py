@@ -101,6 +101,20 @@ class MMSAKeys(BaseModel):
     """Keys that MMSA's configuration files and its `MMSA_run` put into every configuration.
 
     Attributes:
+        model_name: Name of the model.
+        dataset_name: Name of the data set.
+        featurePath: Feature file, where no other is given.
+        seq_lens: Longest text, audio and vision; the file decides.
+        feature_dims: Features of a word, an audio frame and a vision frame; the file decides.
+        train_samples: Size of the training split; the file decides.
+        num_classes: Of MMSA's classification, which is not run here.
+        language: Of the transcripts.
+        missing_rate, missing_seed: What MMSA's tfr_net removes from text, audio and vision, and
+            the seeds of that.
+        need_data_aligned: Whether the model reads a file in which words and frames are aligned.
+        need_model_aligned: Whether MMSA's model aligns frames to words itself.
+        need_normalized: Whether MMSA averages audio and vision over time first.
+        use_bert: Whether the model reads token ids (`text_bert`), not word vectors (`text`).
         front_padding: What to do with zeros in front of the frames, see `data.front_padding`; None
             refuses a file that is padded so. MMSA does not know this key; its models accept it too.
     """

@@ -14,16 +14,24 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from MMSA_ext.data.feature_checks import Scope, check_strings
-from MMSA_ext.data.feature_layout import is_single_sample
+from MMSA_ext.data.feature_layout import find_recipe, is_single_sample
 from MMSA_ext.data.feature_report import FeatureReport
 from MMSA_ext.data.features import write_features
 from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.errors import ConfigError, FeatureFileError
 from MMSA_ext.names import SPLITS
 from MMSA_ext.paths import expand, expand_file
-from MMSA_ext.text_encoders import identity, load_text_encoder, load_tokenizer
+from MMSA_ext.text_encoders import identity, load_text_encoder, load_tokenizer, version
 
-__all__ = ["TextCoverage", "coverage", "encode_text", "encode_tokens", "token_arrays", "tokenize"]
+__all__ = [
+    "TextCoverage",
+    "coverage",
+    "encode_text",
+    "encode_tokens",
+    "text_recipe",
+    "token_arrays",
+    "tokenize",
+]
 
 logger = logging.getLogger("MMSA")
 
@@ -106,8 +114,8 @@ def encode_text(
 
     `text_bert` becomes (n, 3, max_length) float32 (token ids, attention mask, segment ids) and
     `text` (n, max_length, hidden) float32 (the encoder's last hidden state); in a
-    file of one sample without the leading n. Everything else is kept. The top-level key
-    `text_encoder`, which MMSA ignores, names the encoder (`MMSA_ext.text_encoders.identity`).
+    file of one sample without the leading n. Everything else is kept. The recipe of text becomes
+    the encoder (`MMSA_ext.text_encoders.identity`), `max_length` and, if it is not zero, `padding`.
 
     Args:
         path: feature file with `raw_text` in every split.
@@ -154,8 +162,19 @@ def encode_text(
                 filled["text"] = encode_tokens(encoder, tokens, batch_size, bar, padding)
             for field in fields:
                 holder[field] = filled[field][0] if name is None else filled[field]
-    data["text_encoder"] = identity(pretrained)
+    recipe, _ = find_recipe(data)
+    data["recipe"] = recipe | {"text": text_recipe(pretrained, max_length, padding)}
+    kept = [data if name is None else data[name] for name in texts]
+    if any(field in holder for holder in kept for field in set(_FIELDS) - set(fields)):
+        data["recipe"]["text"]["fields"] = list(fields)  # the other one is not known
+    data.pop("text_encoder", None)  # its name before there were recipes
     return write_features(target, data)
+
+
+def text_recipe(pretrained: str, max_length: int, padding: Padding = "zero") -> dict[str, Any]:
+    """Who made a text (`data.recipes`); arguments are those of `encode_text`."""
+    made = {"name": identity(pretrained), "version": version(pretrained), "max_length": max_length}
+    return made if padding == "zero" else made | {"padding": padding}
 
 
 def coverage(
@@ -302,6 +321,7 @@ def _texts(data: Any, path: Path) -> dict[str | None, list[str]]:
     if not isinstance(data, dict):
         raise FeatureFileError(f"{path} holds a {type(data).__name__}, not a dict of splits.")
     report = FeatureReport(path)
+    report.problems += [f"recipe {problem}" for problem in find_recipe(data)[1]]
     names: list[str | None] = [name for name in SPLITS if isinstance(data.get(name), dict)]
     if not names and (is_single_sample(data) or isinstance(data.get("raw_text"), str)):
         names = [None]

@@ -45,6 +45,7 @@ from MMSA_ext.data.feature_layout import (
     PROVENANCE,
     READ_KEYS,
     LoadedFile,
+    find_recipe,
     load_file,
 )
 from MMSA_ext.files import remove_leftovers, replaced, write_atomically
@@ -261,12 +262,13 @@ def _version() -> str:
 def _surveyed(loaded: LoadedFile) -> LoadedFile:
     """What is read of a file, its sequences surveyed and mended in place.
 
-    A file without the three splits comes back as it was.
+    A file without the three splits, or with a broken recipe, comes back as it was.
     """
     raw = loaded.data if isinstance(loaded.data, dict) else {}
-    if not all(isinstance(raw.get(name), dict) for name in SPLITS):
+    recipe, broken = find_recipe(raw)
+    if broken or not all(isinstance(raw.get(name), dict) for name in SPLITS):
         return loaded
-    data, known = _provenance(raw), {}
+    data, known = {**_provenance(raw), "recipe": recipe}, {}
     for name in SPLITS:
         data[name] = {key: value for key in READ_KEYS if (value := raw[name].get(key)) is not None}
         known[name] = _survey(data[name])

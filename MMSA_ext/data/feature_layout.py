@@ -10,6 +10,7 @@ import numpy as np
 from MMSA_ext.data.feature_checks import Scope, SequenceFindings, check_ids, check_strings
 from MMSA_ext.data.feature_report import FeatureReport
 from MMSA_ext.data.pickles.errors import shown
+from MMSA_ext.data.recipes import Recipe, problems
 from MMSA_ext.data.safe_pickle import load_pickle
 from MMSA_ext.names import MODALITIES, SPLITS
 
@@ -22,6 +23,7 @@ __all__ = [
     "LoadedFile",
     "check_disjoint",
     "find_ids",
+    "find_recipe",
     "find_splits",
     "is_single_sample",
     "load_file",
@@ -45,7 +47,7 @@ _OTHER_NAMES = {
 SINGLE = "sample"  # the split of what has none, as a file of one sample
 _LENGTHS = ("audio_lengths", "vision_lengths")
 READ_KEYS = ("id", "raw_text", *ARRAYS, *_LENGTHS, *LABEL_KEYS.values())
-PROVENANCE = ("unimodal_labels", "text_encoder")
+PROVENANCE = ("unimodal_labels",)
 # Which keys come from feature_T, feature_A and feature_V.
 _OVERRIDDEN = {
     "T": ("text_bert", "text"),
@@ -165,6 +167,24 @@ def _batch_of_one(data: dict[str, Any]) -> dict[str, Any]:
         key: value if key not in ARRAYS and isinstance(value, list | np.ndarray) else [value]
         for key, value in raw.items()
     }
+
+
+def find_recipe(data: Any) -> tuple[Recipe, list[str]]:
+    """Find who made the features of a file with splits, or of one sample.
+
+    Args:
+        data: the unpickled file.
+
+    Returns:
+        The recipe, empty where there is none or it is broken; and what is wrong with it.
+    """
+    held = data if isinstance(data, dict) else {}
+    recipe = {} if held.get("recipe") is None else held["recipe"]
+    if broken := problems(recipe):
+        return {}, broken
+    # As `encode-text` named its encoder before there were recipes.
+    before = {"text": {"name": held.get("text_encoder"), "version": ""}}
+    return recipe if problems(before) else before | recipe, []
 
 
 def find_ids(scope: Scope, raw: Mapping[str, Any], required: bool) -> list[str]:

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from MMSA_ext.data.recipes import Recipe, described
+from MMSA_ext.names import MODALITIES
+
 __all__ = ["FeatureReport", "LabelSummary", "LengthSummary", "SplitSummary"]
 
 
@@ -131,6 +134,7 @@ class FeatureReport:
         notes: what is worth knowing.
         summary: split -> numbers, for every split whose arrays fit together.
         scales: `audio`, `vision` -> scales of the training split's features.
+        recipe: who made each modality, as far as the files say it.
     """
 
     path: Path
@@ -142,6 +146,7 @@ class FeatureReport:
     notes: list[str] = field(default_factory=list)
     summary: dict[str, SplitSummary] = field(default_factory=dict)
     scales: dict[str, ScaleSummary] = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -167,6 +172,7 @@ class FeatureReport:
             f"Feature file  {self.path}\n"
             f"Size          {self.size / 2**20:.1f} MiB, sha256 {self.fingerprint[:16]}\n"
             f"Label range   {f'of {self.dataset}' if self.dataset else 'not checked'}\n"
+            f"Made by       {self._makers()}\n"
             f"Result        {verdict}: {findings}"
         ]
         if self.summary:
@@ -183,6 +189,10 @@ class FeatureReport:
             if items:
                 sections.append(f"{title}\n{_numbered(items)}")
         return _printable("\n\n".join(sections) + "\n")
+
+    def _makers(self) -> str:
+        makers = [f"{m}: {described(self.recipe.get(m))}" for m in MODALITIES]
+        return f"\n{'':14}".join(makers) if self.recipe else "unknown, the file has no recipe"
 
     def _shape_table(self) -> str:
         keys = sorted({key for split in self.summary.values() for key in split.arrays})

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from MMSA_ext.data.feature_report import FeatureReport
 from MMSA_ext.data.front_padding import FrontPadding
+from MMSA_ext.data.recipes import Recipe
 from MMSA_ext.data.scaling import FeatureScaling
 from MMSA_ext.names import FRAMES
 
@@ -180,6 +181,11 @@ class FeatureSet:
     splits: dict[str, FeatureSplit]
     report: FeatureReport
     front_padding: FrontPadding | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """Who made each modality; one that is not there is of unknown make."""
+        return self.report.recipe
 
     def fit_scaling(self) -> FeatureScaling:
         """Scaling by the training split; of a large file this is kept in the cache."""

@@ -15,6 +15,8 @@ key                         shape                  content
 ``regression_labels_T|A|V``  n                     unimodal sentiment, optional
 ==========================  =====================  ===============================================
 
+Beside the splits, ``recipe`` says who made each modality (`data.recipes`).
+
 Any real dtype is accepted and kept, float16 too; batches are cast one by one. Nested lists, arrays
 of objects and labels of shape (n, 1) or (n, 1, 1) are read as the arrays that they stand for. This
 is the one reading: MMSA's loader is handed what it gives (`mmsa_bridge.feature_reading`).
@@ -50,6 +52,7 @@ from MMSA_ext.data.feature_layout import (
     LoadedFile,
     check_disjoint,
     find_ids,
+    find_recipe,
     find_splits,
     is_single_sample,
     load_file,
@@ -68,7 +71,7 @@ from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.data.shards import is_sharded, load_shards, shards_digest
 from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.files import replaced
-from MMSA_ext.names import FRAMES
+from MMSA_ext.names import FRAMES, MODALITIES
 from MMSA_ext.paths import expand_file
 
 __all__ = [
@@ -85,6 +88,7 @@ __all__ = [
     "write_features",
 ]
 
+_MODALITY_OF = dict(zip("TAV", MODALITIES, strict=True))
 _TEXT_KEYS = ("text_bert", "text")
 _FEWEST_LABELS = 20  # fewer may lie in a part of their range by chance
 PathLike = str | os.PathLike[str]
@@ -309,6 +313,7 @@ def _read(
         report.notes.append("Without a base file, ids, texts and labels are those of feature_T.")
     loaded = load(base)
     report.fingerprint, report.size = loaded.fingerprint, loaded.size
+    _note_recipe(report, loaded, MODALITIES)
     raw_splits = find_splits(loaded.data, report, require_labels)
     scopes = {
         name: Scope(report, name, known=dict(loaded.known.get(name, {}))) for name in raw_splits
@@ -320,6 +325,7 @@ def _read(
     for role, other in sources.others.items():
         added = load(other)
         override_modality(role, added, raw_splits, scopes)
+        _note_recipe(report, added, [_MODALITY_OF[role]])
         report.fingerprint = _joined_fingerprint(report.fingerprint, role, added.fingerprint)
     _check_text_keys(scopes, raw_splits)
     splits: dict[str, FeatureSplit] = {}
@@ -337,6 +343,16 @@ def _read(
         _check_variation(scopes, splits)
         _check_label_scale(report, splits)
     return FeatureSet(base, report.fingerprint, splits, report, front_padding)
+
+
+def _note_recipe(report: FeatureReport, loaded: LoadedFile, modalities: Iterable[str]) -> None:
+    """The recipe of the modalities that come from a file, in place of what was known of them."""
+    found, broken = find_recipe(loaded.data)
+    source = "" if loaded.path == report.path else f"of {loaded.path} "
+    report.problems += [f"recipe {source}{problem}" for problem in broken]
+    for modality in modalities:
+        report.recipe.pop(modality, None)
+        report.recipe |= {modality: found[modality]} if modality in found else {}
 
 
 def _split(

@@ -41,6 +41,7 @@ from numpy.typing import NDArray
 
 from MMSA_ext.data.feature_layout import LABEL_KEYS, SINGLE, LoadedFile
 from MMSA_ext.data.pickles.errors import shown
+from MMSA_ext.data.recipes import Recipe, problems
 from MMSA_ext.data.samples import Sample
 from MMSA_ext.data.utterances import Utterances
 from MMSA_ext.errors import ConfigError, FeatureFileError, MMSAExtError
@@ -58,6 +59,7 @@ __all__ = [
     "parquet",
     "read_utterances",
     "shard_files",
+    "shard_recipe",
     "shards_digest",
     "write_shards",
 ]
@@ -132,7 +134,7 @@ def write_shards(
     samples: Iterable[Sample],
     folder: str | Path,
     shards: int,
-    recipe: Mapping[str, Any] | None = None,
+    recipe: Recipe | None = None,
 ) -> list[Path]:
     """Write utterances into a folder of shards; all parts appear complete, or none does.
 
@@ -145,13 +147,13 @@ def write_shards(
         samples: Utterances; the first says which modalities there are, how wide and of which dtype.
         folder: Made where it is missing; it may not hold Parquet files.
         shards: Number of parts, 1 to 500.
-        recipe: What made each modality, see `data.recipes`; None where that is unknown.
+        recipe: Who made each modality, see `data.recipes`; None where that is unknown.
 
     Returns:
         The parts.
 
     Raises:
-        ConfigError: `shards` is out of range, or the folder holds Parquet files.
+        ConfigError: `shards` is out of range, `recipe` is none, or the folder holds Parquet files.
         FeatureFileError: A sample is no sample, has other modalities than the first, an id that was
             there, or an infinity.
         WriteError: The disk refuses.
@@ -160,6 +162,8 @@ def write_shards(
     target = Path(expand(folder))
     if type(shards) is not int or not 1 <= shards <= _MOST_PARTS:
         raise ConfigError(f"shards is {shards!r}; give the number of parts, 1 to {_MOST_PARTS}.")
+    if broken := problems(recipe or {}):
+        raise ConfigError(f"recipe {broken[0]}")
     if any(target.glob(f"*{_SUFFIX}")):
         raise ConfigError(
             f"{target}: holds Parquet files already; name another folder, so that "
@@ -200,7 +204,7 @@ class _Writer:
         staging: Path,
         target: Path,
         count: int,
-        recipe: Mapping[str, Any] | None,
+        recipe: Recipe | None,
         stack: ExitStack,
     ) -> None:
         self.parts = [staging / f"part-{i:05d}{_SUFFIX}" for i in range(count)]
@@ -257,7 +261,7 @@ class _Writer:
                 "parts": len(self.parts),
             }
             metadata = {_FACTS: json.dumps(facts).encode()}
-            if self.recipe is not None:
+            if self.recipe:
                 metadata[_RECIPE] = json.dumps(self.recipe, ensure_ascii=False).encode()
             writer = parquet().ParquetWriter(
                 part,
@@ -374,13 +378,13 @@ class _Layout:
     Attributes:
         widths: `text`, `audio`, `vision` -> features of a frame; those there are.
         columns: those that are read.
-        recipe: see `data.recipes`; None where that is unknown.
+        recipe: see `data.recipes`.
         part, parts: which it is, and of how many.
     """
 
     widths: dict[str, int]
     columns: list[str]
-    recipe: Any = None
+    recipe: Recipe
     part: int = 0
     parts: int = 1
 
@@ -443,7 +447,10 @@ def _layout(part: Path, file: Any) -> _Layout:
     numbers = [facts.get(key, default) for key, default in (("part", 0), ("parts", 1))]
     if not all(type(n) is int for n in numbers) or not 0 <= numbers[0] < numbers[1]:
         raise FeatureFileError(f"{part}: says that it is part {numbers[0]!r} of {numbers[1]!r}.")
-    return _Layout(found, columns, _json(part, metadata, _RECIPE), *numbers)
+    recipe = _json(part, metadata, _RECIPE)
+    if broken := problems(recipe := {} if recipe is None else recipe):
+        raise FeatureFileError(f"{part}: its recipe {broken[0]}")
+    return _Layout(found, columns, recipe, *numbers)
 
 
 def _is_text(kind: Any) -> bool:
@@ -463,6 +470,16 @@ def _json(part: Path, metadata: Mapping[bytes, bytes], key: bytes) -> Any:
         return json.loads(metadata[key]) if key in metadata else None
     except (ValueError, RecursionError):
         raise FeatureFileError(f"{part}: its metadata {key.decode()!r} is no JSON.") from None
+
+
+def shard_recipe(part: Path) -> Recipe:
+    """Who made the features of a part, as far as it says so.
+
+    Raises:
+        FeatureFileError: As `read_utterances`.
+    """
+    with _opened(part) as file:
+        return _layout(part, file).recipe
 
 
 def read_utterances(part: Path, window: int = WINDOW) -> Iterator[Utterances]:
@@ -613,8 +630,7 @@ def load_shards(path: Path) -> LoadedFile:
         for name in (*SPLITS, SINGLE)
         if (splits == name).any()
     }
-    if layouts[0].recipe is not None:
-        data["recipe"] = layouts[0].recipe
+    data["recipe"] = layouts[0].recipe
     return LoadedFile(path, data, fingerprint, sum(part.stat().st_size for part in parts))
 
 

@@ -1,14 +1,17 @@
 """Standardise audio and vision of a feature file by its training split."""
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from MMSA_ext.data.feature_layout import ARRAYS
+from MMSA_ext.data.feature_layout import ARRAYS, find_recipe
 from MMSA_ext.data.features import read_features, write_features
 from MMSA_ext.data.front_padding import FrontPadding
+from MMSA_ext.data.recipes import UNKNOWN
 from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.data.scaling import ModalityScaling
 from MMSA_ext.errors import ConfigError, FeatureFileError
@@ -29,7 +32,8 @@ def standardise(
     becomes 0 in all splits, and so does a feature that is constant in training. All else is kept,
     and lengths are stated. Of the top-level keys, which MMSA ignores, `standardised` names the
     modalities, and `scaling` has the means and deviations by modality, from which the frames
-    can be had back; of a file that was standardised before, all the way.
+    can be had back; of a file that was standardised before, all the way. The recipe of a modality
+    gets `standardised`, a digest of these: frames that are scaled otherwise are others.
 
     MMSA's `need_normalized` is something else: it replaces a sequence by its mean over time.
 
@@ -63,19 +67,26 @@ def standardise(
             data[name] |= {
                 key: array for key in ARRAYS if (array := getattr(split, key)) is not None
             }
-    scaling = _scaling_before(data)
+    scaling, (recipe, _) = _scaling_before(data), find_recipe(data)
     for modality in modalities:
         found = ModalityScaling.of(*splits["train"].frames(modality))
         before = scaling.get(modality)
         scaling[modality] = found if before is None else found.after(before)
+        made = recipe.get(modality, {"name": UNKNOWN, "version": ""})
+        recipe = recipe | {modality: made | {"standardised": _digest(scaling[modality])}}
         for name, split in splits.items():
             frames, lengths = split.frames(modality)
             data[name] |= {modality: found.scaled(frames, lengths), f"{modality}_lengths": lengths}
     data |= {
         "standardised": sorted(scaling),
         "scaling": {modality: found.plain() for modality, found in sorted(scaling.items())},
+        "recipe": recipe,
     }
     return write_features(target, data)
+
+
+def _digest(scaling: ModalityScaling) -> str:
+    return hashlib.sha256(json.dumps(scaling.plain()).encode()).hexdigest()[:16]
 
 
 def _scaling_before(data: Mapping[str, Any]) -> dict[str, ModalityScaling]:

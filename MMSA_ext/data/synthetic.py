@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from MMSA_ext.data import synthetic_text as words
+from MMSA_ext.data.recipes import Recipe
 from MMSA_ext.data.synthetic_structure import (
     CUE_LEVELS,
     DATASETS,
@@ -58,6 +59,7 @@ __all__ = [
 Split = dict[str, Any]
 Sizes = tuple[int, int, int] | Literal["official"] | None
 
+_VERSION = "1"  # of what is generated; a change of it gives all files another name
 DEFAULT_SIZES = (512, 128, 256)
 MARKER_GAP = 2
 TEXT_FEATURE_NOISE = 0.1
@@ -368,6 +370,9 @@ def make(
 def write(path: Path | str, dataset: str = "mosi", **options: Any) -> Path:
     """Write a generated data set as a pickle (protocol 4); the file appears complete or not at all.
 
+    Beside the splits it has a recipe: frames of one data set, `gain` and `noise` mean the same,
+    whatever their seed, size and labels.
+
     Args:
         path: The file; its folder is created, an existing file replaced.
         dataset: As in `make`.
@@ -377,7 +382,21 @@ def write(path: Path | str, dataset: str = "mosi", **options: Any) -> Path:
         The path.
     """
     path = Path(path).expanduser()
-    data = make(dataset, **options)
+    data = {**make(dataset, **options), "recipe": _recipe(dataset, **options)}
     with replaced(path) as staged, staged.open("wb") as file:
         pickle.dump(data, file, protocol=4)
     return path
+
+
+def _recipe(dataset: str, *, tokenizer: Any = None, **options: Any) -> Recipe:
+    """Who made the modalities: what of the options of `make` a word or frame depends on."""
+    if isinstance(tokenizer, str | Path):
+        from MMSA_ext.text_encoders import identity  # as in `synthetic_text`
+
+        tokenizer = identity(str(tokenizer))
+    elif tokenizer is not None:
+        tokenizer = f"{type(tokenizer).__name__} of {len(tokenizer)} words"
+    made = {"name": "MMSA_ext.data.synthetic", "version": _VERSION, "dataset": dataset}
+    heights = ("gain", "noise")
+    frames = made | {key: float(options.get(key, getattr(Structure, key))) for key in heights}
+    return {"text": made | {"tokenizer": tokenizer}, "audio": frames, "vision": frames}

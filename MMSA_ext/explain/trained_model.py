@@ -117,6 +117,7 @@ def load_trained(
     seed: int = 0,
     gpu_ids: Sequence[int | str] | int | str = (0,),
     overrides: dict[str, Any] | None = None,
+    any_recipe: bool = False,
 ) -> TrainedModel:
     """Load a checkpoint and score samples of a feature file with it.
 
@@ -130,6 +131,7 @@ def load_trained(
         gpu_ids: As in `MMSA_run`.
         overrides: Configuration values to replace, such as `pretrained` where the text encoder of
             an MMSA model lies elsewhere on this machine.
+        any_recipe: Whether features of another recipe than that of training will do.
 
     Raises:
         CheckpointError: The checkpoint is missing, damaged, without configuration, or its weights
@@ -138,7 +140,7 @@ def load_trained(
         FeatureFileError: The features are unsafe, inconsistent, do not fit the checkpoint, or lack
             a sample or split that is asked for.
     """
-    scorer = Scorer(checkpoint_path, overrides, gpu_ids=gpu_ids)
+    scorer = Scorer(checkpoint_path, overrides, gpu_ids=gpu_ids, any_recipe=any_recipe)
     features = scorer.read(feature_path)
     chosen = select_samples(features, ids, split, limit, seed)
     score = _score_stock if scorer.is_stock else _score_own

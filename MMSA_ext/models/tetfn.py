@@ -43,8 +43,8 @@ class TETFNConfig(FineTuneConfig):
         audio_head, vision_head, text_head, fusion_head: Hidden width of the prediction heads.
         audio_head_dropout, vision_head_dropout, text_head_dropout, fusion_head_dropout: Before
             their first layer.
-        attention_dropout: On attention weights; `text_audio_dropout` and `text_vision_dropout` are
-            those where text reads audio and vision.
+        attention_dropout: On attention weights.
+        text_audio_dropout, text_vision_dropout: The same, where text reads audio and vision.
         relu_dropout, embedding_dropout, residual_dropout: Inside the feed-forward networks, on
             what enters an encoder, and on its residual branches.
         average_frames: Average audio and vision over windows, so that they have about as many

@@ -301,6 +301,8 @@ class RunRecord(_Frozen):
         created: When the record was made, with its time zone (UTC by default).
         checkpoint: File name of the weights, looked up in the folder of saved models; of an
             absolute path only the name is kept.
+        recipe: Who made each modality of the features, as far as their file says it: to be read,
+            since it follows from the data's fingerprint.
         notes: Whatever a reader of the numbers should know.
         predictions_sha256: Digest of the predictions file; filled in by the store.
         checkpoint_sha256: Digest of the checkpoint, likewise; None where there is none.
@@ -319,9 +321,15 @@ class RunRecord(_Frozen):
     peak_memory_mb: Number = None
     created: Annotated[AwareDatetime, AfterValidator(_dated)] = Field(default_factory=_now)
     checkpoint: Annotated[Text | None, BeforeValidator(_portable_checkpoint)] = None
+    recipe: dict[str, dict[str, JsonValue]] = {}
     notes: tuple[Text, ...] = ()
     predictions_sha256: str | None = None
     checkpoint_sha256: str | None = None
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _plain_recipe(cls, value: Any) -> JsonValue:
+        return _plain(value, "recipe")
 
     @model_validator(mode="after")
     def _status_and_content_agree(self) -> Self:

@@ -5,21 +5,26 @@ difference to the row it is compared with; what a paper prints.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import pandas as pd
+
 from MMSA_ext.files import write_atomically
-from MMSA_ext.reporting.comparison import Comparison, lower_is_better
+from MMSA_ext.reporting.comparison import PRINTED_PLAIN, Comparison, lower_is_better
 from MMSA_ext.reporting.render import (
     NOTHING,
     Cell,
     Column,
+    Mark,
     Row,
     Table,
     csv_text,
     interval,
     mean_std,
+    number,
     p_text,
     to_html,
     to_latex,
@@ -64,6 +69,122 @@ def comparison_table(comparison: Comparison, details: Sequence[Detail] = DETAILS
     )
 
 
+def paper_table(comparison: Comparison, *, spread: bool = True) -> Table:
+    """Lay a comparison out as papers print it: one line a system, nothing below the table.
+
+    Accuracies and F1 scores are in percent with two digits, MAE and Corr as they are with three;
+    the loss is left out, and Acc-5 where Acc-7 is there. What prints alike is marked alike.
+
+    Args:
+        comparison: From `compare`; its seeds and split are in the caption.
+        spread: Whether the standard deviation (sample) follows the mean.
+    """
+    names: list[str] = [name for name in _PAPER_ORDER if name in comparison.metrics]
+    names += [name for name in comparison.metrics if name not in (*_PAPER_ORDER, "Loss")]
+    if "Mult_acc_7" in names and "Mult_acc_5" in names:
+        names.remove("Mult_acc_5")
+    lines = comparison.numbers.to_dict("records")
+    cells = {
+        name: _paper_cells([line for line in lines if line["metric"] == name], name, spread)
+        for name in names
+    }
+    counts = sorted({int(n) for n in comparison.numbers["n"] if n}) or [0]
+    seeds = f"{counts[0]} seed{'s' * (counts[0] != 1)}"
+    if len(counts) > 1:
+        seeds = f"{counts[0]} to {counts[-1]} seeds"
+    what = "Mean ± standard deviation" if spread else "Mean"
+    title = f"{comparison.title}. " if comparison.title else ""
+    return Table(
+        (
+            Column("Model", "left"),
+            *(
+                Column(_paper_name(name), "center", "lower" if lower_is_better(name) else "higher")
+                for name in names
+            ),
+        ),
+        tuple(
+            Row((label, *(cells[name][place] for name in names)))
+            for place, label in enumerate(comparison.rows)
+        ),
+        f"{title}{what} over {seeds}, {comparison.dataset}, {comparison.split} split",
+        legend=None,
+    )
+
+
+# NN: negative against non-negative. NP: negative against positive, zeros left out.
+_PAPER_NAMES: Final = {
+    "Has0_acc_2": "Acc-2 NN",
+    "Non0_acc_2": "Acc-2 NP",
+    "Has0_F1_score": "F1 NN",
+    "Non0_F1_score": "F1 NP",
+    "F1_score": "F1",
+}
+_PAPER_ORDER: Final = (
+    *("Has0_acc_2", "Non0_acc_2", "Mult_acc_2", "Has0_F1_score", "Non0_F1_score", "F1_score"),
+    *("Mult_acc_3", "Mult_acc_5", "Mult_acc_7", "MAE", "Corr"),
+)
+
+
+def _paper_name(metric: str) -> str:
+    return _PAPER_NAMES.get(metric) or metric.replace("Mult_acc_", "Acc-")
+
+
+def _paper_cells(lines: Sequence[Mapping[Any, Any]], metric: str, spread: bool) -> list[Cell]:
+    """A cell a row, in the table's order."""
+    scale, form = (1, ".3f") if metric in PRINTED_PLAIN else (100, ".2f")
+    texts = [number(scale * line["mean"], form) for line in lines]
+    marks: dict[str, Mark] = {}
+    ranks: tuple[Mark, ...] = ("second", "best")
+    for mark in ranks:
+        marks |= {t: mark for t, line in zip(texts, lines, strict=True) if line["best"] == mark}
+    return [
+        Cell(
+            text,
+            f" ± {number(scale * line['std'], form)}" if spread and line["n"] > 1 else "",
+            marks.get(text, "") if line["n"] == line["seeds"] or line["best"] else "",
+        )
+        for text, line in zip(texts, lines, strict=True)
+    ]
+
+
+def comparison_text(
+    comparisons: Sequence[Comparison],
+    form: str,
+    *,
+    paper: bool = False,
+    spread: bool = True,
+    label: str | None = None,
+) -> str:
+    """Write comparisons below each other in one of `FORMATS`, with a final newline.
+
+    Args:
+        comparisons: The tables.
+        form: csv (`Comparison.numbers`, plain numbers whatever the style), md, tex, html (a page;
+            of several tables, sections for one) or txt.
+        paper: As `paper_table` lays it out, with or without its `spread`; else in full.
+        spread: See `paper_table`.
+        label: For LaTeX, of one table.
+
+    Raises:
+        StatisticsError: The format is none of these.
+    """
+    if form not in FORMATS:
+        raise StatisticsError(f"no table format {form!r}; known: {', '.join(FORMATS)}.")
+    if form == "csv":
+        return csv_text(pd.concat([found.numbers for found in comparisons]))
+    tables = [
+        paper_table(found, spread=spread) if paper else comparison_table(found)
+        for found in comparisons
+    ]
+    write: dict[str, Callable[[Table], str]] = {
+        "txt": lambda table: to_text(table) + "\n",
+        "md": to_markdown,
+        "tex": partial(to_latex, label=label),
+        "html": partial(to_html, page=len(tables) == 1),
+    }
+    return "\n".join(map(write[form], tables))
+
+
 def write_comparison(
     comparison: Comparison,
     folder: Path,
@@ -76,27 +197,18 @@ def write_comparison(
         comparison: The table.
         folder: Made where it is missing.
         stem: Name of the files, and of the LaTeX label `tab:<stem>`.
-        formats: Of csv (`Comparison.numbers`), md, tex, html (a page) and txt.
+        formats: As for `comparison_text`.
 
     Returns:
         The paths, in the order of `formats`.
 
     Raises:
-        StatisticsError: A format is not one of these; nothing is written.
+        StatisticsError: A format is not known; nothing is written.
     """
-    if unknown := [name for name in formats if name not in FORMATS]:
-        raise StatisticsError(f"no table format {unknown[0]!r}; known: {', '.join(FORMATS)}.")
-    table = comparison_table(comparison)
-    contents = {
-        "csv": csv_text(comparison.numbers),
-        "md": to_markdown(table),
-        "tex": to_latex(table, label=f"tab:{stem}"),
-        "html": to_html(table, page=True),
-        "txt": to_text(table) + "\n",
-    }
-    paths = [folder / f"{stem}.{name}" for name in formats]
-    for name, path in zip(formats, paths, strict=True):
-        write_atomically(path, contents[name])
+    texts = {form: comparison_text([comparison], form, label=f"tab:{stem}") for form in formats}
+    paths = [folder / f"{stem}.{form}" for form in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        write_atomically(path, text)
     return paths
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from MMSA_ext.errors import suggest
-from MMSA_ext.records.store import RunRecord
+from MMSA_ext.records.store import RunRecord, content_digest
 from MMSA_ext.reporting.comparison import SystemRuns
 from MMSA_ext.reporting.statistics import StatisticsError
 
@@ -39,6 +39,20 @@ def by_experiment(records: Iterable[RunRecord]) -> Groups:
     ):
         groups.setdefault(experiment, []).append(run)
     return groups
+
+
+def newest_code(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """Of runs that differ by seed and code only, those of the code with the newest record."""
+    runs = sorted(records, key=lambda run: run.created)
+    settings = [
+        content_digest(run.identity.model_dump(exclude={"seed", "code_version"})) for run in runs
+    ]
+    newest = {key: run.identity.code_version for key, run in zip(settings, runs, strict=True)}
+    return [
+        run
+        for key, run in zip(settings, runs, strict=True)
+        if run.identity.code_version == newest[key]
+    ]
 
 
 def labels(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, str]:
@@ -128,26 +142,62 @@ def select_groups(
     """
     runs = list(records)
     chosen = [_select(runs, name, dataset) for name in names]
-    found = {group[0].identity.dataset for group in chosen}
-    if len(found) > 1:
-        raise StatisticsError(
-            f"these runs are of several data sets, {', '.join(sorted(found))}; give one with "
-            "--dataset, or ids of runs on the same one."
-        )
+    _one_dataset(group[0] for group in chosen)
     groups = {group[0].identity.experiment: group for group in chosen}
     if len(groups) < len(chosen):
         raise StatisticsError(f"{' and '.join(names)} are the same runs; give two others.")
     return rows(groups)
 
 
-def _select(runs: Sequence[RunRecord], name: str, dataset: str | None) -> list[RunRecord]:
+def named_runs(
+    records: Iterable[RunRecord], names: Sequence[str] = (), dataset: str | None = None
+) -> list[RunRecord]:
+    """Find all runs of one data set that a user names, of several experiments too.
+
+    Args:
+        records: Runs to choose from.
+        names: Model names, or first digits as for `select_groups`; none for every run.
+        dataset: Only runs on this data set.
+
+    Returns:
+        The runs in the order of `names`, each once.
+
+    Raises:
+        StatisticsError: A name fits no run, or they are of several data sets.
+    """
+    runs = list(records)
+    chosen = [_named(runs, name, dataset) for name in names]
+    if not names:
+        chosen = [[run for run in runs if dataset in (None, run.identity.dataset)]]
+        if not chosen[0]:
+            raise StatisticsError(_not_found(runs, [], "any model", dataset))
+    found = {run.identity.digest: run for group in chosen for run in group}
+    _one_dataset(found.values())
+    return list(found.values())
+
+
+def _named(runs: Sequence[RunRecord], name: str, dataset: str | None) -> list[RunRecord]:
     found = [run for run in runs if run.identity.model == name]
     if not found and _PREFIX.fullmatch(name):
         found = [run for run in runs if run.identity.experiment.startswith(name)]
         found = found or [run for run in runs if run.identity.short_id.startswith(name)]
-    groups = by_experiment(run for run in found if dataset in (None, run.identity.dataset))
-    if not groups:
+    here = [run for run in found if dataset in (None, run.identity.dataset)]
+    if not here:
         raise StatisticsError(_not_found(runs, found, name, dataset))
+    return here
+
+
+def _one_dataset(runs: Iterable[RunRecord]) -> None:
+    found = sorted({run.identity.dataset for run in runs})
+    if len(found) > 1:
+        raise StatisticsError(
+            f"these runs are of several data sets, {', '.join(found)}; give one with --dataset, or "
+            "ids of runs on the same one."
+        )
+
+
+def _select(runs: Sequence[RunRecord], name: str, dataset: str | None) -> list[RunRecord]:
+    groups = by_experiment(_named(runs, name, dataset))
     if len(groups) > 1:
         raise StatisticsError(_ambiguous(name, groups))
     return next(iter(groups.values()))

@@ -119,7 +119,8 @@ class Table:
         columns: Columns; the first names the rows.
         rows: Lines, with a cell a column.
         caption: What the table shows.
-        legend: What the cells are, without a full stop. What marks stand for is added.
+        legend: What the cells are, without a full stop. What marks stand for is added; None
+            leaves out both.
         notes: Shown below.
         front: Number of columns that stand in front of every part of a table that is too wide.
     """
@@ -127,7 +128,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     caption: str = ""
-    legend: str = ""
+    legend: str | None = ""
     notes: tuple[Fact, ...] = ()
     front: int = 1
 
@@ -138,6 +139,8 @@ class Table:
 
     def explained(self, marks: str) -> str:
         """The legend as a sentence, with `marks` where there are any; empty for neither."""
+        if self.legend is None:
+            return ""
         parts = [*([self.legend] if self.legend else []), *([marks] if self.marked else [])]
         return f"{'; '.join(parts)}." if parts else ""
 
@@ -370,6 +373,13 @@ def to_latex(table: Table, *, label: str | None = None) -> str:
     align = "".join(column.align[0] for column in table.columns)
     notes = [escape_latex(table.explained("bold: best, underlined: second best"))]
     notes += [rf"\emph{{{escape_latex(n.name)}}}: {escape_latex(n.said)}" for n in table.notes]
+    below = [
+        r"\par\smallskip",
+        r"\begin{minipage}{\linewidth}",
+        r"\footnotesize\raggedright",
+        *(rf"{note}\par" for note in filter(None, notes)),
+        r"\end{minipage}",
+    ]
     return "\n".join(
         [
             r"% \usepackage{booktabs,adjustbox}",
@@ -387,11 +397,7 @@ def to_latex(table: Table, *, label: str | None = None) -> str:
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{adjustbox}",
-            r"\par\smallskip",
-            r"\begin{minipage}{\linewidth}",
-            r"\footnotesize\raggedright",
-            *(rf"{note}\par" for note in filter(None, notes)),
-            r"\end{minipage}",
+            *(below if any(notes) else []),
             r"\end{table}",
             "",
         ]

@@ -72,6 +72,7 @@ def facts(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
         ("peak memory, MiB", each(lambda r: one_digit(r.peak_memory_mb))),
         ("environment", shared(lambda r: r.environment.describe())),
         ("code version", shared(lambda r: r.identity.code_version)),
+        ("features made by", shared(lambda r: "; ".join(_makers(r.recipe)) or NOTHING)),
         ("notes", shared(lambda r: "; ".join(r.notes) or NOTHING)),
         ("checkpoint", shared(lambda r: _text(r.checkpoint))),
         ("run", each(lambda r: r.identity.short_id)),
@@ -85,6 +86,11 @@ def facts(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
             for name in _names(run.metrics.get(split, {}) for run in runs)
         ),
     ]
+
+
+def _makers(recipe: Mapping[str, Mapping[str, object]]) -> list[str]:
+    """One text a modality, such as "text: name minilm, version 0.1.0, max_length 50"."""
+    return [f"{m}: {', '.join(f'{k} {v}' for k, v in made.items())}" for m, made in recipe.items()]
 
 
 def _names(parts: Iterable[Mapping[str, object]]) -> list[str]:

@@ -6,9 +6,9 @@ what MMSA's leaves open: seeds and their number, selection rule, data, code and 
 
 from collections.abc import Iterable
 
-from MMSA_ext.records.store import RunRecord, content_digest
+from MMSA_ext.records.store import RunRecord
 from MMSA_ext.reporting.comparison import SystemRuns, compare
-from MMSA_ext.reporting.groups import by_experiment, differences, rows
+from MMSA_ext.reporting.groups import by_experiment, differences, newest_code, rows
 from MMSA_ext.reporting.render import (
     Cell,
     Column,
@@ -49,7 +49,7 @@ def result_stat(records: Iterable[RunRecord]) -> str:
         Markdown with a final newline: the tables, and below each what its numbers depend on.
     """
     files: dict[tuple[str, str], list[RunRecord]] = {}
-    for run in _newest_code(records):
+    for run in newest_code(records):
         files.setdefault((run.identity.dataset, run.identity.dataset_fingerprint), []).append(run)
     datasets = [dataset for dataset, _ in files]
     parts = []
@@ -62,20 +62,6 @@ def result_stat(records: Iterable[RunRecord]) -> str:
 
 def _place(dataset: str) -> int:
     return _DATASETS.index(dataset) if dataset in _DATASETS else len(_DATASETS)
-
-
-def _newest_code(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Of runs that differ by seed and code only, those of the code with the newest record."""
-    runs = sorted(records, key=lambda run: run.created)
-    settings = [
-        content_digest(run.identity.model_dump(exclude={"seed", "code_version"})) for run in runs
-    ]
-    newest = {key: run.identity.code_version for key, run in zip(settings, runs, strict=True)}
-    return [
-        run
-        for key, run in zip(settings, runs, strict=True)
-        if run.identity.code_version == newest[key]
-    ]
 
 
 def _table(runs: list[RunRecord]) -> str:

@@ -19,19 +19,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from MMSA_ext.errors import ConfigError
 from MMSA_ext.files import exclusive, move_aside, read_regular, write_atomically
-from MMSA_ext.records.store import RunRecord, StoreWarning
-from MMSA_ext.reporting.comparison import LOWER_IS_BETTER, compare
+from MMSA_ext.paths import Places
+from MMSA_ext.records.store import RunRecord, RunStore, StoreWarning
+from MMSA_ext.reporting.comparison import LOWER_IS_BETTER, Comparison, compare
 from MMSA_ext.reporting.comparison_table import comparison_table
-from MMSA_ext.reporting.groups import by_experiment, rows
+from MMSA_ext.reporting.groups import (
+    by_experiment,
+    differences,
+    named_runs,
+    newest_code,
+    rows,
+)
 from MMSA_ext.reporting.render import (
     TABLE_WIDTH,
+    Fact,
     Table,
     csv_text,
     harmless,
     quoting,
     to_text,
 )
+from MMSA_ext.reporting.statistics import StatisticsError
 
 # The order in which MMSA's trainers return their metrics, over its three data sets.
 MMSA_METRICS = (
@@ -208,6 +218,30 @@ def _seed_row(run: RunRecord, split: str, metrics: Sequence[str]) -> dict[str, A
     }
 
 
+def runs_frame(results: str | Path | None = None, split: str = "test") -> pd.DataFrame:
+    """All recorded runs with their settings, one row a run, for an analysis of one's own.
+
+    Args:
+        results: Folder of results; None for the default one.
+        split: Split whose metrics are shown.
+
+    Returns:
+        The columns of `seed_table`, then the feature file's `fingerprint`, and each key of the
+        configurations with its value: nested ones with a dot, missing where a run has no such key.
+
+    Raises:
+        ConfigError: The folder has no runs.
+    """
+    root = Places.resolved(results=results).results / "runs"
+    if not root.is_dir():
+        raise ConfigError(f"{root}: no such folder, so there are no runs; name the folder.")
+    runs = sorted(RunStore(root).records(), key=_order)
+    settings = pd.json_normalize([run.identity.configuration for run in runs])
+    settings = settings.drop(columns=["model_name", "dataset_name"], errors="ignore")
+    settings.insert(0, "fingerprint", [run.identity.dataset_fingerprint for run in runs])
+    return seed_table(runs, split).join(settings)
+
+
 def write_seed_csv(
     path: str | os.PathLike[str], records: Iterable[RunRecord], split: str = "test"
 ) -> None:
@@ -219,6 +253,87 @@ def write_seed_csv(
         split: Split whose metrics are shown.
     """
     write_atomically(Path(path), csv_text(seed_table(records, split)))
+
+
+def compare_models(
+    records: Iterable[RunRecord],
+    models: Sequence[str] = (),
+    *,
+    dataset: str | None = None,
+    baseline: str | None = None,
+    metrics: Sequence[str] | None = None,
+    split: str = "test",
+) -> list[Comparison]:
+    """Compare what a store has of some models; no experiment file is needed.
+
+    A row is an experiment: a model with one configuration, so a model may have several. Where
+    several versions of the code ran one, that with the newest record counts. Every feature file
+    has a table of its own.
+
+    Args:
+        records: Runs to choose from.
+        models: Model names, or first digits of an experiment's or a run's id; all by default.
+        dataset: Only runs on this data set; needed where there are several.
+        baseline: As one of `models`; the row of each table that the others are tested against.
+        metrics: Metrics to show; all by default, but the loss, which differs between models.
+        split: Split whose metrics count.
+
+    Raises:
+        StatisticsError: A name fits no run, the runs are of several data sets, no run has metrics
+            of the split, or the baseline is several rows of a table, or no row of any.
+    """
+    records = list(records)
+    names = [*([baseline] if baseline and models and baseline not in models else []), *models]
+    chosen = named_runs(records, names, dataset)
+    counted = {run.identity.digest for run in newest_code(chosen)}
+    files: dict[str, list[RunRecord]] = {}
+    for run in chosen:
+        files.setdefault(run.identity.dataset_fingerprint, []).append(run)
+    shown = metrics or [
+        name
+        for name in ordered_metrics(name for run in chosen for name in _scores(run, split))
+        if name != "Loss"
+    ]
+    if not shown:
+        raise StatisticsError(f"no run has metrics of a split {split!r}.")
+    based = named_runs(records, [baseline], dataset) if baseline else []
+    base = {run.identity.digest for run in based}
+    tables = []
+    for fingerprint, runs in files.items():
+        kept = [run for run in runs if run.identity.digest in counted]
+        groups = by_experiment(kept)
+        systems = rows({key: groups[key] for key in dict.fromkeys(map(_experiment, kept))})
+        named = [s.label for s in systems if base & {run.identity.digest for run in s.records}]
+        if len(named) > 1:
+            raise StatisticsError(
+                f"the baseline {baseline!r} is {len(named)} rows, {', '.join(named)}; name one by "
+                "the first digits of its id."
+            )
+        facts = [
+            Fact("settings", ", ".join(f"{key} = {value}" for key, value in own.items()), (label,))
+            for label, own in differences({s.label: s.records for s in systems}).items()
+            if own
+        ]
+        if older := len(runs) - len(kept):
+            facts.append(Fact("left out", f"{older} run(s) by older code of the same rows"))
+        if baseline and not named:
+            facts.append(Fact("baseline", f"{baseline} has no runs on these features"))
+        title = f"Features {fingerprint[:12]}" if len(files) > 1 else ""
+        tables.append(
+            compare(
+                systems,
+                shown,
+                baseline=next(iter(named), None),
+                split=split,
+                title=title,
+                facts=facts,
+            )
+        )
+    return tables
+
+
+def _experiment(run: RunRecord) -> str:
+    return run.identity.experiment
 
 
 def render_table(

@@ -25,6 +25,7 @@ from MMSA_ext.data.features import features_of, read_features
 from MMSA_ext.data.fit_lengths import TooLong, check_too_long, fit_lengths
 from MMSA_ext.data.loader import FeatureLoader, make_loader
 from MMSA_ext.data.predictions import FUSED, Predictions, predictions_frame
+from MMSA_ext.data.recipes import Recipe, compared
 from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
 from MMSA_ext.data.utterances import Utterances
 from MMSA_ext.errors import (
@@ -90,6 +91,7 @@ def predict_file(
     gpu_ids: Sequence[int | str] | int | str = (0,),
     overrides: dict[str, Any] | None = None,
     too_long: TooLong = "error",
+    any_recipe: bool = False,
 ) -> pd.DataFrame:
     """Score every sample of a feature file, or a single-sample file.
 
@@ -103,6 +105,8 @@ def predict_file(
             otherwise than the training data.
         too_long: What to do with samples that are longer than those the model was trained on, see
             `data.fit_lengths`.
+        any_recipe: Score features of another recipe than the model was trained on, with a warning,
+            in place of refusing them.
 
     Returns:
         Columns `split`, `id`, `label` (NaN where unknown) and `prediction`, in file order.
@@ -111,9 +115,12 @@ def predict_file(
         CheckpointError: The checkpoint is missing, damaged, without configuration, or its weights
             do not fit its configuration.
         ConfigError: An override replaces nothing.
-        FeatureFileError: The features are unsafe, inconsistent or do not fit the checkpoint.
+        FeatureFileError: The features are unsafe, inconsistent, of another recipe or do not fit the
+            checkpoint.
     """
-    scorer = Scorer(checkpoint_path, overrides, gpu_ids=gpu_ids, too_long=too_long)
+    scorer = Scorer(
+        checkpoint_path, overrides, gpu_ids=gpu_ids, too_long=too_long, any_recipe=any_recipe
+    )
     return scorer.predict(scorer.read(feature_path))
 
 
@@ -168,6 +175,7 @@ class Scorer:
         overrides: As in `predict_file`.
         gpu_ids: As in `MMSA_run`.
         too_long: As in `predict_file`.
+        any_recipe: As in `predict_file`. A batch says nothing of its recipe.
         embed: Whether calling it gives the fused vectors too.
 
     Attributes:
@@ -175,6 +183,8 @@ class Scorer:
         args: Its complete configuration.
         state_dict: Its weights, on the CPU.
         scaling: What the frames are scaled by; None if they are not.
+        recipe: Who made the training features. Of a modality that it lacks nothing is compared,
+            which is said once.
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged, or its configuration is none.
@@ -189,6 +199,7 @@ class Scorer:
         *,
         gpu_ids: Sequence[int | str] | int | str = (0,),
         too_long: TooLong = "error",
+        any_recipe: bool = False,
         embed: bool = False,
     ) -> None:
         check_too_long(too_long)
@@ -198,6 +209,7 @@ class Scorer:
             "overrides": overrides,
             "gpu_ids": gpu_ids,
             "too_long": too_long,
+            "any_recipe": any_recipe,
             "embed": embed,
         }
         self._too_long, self._embed = too_long, embed
@@ -222,6 +234,14 @@ class Scorer:
         self.scaling = _scaling(self.args, checkpoint.scaling, self.path)
         self.args.device = mmsa_bridge.assign_device(gpu_ids)
         self._built: dict[str, nn.Module] = {}
+        self.recipe, self.any_recipe = checkpoint.recipe, any_recipe
+        if unknown := [modality for modality in self._modalities if modality not in self.recipe]:
+            logger.warning(
+                "%s does not say who made its training features' %s: whether what it is given is "
+                "made alike cannot be told.",
+                self.path,
+                ", ".join(unknown),
+            )
 
     @cached_property
     def digest(self) -> str:
@@ -247,6 +267,12 @@ class Scorer:
             )
 
     @property
+    def _modalities(self) -> list[str]:
+        """The modalities that the model was trained on."""
+        widths = zip(MODALITIES, self.args.feature_dims, strict=True)
+        return [modality for modality, width in widths if width]
+
+    @property
     def is_stock(self) -> bool:
         """Whether the model is scored by MMSA's own evaluation."""
         return trains_in_mmsa(self.args.model_name)
@@ -261,16 +287,17 @@ class Scorer:
 
         Raises:
             FeatureFileError: The features are unsafe or inconsistent, frames have other features,
-                or samples are too long, and that is an error.
+                are of another recipe, or samples are too long, and that is an error.
         """
-        return self._as_trained(
-            read_features(
-                expand(feature_path),
-                self.args.dataset_name,
-                require_labels=False,
-                front_padding=self.args.get("front_padding"),
-            )
+        features = read_features(
+            expand(feature_path),
+            self.args.dataset_name,
+            require_labels=False,
+            front_padding=self.args.get("front_padding"),
         )
+        self._check_widths(features)
+        self.check_recipe(features.recipe, features.path)
+        return self._as_trained(features)
 
     def _as_trained(self, features: FeatureSet) -> FeatureSet:
         for warning in features.report.warnings:
@@ -296,6 +323,30 @@ class Scorer:
         described = self.args.get("text_encoder_config") or {}
         positions = described.get("max_position_embeddings")
         return positions if type(positions) is int else None
+
+    def check_recipe(self, recipe: Recipe, source: str | Path) -> None:
+        """Refuse features that are not made as those of training; where that is open, warn.
+
+        Args:
+            recipe: Who made them.
+            source: Their file or folder.
+
+        Raises:
+            FeatureFileError: They are of another recipe, and `any_recipe` is not set.
+        """
+        other, doubtful = compared(self.recipe, recipe, self._modalities)
+        if other and not self.any_recipe:
+            raise FeatureFileError(
+                f"{source}: of another recipe than the features that {self.path} was trained on, "
+                "so its numbers mean something else:\n  " + "\n  ".join(other) + "\nMake these "
+                "features as those of training were made. To score them all the same: "
+                "--any-recipe, in Python any_recipe=True."
+            )
+        if other:
+            told = "%s: of another recipe, and scored as any_recipe says: %s."
+            logger.warning(told, source, "; ".join(other))
+        if doubtful:
+            logger.warning("%s: perhaps of another recipe: %s.", source, "; ".join(doubtful))
 
     @cached_property
     def model(self) -> nn.Module:

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from MMSA_ext.data.feature_layout import SINGLE
 from MMSA_ext.data.shards import (
+    WINDOW,
     check_finite,
     parquet,
     read_utterances,
     shard_files,
+    shard_recipe,
     shards_digest,
 )
 from MMSA_ext.data.utterances import Utterances
@@ -94,7 +96,8 @@ def _score_part(scorer: Scorer, part: Path, result: Path) -> PartScores:
         identity = json.dumps(scorer.identity | {"shard": shards_digest(part)}, sort_keys=True)
         if (finished := _finished(result, identity)) is not None:
             return PartScores(part, result, *finished, found=True)
-        tables = [_scored(scorer, part, window) for window in read_utterances(part)]
+        scorer.check_recipe(shard_recipe(part), part)
+        tables = [_scored(scorer, part, window) for window in read_utterances(part, WINDOW)]
     except FeatureFileError as error:
         return PartScores(part, result, error=str(error))
     table = pa.concat_tables(tables or [_scored(scorer, part, Utterances([], [], None, {}))])

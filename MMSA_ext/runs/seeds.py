@@ -389,6 +389,7 @@ class Run:
                 "timings": outcome.timings,
                 "peak_memory_mb": outcome.peak_memory_mb,
                 "checkpoint": checkpoint,
+                "recipe": self.features.recipe,
                 "notes": (
                     *self.notes,
                     *corruption.notes(self.corruption),
@@ -419,7 +420,14 @@ class Run:
         if outcome.text_encoder_config is not None:
             config["text_encoder_config"] = outcome.text_encoder_config
         scaling = None if self._scaling is None else self._scaling.plain()
-        checkpoint = Checkpoint(config, identity.seed, outcome.state_dict, outcome.metrics, scaling)
+        checkpoint = Checkpoint(
+            config,
+            identity.seed,
+            outcome.state_dict,
+            outcome.metrics,
+            scaling,
+            self.features.recipe,
+        )
         try:
             save_checkpoint(path, checkpoint)
         except OSError as error:

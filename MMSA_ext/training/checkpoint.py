@@ -8,12 +8,14 @@ import logging
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from MMSA_ext.data.recipes import Recipe
+from MMSA_ext.data.recipes import problems as recipe_problems
 from MMSA_ext.errors import CheckpointError
 from MMSA_ext.training import weights_file
 
@@ -22,7 +24,10 @@ logger = logging.getLogger("MMSA")
 FORMAT = 2
 _WITHOUT_DIGEST = 1  # the format before
 _WEIGHTS = "state_dict"
-_PARTS = {"config": dict, "seed": int, _WEIGHTS: dict, "metrics": dict, "scaling": dict}
+_PARTS = {
+    **{"config": dict, "seed": int, _WEIGHTS: dict, "metrics": dict, "scaling": dict},
+    "recipe": dict,
+}
 # Names may share memory, as tied weights do. A model has its own for each: a multiple of the file.
 _MAX_SHARING = 4
 _MAX_DEPTH, _MAX_VALUES = 20, 100_000
@@ -40,6 +45,7 @@ class Checkpoint:
         metrics: Metrics by split, in MMSA's units.
         scaling: What the frames were scaled by, as `FeatureScaling.plain` says it; None if they
             were not.
+        recipe: Who made the features that it was trained on, as far as their file says it.
     """
 
     config: dict[str, Any]
@@ -47,6 +53,7 @@ class Checkpoint:
     state_dict: dict[str, Tensor]
     metrics: dict[str, dict[str, float]]
     scaling: dict[str, Any] | None = None
+    recipe: Recipe = field(default_factory=dict)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -90,7 +97,7 @@ def load_checkpoint(path: str | Path, config: dict[str, Any] | None = None) -> C
         )
         return Checkpoint(config, 0, content, {})
     content = _unsealed(path, content, (_WITHOUT_DIGEST, FORMAT))
-    content.setdefault("scaling", None)  # a checkpoint from before features were scaled
+    content = {"scaling": None, "recipe": {}} | content  # checkpoints from before there were these
     problems = [
         f"{key!r} is {type(content[key]).__name__ if key in content else 'missing'}"
         for key, kind in _PARTS.items()
@@ -100,6 +107,9 @@ def load_checkpoint(path: str | Path, config: dict[str, Any] | None = None) -> C
     problems += [f"{key!r} is unknown" for key in sorted(content.keys() - _PARTS)]
     if not problems and not all(type(values) is dict for values in content["metrics"].values()):
         problems.append("'metrics' has no metrics by split")
+    problems += (
+        [] if problems else [f"'recipe' {found}" for found in recipe_problems(content["recipe"])]
+    )
     if problems:
         raise CheckpointError(f"{path}: is no checkpoint of MMSA_ext: {', '.join(problems)}.")
     return Checkpoint(**content)

@@ -333,3 +333,41 @@ def test_warnings_are_one_line_without_the_place_in_the_code(tmp_path):
     lines = subprocess.run(command, capture_output=True, text=True, check=False).stderr.splitlines()
     assert any(line.startswith(f"warning: {record}: this run record is damaged") for line in lines)
     assert not any("StoreWarning" in line for line in lines)
+
+
+def test_without_arguments_it_helps():
+    result = runner.invoke(app, [])
+    assert result.exit_code == 0
+    assert "Commands" in result.output
+
+
+def test_version():
+    from MMSA_ext import __version__
+
+    assert runner.invoke(app, ["--version"]).output == f"mmsa-ext {__version__}\n"
+
+
+def test_model_and_data_set_are_arguments_or_options(monkeypatch):
+    from MMSA_ext.cli import runs
+
+    seen = []
+    monkeypatch.setattr(
+        runs, "_run", lambda model, dataset, *_, **__: seen.append((model, dataset))
+    )
+    for arguments in (["almt", "sims"], ["almt", "-d", "sims"], ["-m", "almt", "-d", "sims"], []):
+        for command in ("run", "tune"):
+            assert runner.invoke(app, [command, *arguments]).exit_code == 0
+    assert seen == [("almt", "sims")] * 6 + [("dashfusion", "mosi")] * 2
+    result = runner.invoke(app, ["run", "almt", "-m", "dbf"])
+    assert isinstance(result.exception, ConfigError)
+    assert "leave one out" in str(result.exception)
+    assert "did you mean almt" in str(runner.invoke(app, ["run", "alm"]).exception)
+
+
+def test_config_explains_every_key():
+    shown = runner.invoke(app, ["config", "dashfusion", "sims", "--set", "dim=64"]).output
+    assert "dim = 64  [given]" in shown
+    assert 'pretrained = "bert-base-chinese"  [shipped file, sims]' in shown
+    assert "    Attention heads.\n" in shown
+    assert "own code" not in shown
+    assert "read by MMSA's own code" in runner.invoke(app, ["config", "self_mm", "mosi"]).output

@@ -1,3 +1,5 @@
+from datetime import timedelta
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from MMSA_ext.reporting.statistics import StatisticsError
 
 app = typer.Typer()
 app.command("compare")(statistics.compare)
+app.command("table")(statistics.table)
 app.command("power")(statistics.power)
 app.command("result-stat")(statistics.result_stat)
 
@@ -93,6 +96,61 @@ def test_the_folder_of_the_output_is_made(results):
     done = invoke("power", "good", "bad", "-m", "MAE", "--res-save-dir", results, "-o", path)
     assert done.exit_code == 0, done.output
     assert path.is_file()
+
+
+def test_a_table_needs_no_experiment_file(results):
+    options = ("--res-save-dir", results)
+    full = invoke("table", "-m", "good", "--baseline", "bad", *options)
+    assert full.exit_code == 0, full.output
+    for said in ("bad (baseline)", "difference (p)", "mosi, test split", "n = 3: 1, 2, 3"):
+        assert said in full.output
+    assert full.output.index("bad") < full.output.index("good")
+    paper = invoke("table", "--style", "paper", "--no-std", *options).output
+    assert "95 %" not in paper
+    assert "0.520" in paper
+    for name, said in {
+        "t.tex": r"\toprule", "t.md": "| system |", "t.html": "<!doctype", "t.csv": "row,model",
+    }.items():  # fmt: skip
+        done = invoke("table", "-d", "mosi", "-o", results / name, *options)
+        assert done.exit_code == 0, done.output
+        assert said in (results / name).read_text("utf-8")
+
+
+def another(record, **identity):
+    """The run of a record under another identity."""
+    return record.model_copy(update={"identity": record.identity.model_copy(update=identity)})
+
+
+def test_every_feature_file_has_a_table_of_its_own(results):
+    store = RunStore(results / "runs")
+    [first, *_] = store.records()
+    store.write(another(first, dataset_fingerprint="cd" * 32))
+    found = invoke("table", "--res-save-dir", results, "--baseline", "good").output
+    assert found.count("difference (p)") == 1
+    assert f"Features {'ab' * 6}. mosi" in found
+    assert f"Features {'cd' * 6}. mosi" in found
+
+
+def test_a_model_with_several_settings_has_several_rows_but_is_no_baseline(results):
+    store = RunStore(results / "runs")
+    run = next(run for run in store.records() if run.identity.model == "good")
+    store.write(another(run, configuration={"pretrained": "other"}))
+    said = invoke("table", "-m", "good", "--res-save-dir", results).output
+    assert said.count("good #") >= 2
+    assert "pretrained = other" in " ".join(said.split())
+    done = invoke("table", "--baseline", "good", "--res-save-dir", results)
+    assert isinstance(done.exception, StatisticsError)
+    assert "the baseline 'good' is 2 rows, good #" in str(done.exception)
+
+
+def test_runs_by_older_code_are_counted_not_shown(results):
+    store = RunStore(results / "runs")
+    for run in list(store.records()):
+        later = {"metrics": {"test": {"MAE": 0.25}}, "created": run.created + timedelta(days=1)}
+        store.write(another(run, code_version="0.2.0").model_copy(update=later))
+    said = invoke("table", "-m", "good", "--res-save-dir", results).output
+    assert "25.00" in said
+    assert "3 run(s) by older code" in said
 
 
 def test_power_takes_points(results):

@@ -42,6 +42,7 @@ def _assert_same_array(found: np.ndarray, expected: np.ndarray, where: str) -> N
 def assert_same_features(found: FeatureSet, expected: FeatureSet) -> None:
     """Equal to the last bit: values, dtypes, report, fingerprint."""
     assert found.report == expected.report
+    assert found.recipe == expected.recipe
     assert found.report.render() == expected.report.render()
     assert (found.fingerprint, found.path) == (expected.fingerprint, expected.path)
     assert list(found.splits) == list(expected.splits)

@@ -43,7 +43,8 @@ def encoded(source: Path, encoder: Path, name: str = "out.pkl", **options: Any) 
 
 def test_file_has_both_text_keys_and_everything_else(source: Path, tiny_encoder: Path) -> None:
     data, before = encoded(source, tiny_encoder), safe_load(source)
-    assert data["text_encoder"] == identity(str(tiny_encoder))
+    made = {"name": identity(str(tiny_encoder)), "version": "", "max_length": 8}
+    assert data["recipe"] == {"text": made}
     assert data["remark"] == "kept"
     for name in ("train", "valid", "test"):
         assert data[name]["text_bert"].shape == (5, 3, 8)
@@ -54,7 +55,32 @@ def test_file_has_both_text_keys_and_everything_else(source: Path, tiny_encoder:
         assert data[name]["vision"].dtype == np.float16
     features = read_features(source.with_name("out.pkl"), "mosi")
     assert features.report.warnings == []
-    assert any("text_encoder" in note for note in features.report.notes)
+    assert features.recipe == {"text": made}
+
+
+def test_the_recipe_is_that_of_the_text_alone(source: Path, tiny_encoder: Path) -> None:
+    audio = {"name": "opensmile", "version": "2.5.0"}
+    old = {"text": {"name": "glove", "version": "1"}, "audio": audio}
+    write_features(source, safe_load(source) | {"recipe": old, "text_encoder": "bert-base-uncased"})
+    data = encoded(source, tiny_encoder, padding="encoder")
+    assert "text_encoder" not in data
+    text = data["recipe"].pop("text")
+    assert data["recipe"] == {"audio": audio}
+    assert (text["name"], text["padding"]) == (identity(str(tiny_encoder)), "encoder")
+    # Of the ids alone it speaks where the vectors are another's, and of all text where they are not
+    # there.
+    assert "fields" not in encoded(source, tiny_encoder, fields=("text_bert",))["recipe"]["text"]
+    once = source.with_name("out.pkl")
+    again = encoded(once, tiny_encoder, "again.pkl")
+    assert again["recipe"]["text"].keys() == {"name", "version", "max_length"}
+    part = encoded(source.with_name("again.pkl"), tiny_encoder, "part.pkl", fields=("text_bert",))
+    assert part["recipe"]["text"]["fields"] == ["text_bert"]
+
+
+def test_a_broken_recipe_is_refused(source: Path, tiny_encoder: Path) -> None:
+    write_features(source, safe_load(source) | {"recipe": {"text": "minilm"}})
+    with pytest.raises(FeatureFileError, match=r"source\.pkl.*\n.*recipe text is a str"):
+        encoded(source, tiny_encoder)
 
 
 def test_tokens(source: Path, tiny_encoder: Path) -> None:

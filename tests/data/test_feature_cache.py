@@ -76,7 +76,8 @@ def _other_forms(data: Data) -> None:
     valid["audio_lengths"] = np.array(valid["audio_lengths"])
     test["vision_lengths"] = [np.int64(length) for length in test["vision_lengths"]]
     test["vision_lengths"][2] = 0
-    data["text_encoder"] = train["unimodal_labels"] = "noted"
+    train["unimodal_labels"] = "noted"
+    data["recipe"] = {"audio": {"name": "opensmile", "version": "2", "rates": [1, 0.5, None]}}
     data["about"] = train["planted"] = {"nobody": [np.ones(3)], 1: b"reads this"}
 
 
@@ -85,6 +86,7 @@ CONTENTS: dict[str, Callable[[Data], Any]] = {
     "gaps": _gaps,
     "without lengths": _without_lengths,
     "other forms": _other_forms,
+    "before recipes": lambda data: data.update(text_encoder="minilm"),
     "without text": lambda data: [split.pop("text") for split in data.values()],
 }
 
@@ -109,6 +111,16 @@ def test_what_is_read_is_the_same(
     assert not found.splits["train"].audio.flags.writeable
     assert is_mapped(first.splits["train"].audio)
     assert is_mapped(found.splits["train"].audio)
+
+
+def test_a_file_with_a_broken_recipe_is_not_kept(
+    tmp_path: Path, cache: Path, feature_data: Data
+) -> None:
+    path = write_features(tmp_path / "data.pkl", feature_data | {"recipe": {"audio": ("a", "1")}})
+    for _ in range(2):  # JSON would make a list of the tuple
+        with pytest.raises(FeatureFileError, match="recipe audio is a tuple"):
+            read_features(path)
+    assert not entries()
 
 
 def test_checks_are_made_anew_on_what_is_kept(feature_file: Path, unread: Any) -> None:

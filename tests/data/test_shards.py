@@ -195,6 +195,8 @@ def test_what_mmsa_mends_is_mended(tmp_path, caplog):
 def test_options_out_of_range(tmp_path):
     with pytest.raises(ConfigError, match="shards is 0"):
         write_shards([one()], tmp_path, 0)
+    with pytest.raises(ConfigError, match=r"recipe audio lacks name and version"):
+        write_shards([one()], tmp_path, 1, {"audio": {}})
     with pytest.raises(FeatureFileError, match="no samples"):
         write_shards([], tmp_path, 1)
     write_shards([one()], tmp_path, 1)
@@ -278,6 +280,7 @@ FOREIGN = {
     "says that it is part 7 of 2": lambda c, m: m.update(
         {b"mmsa_ext": b'{"widths": {"audio": 5, "vision": 2}, "part": 7, "parts": 2}'}
     ),
+    "its recipe 'sound' is no modality": lambda c, m: m.update({b"recipe": b'{"sound": {}}'}),
     "column 'audio' is string": lambda c, m: c.update(audio=pa.array(["x", "y"])),
     r"column 'audio' is list<.*string": lambda c, m: c.update(
         audio=lists([["x"]] * 2, pa.string())
@@ -331,7 +334,12 @@ def test_text_that_is_no_utf8(tmp_path):
 
 def test_parts_that_do_not_belong_together(tmp_path):
     write_shards([one(), one(id="b")], tmp_path / "a", 2)
-    write_shards([one(), one(id="b", vision=one().vision)], tmp_path / "b", 2, {"audio": {}})
+    write_shards(
+        [one(), one(id="b", vision=one().vision)],
+        tmp_path / "b",
+        2,
+        {"audio": {"name": "x", "version": "1"}},
+    )
     other = (tmp_path / "b" / "part-00001.parquet").read_bytes()
     (tmp_path / "a" / "part-00001.parquet").write_bytes(other)
     with pytest.raises(FeatureFileError, match="its recipe are not those"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from MMSA_ext.data.features import read_features, safe_load, write_features
+from MMSA_ext.data.recipes import compared
 from MMSA_ext.data.standardise import standardise
 from MMSA_ext.errors import ConfigError, FeatureFileError
 
@@ -98,3 +99,23 @@ def test_the_means_and_deviations_give_the_frames_back(source: Path, tmp_path: P
     mean, deviation = np.array(scaling["audio"]["mean"]), np.array(scaling["audio"]["deviation"])
     back = valid_frames(written, "test") * deviation + mean
     np.testing.assert_allclose(back, valid_frames(source, "test"), rtol=1e-4, atol=1e-5)
+
+
+def test_the_recipe_tells_scalings_apart(source: Path, tmp_path: Path) -> None:
+    made = {"name": "opensmile", "version": "2.5.0"}
+    data = safe_load(source) | {"recipe": {"audio": made}}
+    once = standardise(write_features(source, data), tmp_path / "once.pkl", ["audio"])
+    recipe = read_features(once).recipe
+    assert recipe["audio"] == made | {"standardised": recipe["audio"]["standardised"]}
+    assert recipe.keys() == {"audio"}
+    again = read_features(standardise(source, tmp_path / "again.pkl")).recipe
+    assert again["audio"] == recipe["audio"]
+    assert again["vision"].pop("standardised")
+    assert again["vision"] == {"name": "unknown", "version": ""}
+    data["train"]["audio"] *= 2  # other data, scaled by their own deviations
+    louder = write_features(tmp_path / "louder.pkl", data)
+    other = read_features(standardise(louder, tmp_path / "out.pkl")).recipe
+    assert other["vision"] == read_features(tmp_path / "again.pkl").recipe["vision"]
+    (difference,), doubtful = compared(recipe, {"audio": other["audio"]})
+    assert (difference[:9], doubtful) == ("audio is ", [])
+    assert compared(recipe, {"audio": made})[0], "frames that are not scaled at all"

@@ -295,7 +295,9 @@ def test_every_word_is_one_wordpiece_of_bert(real_data):
 def test_write_is_atomic(tmp_path, monkeypatch):
     path = synthetic.write(tmp_path / "data.pkl", "mosi", **TINY)
     with path.open("rb") as file:
-        assert equal(pickle.load(file), synthetic.make("mosi", **TINY))
+        written = pickle.load(file)
+    assert written.pop("recipe").keys() == {"text", "audio", "vision"}
+    assert equal(written, synthetic.make("mosi", **TINY))
     content = path.read_bytes()
 
     def fail(*args, **kwargs):

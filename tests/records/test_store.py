@@ -153,6 +153,19 @@ class TestRecord:
         with pytest.raises(ValidationError):
             make_record(**change)
 
+    def test_the_recipe_is_plain_json_and_may_be_absent(self, make_record):
+        recipe = {"audio": {"name": "opensmile", "version": "2", "rates": [1, 0.5, None]}}
+        content = json.loads(make_record(recipe=recipe).model_dump_json())
+        assert content.pop("recipe") == recipe
+        assert RunRecord.model_validate(content).recipe == {}  # of an earlier record
+        for broken in (
+            {"audio": {"name": "half \ud800"}},
+            {"audio": "opensmile"},
+            {"audio": {1: 2}},
+        ):
+            with pytest.raises(ValidationError, match="recipe"):
+                make_record(recipe=broken)
+
     def test_is_frozen(self, make_record):
         with pytest.raises(ValidationError):
             make_record().status = "diverged"

@@ -4,7 +4,7 @@ import pytest
 
 from MMSA_ext.reporting import render
 from MMSA_ext.reporting.comparison import PublishedNumber, SystemRuns, compare
-from MMSA_ext.reporting.comparison_table import comparison_table, write_comparison
+from MMSA_ext.reporting.comparison_table import comparison_table, paper_table, write_comparison
 from MMSA_ext.reporting.statistics import StatisticsError
 
 METRICS = ["MAE", "Corr", "Non0_acc_2"]
@@ -138,3 +138,44 @@ def test_an_unknown_format_writes_nothing(comparison, tmp_path):
     with pytest.raises(StatisticsError, match="no table format 'docx'; known: csv"):
         write_comparison(comparison, tmp_path, "t", ["csv", "docx"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_papers_print_one_line_a_system(comparison):
+    table = paper_table(comparison)
+    assert [column.head for column in table.columns] == ["Model", "Acc-2 NP ↑", "MAE ↓", "Corr ↑"]
+    assert lines(table) == [
+        ["Host", "second81.00 ± 1.00", "second0.820 ± 0.020", "second0.720 ± 0.020"],
+        ["Other", "best84.00 ± 1.00", "best0.790 ± 0.010", "best0.733 ± 0.021"],
+        ["Random gates", "71.00 ± 1.41", "0.905 ± 0.007", "0.400"],
+        ["Never run", "-", "-", "-"],
+    ]
+    assert table.caption.endswith("over 1 to 3 seeds, mosi, test split")
+    for form in ("text", "markdown", "latex", "html"):
+        text = getattr(render, f"to_{form}")(table)
+        assert not any(said in text for said in ("95 %", "minilm", "bold", "best,", "sha256"))
+    assert "minipage" not in render.to_latex(table)
+    means = lines(paper_table(comparison, spread=False))
+    assert means[0] == ["Host", "second81.00", "second0.820", "second0.720"]
+
+
+def test_what_papers_print_alike_is_marked_alike(make_record):
+    systems = [
+        SystemRuns(label, label, (make_record(seed=1, metrics={"test": {"MAE": mae}}, epochs=1),),
+                   (1,))
+        for label, mae in (("a", 0.7092), ("b", 0.7094), ("c", 0.8))
+    ]  # fmt: skip
+    table = paper_table(compare(systems, ["MAE"]))
+    assert [line[1] for line in lines(table)] == ["best0.709", "best0.709", "0.800"]
+    assert "over 1 seed," in table.caption
+
+
+def test_papers_have_one_accuracy_of_many_classes(make_record):
+    def heads(dataset):
+        run = make_record(dataset=dataset, seed=1, epochs=1)
+        found = compare([SystemRuns("a", "a", (run,), (1,))], list(run.metrics["test"]))
+        return [column.name for column in paper_table(found).columns[1:]]
+
+    assert heads("mosi") == [
+        "Acc-2 NN", "Acc-2 NP", "F1 NN", "F1 NP", "Acc-7", "MAE", "Corr",
+    ]  # fmt: skip
+    assert heads("sims") == ["Acc-2", "F1", "Acc-3", "Acc-5", "MAE", "Corr"]

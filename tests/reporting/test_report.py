@@ -125,6 +125,7 @@ def test_hostile_text_stays_text(make_record, make_diverged_record):
     run = make_record(
         configuration={HOSTILE: HOSTILE},
         notes=(HOSTILE,),
+        recipe={HOSTILE: {HOSTILE: HOSTILE}},
         selection=HOSTILE,
     ).model_copy(update={"metrics": {"test": {HOSTILE: 0.5}}})  # which no record may have
     diverged = make_diverged_record(seed=2, reason=HOSTILE)

@@ -196,6 +196,14 @@ class TestDetails:
         assert found["status"] == ["finished", "finished", f"diverged: {runs[2].reason}"]
         assert len(found["run"]) == len(found["recorded"]) == len(found["tested epoch"]) == 3
 
+    def test_who_made_the_features(self, make_record):
+        recipe = {"text": {"name": "minilm", "version": "0.1.0", "max_length": 50}}
+        (made, unknown) = dict(facts([make_record(recipe=recipe), make_record(seed=2)]))[
+            "features made by"
+        ]
+        assert made == "text: name minilm, version 0.1.0, max_length 50"
+        assert unknown == "-"
+
     def test_metrics_of_the_test_split_come_first(self, make_record):
         run = make_record(
             metrics={"train": {"MAE": 0.1}, "valid": {"MAE": 0.2}, "test": {"Corr": 0.3}}

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from MMSA_ext.records.store import StoreWarning
+from MMSA_ext.errors import ConfigError
+from MMSA_ext.records.store import RunStore, StoreWarning
 from MMSA_ext.reporting.tables import (
     append_mmsa_csv,
     mmsa_row,
     ordered_metrics,
     render_table,
+    runs_frame,
     seed_table,
     write_seed_csv,
 )
@@ -261,3 +263,20 @@ class TestRenderTable:
 
 def _row(text, label):
     return next(line.split() for line in text.splitlines() if line.startswith(label))
+
+
+def test_all_runs_are_a_frame_with_their_settings(tmp_path, make_record):
+    store = RunStore(tmp_path / "runs")
+    settings = {"model_name": "a", "learning_rate": 1e-3, "reading": {"padding": "seen"}}
+    store.write(make_record(model="a", seed=1, configuration=settings, epochs=1))
+    store.write(make_record(model="b", seed=2, configuration={"dim": 64}, epochs=1))
+    frame = runs_frame(tmp_path)
+    assert list(frame["model"]) == ["a", "b"]
+    assert frame["learning_rate"][0] == 1e-3
+    assert frame["reading.padding"][0] == "seen"
+    assert frame["dim"][1] == 64
+    assert pd.isna(frame["dim"][0])
+    assert set(frame["fingerprint"]) == {make_record().identity.dataset_fingerprint}
+    assert frame.columns.is_unique
+    with pytest.raises(ConfigError, match="there are no runs"):
+        runs_frame(tmp_path / "elsewhere")

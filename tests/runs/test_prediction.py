@@ -130,11 +130,19 @@ def test_a_missing_checkpoint(tmp_path, feature_file):
         predict_file(tmp_path / "none.pth", feature_file)
 
 
+RECIPE = {
+    "text": {"name": "tiny", "version": "1", "max_length": 10},
+    "audio": {"name": "opensmile", "version": "2.5.0", "feature_set": "eGeMAPSv02"},
+    "vision": {"name": "openface", "version": "2.2.0"},
+}
+
+
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory, tiny_encoder):
     """Checkpoints of a model of this package, of MMSA and of a variant; and their features."""
     folder = tmp_path_factory.mktemp("sound")
     features = write_features(folder / "features.pkl", planted=True)
+    features.write_bytes(pickle.dumps(pickle.loads(features.read_bytes()) | {"recipe": RECIPE}))
     own = {"text_only": tiny_config("text_only", tiny_encoder, num_epochs=1)}
     given = TRAINING | {"pretrained": str(tiny_encoder)}
     host = {"lf_dnn": read_by("lf_dnn", given)}
@@ -147,6 +155,7 @@ def sound(tmp_path_factory, tiny_encoder):
             **dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), folder),
         )  # fmt: skip
         found[model] = load_checkpoint(results.seeds[0].checkpoint)
+        assert results.seeds[0].record.recipe == found[model].recipe == RECIPE
     return found, features
 
 
@@ -231,3 +240,106 @@ def test_a_damaged_checkpoint_on_the_command_line(command, sound, tmp_path, monk
     assert "c.pth" in said
     assert "damaged" in said
     assert "Traceback" not in said
+
+
+class TestRecipes:
+    """The features of a checkpoint of each kind, and others of the same widths."""
+
+    @pytest.fixture(params=["text_only", "lf_dnn", "self_mm_infoenh"])
+    def checkpoint(self, request, sound, tmp_path):
+        path = tmp_path / "c.pth"
+        save_checkpoint(path, sound[0][request.param])
+        return path
+
+    @pytest.fixture
+    def made(self, sound, tmp_path):
+        """A file with the features of training, and another recipe or none."""
+
+        def write(recipe, name="new.pkl"):
+            data = pickle.loads(sound[1].read_bytes()) | {"recipe": recipe}
+            (tmp_path / name).write_bytes(pickle.dumps(data))
+            return tmp_path / name
+
+        return write
+
+    def test_the_same(self, checkpoint, sound, caplog):
+        predict_file(checkpoint, sound[1])
+        assert caplog.text == ""
+
+    def test_another_is_refused(self, checkpoint, made, caplog):
+        covarep = RECIPE["audio"] | {"name": "covarep"}
+        path = made(RECIPE | {"audio": covarep, "vision": RECIPE["vision"] | {"rate": 25}})
+        for score in (predict_file, load_trained):
+            with pytest.raises(FeatureFileError) as error:
+                score(checkpoint, path)
+        first, audio, vision, mend = str(error.value).splitlines()
+        assert str(path) in first
+        assert str(checkpoint) in first
+        assert audio.strip() == (
+            "audio is covarep 2.5.0 (feature_set eGeMAPSv02), in training it was opensmile 2.5.0 "
+            "(feature_set eGeMAPSv02)"
+        )
+        assert vision.strip().startswith("vision is openface 2.2.0 (rate 25), ")
+        assert "--any-recipe" in mend
+        assert "any_recipe=True" in mend
+        assert caplog.text == ""
+        insisted = predict_file(checkpoint, path, any_recipe=True)
+        assert len(insisted) == 32
+        assert [line.count("scored as any_recipe says") for line in caplog.messages] == [1]
+
+    def test_another_version_or_unknown_is_said_once_a_file(self, checkpoint, made, caplog):
+        newer = RECIPE | {"audio": RECIPE["audio"] | {"version": "3.0"}}
+        predict_file(checkpoint, made(newer))
+        (said,) = caplog.messages
+        assert (
+            "audio is opensmile 3.0 (feature_set eGeMAPSv02), in training it was opensmile" in said
+        )
+        caplog.clear()
+        scorer = Scorer(checkpoint)
+        assert not caplog.messages
+        for name in ("a.pkl", "b.pkl"):
+            scorer.predict(scorer.read(made({"text": RECIPE["text"]}, name)))
+        assert [line.count(" is unknown, in training it was ") for line in caplog.messages] == [
+            2,
+            2,
+        ]
+
+    def test_a_checkpoint_that_says_nothing_says_so_once(self, sound, made, tmp_path, caplog):
+        path = tmp_path / "c.pth"
+        save_checkpoint(path, replace(sound[0]["lf_dnn"], recipe={"text": RECIPE["text"]}))
+        scorer = Scorer(path)
+        for recipe in (RECIPE, {"text": RECIPE["text"]}):
+            scorer.predict(scorer.read(made(recipe)))
+        (said,) = caplog.messages
+        assert "c.pth does not say who made its training features' audio, vision" in said
+
+    def test_a_frame_of_another_width_is_said_first(self, checkpoint, sound, tmp_path):
+        data = pickle.loads(sound[1].read_bytes())
+        for split in ("train", "valid", "test"):
+            data[split]["audio"] = np.repeat(data[split]["audio"], 2, axis=2)
+        path = tmp_path / "wide.pkl"
+        path.write_bytes(pickle.dumps(data | {"recipe": {"audio": RECIPE["vision"]}}))
+        with pytest.raises(FeatureFileError, match="10 features"):
+            predict_file(checkpoint, path)
+
+    def test_on_the_command_line(self, sound, made, tmp_path, monkeypatch, capsys):
+        path, new = tmp_path / "c.pth", made(RECIPE | {"text": RECIPE["vision"]})
+        save_checkpoint(path, sound[0]["lf_dnn"])
+        command = ["mmsa-ext", "predict", str(path), str(new), "-o", str(tmp_path / "p.csv")]
+        monkeypatch.setattr("sys.argv", command)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert "text is openface 2.2.0, in training it was tiny 1 (max_length 10)" in said
+        assert not (tmp_path / "p.csv").exists()
+        monkeypatch.setattr("sys.argv", [*command, "--any-recipe"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0
+        assert len(pd.read_csv(tmp_path / "p.csv")) == 32
+
+
+def test_the_recipe_is_no_part_of_a_runs_name(trained):
+    assert "recipe" not in trained.record.identity.model_dump_json()
+    assert trained.record.recipe == load_checkpoint(trained.checkpoint).recipe == {}

@@ -3,6 +3,7 @@
 import logging
 import pickle
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,12 +23,14 @@ CHECKPOINT = Checkpoint(
     1111,
     {"w": torch.arange(3.0), "count": torch.tensor(7), "transposed": torch.rand(3, 2).T},
     {"test": {"MAE": 0.5, "Corr": float("nan")}},
+    recipe={"audio": {"name": "opensmile", "version": "2.5.0", "rates": [1, 0.5]}},
 )
 
 
 def same(loaded, saved=CHECKPOINT):
     assert loaded.config == saved.config
     assert (loaded.seed, repr(loaded.metrics)) == (saved.seed, repr(saved.metrics))
+    assert (loaded.scaling, loaded.recipe) == (saved.scaling, saved.recipe)
     assert loaded.state_dict.keys() == saved.state_dict.keys()
     for name, value in saved.state_dict.items():
         assert loaded.state_dict[name].dtype == value.dtype
@@ -45,6 +48,13 @@ def test_round_trip(tmp_path, caplog):
     assert [path.name for path in tmp_path.iterdir()] == ["c.pth"]
     assert caplog.text == ""
     assert content(tmp_path / "c.pth")["seed"] == 1111  # torch reads it too
+
+
+def test_a_checkpoint_from_before_scaling_and_recipes(tmp_path, caplog):
+    before = {k: v for k, v in vars(CHECKPOINT).items() if k not in ("scaling", "recipe")}
+    write_sealed(tmp_path / "c.pth", before)
+    assert same(load_checkpoint(tmp_path / "c.pth"), replace(CHECKPOINT, recipe={}))
+    assert caplog.text == ""
 
 
 def test_the_order_of_names_and_the_memory_of_weights_do_not_matter(tmp_path):
@@ -147,6 +157,9 @@ MALFORMED = {
     "'metrics' is list": {"metrics": []},
     "'metrics' has no metrics by split": {"metrics": {"test": 0.5}},
     "'more' is unknown": {"more": 1},
+    "'recipe' is NoneType": {"recipe": None},
+    "'recipe' audio has no texts": {"recipe": {"audio": {"name": "opensmile"}}},
+    "'recipe' 'adio' is no modality": {"recipe": {"adio": {}}},
     "holds no weights by name": {"state_dict": {}},
     "holds no weights": {"state_dict": [torch.zeros(1)]},
     "'w' is no tensor but a dict": {"state_dict": {"w": {"v": torch.zeros(1)}}},
