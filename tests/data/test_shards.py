@@ -195,7 +195,7 @@ def test_what_mmsa_mends_is_mended(tmp_path, caplog):
 def test_options_out_of_range(tmp_path):
     with pytest.raises(ConfigError, match="shards is 0"):
         write_shards([one()], tmp_path, 0)
-    with pytest.raises(ConfigError, match=r"recipe audio lacks name and version"):
+    with pytest.raises(ConfigError, match="recipe audio has no texts"):
         write_shards([one()], tmp_path, 1, {"audio": {}})
     with pytest.raises(FeatureFileError, match="no samples"):
         write_shards([], tmp_path, 1)

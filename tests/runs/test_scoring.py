@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -107,7 +108,7 @@ def test_samples_of_like_length_are_padded_together(data, scorer, monkeypatch):
     padded.clear()
     monkeypatch.setattr(core_model(scorer.model), "reads_padding", True)
     scorer(batch)
-    assert sum(n * length for n, length in padded) > 1.6 * valid
+    assert sum(n * length for n, length in padded) > 1.1 * together
 
 
 def test_what_is_finished_is_not_computed_again(tmp_path, data, scorer, checkpoints, monkeypatch):
@@ -148,7 +149,9 @@ def test_a_sample_that_fails_costs_nothing_but_itself(tmp_path, data, scorer):
     frames = table.column("vision").to_pylist()
     frames[11][0] = float("nan")
     column = table.schema.get_field_index("vision")
-    table = table.set_column(column, table.schema.field("vision"), [frames])
+    table = table.set_column(
+        column, table.schema.field("vision"), pa.array(frames, pa.list_(pa.float32()))
+    )
     pq.write_table(table, part)
     (found,) = score_shards(scorer, tmp_path / "s", tmp_path / "r")
     assert (found.samples, found.failed) == (24, 3)
@@ -216,7 +219,7 @@ def test_shards_on_the_command_line(tmp_path, data, checkpoints):
     samples[3] = replace(samples[3], audio=np.ones((13, 5), np.float32))
     parts = write_shards(samples, tmp_path / "s", 2)
     given = (checkpoints["dashfusion"], tmp_path / "s")
-    assert predict(*given).exit_code == 2
+    assert "name it with -o" in str(predict(*given).exception)
     first = predict(*given, "-o", tmp_path / "r")
     assert first.exit_code == 0, first.output
     assert "23 predictions of 24 samples" in first.output
@@ -233,5 +236,6 @@ def test_shards_on_the_command_line(tmp_path, data, checkpoints):
     assert [path.name for path in (tmp_path / "alone").iterdir()] == [
         "part-00001.predictions.parquet"
     ]
-    assert predict(*given, "-o", tmp_path / "r", "--front-padding", "turn").exit_code == 2
-    assert predict(given[0]).exit_code == 2
+    turned = predict(*given, "-o", tmp_path / "r", "--front-padding", "turn")
+    assert "--front-padding has no effect" in str(turned.exception)
+    assert "give an input or --text" in str(predict(given[0]).exception)
