@@ -27,6 +27,8 @@ from MMSA_ext.version import __version__
 if TYPE_CHECKING:
     from MMSA_ext import models
     from MMSA_ext.config.resolve import get_config_regression, get_config_tune
+    from MMSA_ext.data.convert import convert
+    from MMSA_ext.datasets import Dataset, list_datasets, register_dataset, unregister_dataset
     from MMSA_ext.mmsa_bridge import register, unregister
     from MMSA_ext.mmsa_files import Kind
     from MMSA_ext.models import optimal_transport
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from MMSA_ext.runs.results import MetricSummary, RunResults, SeedResult
 
 __all__ = [
+    "Dataset",
     "InfoEnh",
     "InfoEnhConfig",
     "MMSAExtError",
@@ -49,22 +52,27 @@ __all__ = [
     "SeedResult",
     "TokenReadout",
     "__version__",
+    "convert",
     "get_config_regression",
     "get_config_tune",
+    "list_datasets",
     "list_models",
     "load_model",
     "models",
     "optimal_transport",
     "predict_file",
     "register",
+    "register_dataset",
     "register_model",
     "runs_frame",
     "unregister",
+    "unregister_dataset",
     "unregister_model",
 ]
 
 # Modules of the names that are imported when they are first used.
 _HOMES = {
+    "Dataset": "MMSA_ext.datasets",
     "InfoEnh": "MMSA_ext.models.infoenh",
     "InfoEnhConfig": "MMSA_ext.models.infoenh",
     "MMSA_run": "MMSA_ext.runs.api",
@@ -74,15 +82,19 @@ _HOMES = {
     "Scorer": "MMSA_ext.runs.prediction",
     "SeedResult": "MMSA_ext.runs.results",
     "TokenReadout": "MMSA_ext.models.infoenh",
+    "convert": "MMSA_ext.data.convert",
     "get_config_regression": "MMSA_ext.config.resolve",
     "get_config_tune": "MMSA_ext.config.resolve",
+    "list_datasets": "MMSA_ext.datasets",
     "list_models": "MMSA_ext.registry",
     "load_model": "MMSA_ext.runs.prediction",
     "predict_file": "MMSA_ext.runs.prediction",
     "register": "MMSA_ext.mmsa_bridge",
+    "register_dataset": "MMSA_ext.datasets",
     "register_model": "MMSA_ext.registry",
     "runs_frame": "MMSA_ext.reporting.tables",
     "unregister": "MMSA_ext.mmsa_bridge",
+    "unregister_dataset": "MMSA_ext.datasets",
     "unregister_model": "MMSA_ext.registry",
 }
 
@@ -119,7 +131,7 @@ def _introduce() -> None:
 
     introduce(
         Extension(
-            list_models=registry.list_models,
+            list_models=registry.registered_models,
             get_model=registry.get_model,
             configuration=configuration,
             run=lambda *args, **options: __getattr__("MMSA_run")(*args, **options),

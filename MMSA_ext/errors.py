@@ -14,6 +14,10 @@ class ConfigError(MMSAExtError, ValueError):
     """A configuration, model name, data set name or option is not usable."""
 
 
+class UnknownModelError(ConfigError):
+    """There is no model of a name, or its module has not been imported."""
+
+
 class FeatureFileError(MMSAExtError, ValueError):
     """A feature file is missing, unsafe, damaged or inconsistent."""
 

@@ -92,8 +92,8 @@ def _own_folder(parent: Path) -> tuple[Path, FileLock]:
         lock = FileLock(folder / _OWNER)
         try:
             lock.acquire()
-        except FileNotFoundError:  # `remove_leftovers` came between the two lines above
-            continue
+        except (FileNotFoundError, FileExistsError):
+            continue  # `remove_leftovers` came between, at one moment or another of `acquire`
         except NotImplementedError:  # no locks on this file system: nobody will remove the folder
             return folder, lock
         except OSError:

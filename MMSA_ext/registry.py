@@ -2,19 +2,22 @@
 
 A registered model is accepted by `MMSA_run`, by MMSA itself (through `mmsa_bridge`), by the command
 line, and is tested by the parametrised test suite, which reads `list_models()`. This package's own
-are known by `catalogue`, and the module of one is imported when its entry is first asked for.
+are known by `catalogue`, and the module of one is imported when its entry is first asked for; those
+of installed packages when a name is not known otherwise, or all names are asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from MMSA_ext import catalogue, mmsa_files
-from MMSA_ext.errors import ConfigError, suggest
+from MMSA_ext import catalogue, mmsa_files, own_models
+from MMSA_ext.datasets import get_dataset
+from MMSA_ext.errors import ConfigError, UnknownModelError, suggest
+from MMSA_ext.names import MODALITIES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -115,13 +118,38 @@ def unregister_model(name: str) -> None:
 
 
 def list_models() -> list[str]:
-    """Names of the models that this package adds to MMSA, sorted."""
+    """Names of the models that are added to MMSA, sorted; those of installed packages too."""
+    own_models.import_installed()
+    return registered_models()
+
+
+def registered_models() -> list[str]:
+    """Names of the models that are registered already, sorted."""
     return sorted(_MODELS)
 
 
 def is_registered(name: str) -> bool:
-    """Whether `name` is a model of this package (MMSA's own are not)."""
+    """Whether `name` is a model of this package or of the user's (MMSA's own are not)."""
+    if name not in _MODELS and not mmsa_files.is_model(name):
+        own_models.import_installed()
     return name in _MODELS
+
+
+def is_known(name: str) -> bool:
+    """Whether there is a model `name`, MMSA's own included."""
+    return is_registered(name) or mmsa_files.is_model(name)
+
+
+def own_modules(names: Collection[str]) -> tuple[str, ...]:
+    """Modules that another process has to import to know those models of some that are a user's.
+
+    What is defined in `__main__` is there where Python carries out the script again, as it does for
+    processes of this machine.
+    """
+    entries = (_MODELS[name] for name in names if is_registered(name))
+    homes = {part.__module__ for e in entries if e is not None for part in (e.build, e.config)}
+    ours, main = __name__.partition(".")[0], ("__main__", "__mp_main__")
+    return tuple(sorted(h for h in homes if h.partition(".")[0] != ours and h not in main))
 
 
 def get_model(name: str) -> ModelEntry:
@@ -130,7 +158,7 @@ def get_model(name: str) -> ModelEntry:
     Raises:
         ConfigError: If no such model is registered; names the closest ones.
     """
-    entry = _entry(name)
+    entry = _entry(name) if is_registered(name) else None
     if entry is None:
         raise ConfigError(f"unknown model {name!r}; {suggest(name, list_models())}")
     return entry
@@ -145,6 +173,23 @@ def host_of(name: str) -> str | None:
 def trains_in_mmsa(name: str) -> bool:
     """Whether `name` trains in MMSA's own loop: MMSA's models, and variants that have a host."""
     return host_of(name) is not None
+
+
+def unread_modalities(args: Any) -> tuple[str, ...]:
+    """Modalities that a model does not read, by its complete configuration; MMSA's read all.
+
+    Raises:
+        ConfigError: If the configuration cannot be used, or `reads` names what is no modality.
+    """
+    name = str(args["model_name"])
+    if trains_in_mmsa(name):
+        return ()
+    reads = cast("RunConfig", get_model(name).config.from_args(args)).reads
+    if wrong := [str(modality) for modality in reads if modality not in MODALITIES]:
+        raise ConfigError(
+            f"model {name!r} reads {wrong[0]!r:.80}; {suggest(wrong[0], list(MODALITIES))}"
+        )
+    return tuple(modality for modality in MODALITIES if modality not in reads)
 
 
 def paper_of(name: str) -> str:
@@ -164,33 +209,23 @@ def check_names(model: str, dataset: str | None = None) -> None:
     Raises:
         ConfigError: Naming what is known, or the closest match.
     """
-    known = sorted({*list_models(), *mmsa_files.models()})
     if (reason := refusal(model)) is not None:
         raise ConfigError(reason)
-    if model not in known:
-        raise ConfigError(f"unknown model {model!r:.80}; {suggest(model, known)}")
+    if not is_known(model):
+        known = sorted({*list_models(), *mmsa_files.models()})
+        said = f"unknown model {model!r:.80}; {suggest(model, known)}"
+        raise UnknownModelError(f"{said} {own_models.MEND}")
     if dataset is not None:
-        check_dataset(dataset)
-
-
-def check_dataset(dataset: str) -> None:
-    """Check the name of a data set, in lower case.
-
-    Raises:
-        ConfigError: With the closest match.
-    """
-    known = [name for name in mmsa_files.datasets() if name != "dataset_root_dir"]
-    if dataset not in known:
-        raise ConfigError(f"unknown data set {dataset!r:.80}; {suggest(dataset, known)}")
+        get_dataset(dataset)
 
 
 def _known(name: str) -> ModelEntry | catalogue.Shipped | None:
     """What is known of a model without importing its module."""
-    return _MODELS.get(name) or catalogue.MODELS.get(name) if name in _MODELS else None
+    return _MODELS[name] or catalogue.MODELS.get(name) if is_registered(name) else None
 
 
 def _entry(name: str) -> ModelEntry | None:
-    """The entry of a model, its module imported; None if there is none, or not yet."""
+    """The entry of a registered model, its module imported; None if there is none, or not yet."""
     if name in _MODELS and _MODELS[name] is None:
         import_module(f"MMSA_ext.models.{catalogue.MODELS[name].module}")
     return _MODELS.get(name)

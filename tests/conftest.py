@@ -45,6 +45,31 @@ def shared_cases() -> Path:
     return folder
 
 
+# A model of a user's own, as a module: the label from the means of audio.
+OWN_MODEL = """
+from torch import nn
+
+from MMSA_ext.config.schema import RunConfig
+from MMSA_ext.models.contract import MSAModel
+from MMSA_ext.registry import register_model
+
+
+class Means(MSAModel):
+    def __init__(self, width):
+        super().__init__()
+        self.head = nn.Linear(width, 1)
+
+    def forward(self, inputs):
+        means = inputs.audio.mean(dim=1)
+        return {"M": self.head(means), "Feature_a": means, "Feature_f": means}
+
+
+@register_model("means", config=RunConfig, paper="Mine")
+def build(args):
+    return Means(args.feature_dims[1])
+"""
+
+
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a randomly initialised 2-layer BERT (hidden 16) and a 64-word tokenizer."""

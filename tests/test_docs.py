@@ -3,9 +3,13 @@
 import ast
 import importlib
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -39,6 +43,28 @@ COMMANDS = [
 ]
 
 
+OWN_MODEL = ROOT / "docs" / "add_a_model.md"
+
+
+def write_own_model(folder: Path) -> None:
+    """The module and the configuration file of docs/add_a_model.md."""
+    (folder / "my_model.py").write_text(blocks(OWN_MODEL, "python")[0])
+    (folder / "audio_vision.json").write_text(blocks(OWN_MODEL, "json")[0])
+
+
+@contextmanager
+def forgetting(model: str) -> Iterator[None]:
+    """Inside, `my_model` may be imported, which registers `model`."""
+    path = sys.path.copy()
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        sys.modules.pop("my_model", None)
+        registry.unregister_model(model)
+        MMSA_ext.register()
+
+
 def test_there_is_something_to_check():
     assert len(SNIPPETS) >= 5
     assert len(COMMANDS) >= 8
@@ -60,13 +86,22 @@ def test_commands_parse(line, tmp_path, monkeypatch):
     """Names of commands and options, and the number of arguments, without running anything."""
     _, command, *arguments = shlex.split(line, comments=True)
     monkeypatch.chdir(tmp_path)  # with the files that a command names
-    for path in (Path(word) for word in arguments if Path(word).suffix in (".pkl", ".pth")):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    named = (Path(word).expanduser() for word in arguments)
+    for path in (path for path in named if path.suffix in (".pkl", ".pth")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+    for path in (Path(word) for word in arguments if Path(word).suffix == ".json"):
+        path.write_text('{"mydata": {"label_range": [0, 10]}}')
+    own = "--import" in arguments
+    write_own_model(tmp_path)
     group = typer.main.get_command(cli.app)
     assert command in group.commands
-    context = group.commands[command].make_context(command, arguments)
-    cli.parse_overrides(context.params.get("overrides") or [])
+    with (
+        forgetting("audio_vision") if own else nullcontext(),
+        group.commands[command].make_context(command, arguments) as context,
+    ):
+        cli.parse_overrides(context.params.get("overrides") or [])
 
 
 def test_readme_shows_every_command():
@@ -136,11 +171,26 @@ def test_own_data_snippet_makes_a_sound_file(tmp_path, monkeypatch, capsys):
     assert "train" in capsys.readouterr().out
 
 
-def test_add_a_model_works_as_told(tmp_path, monkeypatch, feature_file, tiny_encoder):
-    page = ROOT / "docs" / "add_a_model.md"
-    module, use, own_loss = blocks(page, "python")
-    (tmp_path / "my_model.py").write_text(module)
-    (tmp_path / "audio_vision.json").write_text(blocks(page, "json")[0])
+def test_a_model_is_added_by_its_page_in_one_file(tmp_path, feature_file):
+    """The commands of the page, as they are typed, in a folder with what it says to write."""
+    write_own_model(tmp_path)
+    environment = os.environ | {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    for line in blocks(OWN_MODEL, "bash")[0].splitlines():
+        for checkpoint in tmp_path.glob("MMSA/saved_models/*.pth"):  # after the first command
+            line = line.replace("CHECKPOINT.pth", checkpoint.name)
+        words = [word.replace("~", str(tmp_path)) for word in shlex.split(line)[1:]]
+        done = subprocess.run(
+            [sys.executable, "-m", "MMSA_ext", *words],
+            cwd=tmp_path, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        expected = {"run": "\naudio_vision ", "predict": "split,id,", "list": "An example"}
+        assert expected[words[0]] in done.stdout
+
+
+def test_the_python_of_add_a_model_works_as_told(tmp_path, monkeypatch, feature_file, tiny_encoder):
+    _, use, own_loss = blocks(OWN_MODEL, "python")
+    write_own_model(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     run = MMSA_ext.MMSA_run
@@ -160,16 +210,12 @@ def test_add_a_model_works_as_told(tmp_path, monkeypatch, feature_file, tiny_enc
 
     monkeypatch.setattr(MMSA_ext, "MMSA_run", small_run)
     scope: dict = {}
-    try:
+    with forgetting("audio_vision"):
         exec(use, scope)
         scope["results"].seeds[0].record_path.unlink()
         exec(own_loss, scope)
         monkeypatch.setattr(scope["my_model"].AudioVision, "training_step", scope["training_step"])
         exec(use, scope)
-    finally:
-        sys.modules.pop("my_model", None)
-        registry.unregister_model("audio_vision")
-        MMSA_ext.register()
     (result,) = scope["results"].seeds
     assert result.record_path.is_file()
 

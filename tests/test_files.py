@@ -117,6 +117,26 @@ def test_a_scratch_folder_goes_with_its_block(tmp_path):
     assert list((tmp_path / "made").iterdir()) == []
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError, FileExistsError])
+def test_a_scratch_folder_that_another_process_tidied_away_is_made_again(
+    tmp_path, monkeypatch, error
+):
+    """Before its lock was held; what `acquire` raises depends on the moment."""
+    acquire, asked = files.FileLock.acquire, []
+
+    def once_too_late(lock, *given, **options):
+        asked.append(lock)
+        if len(asked) == 1:
+            Path(lock.lock_file).parent.rmdir()
+            raise error
+        return acquire(lock, *given, **options)
+
+    monkeypatch.setattr(files.FileLock, "acquire", once_too_late)
+    with files.scratch_folder(tmp_path) as folder:
+        assert folder.is_dir()
+    assert len(asked) == 2
+
+
 def test_a_lock_that_is_held_or_cannot_be_opened_is_reported(tmp_path):
     with (
         files.exclusive(tmp_path / ".lock"),

@@ -4,6 +4,7 @@ import pytest
 from torch import nn
 
 from MMSA_ext import registry
+from MMSA_ext.config.resolve import get_config_regression
 from MMSA_ext.config.schema import RunConfig, VariantConfig
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.training.trainer import Trainer
@@ -54,6 +55,31 @@ def test_who_trains_in_mmsas_loop(toy):
     assert not registry.trains_in_mmsa("toy")
     assert registry.trains_in_mmsa("lf_dnn")
     assert registry.trains_in_mmsa("self_mm_infoenh")
+
+
+def test_what_a_model_reads():
+    @registry.register_model("reader", config=Reader)
+    def build(args):
+        return nn.Linear(1, 1)
+
+    args = get_config_regression("reader", "mosi") | {"train_samples": 1}
+    try:
+        assert registry.unread_modalities(args | {"chosen": ["audio"]}) == ("text", "vision")
+        assert registry.unread_modalities(args) == ()
+        with pytest.raises(ConfigError, match="'reader' reads 'visio'; did you mean vision"):
+            registry.unread_modalities(args | {"chosen": ["text", "visio"]})
+    finally:
+        registry.unregister_model("reader")
+    assert registry.unread_modalities({"model_name": "lf_dnn"}) == ()
+    assert registry.unread_modalities({"model_name": "misa_infoenh"}) == ()
+
+
+class Reader(RunConfig):
+    chosen: tuple[str, ...] = ("text", "audio", "vision")
+
+    @property
+    def reads(self):
+        return self.chosen
 
 
 def test_unknown_name_suggests_the_closest():

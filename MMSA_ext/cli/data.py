@@ -1,12 +1,13 @@
-"""Commands on feature files: `check-data`, `encode-text`, `standardise`."""
+"""Commands that make, check and change feature files."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
 
 from MMSA_ext.cli.options import (
     Audio,
+    DatasetFile,
     FrontPadding,
     Gpus,
     Text,
@@ -14,9 +15,13 @@ from MMSA_ext.cli.options import (
     feature_file,
     feature_source,
 )
+from MMSA_ext.errors import ConfigError
+
+_Number = TypeVar("_Number", int, float)
 
 if TYPE_CHECKING:
     from MMSA_ext.data import front_padding as padding_in_front
+    from MMSA_ext.data.convert.conversion import Incomplete, TooLong
     from MMSA_ext.data.encode_text import Padding, TextCoverage
 
 
@@ -35,6 +40,7 @@ def check_data(
     feature_a: Audio = "",
     feature_v: Vision = "",
     front_padding: FrontPadding = "",
+    dataset_file: DatasetFile = "",
 ) -> None:
     """Check a feature file and summarise what is in it; exit code 1 if it has problems."""
     from MMSA_ext.data.features import check_features
@@ -50,6 +56,115 @@ def check_data(
     typer.echo(report.render())
     if report.problems:
         raise typer.Exit(1)
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="File or folder in another form.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="New feature file; with --shards a folder.")
+    ],
+    form: Annotated[
+        str | None,
+        typer.Option(
+            help="table (CSV), arrays, hugging_face, mult, mag_bert, mmsa_fet or openface. "
+            "Default: recognised by the content."
+        ),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="OURS=THEIRS",
+            help="What a column is called, such as text=utterance; split= leaves it out. "
+            "Repeatable.",
+        ),
+    ] = None,
+    audio: Annotated[
+        str, typer.Option(help="Beside a CSV: folder or file with a sequence for each id.")
+    ] = "",
+    vision: Annotated[str, typer.Option(help="Likewise; OpenFace's CSV files too.")] = "",
+    group: Annotated[
+        str | None, typer.Option(help="Column whose values are not to be in two splits.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of splits that are made at random. Default: 1111.")
+    ] = None,
+    shares: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TRAIN,VALID,TEST",
+            help="Where the source has no splits. Default: 0.7,0.1,0.2.",
+        ),
+    ] = None,
+    max_length: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODALITY=N", help="Most steps, such as audio=375; text counts tokens."
+        ),
+    ] = None,
+    too_long: Annotated[
+        str, typer.Option(help="Longer ones: cut, pool (frames are averaged) or error.")
+    ] = "cut",
+    incomplete: Annotated[
+        str, typer.Option(help="Samples that lack what others have: error, or drop them.")
+    ] = "error",
+    front_padding: FrontPadding = "",
+    pretrained: Annotated[
+        str | None,
+        typer.Option("-p", "--pretrained", help="Encoder whose tokenizer fills 'text_bert'."),
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="JSON file that says who made the features.")] = "",
+    shards: Annotated[
+        int | None, typer.Option(help="Write so many Parquet files instead of one feature file.")
+    ] = None,
+) -> None:
+    """Make a feature file of a CSV, arrays, a Hugging Face data set, others' pickles, OpenFace."""
+    from MMSA_ext.data.convert import convert as into_features
+
+    report = into_features(
+        source,
+        output,
+        form=form,
+        columns=_pairs("--column", columns or []),
+        audio=audio or None,
+        vision=vision or None,
+        group=group,
+        seed=seed,
+        shares=None
+        if shares is None
+        else [_number("--shares", x, float) for x in shares.split(",")],
+        max_length={
+            modality: _number(f"--max-length {modality}", limit, int)
+            for modality, limit in _pairs("--max-length", max_length or []).items()
+        },
+        too_long=cast("TooLong", too_long),
+        incomplete=cast("Incomplete", incomplete),
+        front_padding=cast("padding_in_front.FrontPadding", front_padding or None),
+        pretrained=pretrained,
+        recipe=recipe or None,
+        shards=shards,
+    )
+    typer.echo(report.render())
+    for warning in report.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+
+
+def _pairs(option: str, given: list[str]) -> dict[str, str]:
+    """`NAME=VALUE` pairs; a value may be empty."""
+    pairs = [text.partition("=") for text in given]
+    if wrong := [name for name, separator, _ in pairs if not separator or not name]:
+        raise ConfigError(f"{option} {wrong[0]}: write NAME=VALUE.")
+    if len({name for name, _, _ in pairs}) < len(pairs):
+        raise ConfigError(f"{option}: a name is given twice; leave one out.")
+    return {name: value for name, _, value in pairs}
+
+
+def _number(option: str, text: str, kind: type[_Number]) -> _Number:
+    try:
+        return kind(text)
+    except ValueError:
+        what = "whole number" if kind is int else "number"
+        raise ConfigError(f"{option}: {text!r} is no {what}.") from None
 
 
 def encode_text(

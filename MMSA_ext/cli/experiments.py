@@ -11,6 +11,7 @@ import typer
 
 from MMSA_ext.cli.options import (
     Audio,
+    DatasetFile,
     Features,
     Overrides,
     ResultDir,
@@ -18,6 +19,7 @@ from MMSA_ext.cli.options import (
     Vision,
     known_experiment,
     parse_overrides,
+    takes_imports,
     takes_run_options,
 )
 from MMSA_ext.runs.options import RunOptions
@@ -157,6 +159,7 @@ def run(
 
 
 @app.command("status")
+@takes_imports
 def status(
     experiment: ExperimentFile,
     rows: OnlyRows = None,
@@ -169,6 +172,7 @@ def status(
     feature_a: Audio = "",
     feature_v: Vision = "",
     res_save_dir: ResultDir = "",
+    dataset_file: DatasetFile = "",
 ) -> None:
     """Show which seeds of each row are done, running or missing, and the time used and left."""
     from MMSA_ext import experiments
@@ -188,6 +192,7 @@ def status(
 
 
 @app.command("table")
+@takes_imports
 def table(
     experiment: ExperimentFile,
     datasets: OnlyDatasets = None,
@@ -198,6 +203,7 @@ def table(
     features: ShownFeatures = "",
     code: ShownCode = "",
     res_save_dir: ResultDir = "",
+    dataset_file: DatasetFile = "",
 ) -> None:
     """Write and show the tables of what has been run; give the options that it was run with."""
     from MMSA_ext.errors import ConfigError, suggest
@@ -210,6 +216,7 @@ def table(
 
 
 @app.command("figure")
+@takes_imports
 def figure(
     experiment: ExperimentFile,
     datasets: OnlyDatasets = None,
@@ -223,6 +230,7 @@ def figure(
     features: ShownFeatures = "",
     code: ShownCode = "",
     res_save_dir: ResultDir = "",
+    dataset_file: DatasetFile = "",
 ) -> None:
     """Draw what has been run, as PNG and PDF; give the options that it was run with."""
     chosen = _load(experiment, datasets, overrides, seeds, baseline)

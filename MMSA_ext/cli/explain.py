@@ -15,12 +15,14 @@ import typer
 from MMSA_ext.cli.options import (
     AnyRecipe,
     Checkpoint,
+    DatasetFile,
     Gpus,
     Overrides,
     ResultDir,
     feature_source,
     parse_overrides,
     run_store,
+    takes_imports,
 )
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.json_files import json_or_text
@@ -45,6 +47,7 @@ DEFAULT_SAMPLES = 4
 
 
 @app.command()
+@takes_imports
 def embeddings(
     checkpoint: Checkpoint,
     features: FeatureFile,
@@ -78,6 +81,7 @@ def embeddings(
 
 
 @app.command()
+@takes_imports
 def attention(
     checkpoint: Checkpoint,
     features: FeatureFile,
@@ -105,6 +109,7 @@ def attention(
 
 
 @app.command()
+@takes_imports
 def attribution(
     checkpoint: Checkpoint,
     features: FeatureFile,
@@ -144,6 +149,7 @@ def attribution(
 
 
 @app.command()
+@takes_imports
 def cases(
     features: FeatureFile,
     rows: Annotated[
@@ -169,8 +175,9 @@ def cases(
         tuple[str, str] | None,
         typer.Option(help="Labels of the two systems that choose; default: first and last."),
     ] = None,
-    dataset: Annotated[str, typer.Option("-d", "--dataset", help="mosi, mosei or sims.")] = "",
+    dataset: Annotated[str, typer.Option("-d", "--dataset", help="Data set.")] = "",
     res_save_dir: ResultDir = "",
+    dataset_file: DatasetFile = "",
 ) -> None:
     """Single samples with their text through several systems, from the stored predictions."""
     from MMSA_ext.data.features import read_features

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from MMSA_ext.datasets import get_dataset, known_from
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, MMSAExtError, suggest
 from MMSA_ext.json_files import json_or_text
+from MMSA_ext.own_models import import_modules
 from MMSA_ext.paths import Places, expand, experiment_files, shown, why_no_file
-from MMSA_ext.registry import check_dataset, check_names
+from MMSA_ext.registry import check_names
 from MMSA_ext.runs.options import RunOptions
 
 if TYPE_CHECKING:
@@ -35,8 +37,14 @@ def known_model(name: _Name) -> _Name:
 def known_dataset(name: _Name) -> _Name:
     """Refuse a misspelt data set; one that is not given is left."""
     if name is not None:
-        check_dataset(name.lower())
+        get_dataset(name)
     return name
+
+
+def _define_data_sets(context: typer.Context, path: str) -> str:
+    """Make the data sets of a file known while the command runs."""
+    context.with_resource(known_from(readable("data set file")(path)))
+    return path
 
 
 def given_once(argument: str | None, option: str | None, flag: str, default: str) -> str:
@@ -57,6 +65,12 @@ def known_experiment(name: str) -> str:
     if name not in (known := experiment_files()):
         raise ConfigError(f"no experiment {name!r}; {suggest(name, list(known))}")
     return name
+
+
+def imported(names: list[str] | None) -> list[str] | None:
+    """Import modules of the user's models."""
+    import_modules(names or ())
+    return names
 
 
 def readable(kind: str, error: type[MMSAExtError] = ConfigError) -> Callable[[_Path], _Path]:
@@ -82,7 +96,19 @@ Model = Annotated[
 Dataset = Annotated[
     str | None,
     typer.Option(
-        "-d", "--dataset", callback=known_dataset, help="mosi, mosei or sims. Default: mosi."
+        "-d",
+        "--dataset",
+        callback=known_dataset,
+        help="Data set, see `mmsa-ext list`. Default: mosi.",
+    ),
+]
+DatasetFile = Annotated[
+    str,
+    typer.Option(
+        "--dataset-file",
+        is_eager=True,  # before what takes the name of a data set
+        callback=_define_data_sets,
+        help="JSON file that defines data sets of your own (docs/data.md).",
     ),
 ]
 ModelArgument = Annotated[
@@ -168,6 +194,16 @@ Repeat = Annotated[
         help="Run again what is in the store already; stopped and started again, it starts over.",
     ),
 ]
+Imports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import",
+        metavar="MODULE",
+        is_eager=True,  # the names of models are looked at afterwards
+        callback=imported,
+        help="Import models of your own: the module's name, or its .py file; repeatable.",
+    ),
+]
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:
@@ -216,6 +252,8 @@ def _run_options(
     res_save_dir: ResultDir = "",
     log_dir: LogDir = "",
     repeat: Repeat = False,
+    imports: Imports = None,
+    dataset_file: DatasetFile = "",
 ) -> RunOptions:
     return RunOptions(
         custom_feature=features or None,
@@ -229,19 +267,38 @@ def _run_options(
         res_save_dir=res_save_dir or None,
         log_dir=log_dir or None,
         reuse=not repeat,
+        imports=imports or (),
+        dataset_file=dataset_file or None,
     )
 
 
 def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
     """Let a command take the options of `_run_options`; it is given `options`, which they make."""
-    shared = inspect.signature(_run_options, eval_str=True).parameters
+    return _taking(command, _run_options, lambda **given: {"options": _run_options(**given)})
+
+
+def takes_imports(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take `--import`, which has been carried out when the command is."""
+    return _taking(command, _imports_alone, lambda **_: {})
+
+
+def _imports_alone(imports: Imports = None) -> None: ...
+
+
+def _taking(
+    command: Callable[..., None],
+    shared_by: Callable[..., Any],
+    made: Callable[..., dict[str, Any]],
+) -> Callable[..., None]:
+    """A command that takes the options of another function, of which it is given what is `made`."""
+    shared = inspect.signature(shared_by, eval_str=True).parameters
     own = inspect.signature(command, eval_str=True).parameters
     parameters = [*(p for name, p in own.items() if name != "options"), *shared.values()]
 
     @wraps(command)
-    def collected(**given: Any) -> None:
-        options = _run_options(**{name: given.pop(name) for name in shared})
-        command(options=options, **given)
+    def collected(*arguments: Any, **given: Any) -> None:
+        taken = {name: given.pop(name) for name in shared if name in given}
+        command(*arguments, **made(**taken), **given)
 
     collected.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     collected.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from MMSA_ext.cli.options import ResultDir, run_store
+from MMSA_ext.cli.options import ResultDir, run_store, takes_imports
 
 Output = Annotated[
     Path | None,
@@ -38,6 +38,7 @@ def report(
     typer.echo(f"report: {written.path} (runs: {written.runs}, {written.size / 1e6:.1f} MB)")
 
 
+@takes_imports
 def verify(res_save_dir: ResultDir = "") -> None:
     """Compute MMSA's metrics again from the stored predictions of every record.
 

@@ -22,6 +22,7 @@ from MMSA_ext.cli.options import (
     feature_source,
     given_once,
     parse_overrides,
+    takes_imports,
     takes_run_options,
 )
 from MMSA_ext.errors import ConfigError
@@ -127,6 +128,7 @@ def tune(
     )
 
 
+@takes_imports
 def predict(
     checkpoint: Checkpoint,
     source: Annotated[

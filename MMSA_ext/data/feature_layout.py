@@ -20,6 +20,7 @@ __all__ = [
     "PROVENANCE",
     "READ_KEYS",
     "SINGLE",
+    "SPLIT_NAMES",
     "LoadedFile",
     "check_disjoint",
     "find_ids",
@@ -38,7 +39,7 @@ LABEL_KEYS = {
     "V": "regression_labels_V",
 }
 # What others call the splits.
-_OTHER_NAMES = {
+SPLIT_NAMES = {
     **dict.fromkeys(("dev", "val", "validation", "development"), "valid"),
     **{name: name for name in SPLITS},
     "training": "train",
@@ -121,9 +122,9 @@ def find_splits(
     if missing and (require_labels or (len(missing) == len(SPLITS) and not unsplit)):
         others = ", ".join(sorted(str(key)[:80] for key in data if key not in SPLITS)[:10])
         meant = [
-            f" Rename {key!r} to {_OTHER_NAMES[key.lower()]!r}."
+            f" Rename {key!r} to {SPLIT_NAMES[key.lower()]!r}."
             for key in data
-            if isinstance(key, str) and _OTHER_NAMES.get(key.lower()) in missing
+            if isinstance(key, str) and SPLIT_NAMES.get(key.lower()) in missing
         ]
         report.problems.append(
             f"Splits missing: {', '.join(missing)}. The file's other keys: {others or 'none'}. "

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from MMSA_ext.data.recipes import Recipe, described
-from MMSA_ext.names import MODALITIES
+from MMSA_ext.datasets import Dataset
+from MMSA_ext.names import FRAMES, MODALITIES
 
 __all__ = ["FeatureReport", "LabelSummary", "LengthSummary", "SplitSummary"]
 
@@ -49,9 +50,9 @@ class LabelSummary:
         std: population standard deviation.
         minimum: smallest.
         maximum: largest.
-        negative: samples below 0.
-        neutral: samples at 0.
-        positive: samples above 0.
+        negative: samples below the neutral label.
+        neutral: samples at it.
+        positive: samples above it.
     """
 
     mean: float
@@ -63,7 +64,7 @@ class LabelSummary:
     positive: int
 
     @classmethod
-    def of(cls, labels: NDArray[np.float32]) -> "LabelSummary":
+    def of(cls, labels: NDArray[np.float32], neutral: float = 0.0) -> "LabelSummary":
         """Summarise the finite labels of shape (n,); at least one must be finite."""
         exact = labels[np.isfinite(labels)].astype(np.float64)
         return cls(
@@ -71,9 +72,9 @@ class LabelSummary:
             float(exact.std()),
             float(exact.min()),
             float(exact.max()),
-            int((exact < 0).sum()),
-            int((exact == 0).sum()),
-            int((exact > 0).sum()),
+            int((exact < neutral).sum()),
+            int((exact == neutral).sum()),
+            int((exact > neutral).sum()),
         )
 
 
@@ -138,7 +139,7 @@ class FeatureReport:
     """
 
     path: Path
-    dataset: str | None = None
+    dataset: Dataset | None = None
     fingerprint: str = ""
     size: int = 0
     problems: list[str] = field(default_factory=list)
@@ -156,7 +157,7 @@ class FeatureReport:
     def error_message(self) -> str:
         """All problems as one message."""
         count = _count(len(self.problems), "problem")
-        return _printable(f"Feature file {self.path} has {count}:\n" + _numbered(self.problems))
+        return printable(f"Feature file {self.path} has {count}:\n" + numbered(self.problems))
 
     def render(self) -> str:
         """The whole report as plain text."""
@@ -171,7 +172,7 @@ class FeatureReport:
         sections = [
             f"Feature file  {self.path}\n"
             f"Size          {self.size / 2**20:.1f} MiB, sha256 {self.fingerprint[:16]}\n"
-            f"Label range   {f'of {self.dataset}' if self.dataset else 'not checked'}\n"
+            f"Label range   {f'of {self.dataset.name}' if self.dataset else 'not checked'}\n"
             f"Made by       {self._makers()}\n"
             f"Result        {verdict}: {findings}"
         ]
@@ -187,20 +188,20 @@ class FeatureReport:
             ("Notes", self.notes),
         ):
             if items:
-                sections.append(f"{title}\n{_numbered(items)}")
-        return _printable("\n\n".join(sections) + "\n")
+                sections.append(f"{title}\n{numbered(items)}")
+        return printable("\n\n".join(sections) + "\n")
 
     def _makers(self) -> str:
         makers = [f"{m}: {described(self.recipe.get(m))}" for m in MODALITIES]
         return f"\n{'':14}".join(makers) if self.recipe else "unknown, the file has no recipe"
 
     def _shape_table(self) -> str:
-        keys = sorted({key for split in self.summary.values() for key in split.arrays})
+        keys = sorted({*FRAMES, *(key for split in self.summary.values() for key in split.arrays)})
         rows = [
             [name, split.samples, *(_array_text(split.arrays.get(key)) for key in keys)]
             for name, split in self.summary.items()
         ]
-        return _table(dict.fromkeys(["split", "samples", *keys], ""), rows)
+        return text_table(dict.fromkeys(["split", "samples", *keys], ""), rows)
 
     def _length_table(self) -> str:
         columns = {"split": "", "length": "", "min": "", "5%": ".0f", "50%": ".0f", "95%": ".0f"}
@@ -209,7 +210,7 @@ class FeatureReport:
             for name, split in self.summary.items()
             for modality, item in split.lengths.items()
         ]
-        return _table(columns | {"max": "", "padded to": ""}, rows)
+        return text_table(columns | {"max": "", "padded to": ""}, rows)
 
     def _scale_table(self) -> str:
         forms = dict.fromkeys(["smallest", "median", "largest"], ".3g")
@@ -217,7 +218,7 @@ class FeatureReport:
             [key, *astuple(item), f"{item.largest / item.smallest:.3g}" if item.smallest else "-"]
             for key, item in self.scales.items()
         ]
-        return _table(
+        return text_table(
             {"scale": "", "features": "", "zero": "", **forms, "largest/smallest": ""}, rows
         )
 
@@ -228,7 +229,7 @@ class FeatureReport:
             for name, split in self.summary.items()
             for kind, item in split.labels.items()
         ]
-        return _table(columns | {"negative": "", "neutral": "", "positive": ""}, rows)
+        return text_table(columns | {"negative": "", "neutral": "", "positive": ""}, rows)
 
 
 def _array_text(entry: tuple[tuple[int, ...], str] | None) -> str:
@@ -238,7 +239,7 @@ def _array_text(entry: tuple[tuple[int, ...], str] | None) -> str:
     return f"{'x'.join(map(str, shape))} {dtype}"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Text with an escape for half a surrogate pair, which no terminal and no file takes."""
     return text.encode(errors="backslashreplace").decode()
 
@@ -247,11 +248,11 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _numbered(items: Sequence[str]) -> str:
+def numbered(items: Sequence[str]) -> str:
     return "\n".join(f"  {number}. {item}" for number, item in enumerate(items, 1))
 
 
-def _table(columns: dict[str, str], rows: Sequence[Sequence[object]]) -> str:
+def text_table(columns: dict[str, str], rows: Sequence[Sequence[object]]) -> str:
     """Rows under a header; `columns` is from header to the format of its cells."""
     cells = [
         [format(cell, form) for cell, form in zip(row, columns.values(), strict=True)]

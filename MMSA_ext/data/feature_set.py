@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,10 +39,10 @@ class FeatureSplit:
         raw_text: n transcripts, empty where the file has none.
         text_bert: (n, 3, L) token ids, mask, segment ids; or None.
         text: (n, L, d_t) word vectors; or None.
-        audio: (n, L_a, d_a).
-        vision: (n, L_v, d_v).
-        audio_lengths: (n,) int64, 1..L_a frames.
-        vision_lengths: (n,) int64, 1..L_v frames.
+        audio: (n, L_a, d_a); (n, 1, 0) where the modality is absent.
+        vision: (n, L_v, d_v); likewise.
+        audio_lengths: (n,) int64, 1..L_a frames; 0 where the modality is absent.
+        vision_lengths: (n,) int64, 1..L_v frames; likewise.
         labels: `M`, and `T`, `A`, `V` where present -> (n,) float32.
         gaps: `audio`, `vision`, where a NaN was set to 0 -> (k,) int64, features of samples with
             such a frame, each as sample * d + feature.
@@ -71,6 +71,24 @@ class FeatureSplit:
         if self.text_bert is None:
             raise TypeError(f"split {self.name!r} has no token ids")
         return self.text_bert
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Modalities that the file does not have."""
+        text = ("text",) if self.text_bert is None and self.text is None else ()
+        return (*text, *(key for key in FRAMES if not getattr(self, key).shape[2]))
+
+    def without(self, modalities: Iterable[str]) -> FeatureSplit:
+        """The same as if some modalities were absent."""
+        changed: dict[str, Any] = {}
+        for key in modalities:
+            if key == "text":
+                changed |= {"text_bert": None, "text": None}
+            else:
+                changed[key] = np.zeros((len(self), 1, 0), np.float32)
+                changed[f"{key}_lengths"] = np.zeros(len(self), np.int64)
+        gaps = {key: found for key, found in self.gaps.items() if key not in changed}
+        return replace(self, **changed, gaps=gaps)
 
     def frames(self, modality: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Frames (n, L, d) of `audio` or `vision`, and how many of each sample are valid (n,)."""
@@ -120,7 +138,9 @@ class FeatureSplit:
 
         Each modality counts as a share of its longest sample; samples of one length stay in order.
         """
-        lengths = (self.tokens[:, 1].sum(axis=-1), self.audio_lengths, self.vision_lengths)
+        lengths = [self.audio_lengths, self.vision_lengths]
+        if self.text_bert is not None:
+            lengths.insert(0, self.text_bert[:, 1].sum(axis=-1))
         share = sum(np.asarray(n, dtype=np.float64) / max(1, n.max(initial=0)) for n in lengths)
         return np.argsort(share, kind="stable")
 
@@ -130,12 +150,13 @@ class FeatureSplit:
         Returns:
             Batch with `text` `(B, 3, L)`, `audio`, `vision` `(B, L_m, d_m)` float32,
             `audio_mask`, `vision_mask` bool `(B, L_m)`, `text_mask`, the lengths int64 `(B,)`,
-            `labels` (each `(B, 1)` float32), `index`, `id` and `raw_text`.
+            `labels` (each `(B, 1)` float32), `index`, `id` and `raw_text`. A modality that is
+            absent has one step, masked, of no features.
         """
         import torch  # a file is read and checked without it
 
         rows = indices.numpy()
-        tokens = self.tokens[rows]
+        tokens = np.zeros((len(rows), 3, 1)) if self.text_bert is None else self.text_bert[rows]
         longest = max(1, int(tokens[:, 1].sum(axis=-1).max()))
         text = torch.from_numpy(tokens[..., :longest].astype(np.float32))
         batch: Batch = {
@@ -183,12 +204,27 @@ class FeatureSet:
     front_padding: FrontPadding | None = None
 
     @property
+    def absent(self) -> tuple[str, ...]:
+        """Modalities that the file does not have."""
+        return next(iter(self.splits.values())).absent if self.splits else ()
+
+    def without(self, modalities: Iterable[str]) -> FeatureSet:
+        """The same as if some modalities were absent; itself where they are."""
+        left_out = {*modalities} - {*self.absent}
+        if not left_out:
+            return self
+        splits = {name: split.without(left_out) for name, split in self.splits.items()}
+        return replace(self, splits=splits)
+
+    @property
     def recipe(self) -> Recipe:
-        """Who made each modality; one that is not there is of unknown make."""
-        return self.report.recipe
+        """Who made each modality that is there; one without a recipe is of unknown make."""
+        return {m: made for m, made in self.report.recipe.items() if m not in self.absent}
 
     def fit_scaling(self) -> FeatureScaling:
         """Scaling by the training split; of a large file this is kept in the cache."""
+        if {*FRAMES} <= {*self.absent}:  # what is kept stays that of the models that read frames
+            return FeatureScaling.of(self.splits["train"])
         reading = f"{self.fingerprint} {self.front_padding}"
         return FeatureScaling.of_file(self.splits["train"], self.path, reading)
 

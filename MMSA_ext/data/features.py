@@ -8,7 +8,7 @@ key                         shape                  content
 ``id``                      n                      sample ids, unique over all splits
 ``raw_text``                n                      transcripts
 ``text_bert``               (n, 3, L)              token ids, attention mask, segment ids
-``text``                    (n, L, d_t)            word vectors; this or ``text_bert`` is needed
+``text``                    (n, L, d_t)            word vectors, instead or beside
 ``audio``, ``vision``       (n, L_m, d_m)          frames, zeros behind the end
 ``*_lengths``               n                      valid frames; derived where absent
 ``regression_labels``       n                      multimodal sentiment
@@ -17,15 +17,16 @@ key                         shape                  content
 
 Beside the splits, ``recipe`` says who made each modality (`data.recipes`).
 
-Any real dtype is accepted and kept, float16 too; batches are cast one by one. Nested lists, arrays
-of objects and labels of shape (n, 1) or (n, 1, 1) are read as the arrays that they stand for. This
-is the one reading: MMSA's loader is handed what it gives (`mmsa_bridge.feature_reading`).
+A modality is in every split or in none. Any real dtype is accepted and kept, float16 too; batches
+are cast one by one. Nested lists, arrays of objects and labels of shape (n, 1) or (n, 1, 1) are
+read as the arrays that they stand for. This is the one reading: MMSA's loader is handed what it
+gives (`mmsa_bridge.feature_reading`).
 """
 
 import hashlib
 import os
 import pickle
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -36,7 +37,6 @@ from numpy.typing import NDArray
 
 from MMSA_ext.data.feature_cache import kept_fingerprint, load_cached
 from MMSA_ext.data.feature_checks import (
-    LABEL_RANGES,
     Scope,
     check_labels,
     check_lengths,
@@ -69,8 +69,10 @@ from MMSA_ext.data.front_padding import (
 )
 from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.data.shards import is_sharded, load_shards, shards_digest
-from MMSA_ext.errors import FeatureFileError
+from MMSA_ext.datasets import SHIPPED, Dataset, get_dataset
+from MMSA_ext.errors import ConfigError, FeatureFileError
 from MMSA_ext.files import replaced
+from MMSA_ext.metrics import neutral_label
 from MMSA_ext.names import FRAMES, MODALITIES
 from MMSA_ext.paths import expand_file
 
@@ -96,7 +98,7 @@ PathLike = str | os.PathLike[str]
 
 def read_features(
     path: PathLike | None,
-    dataset: str | None = None,
+    dataset: Dataset | str | None = None,
     *,
     feature_T: PathLike | None = None,  # noqa: N803 - MMSA's names
     feature_A: PathLike | None = None,  # noqa: N803
@@ -114,7 +116,7 @@ def read_features(
         path: the file, or a folder of shards (`data.shards`), all of which are then in memory; `~`
             is expanded. None where the other three are given: ids, texts and labels are then those
             of `feature_T`.
-        dataset: `mosi`, `mosei` or `sims` decides the label range; None checks no range.
+        dataset: decides the label range; None, and a name that is not known, check none.
         feature_T: file that replaces text, as in MMSA.
         feature_A: file that replaces audio.
         feature_V: file that replaces vision.
@@ -168,7 +170,7 @@ def _any_kind(load: Callable[[Path], LoadedFile]) -> Callable[[Path], LoadedFile
 
 def check_features(
     path: PathLike | None,
-    dataset: str | None = None,
+    dataset: Dataset | str | None = None,
     *,
     feature_T: PathLike | None = None,  # noqa: N803
     feature_A: PathLike | None = None,  # noqa: N803
@@ -298,17 +300,19 @@ def write_features(path: PathLike, data: Mapping[str, Any]) -> Path:
 
 def _read(
     sources: _Sources,
-    dataset: str | None,
+    dataset: Dataset | str | None,
     require_labels: bool,
     front_padding: FrontPadding | None,
     load: Callable[[Path], LoadedFile],
 ) -> FeatureSet:
     check_choice(front_padding)
     base = sources.base
-    report = FeatureReport(base, dataset.lower() if dataset else None)
-    if report.dataset is not None and report.dataset not in LABEL_RANGES:
-        report.notes.append(f"The label range of data set {dataset!r} is not known: not checked.")
-        report.dataset = None
+    report = FeatureReport(base, dataset if isinstance(dataset, Dataset) else None)
+    if dataset and report.dataset is None:
+        try:
+            report.dataset = get_dataset(str(dataset))
+        except ConfigError as error:
+            report.notes.append(f"The label range is not checked: {error}")
     if sources.without_base:
         report.notes.append("Without a base file, ids, texts and labels are those of feature_T.")
     loaded = load(base)
@@ -328,12 +332,21 @@ def _read(
         _note_recipe(report, added, [_MODALITY_OF[role]])
         report.fingerprint = _joined_fingerprint(report.fingerprint, role, added.fingerprint)
     _check_text_keys(scopes, raw_splits)
+    absent = _absent(scopes, raw_splits)
+    report.notes += [
+        f"{key}: absent; models that do not read it can be run." for key in absent if key in FRAMES
+    ]
+    if "text" in absent:
+        report.warnings.append(
+            "text: absent, for neither 'text_bert' nor 'text' is there; few models do without. Run "
+            "`mmsa-ext encode-text` on the file to have it from 'raw_text'."
+        )
     splits: dict[str, FeatureSplit] = {}
     for name, raw in raw_splits.items():
-        split = _split(scopes[name], raw, require_labels, turn=front_padding == "turn")
+        split = _split(scopes[name], raw, absent, require_labels, turn=front_padding == "turn")
         if split is not None:
             splits[name] = split
-            report.summary[name] = _summary(split)
+            report.summary[name] = _summary(split, _neutral(report.dataset))
     _check_agreement(report, splits)
     if front_padding is None:
         check_front_padding(report, {name: scope.known for name, scope in scopes.items()})
@@ -356,17 +369,20 @@ def _note_recipe(report: FeatureReport, loaded: LoadedFile, modalities: Iterable
 
 
 def _split(
-    scope: Scope, raw: dict[str, Any], require_labels: bool, *, turn: bool
+    scope: Scope, raw: dict[str, Any], absent: Sequence[str], require_labels: bool, *, turn: bool
 ) -> FeatureSplit | None:
     text_bert = raw.get("text_bert")
-    if text_bert is None and raw.get("text") is None:
+    if text_bert is None and raw.get("text") is None and "text" not in absent:
         scope.problem(
             "text_bert", "is missing, and so is 'text'. Run `mmsa-ext encode-text` on the file."
         )
     if text_bert is not None:
         text_bert = check_text_bert(scope, turned_tokens(text_bert) if turn else text_bert)
-    sequences = {key: _sequence(scope, raw, key) for key in ("text", *FRAMES)}
-    lengths = {key: _stored_lengths(scope, raw, key, sequences[key]) for key in FRAMES}
+    read = [key for key in ("text", *FRAMES) if key not in absent]
+    sequences = {key: _sequence(scope, raw, key) for key in read}
+    lengths = {
+        key: _stored_lengths(scope, raw, key, sequences[key]) for key in read if key in FRAMES
+    }
     raw_text = _raw_text(scope, raw, require_labels)
     labels = _labels(scope, raw, require_labels)
     values = {
@@ -383,9 +399,13 @@ def _split(
         scope.problem("samples", f"the keys differ in their number of samples: {listed}.")
         return None
     moved = _turn(scope, sequences, lengths) if turn else set()
-    for key in FRAMES:
+    for key in lengths:
         if raw.get(key) is not None and raw.get(f"{key}_lengths") is None:
             lengths[key] = _derived_lengths(scope, key, sequences[key], anew=key in moved)
+    for key in FRAMES:
+        if key in absent:
+            sequences[key] = np.zeros((len(scope.ids), 1, 0), np.float32)
+            lengths[key] = np.zeros(len(scope.ids), np.int64)
     audio, vision = sequences["audio"], sequences["vision"]
     audio_lengths, vision_lengths = lengths["audio"], lengths["vision"]
     if audio is None or vision is None or audio_lengths is None or vision_lengths is None:
@@ -397,13 +417,17 @@ def _split(
         list(scope.ids),
         raw_text or [""] * len(scope.ids),
         text_bert,
-        sequences["text"],
+        sequences.get("text"),
         audio,
         vision,
         audio_lengths,
         vision_lengths,
         labels,
-        {key: np.array(gaps, np.int64) for key in FRAMES if (gaps := scope.known[key].gaps)},
+        {
+            key: np.array(known.gaps, np.int64)
+            for key in FRAMES
+            if (known := scope.known.get(key)) is not None and known.gaps
+        },
     )
 
 
@@ -411,10 +435,7 @@ def _sequence(scope: Scope, raw: dict[str, Any], key: str) -> NDArray[Any] | Non
     if raw.get(key) is not None:
         return check_sequence(scope, key, raw[key])
     if key in FRAMES:
-        scope.problem(
-            key,
-            "is missing. Without this modality store zeros of shape (samples, 1, features).",
-        )
+        scope.problem(key, "is missing. Store it in every split, or, lengths too, in none.")
     return None
 
 
@@ -479,8 +500,9 @@ def _labels(scope: Scope, raw: dict[str, Any], required: bool) -> dict[str, NDAr
             LABEL_KEYS["M"], f"is missing. Training and testing need a label a sample.{meant}"
         )
     unimodal = [LABEL_KEYS[kind] for kind in absent if kind != "M"]
-    if unimodal and required and (scope.report.dataset or "").startswith("sims"):
-        scope.note(", ".join(unimodal), "absent. MMSA's own models need them on SIMS; ours do not.")
+    of_sims = scope.report.dataset is not None and scope.report.dataset.metrics == "sims"
+    if unimodal and required and of_sims:
+        scope.note(", ".join(unimodal), "absent. MMSA's mlf_dnn, mlmf and mtfn need them.")
     return labels
 
 
@@ -497,28 +519,33 @@ def _check_variation(scopes: dict[str, Scope], splits: dict[str, FeatureSplit]) 
                 LABEL_KEYS["M"], f"{what}; a model learns nothing from that. Add other samples."
             )
         else:
-            undefined = "Corr" if labels[0] else "Corr, and of mosi and mosei Non0_*"
+            neutral = _neutral(scopes[name].report.dataset)
+            undefined = "Corr" if labels[0] != neutral else "Corr, and Non0_* where they are scored"
             scopes[name].warning(
                 LABEL_KEYS["M"], f"{what}; not defined on this split: {undefined}."
             )
 
 
+def _neutral(dataset: Dataset | None) -> float:
+    return 0.0 if dataset is None else neutral_label(dataset)
+
+
 def _check_label_scale(report: FeatureReport, splits: dict[str, FeatureSplit]) -> None:
     """Warn where all labels lie in the range of a data set with a smaller one."""
-    if report.dataset is None:
+    if report.dataset is None or report.dataset.name not in SHIPPED:
         return
     labels = [split.labels["M"] for split in splits.values() if "M" in split.labels]
-    low, high = LABEL_RANGES[report.dataset]
-    other_low, other_high = LABEL_RANGES["sims"]
+    low, high = report.dataset.label_range
+    other_low, other_high = SHIPPED["sims"].label_range
     if sum(map(len, labels)) < _FEWEST_LABELS or high <= other_high:
         return
     if not (np.abs(np.concatenate(labels)) <= other_high).all():
         return
     report.warnings.append(
         f"[{', '.join(splits)}] {LABEL_KEYS['M']}: all are within [{other_low:g}, {other_high:g}], "
-        f"the range of sims, and the file is read as {report.dataset}, whose range is [{low:g}, "
-        f"{high:g}]: its classes, as in Acc-7, would mean nothing. Name the data set whose scale "
-        "the labels have, or rescale them."
+        f"the range of sims, and the file is read as {report.dataset.name}, whose range is "
+        f"[{low:g}, {high:g}]: its classes, as in Acc-7, would mean nothing. Name the data set "
+        "whose scale the labels have, or rescale them."
     )
 
 
@@ -535,6 +562,18 @@ def _check_text_keys(scopes: dict[str, Scope], raw_splits: dict[str, dict[str, A
                 scopes[name].problem(
                     key, f"is missing, but {having} has it. Store it in every split or in none."
                 )
+
+
+def _absent(scopes: dict[str, Scope], raw_splits: dict[str, dict[str, Any]]) -> list[str]:
+    """Modalities of which no split has anything, nor was to have it from another file."""
+    keys = {"text": _TEXT_KEYS, **{key: (key, f"{key}_lengths") for key in FRAMES}}
+    there = {
+        modality
+        for name, raw in raw_splits.items()
+        for modality, own in keys.items()
+        if own[0] in scopes[name].sources or any(raw.get(key) is not None for key in own)
+    }
+    return [modality for modality in keys if raw_splits and modality not in there]
 
 
 def _check_agreement(report: FeatureReport, splits: dict[str, FeatureSplit]) -> None:
@@ -564,11 +603,12 @@ def _listed(sizes: dict[str, int]) -> str:
     return ", ".join(f"{name} {size}" for name, size in sizes.items())
 
 
-def _summary(split: FeatureSplit) -> SplitSummary:
-    arrays = {key: getattr(split, key) for key in ARRAYS}
+def _summary(split: FeatureSplit, neutral: float) -> SplitSummary:
+    there = [key for key in FRAMES if key not in split.absent]
+    arrays = {key: getattr(split, key) for key in ARRAYS if key not in split.absent}
+    frames = {key: split.frames(key) for key in there}
     lengths = {
-        "audio": LengthSummary.of(split.audio_lengths, split.audio.shape[1]),
-        "vision": LengthSummary.of(split.vision_lengths, split.vision.shape[1]),
+        key: LengthSummary.of(steps, array.shape[1]) for key, (array, steps) in frames.items()
     }
     if split.text_bert is not None:
         tokens = (split.text_bert[:, 1] == 1).sum(axis=1)
@@ -577,5 +617,9 @@ def _summary(split: FeatureSplit) -> SplitSummary:
         len(split),
         {key: (a.shape, str(a.dtype)) for key, a in arrays.items() if a is not None},
         lengths,
-        {kind: LabelSummary.of(v) for kind, v in split.labels.items() if np.isfinite(v).any()},
+        {
+            kind: LabelSummary.of(values, neutral)
+            for kind, values in split.labels.items()
+            if np.isfinite(values).any()
+        },
     )

@@ -12,7 +12,7 @@ from MMSA_ext.data.feature_checks import frame_ends
 from MMSA_ext.data.feature_set import FeatureSet, FeatureSplit
 from MMSA_ext.errors import ConfigError, FeatureFileError
 
-__all__ = ["TooLong", "check_too_long", "fit_lengths"]
+__all__ = ["TooLong", "check_too_long", "fit_lengths", "fitted"]
 
 TooLong = Literal["cut", "pool", "error"]
 
@@ -56,7 +56,7 @@ def fit_lengths(
             steps = _steps(split, key)
             if (steps > limit).any() and too_long == "error":
                 problems.append(f"split {name!r}, key {key!r}: {_said(split, steps, limit)}")
-            changed[key] = _fitted(key, array, steps, limit, pool=too_long == "pool")
+            changed[key] = fitted(key, array, steps, limit, pool=too_long == "pool")
             if key in ("audio", "vision"):
                 changed[f"{key}_lengths"] = np.minimum(steps, limit)
         splits[name] = replace(split, **changed)
@@ -97,10 +97,18 @@ def _said(split: FeatureSplit, steps: NDArray[np.int64], limit: int) -> str:
     )
 
 
-def _fitted(
+def fitted(
     key: str, array: NDArray[Any], steps: NDArray[np.int64], limit: int, *, pool: bool
 ) -> NDArray[Any]:
-    """At most `limit` steps of every sample."""
+    """At most `limit` steps of every sample.
+
+    Args:
+        key: `text_bert`, (n, 3, L); or `text`, `audio`, `vision`, (n, L, d).
+        array: the array.
+        steps: valid steps (n,) of each sample.
+        limit: most steps.
+        pool: average frames instead of leaving them out (tokens are cut).
+    """
     rows = np.flatnonzero(steps > limit)
     if key == "text_bert":
         fitted: NDArray[Any] = array[:, :, :limit].copy()

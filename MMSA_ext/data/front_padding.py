@@ -70,7 +70,7 @@ def turned(
     """Move zero frames in front of each sample behind it; nothing else moves or is lost.
 
     Where text, audio and vision have as many steps, one step of all three belongs together: then
-    each sample moves by the same steps in all of them.
+    each sample moves by the same steps in all of them; so it is where audio or vision is absent.
 
     Args:
         sequences: `text`, `audio`, `vision` -> (n, L, d); those there are.
@@ -82,7 +82,7 @@ def turned(
     shifts = {key: _leading_zero_frames(array) for key, array in sequences.items()}
     for key, known in lengths.items():
         shifts[key] = np.minimum(shifts[key], sequences[key].shape[1] - known)
-    if len(sequences) == 3 and len({array.shape[:2] for array in sequences.values()}) == 1:
+    if "text" in sequences and len({array.shape[:2] for array in sequences.values()}) == 1:
         common: NDArray[np.int64] = np.stack(list(shifts.values())).min(axis=0)
         shifts = dict.fromkeys(sequences, common)
     return {key: _moved(array, shifts[key]) for key, array in sequences.items()}

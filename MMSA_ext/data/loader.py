@@ -47,10 +47,10 @@ def make_loader(
     """Loader of one split.
 
     Raises:
-        FeatureFileError: If the split has no token ids.
+        FeatureFileError: If the split has text, but not as token ids.
     """
     split = features.splits[name]
-    if split.text_bert is None:
+    if split.text_bert is None and "text" not in split.absent:
         raise FeatureFileError(
             f"{features.path}: split {name!r} has no 'text_bert', which this model reads; fill it "
             "from 'raw_text' with `mmsa-ext encode-text`."

@@ -9,8 +9,8 @@ whatever it predicts later. A feature that is constant in training becomes 0, an
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -44,6 +44,8 @@ class ModalityScaling:
         """Fit to the valid frames of `(N, L, d)`, in blocks of samples; lengths are `(N,)`."""
         from sklearn.preprocessing import StandardScaler
 
+        if not frames.shape[2]:  # the modality is absent
+            return cls(np.zeros(0), np.zeros(0))
         scaler = StandardScaler()
         for start, block in blocks(frames):
             valid = _valid(lengths[start : start + len(block)], frames.shape[1])
@@ -144,6 +146,11 @@ class FeatureScaling:
             return cls.from_plain(plain, str(path))
         except CheckpointError:  # a stranger's value in the cache
             return cls.of(train)
+
+    def without(self, modalities: Iterable[str]) -> Self:
+        """Scaling of the same features without some modalities, as `FeatureSet.without` has it."""
+        left_out = set(modalities) & set(FRAMES)
+        return replace(self, **{m: ModalityScaling(np.zeros(0), np.zeros(0)) for m in left_out})
 
     def plain(self) -> dict[str, dict[str, list[float]]]:
         """As JSON can say it, exactly."""

@@ -40,7 +40,7 @@ def standardise(
     Args:
         path: Feature file with a training split.
         output: File to write; written atomically, must differ from `path`.
-        modalities: Which of `audio` and `vision` to change.
+        modalities: Which of `audio` and `vision` to change, where they are there.
         front_padding: As for `features.read_features`; the copy of a file whose padding is turned
             is padded behind the frames, and its text too.
 
@@ -48,7 +48,7 @@ def standardise(
         The path written.
 
     Raises:
-        FeatureFileError: If the file is unusable or has no training split.
+        FeatureFileError: If the file is unusable, or has no training split or none of `modalities`.
         ConfigError: If an option is out of range.
     """
     source, target = Path(expand_file(path)), Path(expand(output))
@@ -61,14 +61,20 @@ def standardise(
     ).splits
     if "train" not in splits:
         raise FeatureFileError(f"{source}: has no split 'train', by which to standardise.")
+    absent = splits["train"].absent
+    chosen = [modality for modality in modalities if modality not in absent]
+    if not chosen:
+        raise FeatureFileError(f"{source}: has no {' and no '.join(modalities)} to standardise.")
     data = safe_load(source)
     if front_padding == "turn":
         for name, split in splits.items():
             data[name] |= {
-                key: array for key in ARRAYS if (array := getattr(split, key)) is not None
+                key: array
+                for key in ARRAYS
+                if key not in absent and (array := getattr(split, key)) is not None
             }
     scaling, (recipe, _) = _scaling_before(data), find_recipe(data)
-    for modality in modalities:
+    for modality in chosen:
         found = ModalityScaling.of(*splits["train"].frames(modality))
         before = scaling.get(modality)
         scaling[modality] = found if before is None else found.after(before)

@@ -18,11 +18,14 @@ from typing import Any
 from joblib import Parallel, delayed
 
 from MMSA_ext import mmsa_bridge
+from MMSA_ext.datasets import known_from
 from MMSA_ext.errors import ConfigError, WriteError
 from MMSA_ext.experiments.files import Experiment
 from MMSA_ext.experiments.plan import Plan, TimeLeft, Unit
 from MMSA_ext.experiments.workers import Engine, LocalProcesses, LostWorkerError, Outcome, Worker
+from MMSA_ext.own_models import import_modules
 from MMSA_ext.records.store import RunStore
+from MMSA_ext.registry import own_modules
 from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.validation import whole_number
 
@@ -104,6 +107,17 @@ def run(
     """
     whole_number("jobs", jobs, 1)
     given = RunOptions(**options)
+    with known_from(given.dataset_file):
+        return _run(experiment, jobs, engine, progress, given)
+
+
+def _run(
+    experiment: Experiment,
+    jobs: int,
+    engine: Callable[[RunStore, RunOptions], Engine] | None,
+    progress: Callable[[Progress], None] | None,
+    given: RunOptions,
+) -> list[Outcome]:
     if any(given.files.values()) and len(experiment.datasets) > 1:
         raise ConfigError(
             f"one feature file cannot serve {', '.join(experiment.datasets)}: choose one of them "
@@ -111,6 +125,7 @@ def run(
         )
     if engine is None:  # of another engine's machines nothing is known here
         mmsa_bridge.device_numbers(given.gpu_ids)
+    import_modules(given.imports)
     store = RunStore(given.places().results / "runs")
     plan = Plan(experiment, store, given.files)
     outcomes = {
@@ -121,6 +136,8 @@ def run(
     missing = [unit for unit in plan.units if unit.key not in outcomes]
     if missing:
         store.check_writable(missing[0].identity.dataset, missing[0].identity.model)
+        own = own_modules({unit.identity.model for unit in missing})
+        given = replace(given, imports=(*given.imports, *own))
         make = engine or (lambda store, given: _local_engine(min(jobs, len(missing)), given))
         run_missing(plan, make(store, given), outcomes, reuse=given.reuse, progress=progress)
     return [outcomes[unit.key] for unit in plan.units]

@@ -2,17 +2,19 @@
 
 Workers train in a temporary folder of their own and return what they made; the driver, which holds
 the claims, writes it into the store. So nothing is shared but what a run reads: on every worker
-this package is installed in the same version, feature files lie under the same path, and text
-encoders can be loaded. A worker that dies is replaced by Ray, and its run made again by the driver.
+this package is installed in the same version, feature files and models of one's own lie under the
+same path, and text encoders can be loaded. A worker that dies is replaced by Ray, and its run made
+again by the driver.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -123,17 +125,19 @@ class RayEngine:
         self._overwrite = not options.reuse
         self.slots = slots or _slots(ray.cluster_resources(), cpus, gpus)
         # Workers have another working folder.
-        files = {k: path and str(Path(path).absolute()) for k, path in options.files.items()}
+        given = {**options.files, "dataset_file": options.dataset_file}
+        files = {k: path and str(Path(path).absolute()) for k, path in given.items()}
         # Ray shows a worker its GPUs alone, so the first of them is the right one.
         own: dict[str, Any] = {"gpu_ids": [0] if gpus else ["cpu"]} | files
         self._options = replace(options, verbose_level=0, num_workers=0, **own)
         self._checkpoints = checkpoints
+        self._python_path = [str(Path(folder).absolute()) for folder in sys.path]
         self._remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(deliver)
         self._running: set[Any] = set()
 
     def begin(self, unit: Unit) -> Callable[[], Outcome]:
         """See `Engine`."""
-        reference = self._remote.remote(unit, self._options, self._checkpoints)
+        reference = self._remote.remote(unit, self._options, self._checkpoints, self._python_path)
         self._running.add(reference)
         return partial(self._outcome, unit, reference)
 
@@ -208,8 +212,14 @@ def _reach(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def deliver(unit: Unit, options: RunOptions, checkpoints: bool) -> Delivery:
-    """Run a unit in a temporary folder and return what it made; called on a worker."""
+def deliver(
+    unit: Unit, options: RunOptions, checkpoints: bool, python_path: Sequence[str] = ()
+) -> Delivery:
+    """Run a unit in a temporary folder and return what it made; called on a worker.
+
+    Models of the user's are looked for where the driver found them.
+    """
+    sys.path += [folder for folder in python_path if folder not in sys.path]
     with scratch_folder(Path(tempfile.gettempdir())) as root:
         worker = Worker(options.inside(root))
         try:

@@ -30,7 +30,7 @@ class Extension:
     """The models that MMSA gets. All is asked anew at each use, so that later additions count.
 
     Attributes:
-        list_models: Names of the added models.
+        list_models: Names of the added models, as far as they are registered.
         get_model: The entry of a name.
         configuration: Configuration of the added models in MMSA's schema, by kind of file.
         run: Replacement of `MMSA.MMSA_run`.

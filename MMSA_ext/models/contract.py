@@ -17,9 +17,10 @@ class Inputs(NamedTuple):
     """What a model reads of B samples.
 
     Attributes:
-        text: `(B, 3, L)`, MMSA's token ids, mask and segment ids.
-        audio: `(B, L_a, d_a)` float32.
-        vision: `(B, L_v, d_v)` float32.
+        text: `(B, 3, L)`, MMSA's token ids, mask and segment ids; zeros `(B, 3, 1)` where the model
+            does not read it.
+        audio: `(B, L_a, d_a)` float32; `(B, 1, 0)` where the model does not read it.
+        vision: `(B, L_v, d_v)` float32; likewise.
         audio_mask: `(B, L_a)` bool, True where valid; None if all frames are.
         vision_mask: `(B, L_v)` bool; None if all frames are.
     """
@@ -138,6 +139,13 @@ class MSAModel(nn.Module):
         Parameters that the model unfreezes in a later epoch must ask for a gradient when the
         trainer makes its optimizer, before the first epoch.
         """
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What training changes beside parameters and buffers, to be resumed; nothing here."""
+        return {}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `training_state` gave; called after `adapt`."""
 
     def adapt(self, train: FeatureSplit) -> list[str]:
         """Look at the training split before training; nothing here.

@@ -377,6 +377,15 @@ class TETFN(MSAModel):
         self.labels = UnimodalLabels(labels, tuple(LETTERS.values()), self.config.label_limit)
         return []
 
+    def training_state(self) -> dict[str, Tensor]:
+        """The unimodal labels."""
+        return {} if self.labels is None else self.labels.state()
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Put the unimodal labels back."""
+        if self.labels is not None:
+            self.labels.load(state)
+
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Labels move from epoch 2 on, and the less the later it is."""
         self.epoch = epoch

@@ -39,6 +39,11 @@ class TextOnlyConfig(RunConfig):
     length_groups: int = Field(8, ge=1)
 
     @property
+    def reads(self) -> tuple[str, ...]:
+        """See `RunConfig`."""
+        return ("text",)
+
+    @property
     def masks_padding(self) -> bool:
         """See `RunConfig`."""
         return True

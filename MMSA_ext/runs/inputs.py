@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 from easydict import EasyDict
 
 from MMSA_ext.data.corruption import CorruptionConfig, corrupt
@@ -53,6 +54,8 @@ def adopt_shapes(args: EasyDict, features: FeatureSet) -> None:
     train = features.splits["train"]
     reads_tokens = bool(args.get("use_bert"))
     text = train.text_bert if reads_tokens else train.text
+    if text is None and "text" in train.absent:  # the model does not read it
+        text = np.zeros((0, 3, 1))
     if text is None:
         key = "text_bert" if reads_tokens else "text"
         raise FeatureFileError(
@@ -74,9 +77,3 @@ def adopt_shapes(args: EasyDict, features: FeatureSet) -> None:
     if "train_samples" in args:
         # Self-MM sizes its buffers by this; MMSA's value stays wherever it suffices.
         args.train_samples = max(args.train_samples, len(train.ids))
-    if args.dataset_name == "sims" and not {"T", "A", "V"} <= train.labels.keys():
-        raise FeatureFileError(
-            f"{features.path}: has no 'regression_labels_T', '_A' and '_V', which MMSA's loader "
-            "reads on sims. Add them; where they are copies of 'regression_labels', say so with a "
-            "key unimodal_labels: 'copied from M'."
-        )

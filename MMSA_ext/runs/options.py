@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from MMSA_ext.errors import ConfigError
 from MMSA_ext.names import MODALITY_FILES
-from MMSA_ext.paths import Places, expand_given
+from MMSA_ext.own_models import is_file
+from MMSA_ext.paths import Places, expand, expand_given
 from MMSA_ext.validation import flag, verbosity, whole_number
 
 __all__ = ["RunOptions"]
@@ -32,6 +34,8 @@ class RunOptions:
         res_save_dir: Folder of records, tables and pictures; `~/MMSA/results` by default.
         log_dir: Folder of logs; `~/MMSA/logs` by default.
         reuse: Look finished runs up instead of repeating them.
+        imports: Modules of models of one's own, see `own_models.import_modules`.
+        dataset_file: JSON file with definitions of data sets, see `datasets.read_datasets`.
 
     Raises:
         ConfigError: If a value is none that can be meant. Whether files, folders and devices are
@@ -49,12 +53,16 @@ class RunOptions:
     res_save_dir: str | Path | None = None
     log_dir: str | Path | None = None
     reuse: bool = True
+    imports: Sequence[str] = ()
+    dataset_file: str | Path | None = None
 
     def __post_init__(self) -> None:
         checked = {
             "verbose_level": verbosity(self.verbose_level),
             "num_workers": whole_number("num_workers", self.num_workers, 0),
             "reuse": flag("reuse", self.reuse),
+            "imports": _modules(self.imports),
+            "dataset_file": expand_given(self.dataset_file),
             **{name: expand_given(path) for name, path in self.files.items()},
         }
         for name, value in checked.items():
@@ -86,3 +94,16 @@ class RunOptions:
     def inside(self, folder: str | Path) -> RunOptions:
         """The same with all that is written below one folder."""
         return replace(self, model_save_dir=folder, res_save_dir=folder, log_dir=folder)
+
+
+def _modules(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of modules, those of files whole: a worker has another folder.
+
+    Raises:
+        ConfigError: If one is no text.
+    """
+    listed = [names] if isinstance(names, str | Path) else list(names)
+    if not all(isinstance(name, str | Path) for name in listed):
+        raise ConfigError(f"imports is {names!r:.80}; give names of modules or their .py files.")
+    texts = map(str, listed)
+    return tuple(str(Path(expand(t)).absolute()) if is_file(t) else t for t in texts)

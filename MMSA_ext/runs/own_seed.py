@@ -20,6 +20,7 @@ from MMSA_ext.names import SPLITS
 from MMSA_ext.registry import get_model
 from MMSA_ext.runs.one_seed import SeedOutcome, measured, weights_of
 from MMSA_ext.text_encoders import encoder_config
+from MMSA_ext.training.state import ResumePoint
 from MMSA_ext.training.trainer import StepProgress, Trainer, predict
 
 
@@ -28,6 +29,7 @@ def run_extension_seed(
     features: FeatureSet,
     seed: int,
     progress: Callable[[StepProgress], None] | None = None,
+    resume: ResumePoint | None = None,
 ) -> SeedOutcome:
     """Train and test one of this package's models.
 
@@ -36,6 +38,7 @@ def run_extension_seed(
         features: Checked features of all splits.
         seed: Seed of all random streams.
         progress: Called after each training step.
+        resume: Where the state after each epoch is kept, and found; None keeps none.
     """
     began = time.perf_counter()
     with measured(args.device) as outcome:
@@ -45,6 +48,7 @@ def run_extension_seed(
         for split, loader in loaders.items():
             core_model(model).check(loader.split, f"{features.path}, split {split!r}")
         trainer: Trainer = get_model(args.model_name).trainer(args, progress)
+        trainer.resume = resume
         trainer.do_train(model, loaders)
         outcome.timings["train"] = time.perf_counter() - began
         _load_weights(model, args.model_save_path)

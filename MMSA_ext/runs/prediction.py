@@ -33,12 +33,19 @@ from MMSA_ext.errors import (
     ConfigError,
     FeatureFileError,
     TrainingDivergedError,
+    UnknownModelError,
 )
 from MMSA_ext.json_files import read_json
 from MMSA_ext.models.contract import MSAModel, core_model
 from MMSA_ext.names import FRAMES, MODALITIES
 from MMSA_ext.paths import expand
-from MMSA_ext.registry import check_names, get_model, is_registered, trains_in_mmsa
+from MMSA_ext.registry import (
+    check_names,
+    get_model,
+    is_registered,
+    trains_in_mmsa,
+    unread_modalities,
+)
 from MMSA_ext.training.checkpoint import content_digest, load_checkpoint
 from MMSA_ext.training.trainer import predict
 from MMSA_ext.version import __version__
@@ -187,7 +194,8 @@ class Scorer:
             which is said once.
 
     Raises:
-        CheckpointError: The checkpoint is missing or damaged, or its configuration is none.
+        CheckpointError: The checkpoint is missing, damaged or of a model that is not known, or its
+            configuration is none.
         ConfigError: An override replaces nothing; `too_long` is unknown.
         TextEncoderError: The text encoder of a model of MMSA is a folder that is not there.
     """
@@ -219,6 +227,8 @@ class Scorer:
             given = {k: str(v) if isinstance(v, Path) else v for k, v in (overrides or {}).items()}
             _check_keys({**checkpoint.config, **given})
             config = _completed(merge(checkpoint.config, given))
+        except UnknownModelError as error:
+            raise CheckpointError(f"{self.path}: {error}") from None
         except ConfigError as error:
             raise CheckpointError(
                 f"{self.path}: its configuration cannot be used: {error} If another version of "
@@ -235,7 +245,9 @@ class Scorer:
         self.args.device = mmsa_bridge.assign_device(gpu_ids)
         self._built: dict[str, nn.Module] = {}
         self.recipe, self.any_recipe = checkpoint.recipe, any_recipe
-        if unknown := [modality for modality in self._modalities if modality not in self.recipe]:
+        self._unread = unread_modalities(self.args)
+        self._read = [modality for modality in MODALITIES if modality not in self._unread]
+        if unknown := [modality for modality in self._read if modality not in self.recipe]:
             logger.warning(
                 "%s does not say who made its training features' %s: whether what it is given is "
                 "made alike cannot be told.",
@@ -267,12 +279,6 @@ class Scorer:
             )
 
     @property
-    def _modalities(self) -> list[str]:
-        """The modalities that the model was trained on."""
-        widths = zip(MODALITIES, self.args.feature_dims, strict=True)
-        return [modality for modality, width in widths if width]
-
-    @property
     def is_stock(self) -> bool:
         """Whether the model is scored by MMSA's own evaluation."""
         return trains_in_mmsa(self.args.model_name)
@@ -291,11 +297,10 @@ class Scorer:
         """
         features = read_features(
             expand(feature_path),
-            self.args.dataset_name,
+            mmsa_bridge.data_set(self.args),
             require_labels=False,
             front_padding=self.args.get("front_padding"),
         )
-        self._check_widths(features)
         self.check_recipe(features.recipe, features.path)
         return self._as_trained(features)
 
@@ -303,6 +308,7 @@ class Scorer:
         for warning in features.report.warnings:
             logger.warning("%s", warning)
         self._check_widths(features)
+        features = features.without(self._unread)
         lengths = dict(zip((self._text_key, *FRAMES), map(int, self.args.seq_lens), strict=True))
         if not self.is_stock:
             del lengths[self._text_key]
@@ -334,7 +340,7 @@ class Scorer:
         Raises:
             FeatureFileError: They are of another recipe, and `any_recipe` is not set.
         """
-        other, doubtful = compared(self.recipe, recipe, self._modalities)
+        other, doubtful = compared(self.recipe, recipe, self._read)
         if other and not self.any_recipe:
             raise FeatureFileError(
                 f"{source}: of another recipe than the features that {self.path} was trained on, "
@@ -406,9 +412,11 @@ class Scorer:
             FeatureFileError: A sample cannot be scored, with column and id.
             TextEncoderError: The tokenizer cannot be loaded.
         """
-        widths = dict(zip(MODALITIES, map(int, self.args.feature_dims), strict=True))
-        if self._text_key == "text_bert":
-            del widths["text"]
+        widths = {
+            modality: int(width)
+            for modality, width in zip(MODALITIES, self.args.feature_dims, strict=True)
+            if modality in self._read and (modality, self._text_key) != ("text", "text_bert")
+        }
         utterances = Utterances.of_columns(batch, widths)
         scores = self.score(utterances, "batch")
         if error := next(filter(None, scores.errors), ""):
@@ -489,7 +497,7 @@ class Scorer:
 
     def _read_parts(self, utterances: Utterances) -> Utterances:
         """What the model reads, with tokens of the transcripts where it lacks tokens."""
-        read = (self._text_key, *FRAMES)
+        read = [self._text_key if part == "text" else part for part in self._read]
         arrays = {key: values for key, values in utterances.arrays.items() if key in read}
         if "text_bert" in read and "text_bert" not in arrays and utterances.raw_text is not None:
             arrays["text_bert"] = token_arrays(self.tokenizer, utterances.raw_text)
@@ -518,10 +526,15 @@ class Scorer:
         return joined
 
     def _check_widths(self, features: FeatureSet) -> None:
-        problems = []
+        widths = dict(zip(FRAMES, self.args.feature_dims[1:], strict=True))
+        problems = [
+            f"it has no {modality}, which {self.args.model_name} reads"
+            for modality in features.absent
+            if modality in self._read
+        ]
         for name, split in features.splits.items():
-            for modality, width in zip(FRAMES, self.args.feature_dims[1:], strict=True):
-                found = getattr(split, modality).shape[2]
+            for modality in (m for m in FRAMES if m in self._read and m not in features.absent):
+                found, width = getattr(split, modality).shape[2], widths[modality]
                 if found != width:
                     problems.append(
                         f"split {name!r}, key {modality!r}: {found} features a frame, the model "
@@ -563,7 +576,7 @@ def _scaling(args: EasyDict, plain: Any, checkpoint_path: str | Path) -> Feature
         )
     scaling = FeatureScaling.from_plain(plain, str(checkpoint_path))
     scaling.check_widths(args.feature_dims, str(checkpoint_path))
-    return scaling
+    return scaling.without(unread_modalities(args))
 
 
 def _check_keys(config: Mapping[str, Any]) -> None:
@@ -589,18 +602,24 @@ def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("model_name", "dataset_name", "pretrained"):
         if not isinstance(config.get(key, ""), str):
             raise ConfigError(f"{key} is no name.")
-    check_names(config["model_name"], config["dataset_name"])
+    check_names(config["model_name"])
+    mmsa_bridge.data_set(config)
     for key in ("feature_dims", "seq_lens"):
         values = config[key]
         if not (
             isinstance(values, list | tuple)
             and len(values) == 3
-            and all(type(value) is int and value > 0 for value in values)
+            and all(type(value) is int and value >= 0 for value in values)
         ):
-            raise ConfigError(f"{key} is not three positive numbers (text, audio, vision).")
-    if not is_registered(config["model_name"]):
-        return dict(config)
-    return {**config, **get_model(config["model_name"]).config.from_args(config).keys()}
+            raise ConfigError(f"{key} is not three numbers from 0 (text, audio, vision).")
+    complete = dict(config)
+    if is_registered(config["model_name"]):
+        complete |= get_model(config["model_name"]).config.from_args(config).keys()
+    for key in ("feature_dims", "seq_lens"):
+        for modality, value in zip(MODALITIES, config[key], strict=True):
+            if not value and modality not in unread_modalities(complete):
+                raise ConfigError(f"{key} is 0 of {modality}, which {config['model_name']} reads.")
+    return complete
 
 
 def _keys(config: Mapping[str, Any]) -> Iterator[str]:

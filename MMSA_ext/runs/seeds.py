@@ -1,7 +1,8 @@
 """`Run`: one model on one data set with one configuration, from features to records and tables.
 
 Every seed becomes one immutable record as soon as it is finished; a run that is interrupted goes on
-at the seed it was in, and a run that was done before is looked up.
+at the seed it was in, a model of this package at the epoch after its last finished one, and a run
+that was done before is looked up.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from MMSA_ext.records.store import (
     read_record,
 )
 from MMSA_ext.records.store import collect_environment as describe_environment
-from MMSA_ext.registry import trains_in_mmsa
+from MMSA_ext.registry import trains_in_mmsa, unread_modalities
 from MMSA_ext.reporting.tables import append_mmsa_csv, write_seed_csv
 from MMSA_ext.runs import requirements
 from MMSA_ext.runs.identity import run_identity
@@ -52,6 +53,7 @@ from MMSA_ext.runs.own_seed import run_extension_seed, score_extension_seed
 from MMSA_ext.runs.results import RunResults, SeedResult
 from MMSA_ext.stopping import deferred
 from MMSA_ext.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from MMSA_ext.training.state import ResumePoint
 from MMSA_ext.training.trainer import MINIMISED, StepProgress
 from MMSA_ext.version import __version__
 
@@ -103,6 +105,7 @@ class Run:
         """
         features = self._given or self._read_features()
         requirements.check(self.args, features, self.corruption)
+        features = features.without(unread_modalities(self.args))
         adopt_shapes(self.args, features)
         return features
 
@@ -145,7 +148,12 @@ class Run:
     def _kept(self, results: Sequence[SeedResult]) -> str:
         """What there is after a stop and how to go on, for people."""
         if not results:
-            return "Stopped before a seed was finished; the same command begins again."
+            if not self.reuse or trains_in_mmsa(self.args.model_name):
+                return "Stopped before a seed was finished; the same command begins again."
+            return (
+                "Stopped before a seed was finished; the same command goes on after its last "
+                "finished epoch."
+            )
         seeds = ", ".join(str(result.seed) for result in results)
         again = "goes on" if self.reuse else "starts over; without --repeat it goes on"
         return f"Stopped; kept in {self.store.root}: seeds {seeds}. The same command {again}."
@@ -175,7 +183,10 @@ class Run:
             WriteError: As for `seeds`.
         """
         identity = self.identity(seed)
+        resume = self._resume_point(identity)
         known = self._look_up(identity) if self.reuse else None
+        if known is not None or not self.reuse:
+            resume.remove()
         if known is not None:
             return self._result(known, reused=True)
         if self.features.fingerprint != identity.dataset_fingerprint:  # changed just now
@@ -198,6 +209,7 @@ class Run:
                     checkpoint=checkpoint,
                     staged=staged if there else None,
                 )
+        resume.remove()
         logger.info("Result for seed %d: %s", seed, record.metrics.get("test", record.reason))
         return self._result(read_record(path), reused=False)  # as stored, with its digests
 
@@ -226,6 +238,11 @@ class Run:
     def _base_file(self) -> str | os.PathLike[str] | None:
         others = self.other_features.values()
         path = base_file(self.custom_feature, self.args.featurePath, others)
+        if path == "":
+            raise FeatureFileError(
+                f"data set {self.args.dataset_name!r} names no feature file; give it: -f FILE, in "
+                "Python custom_feature=FILE."
+            )
         if path is not None and (reason := why_no_file(path, "feature file")):
             raise FeatureFileError(
                 f"{shown(path)}: {reason}. Set the environment variable {DATA_ROOT_VARIABLE} to "
@@ -241,7 +258,7 @@ class Run:
     def _read_features(self) -> FeatureSet:
         features = read_features(
             self._base_file(),
-            self.args.dataset_name,
+            mmsa_bridge.data_set(self.args),
             front_padding=self.args.get("front_padding"),
             **self.other_features,
         )
@@ -268,7 +285,7 @@ class Run:
 
     def _check_metric(self) -> None:
         """Refuse a `KeyEval` that the data set's metrics do not have."""
-        scored = mmsa_bridge.metrics(self.args.dataset_name)
+        scored = mmsa_bridge.metrics(mmsa_bridge.data_set(self.args))
         known = ["Loss", *scored(torch.tensor([1.0, -1.0]), torch.tensor([1.0, -1.0]))]
         key = self.args.get("KeyEval", "Loss")
         if key not in known:
@@ -297,7 +314,10 @@ class Run:
                     with mmsa_keys.explained(self.args):
                         return run_stock_seed(args, identity.seed, self.options.loaders)
             with _progress_bar(self.options.verbose_level > 0, identity) as progress:
-                return run_extension_seed(args, self._seen_features, identity.seed, progress)
+                resume = self._resume_point(identity)
+                return run_extension_seed(
+                    args, self._seen_features, identity.seed, progress, resume
+                )
         except MMSAExtError:
             raise
         except (OSError, RuntimeError):  # torch's writer raises the latter
@@ -437,6 +457,11 @@ class Run:
 
     def _checkpoint_path(self, identity: RunIdentity) -> Path:
         return self.places.models / identity.checkpoint_name
+
+    def _resume_point(self, identity: RunIdentity) -> ResumePoint:
+        """Where the state of a training lies until its result is stored."""
+        path = self._checkpoint_path(identity).with_suffix(".resume")
+        return ResumePoint(path, f"{identity.digest} {_environment(self.device).describe()}")
 
     def _result(self, record: RunRecord, *, reused: bool) -> SeedResult:
         checkpoint = self._checkpoint_path(record.identity)

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,14 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
-from MMSA_ext.data.feature_set import Batch, FeatureSplit
 from MMSA_ext.data.loader import FeatureLoader, as_feature_loader
 from MMSA_ext.data.predictions import Predictions
-from MMSA_ext.data.retrieval import RetrievalConfig, RetrievalIndex, build_index
 from MMSA_ext.data.scaling import FeatureScaling
 from MMSA_ext.errors import NOT_BETTER, TrainingDivergedError
-from MMSA_ext.models.contract import Inputs, MSAModel, StepBatch, core_model
+from MMSA_ext.models.contract import Inputs, MSAModel, core_model
 from MMSA_ext.models.parts.encoders import PretrainedText
+from MMSA_ext.training.state import ResumePoint, Training, TrainingHistory
+from MMSA_ext.training.steps import StepSampler, evaluation_order, to_device
 from MMSA_ext.training.weights_file import write_scratch
 
 if TYPE_CHECKING:
@@ -60,37 +60,23 @@ class StepProgress:
     stage: str | None = None
 
 
-@dataclass
-class TrainingHistory:
-    """What happened in training.
-
-    Attributes:
-        epochs: One entry an epoch: `epoch`, `train` and `valid` (name to number),
-            `learning_rate`, `seconds`. Epoch 0 is the untrained model, validation only.
-        chosen_epoch: Epoch whose weights were kept; None if training diverged.
-        notes: Remarks on how the model was trained, for the run's record.
-    """
-
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    chosen_epoch: int | None = None
-    notes: list[str] = field(default_factory=list)
-
-
 class Trainer:
     """Trains and evaluates models of this package.
 
     Args:
-        args: MMSA's configuration of the run; reads `device`, `model_save_path`, `dataset_name`
-            and the keys of the model's configuration class.
+        args: MMSA's configuration of the run; reads `device`, `model_save_path` and the
+            keys of the model's configuration class.
         progress: Called after every optimisation step.
 
     Attributes:
         stage: See `StepProgress`.
         scaling: What the frames of MMSA's plain loaders are scaled by, from `do_train` on.
+        resume: Where the state after each epoch is kept, and found; None keeps none.
     """
 
     stage: str | None = None
     scaling: FeatureScaling | None = None
+    resume: ResumePoint | None = None
 
     def __init__(self, args: Any, progress: Callable[[StepProgress], None] | None = None) -> None:
         from MMSA_ext import mmsa_bridge
@@ -101,7 +87,7 @@ class Trainer:
         self.device = torch.device(args.device)
         self.progress = progress
         self.history = TrainingHistory()
-        self._metrics = mmsa_bridge.metrics(args.dataset_name)
+        self._metrics = mmsa_bridge.metrics(self.config.data_set)
 
     def do_train(
         self, model: nn.Module, dataloader: dict[str, Any], return_epoch_results: bool = False
@@ -238,16 +224,18 @@ class Trainer:
         optimizer = self.make_optimizer(core)
         schedule = self.make_schedule(optimizer, len(train))
         sampler = StepSampler(train.split, core.retrieval)
-        start = self.score(predict(core, valid, self.device))
-        self.history.epochs.append({"epoch": 0, "valid": start})
-        best = math.inf
+        now = Training(model, optimizer, schedule, sampler, self.history)
+        if self.resume is None or not self.resume.restore(now, destination):
+            start = self.score(predict(core, valid, self.device))
+            self.history.epochs.append({"epoch": 0, "valid": start})
         warm = -(-self.warm_up(config.num_epochs * len(train)) // len(train))  # epochs
-        for epoch in range(1, config.num_epochs + 1):
+        while now.epoch < config.num_epochs and not self._is_out_of_patience(now.epoch, warm):
+            epoch = now.epoch + 1
             began = time.perf_counter()
             core.begin_epoch(epoch, config.num_epochs)
             if sampler.is_stale(epoch):
                 sampler.refresh(core, self.device, config.eval_batch_size)
-            trained = self._train_epoch(core, train, sampler, optimizer, schedule, epoch, best)
+            trained = self._train_epoch(core, train, sampler, optimizer, schedule, epoch, now.best)
             scores = self.score(predict(core, valid, self.device))
             self.history.epochs.append(
                 {
@@ -260,14 +248,16 @@ class Trainer:
             )
             logger.info("TRAIN-(%s) [%d] >> %s", config.model_name, epoch, _format(trained))
             logger.info("VAL-(%s) [%d] >> %s", config.model_name, epoch, _format(scores))
-            if self._is_selected(epoch, self._key(scores), best):
-                best, self.history.chosen_epoch = self._key(scores), epoch
+            if self._is_selected(epoch, self._key(scores), now.best):
+                now.best, self.history.chosen_epoch = self._key(scores), epoch
                 write_scratch(
                     destination, {name: value.cpu() for name, value in model.state_dict().items()}
                 )
-            if self._is_out_of_patience(epoch, warm):
-                break
-        if not best < self._key(start):
+            now.epoch = epoch
+            if self.resume is not None:
+                self.resume.save(now, destination)
+        start = self.history.epochs[0]["valid"]
+        if not now.best < self._key(start):
             self._not_better(start)
 
     def _is_selected(self, epoch: int, key: float, best: float) -> bool:
@@ -363,57 +353,6 @@ class Trainer:
         return key if self.config.KeyEval in MINIMISED else -key
 
 
-class StepSampler:
-    """Assembles training steps: anchors and, where the model asks, retrieved samples."""
-
-    def __init__(self, split: FeatureSplit, retrieval: RetrievalConfig | None) -> None:
-        self.split = split
-        self.retrieval = retrieval
-        self.index: RetrievalIndex | None = None
-        self.bank: dict[str, Tensor] | None = None
-
-    def is_stale(self, epoch: int) -> bool:
-        """Whether the similarity is refreshed before this epoch: 1, 1 + refresh_epochs, ..."""
-        return self.retrieval is not None and (epoch - 1) % self.retrieval.refresh_epochs == 0
-
-    @torch.no_grad()
-    def refresh(self, model: MSAModel, device: torch.device, batch_size: int) -> None:
-        """Rank the training samples anew by the model's features, in evaluation mode."""
-        if self.retrieval is None:
-            return
-        model.eval()
-        order = _evaluation_order(model, self.split)
-        parts = [
-            model.contrast_features(Inputs.of(to_device(self.split.batch(indices), device)))
-            for indices in torch.split(order, batch_size)
-        ]
-        back = torch.argsort(order).to(device)
-        features = {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
-        ranked = torch.cat([features[name] for name in model.ranked_by], dim=-1)
-        labels = torch.from_numpy(self.split.labels["M"])
-        self.index = build_index(ranked, labels, self.retrieval)
-        self.bank = features if model.feature_bank else None
-
-    def step(self, anchors: Tensor, device: torch.device) -> StepBatch:
-        """The step for anchors `(B,)`; each distinct sample is in it once."""
-        drawn = None if self.index is None else self.index.draw(anchors)
-        if drawn is None or self.bank is not None:
-            samples = to_device(self.split.batch(anchors), device)
-            rows = torch.arange(len(anchors), device=device)
-            contrast = None if drawn is None else drawn.to(device)
-            return StepBatch(samples, rows, contrast, self.bank)
-        wanted = torch.cat([anchors[:, None], drawn.positives, drawn.negatives], dim=1)
-        distinct, rows = torch.unique(wanted, return_inverse=True)
-        rows = rows.to(device)
-        first_negative = 1 + drawn.positives.shape[1]
-        contrast = replace(
-            drawn.to(device),
-            positives=rows[:, 1:first_negative],
-            negatives=rows[:, first_negative:],
-        )
-        return StepBatch(to_device(self.split.batch(distinct), device), rows[:, 0], contrast)
-
-
 @torch.no_grad()
 def predict(
     model: MSAModel, loader: FeatureLoader, device: torch.device, *, features: bool = False
@@ -432,7 +371,7 @@ def predict(
     model.eval()
     predicted, labels = [], []
     collected: dict[str, list[Tensor]] = {}
-    order = _evaluation_order(model, loader.split)
+    order = evaluation_order(model, loader.split)
     for indices in torch.split(order, loader.batch_size):
         batch = loader.split.batch(indices)
         outputs = model(Inputs.of(to_device(batch, device)))
@@ -451,13 +390,6 @@ def predict(
         torch.cat(labels)[back],
         {name: torch.cat(parts)[back] for name, parts in collected.items()},
     )
-
-
-def _evaluation_order(model: MSAModel, split: FeatureSplit) -> Tensor:
-    """Samples of similar length together, which saves padding, where that changes nothing."""
-    if model.reads_padding:
-        return torch.arange(len(split))
-    return torch.from_numpy(split.by_length())
 
 
 def parameter_groups(
@@ -521,19 +453,6 @@ def _set_apart(groups: list[dict[str, Any]], model: MSAModel) -> list[dict[str, 
         groups = [g | {"params": [p for p in g["params"] if id(p) not in own]} for g in groups]
         apart.append(groups[0] | {"params": taken} | options)
     return groups + apart
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move a batch's tensors, labels included."""
-
-    def move(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.to(device, non_blocking=True)
-        if isinstance(value, dict):
-            return {key: move(item) for key, item in value.items()}
-        return value
-
-    return {key: move(value) for key, value in batch.items()}
 
 
 def _format(results: dict[str, Any]) -> str:

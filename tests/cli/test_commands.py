@@ -47,6 +47,35 @@ def test_run_predict_and_where_everything_is(tmp_path, feature_file, tiny_encode
     assert printed.output == output.read_text()
 
 
+def test_a_file_of_text_alone(tmp_path, feature_data, tiny_encoder):
+    """Every command on what has neither audio nor vision; a model that reads them is refused."""
+    keys = ("id", "raw_text", "text_bert", "regression_labels")
+    texts = {name: {key: split[key] for key in keys} for name, split in feature_data.items()}
+    file = tmp_path / "texts.pkl"
+    file.write_bytes(pickle.dumps(texts))
+
+    def call(*arguments):
+        result = runner.invoke(app, [*map(str, arguments)])
+        assert result.exit_code == 0, (result.output, result.exception)
+        return result.output
+
+    assert "audio: absent" in call("check-data", file, "-d", "mosi")
+    run = ["run", "-d", "mosi", "-f", file, "-s", "1", *options(tmp_path)]
+    call(*run, "-m", "text_only", *settings("text_only", tiny_encoder))
+    (checkpoint,) = (tmp_path / "m").glob("*.pth")
+    assert call("predict", checkpoint, file, "-g", "cpu").count("\n") == 25
+    out = ["-o", tmp_path / "out", "-g", "cpu"]
+    assert "attribution-01" in call("explain", "attribution", checkpoint, file, *out)
+    results = ["--res-save-dir", tmp_path / "r"]
+    assert "equal" in call("verify", *results)
+    assert "report" in call("report", *results)
+    encoded = tmp_path / "encoded.pkl"
+    call("encode-text", file, encoded, "-p", tiny_encoder, "--max-length", "12", "-g", "cpu")
+    assert "audio: absent" in call("check-data", encoded)
+    refused = runner.invoke(app, [*map(str, run), "-m", "lf_dnn"]).exception
+    assert str(refused).startswith(f"{file}: has no audio and no vision, which lf_dnn reads")
+
+
 def test_run_on_generated_data(tmp_path, tiny_encoder):
     """SIMS, whose embedded data needs no tokenizer from elsewhere."""
     from MMSA_ext.data.synthetic import write_tiny_encoder

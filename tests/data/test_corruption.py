@@ -39,6 +39,17 @@ def valid_frames(split, key):
     return np.arange(longest) < getattr(split, f"{key}_lengths")[:, None]
 
 
+def test_what_is_absent_has_nothing_to_lose(features):
+    config = CorruptionConfig(remove=("vision",), drop_rate=0.5, noise=1.0, at="all")
+    for absent in (["audio"], ["audio", "vision"], ["text"]):
+        before = features.without(absent)
+        after = corrupt(before, config)
+        assert after.absent == before.absent
+        assert {key for _, key in changed(before, after)} == {*ARRAYS} - {
+            *absent, *(("text_bert",) if "text" in absent else ())
+        }  # fmt: skip
+
+
 class TestRemoved:
     def test_frames_become_zero_and_lengths_stay(self, features):
         config = CorruptionConfig(remove="audio")  # one, without a list

@@ -86,6 +86,9 @@ CONTENTS: dict[str, Callable[[Data], Any]] = {
     "gaps": _gaps,
     "without lengths": _without_lengths,
     "other forms": _other_forms,
+    "without vision": lambda data: [
+        split.pop(key) for split in data.values() for key in ("vision", "vision_lengths")
+    ],
     "before recipes": lambda data: data.update(text_encoder="minilm"),
     "without text": lambda data: [split.pop("text") for split in data.values()],
 }

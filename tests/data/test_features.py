@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from MMSA_ext.data.feature_checks import Scope, check_ids
 from MMSA_ext.data.feature_report import FeatureReport
@@ -209,7 +210,7 @@ BAD = {
         r"\[test\] regression_labels: is missing\..* Rename 'labels'",
     ),
     "split is a list": (lambda d: d.update(test=[]), r"\[test\] is a list; must be a dict"),
-    "no audio": (_drop("train", "audio"), r"\[train\] audio: is missing.*zeros"),
+    "no audio": (_drop("train", "audio"), r"\[train\] audio: is missing\. Store it in every split"),
     "no text": (_drop("train", "text", "text_bert"), r"\[train\] text_bert: is missing.*encode-te"),
     "no id": (_drop("train", "id"), r"\[train\] id: is missing"),
     "no raw_text": (_drop("train", "raw_text"), r"\[train\] raw_text: is missing"),
@@ -386,7 +387,7 @@ class TestLabels:
         assert read(many, dataset, require_labels=False).report.warnings == []
 
     @pytest.mark.parametrize(
-        ("value", "undefined"), [(0, "Corr, and of mosi and mosei Non0_*."), (1, "Corr.")]
+        ("value", "undefined"), [(0, "Corr, and Non0_* where they are scored."), (1, "Corr.")]
     )
     def test_one_value_in_a_split(
         self, data: Data, read: Any, value: float, undefined: str
@@ -589,6 +590,76 @@ class TestThreeFiles:
         for function in (read_features, check_features, fingerprint):
             with pytest.raises(FeatureFileError, match="all of feature_T, feature_A and feature_V"):
                 function(None, **parts)
+
+
+class TestAbsent:
+    """A modality that no split has."""
+
+    def test_is_frames_of_no_features(self, data: Data, read: Any) -> None:
+        for split in data.values():
+            del split["audio"], split["audio_lengths"]
+        features = read(data)
+        assert features.absent == ("audio",)
+        for name, split in features.splits.items():
+            assert split.audio.shape == (SIZES[name], 1, 0)
+            assert not split.audio_lengths.any()
+            np.testing.assert_array_equal(split.vision, data[name]["vision"])
+        assert features.report.warnings == []
+        assert any(note.startswith("audio: absent") for note in features.report.notes)
+        assert re.search(r"train +6 +absent", features.report.render())
+
+    def test_a_file_of_text_alone(self, data: Data, read: Any) -> None:
+        keys = ("id", "raw_text", "text_bert", "regression_labels")
+        texts = {name: {key: split[key] for key in keys} for name, split in data.items()}
+        split = read(texts).splits["valid"]
+        assert split.absent == ("audio", "vision")
+        batch = split.batch(torch.tensor([2, 0]))
+        assert batch["audio"].shape == batch["vision"].shape == (2, 1, 0)
+        assert not batch["audio_mask"].any()
+        assert split.by_length().tolist() == sorted(
+            range(3), key=lambda i: data["valid"]["text_bert"][i, 1].sum()
+        )
+        assert split.take([1]).absent == split.absent
+
+    def test_text_is_warned_of_and_has_one_masked_position(self, data: Data, read: Any) -> None:
+        for split in data.values():
+            del split["text"], split["text_bert"]
+        features = read(data)
+        assert features.absent == ("text",)
+        assert "text: absent" in features.report.warnings[0]
+        batch = features.splits["train"].batch(torch.arange(4))
+        assert batch["text"].shape == (4, 3, 1)
+        assert not batch["text_mask"].any()
+
+    def test_a_sample_without_splits(self, data: Data, read: Any) -> None:
+        features = read({"text_bert": data["test"]["text_bert"][0]}, require_labels=False)
+        assert features.absent == ("audio", "vision")
+
+    @pytest.mark.parametrize(("role", "key"), [("T", "text_bert"), ("A", "audio"), ("V", "vision")])
+    def test_a_file_that_was_to_have_it_does_not(
+        self, data: Data, problems: Any, tmp_path: Path, role: str, key: str
+    ) -> None:
+        path = write_features(
+            tmp_path / "other.pkl", {name: {"id": split["id"]} for name, split in data.items()}
+        )
+        found = problems(data, **{f"feature_{role}": path})
+        assert [f"] {key} of {path}: is missing" in problem for problem in found] == [True] * 3
+
+    def test_lengths_of_frames_that_are_not_there(self, data: Data, problems: Any) -> None:
+        for split in data.values():
+            del split["audio"]
+        found = problems(data)
+        assert ["audio: is missing. Store it" in problem for problem in found] == [True] * 3
+
+    def test_to_a_model_that_does_not_read_it_it_is_as_if_absent(
+        self, data: Data, read: Any
+    ) -> None:
+        data["train"]["audio"][1, 0, 0] = np.nan
+        before = read(data)
+        after = before.without(("audio", "text"))
+        assert after.absent == ("text", "audio")
+        assert after.splits["train"].gaps == {}
+        assert after.splits["train"].vision is before.splits["train"].vision
 
 
 class TestPrediction:

@@ -79,7 +79,7 @@ def test_pool_averages_as_torch_does(features: FeatureSet) -> None:
         np.testing.assert_allclose(fitted.audio[row], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("model", ["text_only", "lf_dnn"])
+@pytest.mark.parametrize("model", ["dashfusion", "lf_dnn"])
 def test_predicting(model: str, tmp_path: Path, tiny_encoder: Path) -> None:
     path = write_features(tmp_path / "data.pkl", make_feature_data())
     config = {"early_stop": 1} if model == "lf_dnn" else tiny_config(model, tiny_encoder)

@@ -93,6 +93,18 @@ def test_batches_are_those_of_a_scaled_copy(feature_file):
     assert lazily["train"].split.audio is features.splits["train"].audio  # not a copy
 
 
+def test_an_absent_modality_is_of_no_features(feature_file):
+    features = read_features(feature_file, "mosi").without(["vision"])
+    found = features.fit_scaling()
+    assert found.vision.mean.shape == found.vision.deviation.shape == (0,)
+    again = FeatureScaling.from_plain(json.loads(json.dumps(found.plain())), "f")
+    again.check_widths([0, 5, 0], "f")
+    assert features.scaled(again).splits["test"].vision.shape == (6, 1, 0)
+    batch = features.with_scaling(again).splits["test"].batch(torch.arange(2))
+    assert batch["vision"].shape == (2, 1, 0)
+    assert found.without(["audio"]).audio.mean.shape == (0,)
+
+
 def test_plain_and_back_is_exact(feature_file):
     scaling = read_features(feature_file, "mosi").fit_scaling()
     again = FeatureScaling.from_plain(json.loads(json.dumps(scaling.plain())), "x")

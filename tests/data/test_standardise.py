@@ -56,6 +56,18 @@ def test_padding_is_zero_and_all_else_is_kept(source: Path, tmp_path: Path) -> N
     assert after["standardised"] == ["audio"]
 
 
+def test_a_modality_that_is_absent_stays_absent(source: Path, tmp_path: Path) -> None:
+    data = safe_load(source)
+    for name in LENGTHS:
+        del data[name]["vision"], data[name]["vision_lengths"]
+    without = write_features(tmp_path / "without.pkl", data)
+    written = safe_load(standardise(without, tmp_path / "out.pkl", front_padding="turn"))
+    assert "vision" not in written["test"]
+    assert written["standardised"] == ["audio"]
+    with pytest.raises(FeatureFileError, match="has no vision to standardise"):
+        standardise(without, tmp_path / "out.pkl", ["vision"])
+
+
 def test_bad_options_are_refused(source: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="name another output"):
         standardise(source, source)

@@ -1,5 +1,6 @@
 """An experiment on a real Ray, started here, with two workers of which one is killed."""
 
+import importlib
 import os
 import signal
 import sys
@@ -9,12 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from MMSA_ext import registry
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.experiments import Outcome, Plan, run
 from MMSA_ext.experiments.ray_engine import Delivery, RayEngine, _slots, connect
 from MMSA_ext.records.store import RunStore, file_digest
 from MMSA_ext.runs.options import RunOptions
 from tests.attack import store as attack
+from tests.conftest import OWN_MODEL
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,6 +91,20 @@ def test_a_refusal_reaches_the_driver(ray, make, options, tiny, store):
     assert [outcome.state for outcome in outcomes] == ["refused"] * 2
     assert "./nowhere" in outcomes[0].error
     assert not list(store.records())
+
+
+def test_workers_find_a_model_of_the_users(ray, make, options, tmp_path, monkeypatch):
+    """In a folder that only the driver's path has, and by no option: it was imported."""
+    (folder := tmp_path / "elsewhere").mkdir()
+    (folder / "ray_means.py").write_text(OWN_MODEL)
+    monkeypatch.syspath_prepend(folder)
+    importlib.import_module("ray_means")
+    try:
+        row = {"label": "mine", "model": "means", "config": {"num_epochs": 1}}
+        (outcome,) = run(make(rows=[row], seeds=[1]), engine=connect(), **options)
+    finally:
+        registry.unregister_model("means")
+    assert (outcome.state, outcome.error) == ("finished", "")
 
 
 def test_without_ray_says_how_to_get_it(monkeypatch):

@@ -115,6 +115,11 @@ class TestFiles:
             loaded(arguments(path))
         assert loaded(arguments(path, use_bert=True)).text.shape[2] == LENGTHS["text"]
 
+    def test_a_file_without_frames_that_are_read(self, tmp_path: Path) -> None:
+        path = write_features(tmp_path / "mosi.pkl", "mosi", vision=None, vision_lengths=None)
+        with pytest.raises(FeatureFileError, match="has no vision, which MMSA's loader reads"):
+            loaded(arguments(path))
+
 
 def stock(path: Path, need_normalized: bool) -> Any:
     """MMSA's data set, nothing changed."""

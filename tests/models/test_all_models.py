@@ -16,12 +16,14 @@ from MMSA_ext import MMSA_run, mmsa_bridge, predict_file
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import make_loaders
+from MMSA_ext.datasets import SHIPPED
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.explain.verification import verify_store
 from MMSA_ext.models.contract import Inputs, core_model
 from MMSA_ext.names import MODALITIES
 from MMSA_ext.records.store import RunStore
 from MMSA_ext.registry import get_model, list_models, trains_in_mmsa
+from MMSA_ext.training.state import ResumePoint
 from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
 from tests.models.conftest import contrast_step, make_step, outputs, with_garbage
 
@@ -385,6 +387,47 @@ def test_same_seed_same_weights_and_alone_or_after_another(planted, name, tiny_e
     assert any(not torch.equal(v, other.state_dict()[k]) for k, v in first.state_dict().items())
 
 
+class StoppedError(Exception):
+    """As if the process had ended."""
+
+
+def test_a_stopped_training_goes_on_bit_for_bit(planted, name, tiny_encoder, tmp_path, monkeypatch):
+    """It is stopped where retrieval is not refreshed, and unimodal labels begin to move."""
+    monkeypatch.setattr("MMSA_ext.training.state._MOST_OF_THE_TIME", float("inf"))
+    options = {"num_epochs": 3, **short(name)}
+    args = tiny_args(name, "mosi", tiny_encoder, tmp_path / "run", **options)
+    whole, expected, _ = train(args, planted, 5)
+
+    def training(resume, progress=None):
+        mmsa_bridge.setup_seed(5)
+        loaders = make_loaders(planted, args.batch_size, args.eval_batch_size)
+        model = mmsa_bridge.build_model(args)
+        trainer = get_model(name).trainer(args, progress)
+        trainer.resume = resume
+        trainer.do_train(model, loaders)
+        return trainer, model
+
+    def stop(state):
+        if state.stage is None and state.epoch == 2 and state.step == 2:
+            raise StoppedError
+
+    path = tmp_path / "run.resume"
+    with pytest.raises(StoppedError):
+        training(ResumePoint(path, "a"), stop)
+    seen = []
+    trainer, model = training(ResumePoint(path, "a"), seen.append)
+    assert next(state.epoch for state in seen if state.stage is None) == 2
+    model.load_state_dict(torch.load(args.model_save_path, weights_only=True))
+    for key, value in expected.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key]), key
+    histories = [
+        [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in done.history.epochs]
+        for done in (whole, trainer)
+    ]
+    assert histories[0] == histories[1]
+    assert whole.history.chosen_epoch == trainer.history.chosen_epoch
+
+
 @pytest.mark.parametrize("dataset", ["mosi", "sims"])
 def test_one_epoch_its_record_and_its_checkpoint(
     name, dataset, tiny_encoder, tmp_path, monkeypatch
@@ -414,7 +457,7 @@ def test_one_epoch_its_record_and_its_checkpoint(
     )
 
 
-@pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims"])
+@pytest.mark.parametrize("dataset", SHIPPED)
 def test_every_shipped_configuration_is_valid(name, dataset):
     args = resolve(name, dataset)
     assert args.model_name == name

@@ -20,6 +20,7 @@ from MMSA_ext.runs.options import RunOptions
         ({"reuse": "no"}, "reuse is 'no'; give True or False"),
         ({"custom_feature": 4}, "4 is no path"),
         ({"feature_V": "a\0b"}, "a path holds no NUL"),
+        ({"imports": [4]}, "give names of modules or their .py files"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(given, said):
@@ -30,6 +31,8 @@ def test_what_cannot_be_meant_is_refused(given, said):
 def test_they_have_the_names_and_defaults_of_mmsa_run():
     arguments = signature(MMSA_run).parameters
     for field in fields(RunOptions):
+        if field.name == "imports":  # Python has `import`
+            continue
         assert arguments[field.name].default == field.default
 
 
@@ -46,6 +49,13 @@ def test_paths_are_expanded_and_folders_are_made_later(monkeypatch, tmp_path):
     assert moved.files == options.files
     assert not (tmp_path / "x").exists()
     assert moved.places().results.is_dir()
+
+
+def test_modules_in_files_are_named_whole(monkeypatch, tmp_path):
+    """A worker has another folder; what Python's path finds keeps its name."""
+    monkeypatch.chdir(tmp_path)
+    assert RunOptions(imports="package.mine").imports == ("package.mine",)
+    assert RunOptions(imports=[Path("mine.py"), "mine"]).imports == (f"{tmp_path}/mine.py", "mine")
 
 
 def test_a_command_is_given_its_options_as_one_object():

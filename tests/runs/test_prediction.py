@@ -14,7 +14,7 @@ from MMSA_ext.cli import main
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
 from MMSA_ext.explain.trained_model import load_trained
 from MMSA_ext.training.checkpoint import load_checkpoint, save_checkpoint
-from tests.conftest import tiny_config
+from tests.conftest import make_feature_data, tiny_config, train
 from tests.models.hosts.variants import INFOENH, TRAINING, read_by, write_features
 
 
@@ -95,6 +95,9 @@ def test_features_that_do_not_fit_are_refused(trained, tmp_path, feature_data):
         split["audio"] = np.repeat(split["audio"], 2, axis=2)
     path = tmp_path / "wide.pkl"
     path.write_bytes(pickle.dumps(feature_data))
+    if "text_only" in trained.checkpoint.name:  # which reads no audio
+        assert len(predict_file(trained.checkpoint, path)) == 24
+        return
     with pytest.raises(FeatureFileError, match=r"audio.*10 features.*trained on 5"):
         predict_file(trained.checkpoint, path)
 
@@ -125,6 +128,38 @@ def test_weights_alone_with_their_configuration(trained, tmp_path, feature_file)
         predict_file(bare, feature_file, overrides=lacking)
 
 
+def test_what_is_not_read_changes_no_bit(tmp_path, tiny_encoder):
+    """Trained with audio and vision in the file and without, scored on either, by any length."""
+    data = make_feature_data((40, 12, 30))
+    keys = ("id", "raw_text", "text_bert", "regression_labels")
+    files = {"all": data, "text": {s: {k: v[k] for k in keys} for s, v in data.items()}}
+    tables = []
+    for name, content in files.items():
+        files[name] = tmp_path / f"{name}.pkl"
+        files[name].write_bytes(pickle.dumps(content))
+    for name, file in files.items():
+        config = tiny_config("text_only", tiny_encoder)
+        seed = train("text_only", file, tmp_path / name, config=config)
+        assert load_checkpoint(seed.checkpoint).config["feature_dims"][1:] == [0, 0]
+        tables.append(pd.read_csv(seed.record_path.with_suffix(".predictions.csv")))
+        for scored in files.values():
+            tables.append(predict_file(seed.checkpoint, scored)[tables[0].columns])
+    for table in tables:
+        np.testing.assert_array_equal(table.prediction, tables[0].prediction)
+
+
+def test_a_file_that_lacks_what_is_read(trained, tmp_path, feature_data):
+    for split in feature_data.values():
+        del split["vision"], split["vision_lengths"]
+    path = tmp_path / "novision.pkl"
+    path.write_bytes(pickle.dumps(feature_data))
+    if "text_only" in trained.checkpoint.name:
+        assert len(predict_file(trained.checkpoint, path)) == 24
+        return
+    with pytest.raises(FeatureFileError, match=r"novision\.pkl does not .*\n  it has no vision"):
+        predict_file(trained.checkpoint, path)
+
+
 def test_a_missing_checkpoint(tmp_path, feature_file):
     with pytest.raises(CheckpointError, match=r"none\.pth"):
         predict_file(tmp_path / "none.pth", feature_file)
@@ -139,11 +174,12 @@ RECIPE = {
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory, tiny_encoder):
-    """Checkpoints of a model of this package, of MMSA and of a variant; and their features."""
+    """Checkpoints of two models of this package, of MMSA and of a variant; and their features."""
     folder = tmp_path_factory.mktemp("sound")
     features = write_features(folder / "features.pkl", planted=True)
     features.write_bytes(pickle.dumps(pickle.loads(features.read_bytes()) | {"recipe": RECIPE}))
-    own = {"text_only": tiny_config("text_only", tiny_encoder, num_epochs=1)}
+    ours = ("text_only", "dashfusion")
+    own = {model: tiny_config(model, tiny_encoder, num_epochs=1) for model in ours}
     given = TRAINING | {"pretrained": str(tiny_encoder)}
     host = {"lf_dnn": read_by("lf_dnn", given)}
     variant = {"self_mm_infoenh": read_by("self_mm_infoenh", given) | {"infoenh": INFOENH}}
@@ -155,20 +191,24 @@ def sound(tmp_path_factory, tiny_encoder):
             **dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), folder),
         )  # fmt: skip
         found[model] = load_checkpoint(results.seeds[0].checkpoint)
-        assert results.seeds[0].record.recipe == found[model].recipe == RECIPE
+        read = {"text": RECIPE["text"]} if model == "text_only" else RECIPE
+        assert results.seeds[0].record.recipe == found[model].recipe == read
     return found, features
 
 
 CONFIGURATIONS = {
     "lacks dataset_name, feature_dims, model_name, seq_lens": lambda c: c.clear(),
     "lacks seq_lens": lambda c: c.pop("seq_lens"),
-    "unknown model 'no_such_model'": lambda c: c.update(model_name="no_such_model"),
+    r"unknown model 'none'; .*--import MODULE": lambda c: c.update(model_name="none"),
     "model_name is no name": lambda c: c.update(model_name=None),
     "unknown data set 'mossi'; did you mean mosi": lambda c: c.update(dataset_name="mossi"),
-    "feature_dims is not three positive numbers": lambda c: c.update(feature_dims=[1, 2]),
-    "seq_lens is not three positive numbers": lambda c: c.update(seq_lens=[1, 2, True]),
+    "feature_dims is not three numbers from 0": lambda c: c.update(feature_dims=[1, 2]),
+    "seq_lens is not three numbers from 0": lambda c: c.update(seq_lens=[1, 2, True]),
     "'update' is no name of a key": lambda c: c.update(update=1),
     "'items' is no name of a key": lambda c: c.update(more={"items": 1}),
+    "feature_dims is 0 of vision, which|its model reads": lambda c: c.update(
+        feature_dims=[1, 2, 0]
+    ),
     "pretrained is no name": lambda c: c.update(pretrained=["a"]),
     "do(es)? not fit|builds no|GiB": lambda c: c.update(seq_lens=[10**9] * 3),
 }
@@ -245,7 +285,7 @@ def test_a_damaged_checkpoint_on_the_command_line(command, sound, tmp_path, monk
 class TestRecipes:
     """The features of a checkpoint of each kind, and others of the same widths."""
 
-    @pytest.fixture(params=["text_only", "lf_dnn", "self_mm_infoenh"])
+    @pytest.fixture(params=["dashfusion", "lf_dnn", "self_mm_infoenh"])
     def checkpoint(self, request, sound, tmp_path):
         path = tmp_path / "c.pth"
         save_checkpoint(path, sound[0][request.param])
@@ -286,6 +326,12 @@ class TestRecipes:
         insisted = predict_file(checkpoint, path, any_recipe=True)
         assert len(insisted) == 32
         assert [line.count("scored as any_recipe says") for line in caplog.messages] == [1]
+
+    def test_of_what_is_not_read_does_not_matter(self, sound, made, tmp_path, caplog):
+        save_checkpoint(tmp_path / "c.pth", sound[0]["text_only"])
+        covarep = RECIPE["audio"] | {"name": "covarep"}
+        assert len(predict_file(tmp_path / "c.pth", made(RECIPE | {"audio": covarep}))) == 32
+        assert caplog.text == ""
 
     def test_another_version_or_unknown_is_said_once_a_file(self, checkpoint, made, caplog):
         newer = RECIPE | {"audio": RECIPE["audio"] | {"version": "3.0"}}

@@ -39,7 +39,9 @@ def checkpoints(features, tmp_path_factory, tiny_encoder):
     folder = tmp_path_factory.mktemp("models")
     own = tiny_config("dashfusion", tiny_encoder, num_epochs=1)
     stock = {"early_stop": 1, "update_epochs": 1, "pretrained": str(tiny_encoder)}
+    text = tiny_config("text_only", tiny_encoder, num_epochs=1)
     return {
+        "text_only": train("text_only", features, folder, config=text).checkpoint,
         "dashfusion": train("dashfusion", features, folder, config=own).checkpoint,
         "self_mm": train("self_mm", features, folder, config=stock).checkpoint,
     }
@@ -239,3 +241,52 @@ def test_shards_on_the_command_line(tmp_path, data, checkpoints):
     turned = predict(*given, "-o", tmp_path / "r", "--front-padding", "turn")
     assert "--front-padding has no effect" in str(turned.exception)
     assert "give an input or --text" in str(predict(given[0]).exception)
+
+
+TEXTS = ["word1 word7", "word9, word3", "", "word1 " * 80]
+
+
+def test_a_table_of_texts(tmp_path, checkpoints):
+    table = tmp_path / "texts.csv"
+    frame = pd.DataFrame({"more": 1, "text": TEXTS, "id": ["007", "b", "NA", "d"]})
+    frame.to_csv(table, index=False, encoding="utf-8-sig")
+    scorer = Scorer(checkpoints["text_only"], gpu_ids="cpu")
+    found = score_texts(scorer, table)
+    assert found["id"].tolist() == ["007", "b", "NA", "d"]
+    want = scorer({"raw_text": TEXTS[:3]})["prediction"]
+    np.testing.assert_allclose(found["prediction"][:3], want, atol=1e-6)
+    assert "reads at most 64" in found["error"][3]
+    assert found["error"].tolist()[:3] == [""] * 3
+    shown = predict(checkpoints["text_only"], table)
+    assert shown.exit_code == 0
+    assert "1 of 4 texts could not be scored" in shown.output
+    output = tmp_path / "out.csv"
+    assert (
+        predict(checkpoints["text_only"], table, "-o", output, "--too-long", "cut").exit_code == 0
+    )
+    assert pd.read_csv(output)["prediction"].notna().all()
+    one = predict(checkpoints["text_only"], "--text", TEXTS[0])
+    assert float(one.output.splitlines()[-1]) == pytest.approx(float(want[0]), rel=1e-4)
+
+
+def test_texts_for_a_model_that_reads_more(checkpoints):
+    said = predict(checkpoints["dashfusion"], "--text", "word1")
+    assert "it has no audio, which dashfusion reads" in str(said.exception)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"id,txt\n1,a\n", "no column 'text'; did you mean txt"),
+        (b"id,text\n", "holds no texts"),
+        (b"", "is no table of texts"),
+        (b"id,text\n1,\xff\n", "is no table of texts"),
+        (b'id,text\n1,"a\n', "is no table of texts"),
+    ],
+)
+def test_a_table_that_is_none(tmp_path, content, said, checkpoints):
+    table = tmp_path / "texts.csv"
+    table.write_bytes(content)
+    with pytest.raises(FeatureFileError, match=said) as error:
+        score_texts(Scorer(checkpoints["text_only"], gpu_ids="cpu"), table)
+    assert str(table) in str(error.value)

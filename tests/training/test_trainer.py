@@ -12,7 +12,8 @@ from MMSA_ext.data.predictions import Predictions
 from MMSA_ext.data.retrieval import RetrievalConfig
 from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.models.contract import core_model
-from MMSA_ext.training.trainer import StepSampler, Trainer, parameter_groups, predict
+from MMSA_ext.training.steps import StepSampler
+from MMSA_ext.training.trainer import Trainer, parameter_groups, predict
 
 
 def scripted(trainer, values, key="MAE"):

@@ -31,6 +31,19 @@ class UnimodalLabels:
         self._vectors: dict[str, Tensor] = {}
         self._centres: dict[str, tuple[Tensor, Tensor]] = {}
 
+    def state(self) -> dict[str, Tensor]:
+        """All labels and vectors, from which the rest follows."""
+        held = {"labels": self.labels, "vectors": self._vectors}
+        return {f"{kind}.{name}": x for kind, values in held.items() for name, x in values.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state` gave."""
+        for key, value in state.items():
+            kind, _, name = key.partition(".")
+            held = self.labels if kind == "labels" else self._vectors
+            held[name] = value.to(self.labels[_MULTIMODAL].device)
+        self._centres = {name: self._both_centres(name) for name in self._vectors}
+
     def of(self, name: str, index: Tensor) -> Tensor:
         """Labels `(B, 1)` of the samples `index` `(B,)`."""
         return self.labels[name][index].unsqueeze(1)
@@ -59,7 +72,10 @@ class UnimodalLabels:
             if name not in self._vectors:
                 self._vectors[name] = values.new_zeros(len(self.labels[name]), values.shape[1])
             self._vectors[name][index] = values
-            self._centres[name] = self._centre(name, 1), self._centre(name, -1)
+            self._centres[name] = self._both_centres(name)
+
+    def _both_centres(self, name: str) -> tuple[Tensor, Tensor]:
+        return self._centre(name, 1), self._centre(name, -1)
 
     def _centre(self, name: str, sign: int) -> Tensor:
         """Mean vector `(width,)` of the samples whose label has the sign; NaN if there is none."""

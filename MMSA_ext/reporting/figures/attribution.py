@@ -40,12 +40,13 @@ def attribution_figure(parts: pd.DataFrame, sample: pd.Series) -> Figure:
         words = text.iloc[row * width : (row + 1) * width]
         _word_bars(axes, words, _limit(text), max(width, 12))
     grid[0].set_title(_panel_title("words", text, sample["text_sum"]))
-    limit = max(_limit(pd.concat(frames.values())), _LEAST_SCALE * _limit(text))
+    limit = max(_limit(parts[parts["modality"] != "text"]), _LEAST_SCALE * _limit(text))
     for axes, (name, part) in zip(grid[count:], frames.items(), strict=True):
         _bars(axes, part, limit)
         axes.set_title(_panel_title(f"{name} frames", part, sample[f"{name}_sum"]))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    grid[-1].set_xlabel("frame")
+    if frames:
+        grid[-1].set_xlabel("frame")
     figure.supylabel("contribution to the prediction")
     held = "; InfoEnh's selection held" if sample["selection"] == "held" else ""
     more = f", baseline {sample['baseline']:.2f}; error of the sum {sample['gap']:.3f}{held}"
