@@ -118,8 +118,8 @@ def test_a_source_that_is_not_there(tmp_path: Path) -> None:
     ("options", "said"),
     [
         ({"form": "tabel"}, "did you mean table"),
-        ({"too_long": "shorten"}, "cut or pool or error"),
-        ({"incomplete": "keep"}, "error or drop"),
+        ({"too_long": "shorten"}, "'cut', 'pool' or 'error'"),
+        ({"incomplete": "keep"}, "'error' or 'drop'"),
         ({"shares": (0.5, 0.5)}, "sum 1"),
         ({"shares": (0.9, 0.2, -0.1)}, "sum 1"),
         ({"seed": -1}, "is no seed"),
