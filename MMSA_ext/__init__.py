@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from MMSA_ext import models
     from MMSA_ext.config.resolve import get_config_regression, get_config_tune
     from MMSA_ext.data.convert import convert
+    from MMSA_ext.datasets import Dataset, list_datasets, register_dataset, unregister_dataset
     from MMSA_ext.mmsa_bridge import register, unregister
     from MMSA_ext.mmsa_files import Kind
     from MMSA_ext.models import optimal_transport
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from MMSA_ext.runs.results import MetricSummary, RunResults, SeedResult
 
 __all__ = [
+    "Dataset",
     "InfoEnh",
     "InfoEnhConfig",
     "MMSAExtError",
@@ -53,20 +55,24 @@ __all__ = [
     "convert",
     "get_config_regression",
     "get_config_tune",
+    "list_datasets",
     "list_models",
     "load_model",
     "models",
     "optimal_transport",
     "predict_file",
     "register",
+    "register_dataset",
     "register_model",
     "runs_frame",
     "unregister",
+    "unregister_dataset",
     "unregister_model",
 ]
 
 # Modules of the names that are imported when they are first used.
 _HOMES = {
+    "Dataset": "MMSA_ext.datasets",
     "InfoEnh": "MMSA_ext.models.infoenh",
     "InfoEnhConfig": "MMSA_ext.models.infoenh",
     "MMSA_run": "MMSA_ext.runs.api",
@@ -79,13 +85,16 @@ _HOMES = {
     "convert": "MMSA_ext.data.convert",
     "get_config_regression": "MMSA_ext.config.resolve",
     "get_config_tune": "MMSA_ext.config.resolve",
+    "list_datasets": "MMSA_ext.datasets",
     "list_models": "MMSA_ext.registry",
     "load_model": "MMSA_ext.runs.prediction",
     "predict_file": "MMSA_ext.runs.prediction",
     "register": "MMSA_ext.mmsa_bridge",
+    "register_dataset": "MMSA_ext.datasets",
     "register_model": "MMSA_ext.registry",
     "runs_frame": "MMSA_ext.reporting.tables",
     "unregister": "MMSA_ext.mmsa_bridge",
+    "unregister_dataset": "MMSA_ext.datasets",
     "unregister_model": "MMSA_ext.registry",
 }
 

@@ -15,6 +15,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, cast
 
 from MMSA_ext import catalogue, mmsa_files, own_models
+from MMSA_ext.datasets import get_dataset
 from MMSA_ext.errors import ConfigError, UnknownModelError, suggest
 from MMSA_ext.names import MODALITIES
 
@@ -215,18 +216,7 @@ def check_names(model: str, dataset: str | None = None) -> None:
         said = f"unknown model {model!r:.80}; {suggest(model, known)}"
         raise UnknownModelError(f"{said} {own_models.MEND}")
     if dataset is not None:
-        check_dataset(dataset)
-
-
-def check_dataset(dataset: str) -> None:
-    """Check the name of a data set, in lower case.
-
-    Raises:
-        ConfigError: With the closest match.
-    """
-    known = [name for name in mmsa_files.datasets() if name != "dataset_root_dir"]
-    if dataset not in known:
-        raise ConfigError(f"unknown data set {dataset!r:.80}; {suggest(dataset, known)}")
+        get_dataset(dataset)
 
 
 def _known(name: str) -> ModelEntry | catalogue.Shipped | None:

@@ -29,7 +29,6 @@ import typer
 
 from MMSA_ext import mmsa_bridge, mmsa_files
 from MMSA_ext.config.resolve import resolve, unread
-from MMSA_ext.config.schema import DATASETS
 from MMSA_ext.data import synthetic
 from MMSA_ext.errors import ConfigError, FeatureFileError, MMSAExtError, suggest
 from MMSA_ext.files import scratch_folder, write_atomically
@@ -41,6 +40,9 @@ from MMSA_ext.runs import smoke
 from MMSA_ext.runs.api import MMSA_run
 from MMSA_ext.text_encoders import identity
 from MMSA_ext.version import __version__
+
+# Those of MMSA.
+DATASETS = ("mosi", "mosei", "sims")
 
 Status = Literal["runs", "refused", "diverged", "fails", "timeout"]
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
 
-from MMSA_ext.cli.options import Audio, FrontPadding, Gpus, Text, Vision, feature_file
+from MMSA_ext.cli.options import Audio, DatasetFile, FrontPadding, Gpus, Text, Vision, feature_file
 from MMSA_ext.errors import ConfigError
 
 _Number = TypeVar("_Number", int, float)
@@ -31,6 +31,7 @@ def check_data(
     feature_a: Audio = "",
     feature_v: Vision = "",
     front_padding: FrontPadding = "",
+    dataset_file: DatasetFile = "",
 ) -> None:
     """Check a feature file and summarise what is in it; exit code 1 if it has problems."""
     from MMSA_ext.data.features import check_features

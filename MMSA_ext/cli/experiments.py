@@ -11,6 +11,7 @@ import typer
 
 from MMSA_ext.cli.options import (
     Audio,
+    DatasetFile,
     Features,
     Overrides,
     ResultDir,
@@ -171,6 +172,7 @@ def status(
     feature_a: Audio = "",
     feature_v: Vision = "",
     res_save_dir: ResultDir = "",
+    dataset_file: DatasetFile = "",
 ) -> None:
     """Show which seeds of each row are done, running or missing, and the time used and left."""
     from MMSA_ext import experiments
@@ -201,6 +203,7 @@ def table(
     features: ShownFeatures = "",
     code: ShownCode = "",
     res_save_dir: ResultDir = "",
+    dataset_file: DatasetFile = "",
 ) -> None:
     """Write and show the tables of what has been run; give the options that it was run with."""
     from MMSA_ext.errors import ConfigError, suggest
@@ -227,6 +230,7 @@ def figure(
     features: ShownFeatures = "",
     code: ShownCode = "",
     res_save_dir: ResultDir = "",
+    dataset_file: DatasetFile = "",
 ) -> None:
     """Draw what has been run, as PNG and PDF; give the options that it was run with."""
     chosen = _load(experiment, datasets, overrides, seeds, baseline)

@@ -15,6 +15,7 @@ import typer
 from MMSA_ext.cli.options import (
     AnyRecipe,
     Checkpoint,
+    DatasetFile,
     Gpus,
     Overrides,
     ResultDir,
@@ -174,8 +175,9 @@ def cases(
         tuple[str, str] | None,
         typer.Option(help="Labels of the two systems that choose; default: first and last."),
     ] = None,
-    dataset: Annotated[str, typer.Option("-d", "--dataset", help="mosi, mosei or sims.")] = "",
+    dataset: Annotated[str, typer.Option("-d", "--dataset", help="Data set.")] = "",
     res_save_dir: ResultDir = "",
+    dataset_file: DatasetFile = "",
 ) -> None:
     """Single samples with their text through several systems, from the stored predictions."""
     from MMSA_ext.data.features import read_features

@@ -2,12 +2,13 @@
 
 import json
 import textwrap
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from MMSA_ext.cli.options import (
     ConfigFile,
+    DatasetFile,
     Overrides,
     known_dataset,
     known_model,
@@ -15,19 +16,26 @@ from MMSA_ext.cli.options import (
     takes_imports,
 )
 
+if TYPE_CHECKING:
+    from MMSA_ext.datasets import Dataset
+
 
 @takes_imports
-def list_() -> None:
-    """List models, the data sets they are configured for, and experiments."""
+def list_(dataset_file: DatasetFile = "") -> None:
+    """List data sets, models and the data sets they are configured for, and experiments."""
     from MMSA_ext import mmsa_files, registry
     from MMSA_ext.config.files import supported_datasets
+    from MMSA_ext.datasets import get_dataset, list_datasets
     from MMSA_ext.json_files import read_json
     from MMSA_ext.paths import experiment_files
 
+    typer.echo("Data sets:")
+    for name in list_datasets():
+        typer.echo(f"  {name:22s} {_described(get_dataset(name))}")
     typer.echo("Models of MMSA_ext:")
     for name in registry.list_models():
         datasets = ", ".join(supported_datasets(name))
-        typer.echo(f"  {name:22s} {datasets:20s} {registry.paper_of(name)}")
+        typer.echo(f"  {name:22s} {datasets:28s} {registry.paper_of(name)}")
     typer.echo("Models of MMSA:")
     for name in mmsa_files.models():
         typer.echo(f"  {name:22s} {', '.join(supported_datasets(name))}")
@@ -42,6 +50,7 @@ def config(
     dataset: Annotated[str, typer.Argument(callback=known_dataset, help="Data set.")] = "mosi",
     config_file: ConfigFile = "",
     overrides: Overrides = None,
+    dataset_file: DatasetFile = "",
 ) -> None:
     """Every key of a model's configuration: its value, what it means, and where it is from."""
     from MMSA_ext.config.described import described
@@ -62,15 +71,20 @@ def complexity(
     model: Annotated[
         str, typer.Argument(callback=known_model, help="Model of this package.")
     ] = "dashfusion",
-    dataset: Annotated[
-        str, typer.Argument(callback=known_dataset, help="mosi, mosei or sims.")
-    ] = "sims",
+    dataset: Annotated[str, typer.Argument(callback=known_dataset, help="Data set.")] = "sims",
     text_length: Annotated[
         int | None, typer.Option(help="Text tokens of the sample. Default: the longest.")
     ] = None,
     overrides: Overrides = None,
+    dataset_file: DatasetFile = "",
 ) -> None:
     """Multiply-adds and parameters of a model on one sample, by module, and Table V."""
     from MMSA_ext.explain.complexity import report
 
     typer.echo(report(model, dataset, text_length, parse_overrides(overrides or [])))
+
+
+def _described(dataset: "Dataset") -> str:
+    low, high = dataset.label_range
+    like = "" if dataset.like == dataset.name else f"; hyper-parameters of {dataset.like}"
+    return f"labels in [{low:g}, {high:g}], {dataset.metrics} metrics{like}"

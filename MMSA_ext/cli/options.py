@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from MMSA_ext.datasets import get_dataset, known_from
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, MMSAExtError, suggest
 from MMSA_ext.json_files import json_or_text
 from MMSA_ext.own_models import import_modules
 from MMSA_ext.paths import Places, expand, experiment_files, shown, why_no_file
-from MMSA_ext.registry import check_dataset, check_names
+from MMSA_ext.registry import check_names
 from MMSA_ext.runs.options import RunOptions
 
 if TYPE_CHECKING:
@@ -36,8 +37,14 @@ def known_model(name: _Name) -> _Name:
 def known_dataset(name: _Name) -> _Name:
     """Refuse a misspelt data set; one that is not given is left."""
     if name is not None:
-        check_dataset(name.lower())
+        get_dataset(name)
     return name
+
+
+def _define_data_sets(context: typer.Context, path: str) -> str:
+    """Make the data sets of a file known while the command runs."""
+    context.with_resource(known_from(readable("data set file")(path)))
+    return path
 
 
 def given_once(argument: str | None, option: str | None, flag: str, default: str) -> str:
@@ -89,7 +96,19 @@ Model = Annotated[
 Dataset = Annotated[
     str | None,
     typer.Option(
-        "-d", "--dataset", callback=known_dataset, help="mosi, mosei or sims. Default: mosi."
+        "-d",
+        "--dataset",
+        callback=known_dataset,
+        help="Data set, see `mmsa-ext list`. Default: mosi.",
+    ),
+]
+DatasetFile = Annotated[
+    str,
+    typer.Option(
+        "--dataset-file",
+        is_eager=True,  # before what takes the name of a data set
+        callback=_define_data_sets,
+        help="JSON file that defines data sets of your own (docs/data.md).",
     ),
 ]
 ModelArgument = Annotated[
@@ -224,6 +243,7 @@ def _run_options(
     log_dir: LogDir = "",
     repeat: Repeat = False,
     imports: Imports = None,
+    dataset_file: DatasetFile = "",
 ) -> RunOptions:
     return RunOptions(
         custom_feature=features or None,
@@ -238,6 +258,7 @@ def _run_options(
         log_dir=log_dir or None,
         reuse=not repeat,
         imports=imports or (),
+        dataset_file=dataset_file or None,
     )
 
 

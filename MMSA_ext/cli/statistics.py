@@ -133,10 +133,10 @@ def compare(
     _check_output(output)
     store, first, second = _groups(a, b, dataset, res_save_dir)
     shared_seeds(first, second)
-    name = first.records[0].identity.dataset
-    shown = metrics or list(sample_metrics(name))
+    data_set = first.records[0].identity.data_set
+    shown = metrics or list(sample_metrics(data_set))
     for metric in shown:
-        sample_metric(name, metric)
+        sample_metric(data_set, metric)
     check_split(first, second, split)
     table = compare_systems(
         (first, second),
@@ -174,7 +174,7 @@ def power(
 
     _check_output(output)
     _, first, second = _groups(a, b, dataset, res_save_dir)
-    shown = metrics or list(sample_metrics(first.records[0].identity.dataset))
+    shown = metrics or list(sample_metrics(first.records[0].identity.data_set))
     found = power_of_groups(
         first, second, shown, gain=gain / 100, power=wanted, alpha=alpha, split=split
     )

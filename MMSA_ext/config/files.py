@@ -19,8 +19,7 @@ from easydict import EasyDict
 from pydantic import BaseModel
 
 from MMSA_ext import mmsa_files
-from MMSA_ext.config.schema import DATASETS
-from MMSA_ext.data.feature_checks import OFFICIAL_LENGTHS
+from MMSA_ext.datasets import DEFINITION, SHIPPED, get_dataset, list_datasets
 from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.json_files import read_json
 from MMSA_ext.mmsa_files import Kind
@@ -67,7 +66,10 @@ def read_config(
             )
     if kind == "tune":
         values |= _space(file, model_name, random_choice)
-    values["featurePath"] = os.path.join(root, values["featurePath"])  # noqa: PTH118 (MMSA's)
+    if path:  # a data set of one's own need not name a file
+        values["featurePath"] = os.path.join(root, path)  # noqa: PTH118 (MMSA's)
+    if dataset_name not in SHIPPED:
+        values[DEFINITION] = get_dataset(dataset_name).definition()
     return EasyDict({"model_name": model_name, "dataset_name": dataset_name, **values})
 
 
@@ -113,10 +115,13 @@ def supported_datasets(model_name: str) -> list[str]:
         ConfigError: If there is no such model.
     """
     own = _shipped("regression").get(model_name, {}) if is_registered(model_name) else {}
-    if "datasetParams" in own:
-        return list(own["datasetParams"])
-    host = host_of(model_name)
-    return list(DATASETS if host is None else mmsa_files.section(host)["datasetParams"])
+    configured, host = own.get("datasetParams"), host_of(model_name)
+    if host is not None:
+        configured = mmsa_files.section(host)["datasetParams"]
+    if configured is None:
+        return list_datasets()
+    like = {name: get_dataset(name).like for name in list_datasets()}
+    return [name for name in like if {name, like[name], like[like[name]]} & configured.keys()]
 
 
 def extension_config(kind: Kind) -> dict[str, Any]:
@@ -129,7 +134,7 @@ def defaults(entry: ModelEntry) -> dict[str, Any]:
     values = {
         key: field.get_default(call_default_factory=True)
         for key, field in entry.config.model_fields.items()
-        if not field.is_required() and key not in ("missing_rate", "missing_seed")
+        if not field.is_required() and key not in ("missing_rate", "missing_seed", DEFINITION)
     }
     return {k: v.model_dump() if isinstance(v, BaseModel) else v for k, v in values.items()}
 
@@ -151,12 +156,15 @@ def _own_section(kind: Kind, name: str) -> dict[str, Any]:
         return _variant_section(entry, mmsa_files.section(entry.host, kind), own)
     section: dict[str, Any] = own or {
         "commonParams": defaults(entry),
-        "datasetParams": {dataset: {} for dataset in DATASETS},
+        "datasetParams": {dataset: {} for dataset in SHIPPED},
         "debugParams": {"d_paras": []},
     }
     for dataset, params in section["datasetParams"].items():
         # MMSA's own are in another order than the files.
-        params.setdefault("seq_lens", list(OFFICIAL_LENGTHS[dataset]))
+        known = SHIPPED[dataset]
+        lengths = known.seq_lens or SHIPPED[known.like].seq_lens
+        if lengths is not None:
+            params.setdefault("seq_lens", list(lengths))
     return section
 
 
@@ -234,10 +242,10 @@ def _model_parts(
     if kind == "regression" or "datasetParams" in section:
         known = list(file.section(model_name, "datasetParams"))
     else:
-        known = [name for name in mmsa_files.datasets() if name != "dataset_root_dir"]
+        known = list_datasets()
     if dataset_name not in known:
         way_out = (
-            "its unimodal tasks need labels that MMSA's loader reads on sims alone."
+            "its unimodal tasks need labels of the single modalities."
             if model_name in mmsa_files.UNIMODAL_TASKS
             else "run it there, or give a configuration file of your own that has one "
             "(config_file, --config)."

@@ -16,6 +16,7 @@ import torch
 from MMSA_ext import mmsa_bridge, mmsa_files
 from MMSA_ext.config.files import read_config, supported_datasets
 from MMSA_ext.config.schema import FACTS
+from MMSA_ext.datasets import DEFINITION, Dataset, get_dataset
 from MMSA_ext.errors import ConfigError, MMSAExtError, suggest
 from MMSA_ext.registry import ModelEntry, get_model, host_of, is_registered, refusal
 from MMSA_ext.validation import integer
@@ -23,7 +24,7 @@ from MMSA_ext.validation import integer
 # Options of this package that every model takes, and that MMSA knows nothing of.
 OPTIONS = ("corruption", "front_padding", "num_epochs", "feature_scaling")
 # Keys of every configuration that this package reads, whoever's model it is.
-_READ_HERE = ("model_name", "dataset_name", *OPTIONS, *FACTS)
+_READ_HERE = ("model_name", "dataset_name", DEFINITION, *OPTIONS, *FACTS)
 # What a run adds to the configuration before MMSA sees it.
 _ADDED = frozenset({"device", "model_save_path", "train_mode", "cur_seed", "custom_feature"}) | {
     f"feature_{modality}" for modality in "TAV"
@@ -98,16 +99,18 @@ def _shipped(args: Mapping[str, Any], drawn: bool) -> dict[str, list[Any]]:
     """Values that the shipped files give to keys, which say nothing of what the user wants."""
     model, dataset = str(args["model_name"]), str(args["dataset_name"])
     entry = get_model(model) if is_registered(model) else None
-    own = None if drawn else _shipped_for(model, dataset, entry)
+    own = None if drawn else _shipped_for(model, get_dataset(dataset), entry)
     return dict(mmsa_bridge.shipped_values(_host(model))) if own is None else own
 
 
 @cache
-def _shipped_for(model: str, dataset: str, entry: ModelEntry | None) -> dict[str, list[Any]] | None:
+def _shipped_for(
+    model: str, dataset: Dataset, entry: ModelEntry | None
+) -> dict[str, list[Any]] | None:
     """Values of the shipped file for a model, whose entry tells it from one of the same name."""
-    if dataset not in supported_datasets(model):
+    if dataset.name not in supported_datasets(model):
         return None
-    values = mmsa_bridge.leaves(read_config("regression", model, dataset))
+    values = mmsa_bridge.leaves(read_config("regression", model, dataset.name))
     return {path: [value] for path, value in values}
 
 

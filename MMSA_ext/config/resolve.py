@@ -26,6 +26,7 @@ from MMSA_ext.config.schema import ARGUMENTS, PLACES, UNREAD, VariantConfig, pro
 from MMSA_ext.data.corruption import normalise
 from MMSA_ext.data.front_padding import check_choice
 from MMSA_ext.data.scaling import check_scaling, wants_scaling
+from MMSA_ext.datasets import DEFINITION, get_dataset
 from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.json_files import check_depth
 from MMSA_ext.mmsa_files import Kind
@@ -46,7 +47,7 @@ def get_config_regression(
 
     Args:
         model_name: Name of the model, any case.
-        dataset_name: `mosi`, `mosei` or `sims`, any case.
+        dataset_name: A data set that is known, any case.
         config_file: File in MMSA's schema; empty for the shipped ones.
 
     Returns:
@@ -107,7 +108,7 @@ def resolve(
 
     Args:
         model_name: Name of the model, any case.
-        dataset_name: `mosi`, `mosei` or `sims`, any case.
+        dataset_name: A data set that is known, any case.
         config_file: File in MMSA's schema; empty for the shipped ones.
         overrides: Values that replace the file's; nested keys as in `merge`.
         searched: Choices of the keys that a search will set, from `tuning.search_space`; those that
@@ -129,6 +130,12 @@ def resolve(
 def _given(args: EasyDict, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
     """Overrides without those that say what is known, or belong elsewhere."""
     given = _plain_overrides(overrides)
+    definition = given.pop(DEFINITION, None)
+    if definition is not None and definition != args.get(DEFINITION):
+        raise ConfigError(
+            f"config: {DEFINITION} is not that of the data set {args.dataset_name!r}, "
+            f"{args.get(DEFINITION)}; leave it out, and define data sets by --dataset-file."
+        )
     for key in ("model_name", "dataset_name"):
         name = given.pop(key, None)
         if name is not None and str(name).lower() != args[key]:
@@ -157,7 +164,8 @@ def _settled(args: EasyDict, searched: Mapping[str, list[Any]], *, own_file: boo
             "classes by rounding (docs/protocol.md): leave it out."
         )
     drawn = args.pop("d_paras", None) is not None
-    args.featurePath = expand(args.featurePath)
+    if args.featurePath:
+        args.featurePath = expand(args.featurePath)
     corruption = normalise(args.pop("corruption", None))
     if corruption is not None:
         args.corruption = corruption
@@ -196,7 +204,7 @@ def checked(args: EasyDict, *, drawn: bool = False) -> EasyDict:
     if trains_in_mmsa(name):
         found = mmsa_keys.problems(args, drawn=drawn)
     else:
-        usual = mmsa_files.datasets()[args.dataset_name]["unaligned"]
+        usual = mmsa_files.facts(get_dataset(args.dataset_name))["unaligned"]
         found = [
             f"{key}: {name} does not read it; leave it at {usual[key]!r} (given: {args[key]!r:.80})"
             for key in UNREAD
@@ -309,7 +317,7 @@ def _relative_feature_path(args: EasyDict) -> str:
 def identity_config(args: Any) -> dict[str, Any]:
     """The part of a configuration that decides the numbers: plain JSON, without places."""
     plain = {key: value for key, value in dict(args).items() if key not in PLACES}
-    for key in mmsa_keys.OPTIONS:
+    for key in (*mmsa_keys.OPTIONS, DEFINITION):
         if plain.get(key) is None:
             plain.pop(key, None)  # not every model's configuration has the key
     return dict(json.loads(json.dumps(plain, default=str)))

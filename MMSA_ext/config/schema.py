@@ -20,11 +20,10 @@ from pydantic import (
     model_validator,
 )
 
+from MMSA_ext.datasets import Dataset, dataset_of
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.names import MODALITIES, MODALITY_FILES, Modality
 from MMSA_ext.validation import explain
-
-DATASETS = ("mosi", "mosei", "sims")
 
 # What to do with zeros in front of the frames, and what scale frames are on; see `data`.
 FrontPadding = Literal["turn", "keep"]
@@ -103,6 +102,7 @@ class MMSAKeys(BaseModel):
     Attributes:
         model_name: Name of the model.
         dataset_name: Name of the data set.
+        dataset_definition: What it is, see `datasets.Dataset`; None of a shipped one.
         featurePath: Feature file, where no other is given.
         seq_lens: Longest text, audio and vision; the file decides.
         feature_dims: Features of a word, an audio frame and a vision frame; the file decides.
@@ -124,7 +124,8 @@ class MMSAKeys(BaseModel):
     )
 
     model_name: str
-    dataset_name: Literal["mosi", "mosei", "sims"]
+    dataset_name: str
+    dataset_definition: dict[str, Any] | None = None
     featurePath: str  # noqa: N815 (MMSA's name)
     seq_lens: list[int] = Field(min_length=3, max_length=3)
     feature_dims: list[int] = Field(min_length=3, max_length=3)
@@ -138,6 +139,24 @@ class MMSAKeys(BaseModel):
     need_normalized: Literal[False] = False
     use_bert: Literal[True] = True
     front_padding: FrontPadding | None = None
+
+    @model_validator(mode="after")
+    def _data_set_is_known(self) -> Self:
+        if getattr(self, "contrast_classes", "") == "borders" and self.data_set.classes is None:
+            raise ValueError(
+                f"contrast_classes: data set {self.dataset_name!r} has no borders between classes; "
+                "write 'exact' or 'rounded', or define them (classes, docs/data.md)"
+            )
+        return self
+
+    @property
+    def data_set(self) -> Dataset:
+        """The data set, whose name or definition has been checked."""
+        return dataset_of(self.dataset_name, self.dataset_definition)
+
+    def class_borders(self, rule: str) -> tuple[float, ...]:
+        """The borders between classes of labels, if retrieval asks for them."""
+        return self.data_set.classes or () if rule == "borders" else ()
 
 
 class RunConfig(MMSAKeys):

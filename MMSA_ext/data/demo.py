@@ -18,7 +18,7 @@ def demo_features(dataset: str, folder: str | Path | None = None) -> Path:
     """Write the embedded data set, unless it is there.
 
     Args:
-        dataset: `mosi`, `mosei` or `sims`: whose dimensions and labels it has.
+        dataset: A shipped one, whose dimensions and labels it has.
         folder: Folder of results; `~/MMSA/results` if None.
 
     Returns:

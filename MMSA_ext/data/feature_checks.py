@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from MMSA_ext.data.feature_report import FeatureReport, ScaleSummary
 from MMSA_ext.data.pickles.errors import shown
+from MMSA_ext.datasets import Dataset
 
 __all__ = [
-    "LABEL_RANGES",
-    "OFFICIAL_LENGTHS",
     "Scope",
     "SequenceFindings",
     "as_numbers",
@@ -35,15 +34,6 @@ __all__ = [
     "survey_sequence",
 ]
 
-LABEL_RANGES = {
-    "mosi": (-3.0, 3.0),
-    "mosei": (-3.0, 3.0),
-    "sims": (-1.0, 1.0),
-    "simsv2": (-1.0, 1.0),
-}
-# Time steps of text, audio and vision in the official unaligned files. What MMSA's `seq_lens` say
-# of mosi and mosei, (50, 500, 375), is not their order.
-OFFICIAL_LENGTHS = {"mosi": (50, 375, 500), "mosei": (50, 500, 500), "sims": (39, 400, 55)}
 _RANGE_TOLERANCE = 1e-4  # labels such as 1/3 are stored rounded
 _BLOCK_VALUES = 1 << 20
 _SHOWN = 5
@@ -535,7 +525,7 @@ def _check_mask(scope: Scope, key: str, mask: NDArray[Any]) -> None:
 
 
 def check_labels(
-    scope: Scope, key: str, value: Any, dataset: str | None, *, required: bool = True
+    scope: Scope, key: str, value: Any, dataset: Dataset | None, *, required: bool = True
 ) -> NDArray[np.float32] | None:
     """Check regression labels.
 
@@ -545,7 +535,7 @@ def check_labels(
         scope: where findings go.
         key: key of the labels.
         value: one number a sample, as (n,), (n, 1) or (n, 1, 1).
-        dataset: decides the range, see `LABEL_RANGES`.
+        dataset: decides the range; None checks none.
         required: False: where a sample has no label, the split is read as unlabelled.
 
     Returns:
@@ -574,14 +564,14 @@ def check_labels(
             f"is absent, NaN or infinite in {scope.samples(unusable)}. Label these samples or "
             "remove them.",
         )
-    if dataset in LABEL_RANGES:
-        low, high = LABEL_RANGES[dataset]
+    if dataset is not None:
+        low, high = dataset.label_range
         outside = (labels < low - _RANGE_TOLERANCE) | (labels > high + _RANGE_TOLERANCE)
         outside &= ~unusable
         if outside.any():
             scope.problem(
                 key,
-                f"is outside [{low:g}, {high:g}], the range of {dataset}, in "
+                f"is outside [{low:g}, {high:g}], the range of {dataset.name}, in "
                 f"{scope.samples(outside)}; the first is {labels[outside][0]:g}. Rescale the "
                 "labels, or name the data set they belong to.",
             )

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from MMSA_ext.data.recipes import Recipe, described
+from MMSA_ext.datasets import Dataset
 from MMSA_ext.names import FRAMES, MODALITIES
 
 __all__ = ["FeatureReport", "LabelSummary", "LengthSummary", "SplitSummary"]
@@ -49,9 +50,9 @@ class LabelSummary:
         std: population standard deviation.
         minimum: smallest.
         maximum: largest.
-        negative: samples below 0.
-        neutral: samples at 0.
-        positive: samples above 0.
+        negative: samples below the neutral label.
+        neutral: samples at it.
+        positive: samples above it.
     """
 
     mean: float
@@ -63,7 +64,7 @@ class LabelSummary:
     positive: int
 
     @classmethod
-    def of(cls, labels: NDArray[np.float32]) -> "LabelSummary":
+    def of(cls, labels: NDArray[np.float32], neutral: float = 0.0) -> "LabelSummary":
         """Summarise the finite labels of shape (n,); at least one must be finite."""
         exact = labels[np.isfinite(labels)].astype(np.float64)
         return cls(
@@ -71,9 +72,9 @@ class LabelSummary:
             float(exact.std()),
             float(exact.min()),
             float(exact.max()),
-            int((exact < 0).sum()),
-            int((exact == 0).sum()),
-            int((exact > 0).sum()),
+            int((exact < neutral).sum()),
+            int((exact == neutral).sum()),
+            int((exact > neutral).sum()),
         )
 
 
@@ -138,7 +139,7 @@ class FeatureReport:
     """
 
     path: Path
-    dataset: str | None = None
+    dataset: Dataset | None = None
     fingerprint: str = ""
     size: int = 0
     problems: list[str] = field(default_factory=list)
@@ -171,7 +172,7 @@ class FeatureReport:
         sections = [
             f"Feature file  {self.path}\n"
             f"Size          {self.size / 2**20:.1f} MiB, sha256 {self.fingerprint[:16]}\n"
-            f"Label range   {f'of {self.dataset}' if self.dataset else 'not checked'}\n"
+            f"Label range   {f'of {self.dataset.name}' if self.dataset else 'not checked'}\n"
             f"Made by       {self._makers()}\n"
             f"Result        {verdict}: {findings}"
         ]

@@ -37,7 +37,6 @@ from numpy.typing import NDArray
 
 from MMSA_ext.data.feature_cache import kept_fingerprint, load_cached
 from MMSA_ext.data.feature_checks import (
-    LABEL_RANGES,
     Scope,
     check_labels,
     check_lengths,
@@ -69,8 +68,10 @@ from MMSA_ext.data.front_padding import (
     turned_tokens,
 )
 from MMSA_ext.data.safe_pickle import safe_load
-from MMSA_ext.errors import FeatureFileError
+from MMSA_ext.datasets import SHIPPED, Dataset, get_dataset
+from MMSA_ext.errors import ConfigError, FeatureFileError
 from MMSA_ext.files import replaced
+from MMSA_ext.metrics import neutral_label
 from MMSA_ext.names import FRAMES, MODALITIES
 from MMSA_ext.paths import expand_file
 
@@ -95,7 +96,7 @@ PathLike = str | os.PathLike[str]
 
 def read_features(
     path: PathLike | None,
-    dataset: str | None = None,
+    dataset: Dataset | str | None = None,
     *,
     feature_T: PathLike | None = None,  # noqa: N803 - MMSA's names
     feature_A: PathLike | None = None,  # noqa: N803
@@ -112,7 +113,7 @@ def read_features(
     Args:
         path: the file; `~` is expanded. None where the other three are given: ids, texts and
             labels are then those of `feature_T`.
-        dataset: `mosi`, `mosei` or `sims` decides the label range; None checks no range.
+        dataset: decides the label range; None, and a name that is not known, check none.
         feature_T: file that replaces text, as in MMSA.
         feature_A: file that replaces audio.
         feature_V: file that replaces vision.
@@ -143,7 +144,7 @@ def read_features(
 
 def check_features(
     path: PathLike | None,
-    dataset: str | None = None,
+    dataset: Dataset | str | None = None,
     *,
     feature_T: PathLike | None = None,  # noqa: N803
     feature_A: PathLike | None = None,  # noqa: N803
@@ -270,17 +271,19 @@ def write_features(path: PathLike, data: Mapping[str, Any]) -> Path:
 
 def _read(
     sources: _Sources,
-    dataset: str | None,
+    dataset: Dataset | str | None,
     require_labels: bool,
     front_padding: FrontPadding | None,
     load: Callable[[Path], LoadedFile],
 ) -> FeatureSet:
     check_choice(front_padding)
     base = sources.base
-    report = FeatureReport(base, dataset.lower() if dataset else None)
-    if report.dataset is not None and report.dataset not in LABEL_RANGES:
-        report.notes.append(f"The label range of data set {dataset!r} is not known: not checked.")
-        report.dataset = None
+    report = FeatureReport(base, dataset if isinstance(dataset, Dataset) else None)
+    if dataset and report.dataset is None:
+        try:
+            report.dataset = get_dataset(str(dataset))
+        except ConfigError as error:
+            report.notes.append(f"The label range is not checked: {error}")
     if sources.without_base:
         report.notes.append("Without a base file, ids, texts and labels are those of feature_T.")
     loaded = load(base)
@@ -314,7 +317,7 @@ def _read(
         split = _split(scopes[name], raw, absent, require_labels, turn=front_padding == "turn")
         if split is not None:
             splits[name] = split
-            report.summary[name] = _summary(split)
+            report.summary[name] = _summary(split, _neutral(report.dataset))
     _check_agreement(report, splits)
     if front_padding is None:
         check_front_padding(report, {name: scope.known for name, scope in scopes.items()})
@@ -468,8 +471,9 @@ def _labels(scope: Scope, raw: dict[str, Any], required: bool) -> dict[str, NDAr
             LABEL_KEYS["M"], f"is missing. Training and testing need a label a sample.{meant}"
         )
     unimodal = [LABEL_KEYS[kind] for kind in absent if kind != "M"]
-    if unimodal and required and (scope.report.dataset or "").startswith("sims"):
-        scope.note(", ".join(unimodal), "absent. MMSA's own models need them on SIMS; ours do not.")
+    of_sims = scope.report.dataset is not None and scope.report.dataset.metrics == "sims"
+    if unimodal and required and of_sims:
+        scope.note(", ".join(unimodal), "absent. MMSA's mlf_dnn, mlmf and mtfn need them.")
     return labels
 
 
@@ -486,28 +490,33 @@ def _check_variation(scopes: dict[str, Scope], splits: dict[str, FeatureSplit]) 
                 LABEL_KEYS["M"], f"{what}; a model learns nothing from that. Add other samples."
             )
         else:
-            undefined = "Corr" if labels[0] else "Corr, and of mosi and mosei Non0_*"
+            neutral = _neutral(scopes[name].report.dataset)
+            undefined = "Corr" if labels[0] != neutral else "Corr, and Non0_* where they are scored"
             scopes[name].warning(
                 LABEL_KEYS["M"], f"{what}; not defined on this split: {undefined}."
             )
 
 
+def _neutral(dataset: Dataset | None) -> float:
+    return 0.0 if dataset is None else neutral_label(dataset)
+
+
 def _check_label_scale(report: FeatureReport, splits: dict[str, FeatureSplit]) -> None:
     """Warn where all labels lie in the range of a data set with a smaller one."""
-    if report.dataset is None:
+    if report.dataset is None or report.dataset.name not in SHIPPED:
         return
     labels = [split.labels["M"] for split in splits.values() if "M" in split.labels]
-    low, high = LABEL_RANGES[report.dataset]
-    other_low, other_high = LABEL_RANGES["sims"]
+    low, high = report.dataset.label_range
+    other_low, other_high = SHIPPED["sims"].label_range
     if sum(map(len, labels)) < _FEWEST_LABELS or high <= other_high:
         return
     if not (np.abs(np.concatenate(labels)) <= other_high).all():
         return
     report.warnings.append(
         f"[{', '.join(splits)}] {LABEL_KEYS['M']}: all are within [{other_low:g}, {other_high:g}], "
-        f"the range of sims, and the file is read as {report.dataset}, whose range is [{low:g}, "
-        f"{high:g}]: its classes, as in Acc-7, would mean nothing. Name the data set whose scale "
-        "the labels have, or rescale them."
+        f"the range of sims, and the file is read as {report.dataset.name}, whose range is "
+        f"[{low:g}, {high:g}]: its classes, as in Acc-7, would mean nothing. Name the data set "
+        "whose scale the labels have, or rescale them."
     )
 
 
@@ -565,7 +574,7 @@ def _listed(sizes: dict[str, int]) -> str:
     return ", ".join(f"{name} {size}" for name, size in sizes.items())
 
 
-def _summary(split: FeatureSplit) -> SplitSummary:
+def _summary(split: FeatureSplit, neutral: float) -> SplitSummary:
     there = [key for key in FRAMES if key not in split.absent]
     arrays = {key: getattr(split, key) for key in ARRAYS if key not in split.absent}
     frames = {key: split.frames(key) for key in there}
@@ -579,5 +588,9 @@ def _summary(split: FeatureSplit) -> SplitSummary:
         len(split),
         {key: (a.shape, str(a.dtype)) for key, a in arrays.items() if a is not None},
         lengths,
-        {kind: LabelSummary.of(v) for kind, v in split.labels.items() if np.isfinite(v).any()},
+        {
+            kind: LabelSummary.of(values, neutral)
+            for kind, values in split.labels.items()
+            if np.isfinite(values).any()
+        },
     )

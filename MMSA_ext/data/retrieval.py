@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 RetrievalMode = Literal["correct", "rank_position"]
-ClassRule = Literal["exact", "rounded"]
+ClassRule = Literal["exact", "rounded", "borders"]
 
 POSITIVES_DRAWN = 2
 NEGATIVES_DRAWN = 2  # of each kind: similar and dissimilar
@@ -27,8 +27,9 @@ class RetrievalConfig:
     """How candidates are found.
 
     Attributes:
-        classes: Samples share a class if their labels are equal (`exact`) or round to the same
-            integer, halves to even (`rounded`).
+        classes: Samples share a class if their labels are equal (`exact`), round to the same
+            integer, halves to even (`rounded`), or lie between the same `borders`.
+        borders: Rising; a label on a border is of the class below.
         candidates: Kept candidates of each kind.
         refresh_epochs: Epochs between two refreshes of the similarity.
         mode: `correct` retrieves samples. `rank_position` repeats what the released code does: it
@@ -39,6 +40,7 @@ class RetrievalConfig:
     """
 
     classes: ClassRule = "exact"
+    borders: tuple[float, ...] = ()
     candidates: int = 10
     refresh_epochs: int = 2
     mode: RetrievalMode = "correct"
@@ -95,16 +97,19 @@ class RetrievalIndex:
         )
 
 
-def label_classes(labels: Tensor, rule: ClassRule) -> Tensor:
+def label_classes(labels: Tensor, rule: ClassRule, borders: tuple[float, ...] = ()) -> Tensor:
     """Class index of each label.
 
     Args:
         labels: `(N,)` float.
         rule: See `RetrievalConfig.classes`.
+        borders: See `RetrievalConfig.borders`.
 
     Returns:
         `(N,)` int64.
     """
+    if rule == "borders":
+        return torch.bucketize(labels, labels.new_tensor(borders))
     values = labels.round() if rule == "rounded" else labels
     classes: Tensor = torch.unique(values, return_inverse=True)[1]
     return classes
@@ -128,7 +133,7 @@ def build_index(
         Index on the CPU; K is the smaller of `config.candidates` and N.
     """
     features = F.normalize(features.float(), dim=-1)
-    classes = label_classes(labels, config.classes).to(features.device)
+    classes = label_classes(labels, config.classes, config.borders).to(features.device)
     find = _nearest if config.mode == "correct" else _rank_positions
     return RetrievalIndex(*find(features, classes, config, block_rows).cpu())
 

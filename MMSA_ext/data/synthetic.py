@@ -217,7 +217,7 @@ def _generated_split(
             "text_word": place[:, 0],
         },
     }
-    if dataset == "sims":
+    if spec.unimodal:
         for i, letter in enumerate("TAV"):
             result[f"regression_labels_{letter}"] = drawn.parts[:, i].astype(np.float32)
     _add_nonverbal(result, spec, structure, generators[2:], counts, place[:, 1:], reading)
@@ -247,7 +247,7 @@ def _transcribed_split(
         **_label_entries(labels),
         "planted": {"conflict": turned & (labels != 0)},
     }
-    if dataset == "sims":
+    if spec.unimodal:
         result |= {f"regression_labels_{m}": result["regression_labels"].copy() for m in "TAV"}
         result["unimodal_labels"] = "copied from M"
     place = latent.integers(counts[:, None], size=(n, 2))
@@ -312,7 +312,7 @@ def make(
     MOSEI at its official sizes holds 4.6 GB, and another 3.5 GB with ``text_features``.
 
     Args:
-        dataset: ``mosi``, ``mosei`` or ``sims``: label range and grid, language, dimensions.
+        dataset: A shipped one (``DATASETS``): label range and grid, language, dimensions.
         sizes: Samples of train, valid, test; ``"official"``; None: 512, 128, 256. With
             ``transcripts``: at most that many first rows of each split; None: all.
         seed: Seed of everything but what a feature means (token vectors, cue directions).

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from MMSA_ext.data import synthetic_text as words
-from MMSA_ext.data.feature_checks import OFFICIAL_LENGTHS
+from MMSA_ext.datasets import SHIPPED
 from MMSA_ext.errors import ConfigError
 
 FloatArray = NDArray[np.float32]
@@ -39,6 +39,7 @@ class DatasetSpec:
         words_log: Mean and standard deviation of the logarithm of the words a sample has; measured
             as WordPieces of the official transcripts, as a generated word is one of them.
         lexicon: The language.
+        unimodal: Whether each modality has labels of its own.
     """
 
     sizes: tuple[int, int, int]
@@ -48,6 +49,7 @@ class DatasetSpec:
     steps: int
     words_log: tuple[float, float]
     lexicon: words.Lexicon
+    unimodal: bool = False
 
     def quantise(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         """Clip to the label range and round to the grid of labels."""
@@ -57,11 +59,16 @@ class DatasetSpec:
         return rounded + 0.0
 
 
+def _official(name: str) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Lengths and dimensions of text, audio and vision in the official file."""
+    official = SHIPPED[name]
+    return cast("Any", official.seq_lens), cast("Any", official.feature_dims)
+
+
 DATASETS = {
     "mosi": DatasetSpec(
         (1284, 229, 686),
-        OFFICIAL_LENGTHS["mosi"],
-        (768, 5, 20),
+        *_official("mosi"),
         3,
         5,
         (2.40, 0.62),
@@ -69,8 +76,7 @@ DATASETS = {
     ),
     "mosei": DatasetSpec(
         (16326, 1871, 4659),
-        OFFICIAL_LENGTHS["mosei"],
-        (768, 74, 35),
+        *_official("mosei"),
         3,
         3,
         (3.00, 0.65),
@@ -78,14 +84,16 @@ DATASETS = {
     ),
     "sims": DatasetSpec(
         (1368, 456, 457),
-        OFFICIAL_LENGTHS["sims"],
-        (768, 33, 709),
+        *_official("sims"),
         1,
         5,
         (2.65, 0.49),
         words.CHINESE,
+        unimodal=True,
     ),
 }
+# What is not known of SIMSv2 (sizes, lengths, words) is as in SIMS.
+DATASETS["simsv2"] = replace(DATASETS["sims"], dims=cast("Any", SHIPPED["simsv2"].feature_dims))
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,8 @@ def resolve_spec(
     """Return a data set's specification with other lengths and dimensions, checked."""
     if dataset not in DATASETS:
         raise ConfigError(
-            f"Data set {dataset!r} cannot be generated; choose from {list(DATASETS)}."
+            f"data set {dataset!r} cannot be generated: what is planted is made for the shipped "
+            f"ones, {', '.join(DATASETS)}; give a feature file of it (-f FILE)."
         )
     spec = DATASETS[dataset]
     spec = replace(spec, lengths=lengths or spec.lengths, dims=dims or spec.dims)

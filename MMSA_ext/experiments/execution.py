@@ -18,6 +18,7 @@ from typing import Any
 from joblib import Parallel, delayed
 
 from MMSA_ext import mmsa_bridge
+from MMSA_ext.datasets import known_from
 from MMSA_ext.errors import ConfigError, WriteError
 from MMSA_ext.experiments.files import Experiment
 from MMSA_ext.experiments.plan import Plan, TimeLeft, Unit
@@ -106,6 +107,17 @@ def run(
     """
     whole_number("jobs", jobs, 1)
     given = RunOptions(**options)
+    with known_from(given.dataset_file):
+        return _run(experiment, jobs, engine, progress, given)
+
+
+def _run(
+    experiment: Experiment,
+    jobs: int,
+    engine: Callable[[RunStore, RunOptions], Engine] | None,
+    progress: Callable[[Progress], None] | None,
+    given: RunOptions,
+) -> list[Outcome]:
     if any(given.files.values()) and len(experiment.datasets) > 1:
         raise ConfigError(
             f"one feature file cannot serve {', '.join(experiment.datasets)}: choose one of them "

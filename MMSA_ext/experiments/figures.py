@@ -104,7 +104,8 @@ def _confusion(experiment: Experiment, part: Collected, store: RunStore, path: P
         for label, runs in part.rows.items()
         if (tables := [usable[run] for run in map(_digest, runs.records) if run in usable])
     }
-    return save(confusion_figure(predictions, part.comparison.dataset), path)
+    known = [run.identity.data_set for run in finished]
+    return save(confusion_figure(predictions, known[0] if known else part.comparison.dataset), path)
 
 
 def _digest(run: RunRecord) -> str:

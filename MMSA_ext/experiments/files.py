@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, m
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.config.resolve import get_config_regression, merge, resolve, unread
-from MMSA_ext.config.schema import DATASETS
+from MMSA_ext.datasets import Dataset, get_dataset
 from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.json_files import read_json
 from MMSA_ext.paths import config_folder, expand
@@ -156,8 +156,8 @@ class Experiment(_Part):
 
     @model_validator(mode="after")
     def _names_agree(self) -> Experiment:
-        if unknown := sorted(set(self.datasets) - set(DATASETS)):
-            raise ValueError(f"datasets: {unknown[0]!r}: {suggest(unknown[0], list(DATASETS))}")
+        for name in self.datasets:
+            get_dataset(name)
         if without := [name for name in self.datasets if name not in self.columns]:
             raise ValueError(f"columns: name the metrics to show for {', '.join(without)}")
         labels = [row.label for row in self.rows]
@@ -340,9 +340,7 @@ def _unread(
 
 
 def _check_metrics(dataset: str, names: Sequence[str]) -> None:
-    if dataset not in DATASETS:
-        raise ValueError(f"columns: {dataset!r}: {suggest(dataset, list(DATASETS))}")
-    known = _metrics(dataset)
+    known = _metrics(get_dataset(dataset))
     if unknown := [name for name in names if name not in known]:
         raise ValueError(
             f"columns: {unknown[0]!r} is no metric of {dataset}; {suggest(unknown[0], list(known))}"
@@ -350,7 +348,7 @@ def _check_metrics(dataset: str, names: Sequence[str]) -> None:
 
 
 @cache
-def _metrics(dataset: str) -> tuple[str, ...]:
+def _metrics(dataset: Dataset) -> tuple[str, ...]:
     """What a record has for each split."""
     values = torch.tensor([1.0, -1.0])
     return ("Loss", *mmsa_bridge.metrics(dataset)(values, values))

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from MMSA_ext.config.resolve import identity_config
 from MMSA_ext.data.features import base_file, fingerprint
+from MMSA_ext.datasets import Dataset, get_dataset
 from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.experiments.files import Experiment, Setting, settings
 from MMSA_ext.experiments.records import UNKNOWN_DATA
@@ -40,11 +41,13 @@ class Unit:
         identity: The run's name, which its record will have; with `UNKNOWN_DATA` where the feature
             file is not on this machine.
         overrides: What the model is run with.
+        data_set: What it is run on, which another process need not know by its name.
     """
 
     label: str
     identity: RunIdentity
     overrides: Mapping[str, Any] = field(compare=False, repr=False)
+    data_set: Dataset = field(compare=False, repr=False)
 
     @property
     def key(self) -> str:
@@ -247,7 +250,8 @@ class Plan:
                 code_version="no text encoder",
             )
         names = (first.model_copy(update={"seed": seed}) for seed in seeds)
-        return [Unit(row.label, name, overrides) for name in names]
+        data_set = get_dataset(args.dataset_name)
+        return [Unit(row.label, name, overrides, data_set) for name in names]
 
     def _fingerprint(self, configured: str) -> str:
         """Of the feature files; unknown where the configured one is not on this machine."""

@@ -125,7 +125,8 @@ class RayEngine:
         self._overwrite = not options.reuse
         self.slots = slots or _slots(ray.cluster_resources(), cpus, gpus)
         # Workers have another working folder.
-        files = {k: path and str(Path(path).absolute()) for k, path in options.files.items()}
+        given = {**options.files, "dataset_file": options.dataset_file}
+        files = {k: path and str(Path(path).absolute()) for k, path in given.items()}
         # Ray shows a worker its GPUs alone, so the first of them is the right one.
         own: dict[str, Any] = {"gpu_ids": [0] if gpus else ["cpu"]} | files
         self._options = replace(options, verbose_level=0, num_workers=0, **own)

@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 import torch
 from joblib import cpu_count
 
+from MMSA_ext.datasets import known
 from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.experiments.plan import Unit
 from MMSA_ext.records.store import RunRecord
@@ -141,6 +142,7 @@ class Worker:
                 identity.model, identity.dataset, self._options, config=dict(unit.overrides)
             )
             try:
+                self._open.enter_context(known(unit.data_set))
                 run = self._open.enter_context(opening)
                 _ = run.features
             except MMSAExtError as error:

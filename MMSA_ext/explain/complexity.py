@@ -8,7 +8,7 @@ nothing is downloaded, allocated or drawn from a random generator.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from MMSA_ext.config.resolve import resolve
+from MMSA_ext.datasets import get_dataset
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.dashfusion import DashFusionConfig
 from MMSA_ext.registry import ModelEntry, check_names, get_model, list_models, trains_in_mmsa
@@ -133,7 +134,7 @@ def measure(
 
     Args:
         model_name: A model of this package, any case.
-        dataset: `mosi`, `mosei` or `sims`, any case.
+        dataset: A data set that is known, any case.
         text_length: Tokens of the sample; None is the data set's `seq_lens`, which gives the frames
             of audio and vision in any case.
         overrides: Configuration keys, as for `MMSA_run(config=...)`. For `bert-base-uncased` and
@@ -149,6 +150,7 @@ def measure(
     """
     entry = _entry(model_name, dataset)
     args = resolve(model_name, dataset, "", overrides)
+    _check_shapes(dataset, overrides or {})
     tokens = args.seq_lens[0] if text_length is None else text_length
     if tokens < 1:
         raise ConfigError(f"text length {tokens}: give at least one token.")
@@ -260,6 +262,17 @@ def _entry(model_name: str, dataset: str) -> ModelEntry:
             f"be measured; choose one of {', '.join(measured)}."
         )
     return get_model(name)
+
+
+def _check_shapes(dataset: str, overrides: Mapping[str, Any]) -> None:
+    """Refuse to measure on shapes that only stand in."""
+    found = get_dataset(dataset)
+    for key in ("seq_lens", "feature_dims"):
+        if getattr(found, key) is None and key not in overrides:
+            raise ConfigError(
+                f"complexity: {key} of data set {dataset!r} (text, audio, vision) is not known; "
+                f"give it by --set {key}=[..., ..., ...]."
+            )
 
 
 def _encoder_name(args: Any) -> str:

@@ -22,6 +22,7 @@ import torch
 from torch.nn import functional
 
 from MMSA_ext import mmsa_bridge
+from MMSA_ext.datasets import Dataset
 from MMSA_ext.records.store import RunRecord, RunStore, StoreError
 from MMSA_ext.registry import is_known, is_registered, trains_in_mmsa
 from MMSA_ext.reporting.render import frame_table, to_text
@@ -96,7 +97,7 @@ def _verify(store: RunStore, record: RunRecord) -> RecordCheck:
         missing += ("Loss: a mean over the batches of MMSA's loop",)
     try:
         found = [
-            _compare(split, record.metrics[split], rows, record.identity.dataset, has_loss)
+            _compare(split, record.metrics[split], rows, record.identity.data_set, has_loss)
             for split, rows in by_split.items()
             if split in record.metrics
         ]
@@ -113,7 +114,7 @@ def _compare(
     split: str,
     stored: Mapping[str, float | None],
     rows: pd.DataFrame,
-    dataset: str,
+    dataset: Dataset,
     has_loss: bool,
 ) -> tuple[int, list[str], list[str]]:
     """Number of metrics compared, those equal to rounding, and those that differ."""

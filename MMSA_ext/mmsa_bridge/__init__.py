@@ -6,6 +6,7 @@ so that nothing finds MMSA without this package's models.
 - `registration`: MMSA learns this package's models and their configuration, and forgets them again.
 - `keys`, `values`: what MMSA's code of a model reads of its configuration, and what fits there.
 - `shims`, `encoder_shims`: what MMSA needs to run on current libraries, with any text encoder.
+- `data_sets`: MMSA's loader, trainers and metrics on data sets that it has no name for.
 - `feature_reading`: MMSA's loader is handed what this package read, once a file.
 - `runtime`: logging, progress bars, seeds, device.
 - `networks`: the network of a configuration, with trained weights only if they fit it.
@@ -15,6 +16,7 @@ so that nothing finds MMSA without this package's models.
 # First, and by a statement: so it does no harm if another thread, importing MMSA, waits for us.
 import MMSA  # noqa: F401
 
+from MMSA_ext.mmsa_bridge.data_sets import data_set
 from MMSA_ext.mmsa_bridge.encoder_shims import encoder_architecture
 from MMSA_ext.mmsa_bridge.extension import Extension
 from MMSA_ext.mmsa_bridge.feature_reading import provided_features
@@ -61,6 +63,7 @@ __all__ = [
     "build_model",
     "build_trainer",
     "complete_args",
+    "data_set",
     "device_numbers",
     "encoder_architecture",
     "in_force",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from MMSA_ext.errors import FeatureFileError
+from MMSA_ext.mmsa_bridge.data_sets import as_sims, data_set, has_unimodal_labels
 from MMSA_ext.mmsa_bridge.patching import ModuleProxy, replace_attribute
 from MMSA_ext.names import MODALITY_FILES
 
@@ -56,7 +57,7 @@ def features_for(args: Any) -> FeatureSet:
     others = {name: args[name] for name in MODALITY_FILES}
     base = base_file(args["custom_feature"], args.get("featurePath", ""), others.values())
     padding = args.get("front_padding")
-    return read_features(base, args["dataset_name"], front_padding=padding, **others)
+    return read_features(base, data_set(args), front_padding=padding, **others)
 
 
 def read_features_safely(undo: ExitStack) -> None:
@@ -92,7 +93,8 @@ def hand_over(undo: ExitStack) -> None:
         args["custom_feature"] = str(features.path)
         _contents.append({mode: _in_mmsas_layout(split, args, features.path)})
         try:
-            read(self, args, mode)
+            with as_sims(args, when=has_unimodal_labels(args, split.labels)):
+                read(self, args, mode)
         finally:
             _contents.pop()
             args["custom_feature"] = configured

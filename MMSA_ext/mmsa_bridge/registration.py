@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from MMSA_ext import mmsa_files
+from MMSA_ext.mmsa_bridge.data_sets import know_data_sets
 from MMSA_ext.mmsa_bridge.extension import Extension
 from MMSA_ext.mmsa_bridge.feature_reading import read_features_safely
 from MMSA_ext.mmsa_bridge.patching import ModuleProxy, replace_attribute
@@ -95,6 +96,7 @@ def _patch_mmsa(extension: Extension) -> _Registration:
     with ExitStack() as undo:
         apply_shims(undo)
         read_features_safely(undo)
+        know_data_sets(undo)
         _extend_class_maps(undo, extension)
         _extend_configuration(undo, extension)
         _replace_entry_points(undo, extension)

@@ -22,8 +22,10 @@ from torch.utils.data import DataLoader
 
 from MMSA_ext import mmsa_files
 from MMSA_ext.data.predictions import Predictions
+from MMSA_ext.datasets import Dataset, get_dataset
 from MMSA_ext.errors import ConfigError, TrainingDivergedError, suggest
 from MMSA_ext.files import write_error
+from MMSA_ext.mmsa_bridge.data_sets import data_set, scored_by
 from MMSA_ext.mmsa_bridge.feature_reading import features_for, provided_features
 from MMSA_ext.mmsa_bridge.networks import build_model, trained_model
 from MMSA_ext.mmsa_bridge.recording import (
@@ -151,24 +153,21 @@ def stock_loaders(args: EasyDict, num_workers: int = 0) -> dict[str, DataLoader[
     return loaders
 
 
-def metrics(dataset_name: str) -> MetricsFunction:
-    """MMSA's regression metrics of a data set, as plain floats.
+def metrics(dataset: Dataset | str) -> MetricsFunction:
+    """The regression metrics of a data set, MMSA's own or generic ones, as plain floats.
 
     Args:
-        dataset_name: Name of the data set, any case.
+        dataset: The data set, or the name of one that is known, any case.
 
     Returns:
         Function of predictions and labels, float tensors of n elements each, to metrics in MMSA's
         keys and order (without `Loss`).
 
     Raises:
-        ConfigError: If MMSA has no metrics for this data set.
+        ConfigError: If there is no data set of this name.
     """
     top = import_module("MMSA.utils.metricsTop").MetricsTop("regression")
-    if dataset_name.upper() not in top.metrics_dict:
-        known = [name.lower() for name in top.metrics_dict]
-        raise ConfigError(f"unknown data set {dataset_name!r}; {suggest(dataset_name, known)}")
-    evaluate = top.getMetics(dataset_name)
+    evaluate = scored_by(get_dataset(dataset) if isinstance(dataset, str) else dataset, top)
 
     def plain(predictions: Tensor, labels: Tensor) -> Metrics:
         return _plain(evaluate(predictions, labels))
@@ -284,7 +283,7 @@ def _train(
         if on_epoch:
             on_epoch(record, model)
 
-    evaluations = EvaluationRecorder(trainer.do_test, recorder, metrics(args.dataset_name), close)
+    evaluations = EvaluationRecorder(trainer.do_test, recorder, metrics(data_set(args)), close)
     watched = {split: recorder.watch(loader) for split, loader in loaders.items()}
     trainer.do_test = evaluations
     try:

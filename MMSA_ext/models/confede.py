@@ -127,7 +127,8 @@ class ConFEDEConfig(RunConfig):
         contrast_reduction: See `PairLosses.reduce` [`mean`].
         unimodal_labels: What the dissimilar parts and stage one predict: `file`, the labels T, A
             and V where the feature file has them and the multimodal one where not, or `multimodal`.
-        contrast_classes: Classes for retrieval: labels `exact` (SIMS) or `rounded` (MOSI, MOSEI).
+        contrast_classes: Classes for retrieval: labels `exact` (SIMS) or `rounded` (MOSI, MOSEI),
+            or between the `borders` of a data set of one's own.
         retrieval: `correct` [`rank_position`], see `RetrievalConfig`.
         candidates: Retrieved candidates of each kind.
         refresh_epochs: Epochs between two refreshes of the similarity.
@@ -182,6 +183,7 @@ class ConFEDEConfig(RunConfig):
         """How samples are retrieved."""
         return RetrievalConfig(
             classes=self.contrast_classes,
+            borders=self.class_borders(self.contrast_classes),
             candidates=self.candidates,
             refresh_epochs=self.refresh_epochs,
             mode=self.retrieval,

@@ -56,7 +56,8 @@ class DashFusionConfig(RunConfig):
             (as the paper says for its ablation) or `text`, H = X_t.
         embedding_dropout: Dropout on the embedded frames.
         encoder_dropout: Dropout inside the audio and vision encoders; released: 0.5.
-        contrast_classes: Classes for retrieval: labels `exact` (SIMS) or `rounded` (MOSI, MOSEI).
+        contrast_classes: Classes for retrieval: labels `exact` (SIMS) or `rounded` (MOSI, MOSEI),
+            or between the `borders` of a data set of one's own.
         candidates: Retrieved candidates of each kind.
         refresh_epochs: Epochs between two refreshes of the similarity.
         retrieved_features: `encoded`: retrieved samples are encoded in every step, with gradients.
@@ -116,6 +117,7 @@ class DashFusionConfig(RunConfig):
             return None
         return RetrievalConfig(
             classes=self.contrast_classes,
+            borders=self.class_borders(self.contrast_classes),
             candidates=self.candidates,
             refresh_epochs=self.refresh_epochs,
             mode=self.reading.retrieval,

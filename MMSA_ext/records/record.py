@@ -30,6 +30,7 @@ from pydantic import (
     model_validator,
 )
 
+from MMSA_ext.datasets import DEFINITION, SHIPPED, Dataset, dataset_of
 from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.files import read_regular, reason
 
@@ -187,6 +188,29 @@ class RunIdentity(_Frozen):
     @classmethod
     def _plain_configuration(cls, value: Any) -> JsonValue:
         return _plain(value, "configuration")
+
+    @model_validator(mode="after")
+    def _data_set_is_defined(self) -> Self:
+        if self.configuration.get(DEFINITION) is not None:
+            _ = self.data_set
+        return self
+
+    @property
+    def data_set(self) -> Dataset:
+        """The data set, as it was when the run was made; it need not be registered.
+
+        One that is neither shipped nor defined here is scored as MOSI.
+        """
+        definition: Any = self.configuration.get(DEFINITION)
+        if definition is None and self.dataset not in SHIPPED:
+            return SHIPPED["mosi"].model_copy(update={"name": self.dataset})
+        return dataset_of(self.dataset, definition)
+
+    @property
+    def definition(self) -> str:
+        """First 8 hex digits of the definition of the data set; empty for a shipped one."""
+        found: Any = self.configuration.get(DEFINITION)
+        return "" if found is None else content_digest(found)[:8]
 
     @property
     def digest(self) -> str:

@@ -168,8 +168,9 @@ def compare(
 
     Raises:
         StatisticsError: Labels repeat, the baseline or a row to compare with is no row, a row is
-            to be compared with itself, or the records of a row are of several data sets or feature
-            files, of a seed that was not planned, or two of one seed.
+            to be compared with itself, the runs are of several data sets or definitions of one, or
+            the records of a row are of several feature files, of a seed that was not planned, or
+            two of one seed.
     """
     _check(systems, metrics, baseline)
     names = {run.identity.dataset for system in systems for run in system.records}
@@ -179,6 +180,13 @@ def compare(
             + (f" where {dataset} was asked for." if dataset else ".")
         )
     dataset = dataset or next(iter(names), "")
+    defined = {run.identity.data_set for system in systems for run in system.records}
+    if len(defined) > 1:
+        raise StatisticsError(
+            f"these runs are of {len(defined)} data sets that are all called {dataset}, with other "
+            "labels, metrics or classes (dataset_definition in their records); compare those of "
+            "one, or give each a name of its own."
+        )
     references = _references(systems, baseline)
     common = _common(references, baseline)
     by_label = {system.label: system for system in systems}

@@ -7,7 +7,7 @@ the first digits of its id or of a run's.
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from pydantic import JsonValue
 
@@ -21,6 +21,44 @@ Groups = dict[str, list[RunRecord]]
 _PREFIX: Final = re.compile(r"[0-9a-f]{4,16}")
 # Digits of an experiment's id beside its model; more where two would be the same.
 _ID_DIGITS: Final = 6
+
+
+class Data(NamedTuple):
+    """What runs of one table share.
+
+    Attributes:
+        dataset: Name of the data set.
+        fingerprint: Of the feature file.
+        definition: Of a data set that is not shipped, see `RunIdentity.definition`.
+    """
+
+    dataset: str
+    fingerprint: str
+    definition: str
+
+
+def by_data(records: Iterable[RunRecord]) -> dict[Data, list[RunRecord]]:
+    """Sort runs by what they were made on."""
+    found: dict[Data, list[RunRecord]] = {}
+    for run in records:
+        of = run.identity
+        key = Data(of.dataset, of.dataset_fingerprint, of.definition)
+        found.setdefault(key, []).append(run)
+    return found
+
+
+def data_titles(keys: Iterable[Data]) -> dict[Data, str]:
+    """Name them: the data set, with what tells several of one name apart."""
+    titles = {}
+    for key in (known := list(keys)):
+        alike = [other for other in known if other.dataset == key.dataset]
+        files, definitions = ({other[place] for other in alike} for place in (1, 2))
+        titles[key] = (
+            key.dataset
+            + f", features {key.fingerprint[:12]}" * (len(files) > 1)
+            + f", definition {key.definition}" * (len(definitions) > 1)
+        )
+    return titles
 
 
 def by_experiment(records: Iterable[RunRecord]) -> Groups:

@@ -8,7 +8,9 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from MMSA_ext.datasets import Dataset
 from MMSA_ext.errors import suggest
+from MMSA_ext.metrics import FloatArray, SampleMetric, neutral_label
 from MMSA_ext.records.store import RunStore, StoreError
 from MMSA_ext.reporting.comparison import SystemRuns, provenance
 from MMSA_ext.reporting.groups import check_split, shared_seeds
@@ -28,8 +30,6 @@ from MMSA_ext.reporting.sample_predictions import by_sample
 from MMSA_ext.reporting.statistics import (
     BOOTSTRAP_TEST,
     SEEDS_LIMIT,
-    FloatArray,
-    SampleMetric,
     StatisticsError,
     holm,
     paired_bootstrap,
@@ -91,7 +91,7 @@ def bootstrap_groups(
         StoreError: No shared seed has predictions that can be used. Single seeds without are passed
             over, with a warning.
     """
-    dataset = a.records[0].identity.dataset
+    dataset = a.records[0].identity.data_set
     names = list(metrics or sample_metrics(dataset))
     functions = {name: sample_metric(dataset, name) for name in names}
     pairs = _paired_predictions(store, a, b, split)
@@ -102,7 +102,7 @@ def bootstrap_groups(
                 "predictions": what,
                 "metric": name,
                 **_bootstrapped(samples, function, n_resamples, confidence, (a.label, b.label)),
-                "n": _scored(name, samples[2]),
+                "n": _scored(name, samples[2], dataset),
                 "n_seeds": len(pairs) - 1 if what.startswith("mean") else 1,
             }
             for name, function in functions.items()
@@ -113,9 +113,9 @@ def bootstrap_groups(
     return pd.DataFrame([shared | line for line in lines], columns=list(BOOTSTRAP_COLUMNS))
 
 
-def _scored(metric: str, labels: FloatArray) -> int:
+def _scored(metric: str, labels: FloatArray, dataset: Dataset) -> int:
     """Number of samples that a metric looks at; MMSA compares labels as float32."""
-    counted = np.asarray(labels, dtype=np.float32)
+    counted = np.asarray(labels, dtype=np.float32) != neutral_label(dataset)
     return int(np.count_nonzero(counted)) if metric.startswith("Non0_") else len(counted)
 
 

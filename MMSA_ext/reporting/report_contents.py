@@ -20,7 +20,7 @@ from MMSA_ext.reporting.comparison import (
     lower_is_better,
     text_encoder,
 )
-from MMSA_ext.reporting.groups import by_experiment, differences, rows
+from MMSA_ext.reporting.groups import Data, by_data, by_experiment, data_titles, differences, rows
 from MMSA_ext.reporting.render import NOTHING, Column, number, x100
 from MMSA_ext.reporting.tables import ordered_metrics
 
@@ -248,26 +248,19 @@ def sections(records: Iterable[RunRecord]) -> list[Section]:
     Returns:
         Sections by data set and fingerprint; equal for equal records in any order.
     """
-    files: dict[tuple[str, str], list[RunRecord]] = {}
-    for run in records:
-        key = run.identity.dataset, run.identity.dataset_fingerprint
-        files.setdefault(key, []).append(run)
-    datasets = [dataset for dataset, _ in files]
-    return [
-        _section(dataset, fingerprint, runs, datasets.count(dataset) > 1)
-        for (dataset, fingerprint), runs in sorted(files.items())
-    ]
+    data = by_data(records)
+    titles = data_titles(data)
+    return [_section(key, titles[key], data[key]) for key in sorted(data)]
 
 
-def _section(dataset: str, fingerprint: str, runs: list[RunRecord], several: bool) -> Section:
-    title = f"{dataset}, features {fingerprint[:12]}" if several else dataset
+def _section(data: Data, title: str, runs: list[RunRecord]) -> Section:
     groups = by_experiment(runs)
     differing = differences(groups)
     experiments = tuple(
         SeedGroup(row.label, row.model, row.records, row.seeds, differing=differing[key])
         for key, row in zip(groups, rows(groups), strict=True)
     )
-    return Section(dataset, fingerprint, title, experiments, comparison_of(experiments))
+    return Section(data.dataset, data.fingerprint, title, experiments, comparison_of(experiments))
 
 
 def comparison_of(experiments: Sequence[SeedGroup]) -> Comparison | None:

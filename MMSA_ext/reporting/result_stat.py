@@ -6,9 +6,17 @@ what MMSA's leaves open: seeds and their number, selection rule, data, code and 
 
 from collections.abc import Iterable
 
+from MMSA_ext.datasets import SHIPPED
 from MMSA_ext.records.store import RunRecord
 from MMSA_ext.reporting.comparison import SystemRuns, compare
-from MMSA_ext.reporting.groups import by_experiment, differences, newest_code, rows
+from MMSA_ext.reporting.groups import (
+    by_data,
+    by_experiment,
+    data_titles,
+    differences,
+    newest_code,
+    rows,
+)
 from MMSA_ext.reporting.render import (
     Cell,
     Column,
@@ -23,7 +31,6 @@ from MMSA_ext.reporting.tables import ordered_metrics
 
 # MMSA's table has no column for the loss, whose meaning differs between models.
 _LEFT_OUT = "Loss"
-_DATASETS = ("mosi", "mosei", "sims", "simsv2")
 _HEAD = """\
 # Results
 
@@ -48,20 +55,17 @@ def result_stat(records: Iterable[RunRecord]) -> str:
     Returns:
         Markdown with a final newline: the tables, and below each what its numbers depend on.
     """
-    files: dict[tuple[str, str], list[RunRecord]] = {}
-    for run in newest_code(records):
-        files.setdefault((run.identity.dataset, run.identity.dataset_fingerprint), []).append(run)
-    datasets = [dataset for dataset, _ in files]
-    parts = []
-    for dataset, fingerprint in sorted(files, key=lambda file: (_place(file[0]), *file)):
-        several = datasets.count(dataset) > 1
-        title = dataset.upper() + (f", features {fingerprint[:12]}" if several else "")
-        parts.append(f"- {title}\n\n{_table(files[dataset, fingerprint])}")
+    data = by_data(newest_code(records))
+    titles = data_titles(data)
+    parts = [
+        f"- {titles[key].replace(key.dataset, key.dataset.upper(), 1)}\n\n{_table(data[key])}"
+        for key in sorted(data, key=lambda key: (_place(key.dataset), *key))
+    ]
     return "\n".join([_HEAD, *(parts or ["No records yet.\n"])])
 
 
 def _place(dataset: str) -> int:
-    return _DATASETS.index(dataset) if dataset in _DATASETS else len(_DATASETS)
+    return [*SHIPPED, dataset].index(dataset)
 
 
 def _table(runs: list[RunRecord]) -> str:

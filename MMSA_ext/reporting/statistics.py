@@ -8,7 +8,7 @@ the bootstrap is kept for test samples, of which there are hundreds.
 import math
 import warnings
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from MMSA_ext.errors import MMSAExtError
-
-FloatArray = npt.NDArray[np.float64]
-# Of predictions and labels of shape (..., n) to values of shape (...); NaN where undefined.
-SampleMetric = Callable[[npt.NDArray[Any], npt.NDArray[Any]], FloatArray]
+from MMSA_ext.metrics import FloatArray, SampleMetric
 
 T_TEST = "paired t-test"
 BOOTSTRAP_TEST = "paired bootstrap over test samples"

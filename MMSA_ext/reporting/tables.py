@@ -71,9 +71,13 @@ def ordered_metrics(names: Iterable[str]) -> list[str]:
     Returns:
         Each name once.
     """
-    unique = list(dict.fromkeys(names))
-    known = [name for name in MMSA_METRICS if name in unique]
-    return known + [name for name in unique if name not in MMSA_METRICS]
+    return sorted(dict.fromkeys(names), key=_place)
+
+
+def _place(metric: str) -> int:
+    if metric not in MMSA_METRICS and metric.startswith("Mult_acc_"):
+        metric = "Mult_acc_7"  # of labels in another range
+    return MMSA_METRICS.index(metric) if metric in MMSA_METRICS else len(MMSA_METRICS)
 
 
 def mmsa_row(model: str, results: Sequence[Mapping[str, float | None]]) -> dict[str, str]:
@@ -354,7 +358,8 @@ def run_tables(
     """Lay results out, a table a data set: mean ± sample deviation over seeds, in MMSA's x100.
 
     One row an experiment (model and configuration), n beside it, and below the table what the
-    numbers depend on: diverged seeds, selection rule, data, code, environment and notes.
+    numbers depend on: diverged seeds, selection rule, data, code, environment and notes. Data sets
+    of one name that are defined otherwise are several.
 
     Args:
         records: Runs, in any order.
@@ -363,8 +368,8 @@ def run_tables(
     """
     runs = sorted(records, key=_order)
     tables = []
-    for dataset in dict.fromkeys(run.identity.dataset for run in runs):
-        here = [run for run in runs if run.identity.dataset == dataset]
+    for data_set in dict.fromkeys(run.identity.data_set for run in runs):
+        here = [run for run in runs if run.identity.data_set == data_set]
         shown = metrics or ordered_metrics(name for run in here for name in _scores(run, split))
         # Of diverged runs alone there is nothing but that they diverged.
         found = compare(

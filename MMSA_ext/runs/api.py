@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.config.resolve import resolve
+from MMSA_ext.datasets import known_from
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.own_models import import_modules
 from MMSA_ext.runs.options import RunOptions
@@ -40,12 +41,14 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
     *,
     reuse: bool = True,
     tune_on_test: bool = False,
+    dataset_file: str | Path | None = None,
 ) -> RunResults:
     """Train and test a model on a data set, with MMSA's signature and protocol.
 
     Args:
         model_name: A model of this package or of MMSA, any case.
-        dataset_name: `mosi`, `mosei` or `sims`, any case.
+        dataset_name: A data set that is shipped or registered, or that `dataset_file` defines, any
+            case.
         config_file: Configuration file in MMSA's schema; the shipped ones by default.
         config: Overrides of the configuration.
         seeds: Seeds from 0 to 2**32 - 1, each run once; 1111 to 1115 by default.
@@ -67,6 +70,7 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
         reuse: Look finished runs up instead of repeating them.
         tune_on_test: Select by the **test** split when tuning, as MMSA 2.2.1 does. Numbers chosen
             this way are not test results, and their records say so.
+        dataset_file: JSON file with definitions of data sets, known while this runs.
 
     Returns:
         Per-seed results, summary and the files written.
@@ -89,6 +93,7 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
         res_save_dir=res_save_dir,
         log_dir=log_dir,
         reuse=reuse,
+        dataset_file=dataset_file,
     )
     return run_model(
         model_name,
@@ -120,14 +125,22 @@ def run_model(
     tune_times = whole_number("tune_times", tune_times, 1)
     if flag("tune_on_test", tune_on_test) and not flag("is_tune", is_tune):
         raise ConfigError("tune_on_test has no effect without a search; add is_tune=True (--tune).")
-    searched: dict[str, list[Any]] = {}
-    if flag("is_tune", is_tune):
-        from MMSA_ext.runs.tuning import search_space
+    with ExitStack() as opened:
+        opened.enter_context(known_from(options.dataset_file))
+        searched: dict[str, list[Any]] = {}
+        if flag("is_tune", is_tune):
+            from MMSA_ext.runs.tuning import search_space
 
-        searched = search_space(model_name, dataset_name, config_file)
-    with open_run(
-        model_name, dataset_name, options, config_file=config_file, config=config, searched=searched
-    ) as run:
+            searched = search_space(model_name, dataset_name, config_file)
+        opening = open_run(
+            model_name,
+            dataset_name,
+            options,
+            config_file=config_file,
+            config=config,
+            searched=searched,
+        )
+        run = opened.enter_context(opening)
         if is_tune:
             from MMSA_ext.runs.tuning import tune
 
@@ -157,10 +170,12 @@ def open_run(
     """
     mmsa_bridge.device_numbers(options.gpu_ids)
     import_modules(options.imports)
-    args = resolve(model_name, dataset_name, config_file, config, searched=searched)
+    with known_from(options.dataset_file):
+        args = resolve(model_name, dataset_name, config_file, config, searched=searched)
     places = options.places()
     log_file = places.logs / f"{args.model_name}-{args.dataset_name}.log"
     with (
+        known_from(options.dataset_file),
         mmsa_bridge.registered(),
         mmsa_bridge.run_logging(log_file, options.verbose_level),
         mmsa_bridge.progress_bars(options.verbose_level > 0),

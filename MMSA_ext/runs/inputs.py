@@ -77,9 +77,3 @@ def adopt_shapes(args: EasyDict, features: FeatureSet) -> None:
     if "train_samples" in args:
         # Self-MM sizes its buffers by this; MMSA's value stays wherever it suffices.
         args.train_samples = max(args.train_samples, len(train.ids))
-    if args.dataset_name == "sims" and not {"T", "A", "V"} <= train.labels.keys():
-        raise FeatureFileError(
-            f"{features.path}: has no 'regression_labels_T', '_A' and '_V', which MMSA's loader "
-            "reads on sims. Add them; where they are copies of 'regression_labels', say so with a "
-            "key unimodal_labels: 'copied from M'."
-        )

@@ -222,7 +222,7 @@ class Scorer:
         """
         features = read_features(
             expand(feature_path),
-            self.args.dataset_name,
+            mmsa_bridge.data_set(self.args),
             require_labels=False,
             front_padding=self.args.get("front_padding"),
         )
@@ -378,7 +378,8 @@ def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("model_name", "dataset_name", "pretrained"):
         if not isinstance(config.get(key, ""), str):
             raise ConfigError(f"{key} is no name.")
-    check_names(config["model_name"], config["dataset_name"])
+    check_names(config["model_name"])
+    mmsa_bridge.data_set(config)
     for key in ("feature_dims", "seq_lens"):
         values = config[key]
         if not (

@@ -17,6 +17,7 @@ from MMSA_ext.data.corruption import CorruptionConfig
 from MMSA_ext.data.feature_report import SplitSummary
 from MMSA_ext.data.features import FeatureSet
 from MMSA_ext.errors import ConfigError
+from MMSA_ext.metrics import neutral_label
 from MMSA_ext.registry import host_of, unread_modalities
 
 __all__ = ["check"]
@@ -75,10 +76,14 @@ def _needs_of_mmsa(args: Mapping[str, Any], features: FeatureSet, host: str) -> 
         problems += _too_short_for_misa(features)
     if host == "mmim":
         problems += _constant_for_mmim(features)
-    if host in mmsa_files.UNIMODAL_TASKS and args["dataset_name"] != "sims":
+    lacking = [
+        name for name, split in features.splits.items() if not split.labels.keys() >= {*"TAV"}
+    ]
+    if host in mmsa_files.UNIMODAL_TASKS and lacking:
         problems.append(
-            f"it learns from unimodal labels, which MMSA's loader reads on sims alone, and not on "
-            f"{args['dataset_name']}; run it on sims."
+            f"{features.path}: {', '.join(lacking)} has no 'regression_labels_T', '_A' and '_V', "
+            "from which it learns. Add them; where they are copies of 'regression_labels', say so "
+            "with a key unimodal_labels: 'copied from M'."
         )
     return problems
 
@@ -177,7 +182,8 @@ def _cannot_be_selected(args: Mapping[str, Any], features: FeatureSet) -> list[s
     labels = None if valid is None else valid.labels.get("M")
     if labels is None or labels.minimum < labels.maximum:
         return []
-    if key != "Corr" and (not key.startswith("Non0") or labels.minimum != 0):
+    neutral = neutral_label(mmsa_bridge.data_set(args))
+    if key != "Corr" and (not key.startswith("Non0") or labels.minimum != neutral):
         return []
     return [
         f"KeyEval: {key} is not defined on the validation split, whose labels are all "

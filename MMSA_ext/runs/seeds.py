@@ -238,6 +238,11 @@ class Run:
     def _base_file(self) -> str | os.PathLike[str] | None:
         others = self.other_features.values()
         path = base_file(self.custom_feature, self.args.featurePath, others)
+        if path == "":
+            raise FeatureFileError(
+                f"data set {self.args.dataset_name!r} names no feature file; give it: -f FILE, in "
+                "Python custom_feature=FILE."
+            )
         if path is not None and (reason := why_no_file(path, "feature file")):
             raise FeatureFileError(
                 f"{shown(path)}: {reason}. Set the environment variable {DATA_ROOT_VARIABLE} to "
@@ -253,7 +258,7 @@ class Run:
     def _read_features(self) -> FeatureSet:
         features = read_features(
             self._base_file(),
-            self.args.dataset_name,
+            mmsa_bridge.data_set(self.args),
             front_padding=self.args.get("front_padding"),
             **self.other_features,
         )
@@ -280,7 +285,7 @@ class Run:
 
     def _check_metric(self) -> None:
         """Refuse a `KeyEval` that the data set's metrics do not have."""
-        scored = mmsa_bridge.metrics(self.args.dataset_name)
+        scored = mmsa_bridge.metrics(mmsa_bridge.data_set(self.args))
         known = ["Loss", *scored(torch.tensor([1.0, -1.0]), torch.tensor([1.0, -1.0]))]
         key = self.args.get("KeyEval", "Loss")
         if key not in known:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.config.resolve import checked, get_config_tune, merge, unread
+from MMSA_ext.datasets import DEFINITION
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.files import write_atomically
 from MMSA_ext.reporting.render import csv_text
@@ -132,7 +133,9 @@ def _as_config_file(run: Run) -> dict[str, Any]:
     """The run's configuration in MMSA's schema, for this model and data set alone."""
     args = dict(run.args)
     name, dataset = args.pop("model_name"), args.pop("dataset_name")
-    data = {"featurePath": str(Path(args.pop("featurePath")).absolute())}
+    args.pop(DEFINITION, None)  # the name stands for it
+    path = args.pop("featurePath")
+    data = {"featurePath": str(Path(path).absolute()) if path else ""}
     kind = "aligned" if args.get("need_data_aligned") else "unaligned"
     return {
         # MMSA joins this folder and the path, which is absolute.

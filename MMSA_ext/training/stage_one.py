@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.data.feature_set import FeatureSplit
 from MMSA_ext.data.loader import FeatureLoader
+from MMSA_ext.datasets import DEFINITION
 from MMSA_ext.errors import CheckpointError, TrainingDivergedError, WriteError
 from MMSA_ext.files import outside_scratch
 from MMSA_ext.models.contract import MSAModel
@@ -108,10 +109,12 @@ class TwoStageTrainer(Trainer):
         code: str,
     ) -> str:
         """Name of the trained encoder by all that decides its weights."""
+        defined = self.config.dataset_definition
         decays = task.recipe.optimizer == "adamw"  # the other one's decay spares nothing
         content = {
             "modality": task.modality,
             "dataset": self.config.dataset_name,
+            **({DEFINITION: defined} if defined is not None else {}),
             "target": target,
             "recipe": task.recipe.model_dump(),
             "decay_norms": self.config.decay_norms if decays else None,

@@ -64,8 +64,8 @@ class Trainer:
     """Trains and evaluates models of this package.
 
     Args:
-        args: MMSA's configuration of the run; reads `device`, `model_save_path`, `dataset_name`
-            and the keys of the model's configuration class.
+        args: MMSA's configuration of the run; reads `device`, `model_save_path` and the
+            keys of the model's configuration class.
         progress: Called after every optimisation step.
 
     Attributes:
@@ -87,7 +87,7 @@ class Trainer:
         self.device = torch.device(args.device)
         self.progress = progress
         self.history = TrainingHistory()
-        self._metrics = mmsa_bridge.metrics(args.dataset_name)
+        self._metrics = mmsa_bridge.metrics(self.config.data_set)
 
     def do_train(
         self, model: nn.Module, dataloader: dict[str, Any], return_epoch_results: bool = False

@@ -12,6 +12,7 @@ import pytest
 
 from MMSA_ext import mmsa_files
 from MMSA_ext.config.files import read_config, supported_datasets
+from MMSA_ext.datasets import get_dataset
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.registry import list_models
 
@@ -30,21 +31,25 @@ def test_mmsas_models_are_those_of_its_file() -> None:
 def test_every_configuration_is_what_mmsas_reader_gives(model: str) -> None:
     for dataset in supported_datasets(model):
         expected = MMSA.get_config_regression(model, dataset)
+        if get_dataset(dataset).features is None:  # MMSA joins its root folder and nothing
+            expected.featurePath = ""
         assert read_config("regression", model, dataset) == expected
         if model == "mctn":
             continue  # MMSA has no search space for it
         for choice in (False, True):
             random.seed(1)
             expected = MMSA.get_config_tune(model, dataset, random_choice=choice)
+            if get_dataset(dataset).features is None:
+                expected.featurePath = ""
             random.seed(1)
             assert read_config("tune", model, dataset, random_choice=choice) == expected
 
 
 def test_supported_datasets() -> None:
     assert supported_datasets("mctn") == ["mosi"]
-    assert supported_datasets("mlf_dnn") == ["sims"]
+    assert supported_datasets("mlf_dnn") == ["sims", "simsv2"]
     for model in ("dashfusion", "lmf", "lmf_infoenh"):
-        assert supported_datasets(model) == ["mosi", "mosei", "sims"]
+        assert supported_datasets(model) == ["mosi", "mosei", "sims", "simsv2"]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +57,12 @@ def test_supported_datasets() -> None:
     [
         ("regression", "selfmm", "mosi", "did you mean self_mm"),
         ("regression", "mctn", "sims", r"'mctn' has no regression .* 'sims', only for mosi; run"),
-        ("regression", "mtfn", "mosi", r"'mtfn' has no regression .* only for sims; its unimod"),
+        (
+            "regression",
+            "mtfn",
+            "mosi",
+            r"'mtfn' has no regression .* only for sims, simsv2; its unimod",
+        ),
         ("tune", "mctn", "mosi", "'mctn' has no tune configuration"),
     ],
 )

@@ -387,7 +387,7 @@ class TestLabels:
         assert read(many, dataset, require_labels=False).report.warnings == []
 
     @pytest.mark.parametrize(
-        ("value", "undefined"), [(0, "Corr, and of mosi and mosei Non0_*."), (1, "Corr.")]
+        ("value", "undefined"), [(0, "Corr, and Non0_* where they are scored."), (1, "Corr.")]
     )
     def test_one_value_in_a_split(
         self, data: Data, read: Any, value: float, undefined: str

@@ -15,7 +15,7 @@ from tests.conftest import loader_args
 
 SMALL = {"lengths": (12, 16, 24), "dims": (8, 5, 6)}
 TINY = {"sizes": (10, 5, 7), **SMALL}
-LEXICONS = {"mosi": ENGLISH, "mosei": ENGLISH, "sims": CHINESE}
+LEXICONS = {"mosi": ENGLISH, "mosei": ENGLISH, "sims": CHINESE, "simsv2": CHINESE}
 
 
 def equal(a, b):
@@ -70,7 +70,7 @@ def decode(split, dataset, spec):
     return {subset: np.column_stack(c) for subset, c in columns.items()}
 
 
-@pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims"])
+@pytest.mark.parametrize("dataset", LEXICONS)
 def test_stock_mmsa_and_our_own_reader_read_it(dataset, tmp_path):
     path = synthetic.write(tmp_path / "data.pkl", dataset, **TINY)
     from MMSA.data_loader import MMDataset
@@ -85,13 +85,13 @@ def test_stock_mmsa_and_our_own_reader_read_it(dataset, tmp_path):
             assert tuple(sample["text"].shape) == text_shape
             assert tuple(sample["audio"].shape) == (16, 5)
             assert tuple(sample["vision"].shape) == (24, 6)
-            assert set(sample["labels"]) == (set("MTAV") if dataset == "sims" else {"M"})
+            assert set(sample["labels"]) == (set("MTAV") if "sims" in dataset else {"M"})
     read = read_features(path, dataset)
     assert read.report.problems == read.report.warnings == []
     assert read.splits["train"].text_bert.shape == (10, 3, 12)
 
 
-@pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims"])
+@pytest.mark.parametrize("dataset", LEXICONS)
 def test_layout(dataset):
     spec = synthetic.DATASETS[dataset]
     data = synthetic.make(dataset, sizes=(6, 2, 2))
@@ -181,7 +181,7 @@ def test_channels_beyond_sixteen_repeat():
     np.testing.assert_array_equal(vision, vision[..., np.arange(709) % 16])
 
 
-@pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims"])
+@pytest.mark.parametrize("dataset", LEXICONS)
 def test_planted_truth_matches_what_the_arrays_show(dataset):
     spec = synthetic.DATASETS[dataset]
     data = synthetic.make(dataset, sizes=(400, 1, 1), dims=(2, 8, 8), text_features=False)
@@ -204,7 +204,7 @@ def test_planted_truth_matches_what_the_arrays_show(dataset):
     assert [" ".join(r).split(" [SEP]")[0].replace(" ", lexicon.separator) for r in names] == split[
         "raw_text"
     ].tolist()
-    if dataset == "sims":
+    if spec.unimodal:
         for letter, name in zip("TAV", ("text", "audio", "vision"), strict=True):
             np.testing.assert_allclose(
                 split[f"regression_labels_{letter}"], planted[f"{name}_part"], atol=1e-6

@@ -16,6 +16,7 @@ from MMSA_ext import MMSA_run, mmsa_bridge, predict_file
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import make_loaders
+from MMSA_ext.datasets import SHIPPED
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.explain.verification import verify_store
 from MMSA_ext.models.contract import Inputs, core_model
@@ -456,7 +457,7 @@ def test_one_epoch_its_record_and_its_checkpoint(
     )
 
 
-@pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims"])
+@pytest.mark.parametrize("dataset", SHIPPED)
 def test_every_shipped_configuration_is_valid(name, dataset):
     args = resolve(name, dataset)
     assert args.model_name == name

@@ -197,6 +197,7 @@ def test_all_of_the_enhancement_decays(tiny_encoder):
         ("mosi", (1e-5, 1e-4, 3e-8, 64)),
         ("mosei", (1e-5, 1e-4, 1e-8, 64)),
         ("sims", (2e-6, 0, 2e-8, 32)),
+        ("simsv2", (3e-5, 0, 3e-8, 64)),
     ],
 )
 def test_shipped_values_are_mmsas(name, data, values):

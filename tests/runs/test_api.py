@@ -417,15 +417,16 @@ def test_token_ids_beyond_the_vocabulary(run, feature_file, feature_data):
         run()
 
 
-def test_mmsa_models_on_sims_need_unimodal_labels(run, feature_file, feature_data):
+def test_models_that_learn_from_unimodal_labels_need_them(run, feature_file, feature_data):
     import pickle
 
     for split in feature_data.values():
         split["regression_labels"] = np.clip(split["regression_labels"], -1, 1)
     feature_file.write_bytes(pickle.dumps(feature_data))
-    with pytest.raises(FeatureFileError, match="regression_labels_T"):
-        run("lf_dnn", "sims")
-    assert not run("text_only", "sims").seeds[0].diverged
+    with pytest.raises(ConfigError, match="regression_labels_T"):
+        run("mtfn", "sims")
+    for model in ("lf_dnn", "text_only"):
+        assert not run(model, "sims").seeds[0].diverged
 
 
 def test_self_mm_on_more_samples_than_the_official_ones(run, tiny_encoder):

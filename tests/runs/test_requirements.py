@@ -31,7 +31,7 @@ def without_vision(feature_data, tmp_path) -> FeatureSet:
 
 
 def configuration(model: str, **more) -> dict:
-    return {"model_name": model, "use_bert": True} | more
+    return {"model_name": model, "dataset_name": "mosi", "use_bert": True} | more
 
 
 def refusal(*arguments) -> str:
@@ -143,7 +143,9 @@ class TestLastBatchOfOne:
         "model", ["lf_dnn", "lf_dnn_infoenh", "tfn", "lmf", "mlf_dnn", "mtfn", "mlmf", "mmim"]
     )
     def test_models_that_need_two(self, features, model):
-        more = {"use_bert": False, "dataset_name": "sims"}
+        more = {"use_bert": False}
+        for split in features.splits.values():
+            split.labels.update(dict.fromkeys("TAV", split.labels["M"]))
         said = refusal(configuration(model, batch_size=11, **more), features)
         assert "12 training samples in batches of 11 leave a batch of one" in said
         assert "batch_size': 12" in said
@@ -235,10 +237,12 @@ class TestEncoder:
 
 
 @pytest.mark.parametrize("model", ["mlf_dnn", "mtfn", "mlmf"])
-def test_unimodal_tasks_on_sims_alone(features, model):
-    args = configuration(model, use_bert=False, dataset_name="mosi")
-    assert "unimodal labels, which MMSA's loader reads on sims alone" in refusal(args, features)
-    check(args | {"dataset_name": "sims"}, features)
+def test_unimodal_tasks_need_unimodal_labels(features, model):
+    args = configuration(model, use_bert=False)
+    assert "has no 'regression_labels_T', '_A' and '_V', from which" in refusal(args, features)
+    for split in features.splits.values():
+        split.labels.update(dict.fromkeys("TAV", split.labels["M"]))
+    check(args, features)
 
 
 class TestSteps:

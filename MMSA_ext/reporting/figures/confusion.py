@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from sklearn.metrics import confusion_matrix
 
+from MMSA_ext.datasets import Dataset, get_dataset
+from MMSA_ext.metrics import SIMS_BORDERS, bordered_classes, rounded_classes, whole_labels
 from MMSA_ext.records.store import StoreError
 from MMSA_ext.reporting.figures.intervals import write_title
 from MMSA_ext.reporting.figures.style import (
@@ -24,12 +26,13 @@ from MMSA_ext.reporting.figures.style import (
     panels,
 )
 from MMSA_ext.reporting.figures.wording import wrapped
-from MMSA_ext.reporting.sample_metrics import SIMS_BORDERS, rounded_classes, sims_classes
 
 Counts = npt.NDArray[np.int64]
 
-DEFAULT_CLASSES: Final = {"mosi": 7, "sims": 5}
-_ROUNDED: Final = (7, 5)
+# By metrics, the numbers of classes; the first is the default.
+_CLASSES: Final = {"mosi": (7, 5), "sims": tuple(sorted(SIMS_BORDERS, reverse=True))}
+# More cannot be read.
+_MOST_CLASSES: Final = 21
 _PANELS: Final = 3
 _TITLE_COLUMNS: Final = 30
 # Cells darker than this have white text.
@@ -53,34 +56,45 @@ class Classes:
     of: Any
 
 
-def classes_of(dataset: str, count: int | None = None) -> Classes:
-    """MMSA's classes of a data set.
+def classes_of(dataset: Dataset | str, count: int | None = None) -> Classes:
+    """The classes of a data set: MMSA's of MOSI and SIMS, of generic metrics its own.
 
     Args:
-        dataset: mosi, mosei, sims or simsv2; others have MOSI's classes.
+        dataset: The data set, or the name of one that is known.
         count: Number of classes: 7 (default) or 5 for MOSI, whose labels are rounded; 5 (default),
-            3 or 2 for SIMS, whose labels fall between borders.
+            3 or 2 for SIMS, whose labels fall between borders; generic metrics have one number.
 
     Returns:
         Names and how values fall into them.
 
     Raises:
-        StoreError: The data set has no such classes.
+        StoreError: The data set has no such classes, or too many to draw.
     """
-    sims = dataset.lower().startswith("sims")
-    count = count or DEFAULT_CLASSES["sims" if sims else "mosi"]
-    known = tuple(sorted(SIMS_BORDERS, reverse=True)) if sims else _ROUNDED
+    if isinstance(dataset, str):
+        dataset = get_dataset(dataset)
+    low, high = whole_labels(dataset)
+    own = high - low + 1 if dataset.classes is None else len(dataset.classes) + 1
+    known = _CLASSES.get(dataset.metrics, (own,))
+    count = count or known[0]
     if count not in known:
         counts = ", ".join(map(str, known))
-        raise StoreError(f"MMSA has no {count} classes of {dataset}; it has {counts}.")
+        raise StoreError(f"there are no {count} classes of {dataset.name}; it has {counts}.")
+    if not 1 < count <= _MOST_CLASSES:
+        raise StoreError(
+            f"{dataset.name} has {count} classes, and 2 to {_MOST_CLASSES} can be drawn; give it "
+            "borders between fewer (classes, docs/data.md)."
+        )
     metric = f"Mult_acc_{count}"
-    if not sims:
-        limit = count // 2
-        names = tuple(f"{value:+d}" if value else "0" for value in range(-limit, limit + 1))
-        return Classes(metric, names, lambda values: rounded_classes(limit, values) + limit)
-    borders = [f"{border:g}" for border in SIMS_BORDERS[count]]
-    names = (*(f"≤ {border}" for border in borders), f"> {borders[-1]}")
-    return Classes(metric, names, partial(sims_classes, count))
+    if dataset.metrics == "mosi":
+        low, high = -(count // 2), count // 2
+    if dataset.metrics == "sims" or (dataset.metrics == "generic" and dataset.classes):
+        limits = SIMS_BORDERS[count] if dataset.metrics == "sims" else dataset.classes or ()
+        borders = [f"{border:g}" for border in limits]
+        names = (*(f"≤ {border}" for border in borders), f"> {borders[-1]}")
+        return Classes(metric, names, partial(bordered_classes, limits))
+    sign = "+" if low < 0 else ""
+    names = tuple(f"{value:{sign}d}" if value else "0" for value in range(low, high + 1))
+    return Classes(metric, names, lambda values: rounded_classes(low, high, values) - low)
 
 
 def confusion(predictions: pd.DataFrame, classes: Classes) -> Counts:
@@ -101,7 +115,7 @@ def confusion(predictions: pd.DataFrame, classes: Classes) -> Counts:
 @house_style()
 def confusion_figure(
     predictions: Mapping[str, pd.DataFrame],
-    dataset: str,
+    dataset: Dataset | str,
     *,
     classes: int | None = None,
     split: str = "test",
@@ -115,7 +129,7 @@ def confusion_figure(
     Args:
         predictions: By name of the system, the predictions of all its seeds below each other, with
             the run store's columns.
-        dataset: Name of the data set, which decides the classes (`classes_of`).
+        dataset: The data set, which decides the classes (`classes_of`).
         classes: Number of classes; None is 7 for MOSI and MOSEI, 5 for SIMS.
         split: Split to count.
 
@@ -147,7 +161,8 @@ def confusion_figure(
     bar.set_label("share of the true class")
     samples = sorted({frame["id"].nunique() for frame in shown.values()})
     said = " to ".join(str(n) for n in dict.fromkeys((samples[0], samples[-1])))
-    title = f"{dataset}: classes of {chosen.metric}\n{split} split of {said} samples, counts summed"
+    name = dataset if isinstance(dataset, str) else dataset.name
+    title = f"{name}: classes of {chosen.metric}\n{split} split of {said} samples, counts summed"
     write_title(figure, f"{title} over seeds")
     return figure
 
