@@ -92,17 +92,27 @@ def test_commands_parse(line, tmp_path, monkeypatch):
     for path in (path for path in named if path.suffix in (".pkl", ".pth")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+<<<<<<< HEAD
     for path in (Path(word) for word in arguments if Path(word).suffix == ".json"):
+=======
+    for path in (path for path in named if path.suffix == ".json"):
+>>>>>>> datasets
         path.write_text('{"mydata": {"label_range": [0, 10]}}')
     own = "--import" in arguments
     write_own_model(tmp_path)
     group = typer.main.get_command(cli.app)
     assert command in group.commands
+<<<<<<< HEAD
     with (
         forgetting("audio_vision") if own else nullcontext(),
         group.commands[command].make_context(command, arguments) as context,
     ):
         cli.parse_overrides(context.params.get("overrides") or [])
+=======
+    with forgetting("audio_vision") if own else nullcontext():  # noqa: SIM117
+        with group.commands[command].make_context(command, arguments) as context:
+            cli.parse_overrides(context.params.get("overrides") or [])
+>>>>>>> datasets
 
 
 def test_readme_shows_every_command():

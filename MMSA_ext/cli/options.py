@@ -242,8 +242,13 @@ def _run_options(
     res_save_dir: ResultDir = "",
     log_dir: LogDir = "",
     repeat: Repeat = False,
+<<<<<<< HEAD
     imports: Imports = None,
     dataset_file: DatasetFile = "",
+=======
+    dataset_file: DatasetFile = "",
+    imports: Imports = None,
+>>>>>>> datasets
 ) -> RunOptions:
     return RunOptions(
         custom_feature=features or None,
@@ -257,8 +262,13 @@ def _run_options(
         res_save_dir=res_save_dir or None,
         log_dir=log_dir or None,
         reuse=not repeat,
+<<<<<<< HEAD
         imports=imports or (),
         dataset_file=dataset_file or None,
+=======
+        dataset_file=dataset_file or None,
+        imports=imports or (),
+>>>>>>> datasets
     )
 
 
