@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".venv-lowest"
-EXTRAS = ("offline", "chinese", "ray")
+EXTRAS = ("offline", "chinese", "ray", "shards")
 NOT_LOWERED = "torch"
 # Of every requirement what is used of it, and every model trained once.
 TESTS = (
@@ -27,6 +27,7 @@ TESTS = (
     "tests/explain/test_embeddings.py",
     "tests/cli/test_commands.py",
     "tests/data/test_features.py",
+    "tests/data/test_shards.py",
     "tests/experiments/test_ray_engine.py",
     "tests/experiments/test_execution.py",
     "tests/mmsa_bridge/test_stock.py",

@@ -149,20 +149,34 @@ def test_metadata(wheel, metadata):
 
 
 def test_every_import_is_declared(metadata):
-    """What the package imports from outside the standard library stands in its requirements."""
-    distributions = {"sklearn": "scikit-learn"}
-    imported = set()
+    """What the package imports from outside the standard library stands in its requirements.
+
+    What an extra brings is imported where it is used, and not with the module.
+    """
+    at_once, anywhere = set(), set()
     for path in (ROOT / "MMSA_ext").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                imported.add(node.module.split(".")[0])
-    imported -= sys.stdlib_module_names | {"MMSA_ext"}
-    required = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
-    declared = {re.match(r"[\w.-]+", line).group().lower().replace("_", "-") for line in required}
-    needed = {distributions.get(name, name).lower().replace("_", "-") for name in imported}
-    assert needed <= declared
+        tree = ast.parse(path.read_text("utf-8"))
+        at_once |= imported_by(tree.body)
+        anywhere |= imported_by(ast.walk(tree))
+    lines = metadata.get_all("Requires-Dist")
+    assert at_once <= declared_by(line for line in lines if "extra ==" not in line)
+    assert anywhere <= declared_by(line for line in lines if 'extra == "dev"' not in line)
+
+
+def imported_by(nodes):
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    names -= sys.stdlib_module_names | {"MMSA_ext"}
+    distributions = {"sklearn": "scikit-learn"}
+    return {distributions.get(name, name).lower().replace("_", "-") for name in names}
+
+
+def declared_by(lines):
+    return {re.match(r"[\w.-]+", line).group().lower().replace("_", "-") for line in lines}
 
 
 def test_constraints_pin_every_direct_requirement(metadata):

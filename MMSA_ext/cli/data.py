@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
 
-from MMSA_ext.cli.options import Audio, DatasetFile, FrontPadding, Gpus, Text, Vision, feature_file
+from MMSA_ext.cli.options import (
+    Audio,
+    DatasetFile,
+    FrontPadding,
+    Gpus,
+    Text,
+    Vision,
+    feature_file,
+    feature_source,
+)
 from MMSA_ext.errors import ConfigError
 
 _Number = TypeVar("_Number", int, float)
@@ -20,7 +29,7 @@ def check_data(
     file: Annotated[
         Path | None,
         typer.Argument(
-            callback=feature_file,
+            callback=feature_source,
             help="Feature file in MMSA's layout; needless beside -Ft, -Fa and -Fv.",
         ),
     ] = None,

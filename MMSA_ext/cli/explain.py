@@ -19,7 +19,7 @@ from MMSA_ext.cli.options import (
     Gpus,
     Overrides,
     ResultDir,
-    feature_file,
+    feature_source,
     parse_overrides,
     run_store,
     takes_imports,
@@ -36,7 +36,7 @@ app = typer.Typer(
     no_args_is_help=True, help="Look into trained models: representations, attention, words, cases."
 )
 
-FeatureFile = Annotated[Path, typer.Argument(callback=feature_file, help="Feature file.")]
+FeatureFile = Annotated[Path, typer.Argument(callback=feature_source, help="Feature file.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for pictures and CSV.")]
 Samples = Annotated[
     list[str] | None, typer.Option("--sample", help="Sample id, of any split; repeatable.")

@@ -141,22 +141,32 @@ Gpus = Annotated[
     typer.Option("-g", "--gpu-ids", help="CUDA device, or 'cpu'. Default: the most free one."),
 ]
 feature_file = readable("feature file", FeatureFileError)
+
+
+def feature_source(path: _Path) -> _Path:
+    """Refuse what is neither a feature file nor a folder, as of shards."""
+    return path if path and Path(expand(path)).is_dir() else feature_file(path)
+
+
 Text = Annotated[
-    str, typer.Option("-Ft", "--feature-T", callback=feature_file, help="Feature file for text.")
+    str,
+    typer.Option("-Ft", "--feature-T", callback=feature_source, help="Feature file for text."),
 ]
 Audio = Annotated[
-    str, typer.Option("-Fa", "--feature-A", callback=feature_file, help="Feature file for audio.")
+    str,
+    typer.Option("-Fa", "--feature-A", callback=feature_source, help="Feature file for audio."),
 ]
 Vision = Annotated[
-    str, typer.Option("-Fv", "--feature-V", callback=feature_file, help="Feature file for vision.")
+    str,
+    typer.Option("-Fv", "--feature-V", callback=feature_source, help="Feature file for vision."),
 ]
 Features = Annotated[
     str,
     typer.Option(
         "-f",
         "--features",
-        callback=feature_file,
-        help="Feature file with all three modalities.",
+        callback=feature_source,
+        help="Feature file, or folder of shards, with all three modalities.",
     ),
 ]
 Checkpoint = Annotated[
@@ -242,8 +252,8 @@ def _run_options(
     res_save_dir: ResultDir = "",
     log_dir: LogDir = "",
     repeat: Repeat = False,
-    imports: Imports = None,
     dataset_file: DatasetFile = "",
+    imports: Imports = None,
 ) -> RunOptions:
     return RunOptions(
         custom_feature=features or None,
@@ -257,8 +267,8 @@ def _run_options(
         res_save_dir=res_save_dir or None,
         log_dir=log_dir or None,
         reuse=not repeat,
-        imports=imports or (),
         dataset_file=dataset_file or None,
+        imports=imports or (),
     )
 
 

@@ -19,7 +19,7 @@ from MMSA_ext.cli.options import (
     ModelArgument,
     Overrides,
     Seeds,
-    feature_file,
+    feature_source,
     given_once,
     parse_overrides,
     takes_imports,
@@ -29,7 +29,8 @@ from MMSA_ext.errors import ConfigError
 from MMSA_ext.runs.options import RunOptions
 
 if TYPE_CHECKING:
-    from MMSA_ext.data.fit_lengths import Longer
+    from MMSA_ext import Scorer
+    from MMSA_ext.data.fit_lengths import TooLong
     from MMSA_ext.runs.results import RunResults
 
 Synthetic = Annotated[
@@ -130,45 +131,99 @@ def tune(
 @takes_imports
 def predict(
     checkpoint: Checkpoint,
-    features: Annotated[
-        Path,
-        typer.Argument(callback=feature_file, help="Feature file, or features of one sample."),
-    ],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="CSV file.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="INPUT",
+            callback=feature_source,
+            help="Feature file, features of one sample, folder of shards, or CSV of texts "
+            "(columns id, text).",
+        ),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", help="One text, in place of the input.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="CSV file; for shards a folder.")
+    ] = None,
     front_padding: FrontPadding = "",
-    longer: Annotated[
+    too_long: Annotated[
         str,
         typer.Option(
-            help="Samples longer than any in training: refuse, cut (keep the first steps) or pool "
-            "(average frames)."
+            help="Samples longer than any in training: cut (keep the first steps), pool (average "
+            "frames) or error."
         ),
-    ] = "refuse",
+    ] = "error",
     any_recipe: AnyRecipe = False,
     gpu_ids: Gpus = None,
     overrides: Overrides = None,
 ) -> None:
-    """Score samples with a trained checkpoint; writes CSV to the output or the terminal."""
-    from MMSA_ext import predict_file
+    """Score samples with a trained checkpoint; writes CSV to the output or the terminal.
+
+    Of a folder of shards, each part has a result of its own in the output folder; what is finished
+    there is not computed again.
+    """
+    from MMSA_ext import Scorer
+    from MMSA_ext.data.shards import is_sharded
     from MMSA_ext.files import write_atomically
     from MMSA_ext.reporting.render import csv_text
+    from MMSA_ext.runs.scoring import score_texts
 
+    if (source is None) == (text is None):
+        raise ConfigError("give an input or --text, one of them.")
     values = parse_overrides(overrides or [])
+    sharded, texts = source and is_sharded(source), source and source.suffix.lower() == ".csv"
     if front_padding:
+        if text is not None or sharded or texts:
+            raise ConfigError("--front-padding has no effect but on a feature file; leave it out.")
         values["front_padding"] = front_padding
-    table = predict_file(
+    if sharded and output is None:
+        raise ConfigError("the results of shards go to a folder; name it with -o.")
+    scorer = Scorer(
         checkpoint,
-        features,
+        values,
         gpu_ids=gpu_ids or [],
-        overrides=values,
-        longer=cast("Longer", longer),
+        too_long=cast("TooLong", too_long),
         any_recipe=any_recipe,
     )
-    text = csv_text(table, exact=True)
+    if text is not None:
+        typer.echo(f"{scorer({'raw_text': [text]})['prediction'][0]:.6g}")
+        return
+    assert source is not None
+    if sharded:
+        assert output is not None
+        _score_shards(scorer, source, output)
+        return
+    table = score_texts(scorer, source) if texts else scorer.predict(scorer.read(source))
+    written = csv_text(table, exact=True)
     if output is None:
-        typer.echo(text, nl=False)
+        typer.echo(written, nl=False)
     else:
-        write_atomically(output, text)
+        write_atomically(output, written)
         typer.echo(f"{len(table)} predictions written to {output}")
+    if texts and (failed := int((table["error"] != "").sum())):
+        typer.echo(f"{failed} of {len(table)} texts could not be scored: see 'error'.", err=True)
+
+
+def _score_shards(scorer: "Scorer", folder: Path, output: Path) -> None:
+    from MMSA_ext.runs.scoring import PartScores, score_shards
+
+    def report(part: PartScores) -> None:
+        if part.error:
+            typer.echo(part.error, err=True)
+            return
+        failed = f", {part.failed} failed" if part.failed else ""
+        there = ", finished before" if part.found else ""
+        typer.echo(f"{part.result}: {part.samples} samples{failed}{there}")
+
+    parts = score_shards(scorer, folder, output, report)
+    samples, failed = sum(part.samples for part in parts), sum(part.failed for part in parts)
+    typer.echo(f"{samples - failed} predictions of {samples} samples in {output}")
+    if failed:
+        typer.echo(f"{failed} samples could not be scored: see the column 'error'.", err=True)
+    if unread := sum(bool(part.error) for part in parts):
+        typer.echo(f"{unread} of {len(parts)} parts could not be read.", err=True)
+        raise typer.Exit(1)
 
 
 def _names(

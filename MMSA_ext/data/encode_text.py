@@ -23,7 +23,15 @@ from MMSA_ext.names import SPLITS
 from MMSA_ext.paths import expand, expand_file
 from MMSA_ext.text_encoders import identity, load_text_encoder, load_tokenizer, version
 
-__all__ = ["TextCoverage", "coverage", "encode_text", "encode_tokens", "text_recipe", "tokenize"]
+__all__ = [
+    "TextCoverage",
+    "coverage",
+    "encode_text",
+    "encode_tokens",
+    "text_recipe",
+    "token_arrays",
+    "tokenize",
+]
 
 logger = logging.getLogger("MMSA")
 
@@ -242,6 +250,21 @@ def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> NDArray[n
     ids = tokens["input_ids"]
     segments = tokens.get("token_type_ids", np.zeros_like(ids))
     return np.stack([ids, tokens["attention_mask"], segments], axis=1).astype(np.float32)
+
+
+def token_arrays(tokenizer: Any, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+    """Tokenize without padding and without cutting.
+
+    Returns:
+        Of each text (L, 3) token ids, mask (ones), segment ids.
+    """
+    tokens = tokenizer(list(texts), verbose=False)
+    ids = tokens["input_ids"]
+    segments = tokens.get("token_type_ids") or [[0] * len(row) for row in ids]
+    return [
+        np.stack([row, np.ones(len(row)), kinds], axis=1).astype(np.int64)
+        for row, kinds in zip(ids, segments, strict=True)
+    ]
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ SPLIT_NAMES = {
     "training": "train",
     "testing": "test",
 }
-SINGLE = "sample"  # the split that a file of one sample becomes
+SINGLE = "sample"  # the split of what has none, as a file of one sample
 _LENGTHS = ("audio_lengths", "vision_lengths")
 READ_KEYS = ("id", "raw_text", *ARRAYS, *_LENGTHS, *LABEL_KEYS.values())
 PROVENANCE = ("unimodal_labels",)
@@ -118,7 +118,8 @@ def find_splits(
     if is_single_sample(data):
         return _single_split(data, report, require_labels)
     missing = [name for name in SPLITS if name not in data]
-    if missing and (require_labels or len(missing) == len(SPLITS)):
+    unsplit = isinstance(data.get(SINGLE), dict)  # samples of no split, to be scored
+    if missing and (require_labels or (len(missing) == len(SPLITS) and not unsplit)):
         others = ", ".join(sorted(str(key)[:80] for key in data if key not in SPLITS)[:10])
         meant = [
             f" Rename {key!r} to {SPLIT_NAMES[key.lower()]!r}."
@@ -130,7 +131,7 @@ def find_splits(
             f"The splits must be named {', '.join(SPLITS)}.{''.join(meant)}"
         )
     splits: dict[str, dict[str, Any]] = {}
-    for name in SPLITS:
+    for name in (*SPLITS, SINGLE) if unsplit and not require_labels else SPLITS:
         if isinstance(data.get(name), dict):
             splits[name] = dict(data[name])
         elif name in data:

@@ -68,6 +68,7 @@ from MMSA_ext.data.front_padding import (
     turned_tokens,
 )
 from MMSA_ext.data.safe_pickle import safe_load
+from MMSA_ext.data.shards import is_sharded, load_shards, shards_digest
 from MMSA_ext.datasets import SHIPPED, Dataset, get_dataset
 from MMSA_ext.errors import ConfigError, FeatureFileError
 from MMSA_ext.files import replaced
@@ -81,6 +82,7 @@ __all__ = [
     "FeatureSplit",
     "base_file",
     "check_features",
+    "features_of",
     "fingerprint",
     "is_single_sample",
     "read_features",
@@ -112,8 +114,9 @@ def read_features(
     those (see `data.feature_cache`); what is read is the same, bit for bit.
 
     Args:
-        path: the file; `~` is expanded. None where the other three are given: ids, texts and
-            labels are then those of `feature_T`.
+        path: the file, or a folder of shards (`data.shards`), all of which are then in memory; `~`
+            is expanded. None where the other three are given: ids, texts and labels are then those
+            of `feature_T`.
         dataset: decides the label range; None, and a name that is not known, check none.
         feature_T: file that replaces text, as in MMSA.
         feature_A: file that replaces audio.
@@ -137,10 +140,33 @@ def read_features(
     """
     load = load_cached if cache else load_file
     sources = _sources(path, feature_T, feature_A, feature_V)
-    features = _read(sources, dataset, require_labels, front_padding, load)
+    return _usable(_read(sources, dataset, require_labels, front_padding, _any_kind(load)))
+
+
+def features_of(splits: Mapping[str, Any], source: PathLike) -> FeatureSet:
+    """Features in memory, checked and repaired as those of a file that is to be scored.
+
+    Args:
+        splits: name -> split in MMSA's layout; frames are read as they are.
+        source: what messages call them.
+
+    Raises:
+        FeatureFileError: as `read_features`.
+    """
+    path = Path(source)
+    loaded = LoadedFile(path, splits, "", 0)
+    return _usable(_read(_Sources(path, {}), None, False, "keep", lambda _: loaded))
+
+
+def _usable(features: FeatureSet) -> FeatureSet:
     if not features.report.ok:
         raise FeatureFileError(features.report.error_message())
     return features
+
+
+def _any_kind(load: Callable[[Path], LoadedFile]) -> Callable[[Path], LoadedFile]:
+    """`load` for feature files, and what reads shards for these."""
+    return lambda path: load_shards(path) if is_sharded(path) else load(path)
 
 
 def check_features(
@@ -165,7 +191,8 @@ def check_features(
         ConfigError: `front_padding` is not known.
     """
     sources = _sources(path, feature_T, feature_A, feature_V)
-    return _read(sources, dataset, require_labels, front_padding, load_file).report
+    load = _any_kind(load_file)
+    return _read(sources, dataset, require_labels, front_padding, load).report
 
 
 def fingerprint(
@@ -200,7 +227,7 @@ def base_file(
     Returns:
         For `read_features`: None where the configured file is not there and none is needed.
     """
-    needed = given or not all(modalities) or Path(configured).expanduser().is_file()
+    needed = given or not all(modalities) or Path(configured).expanduser().exists()
     return (given or configured) if needed else None
 
 
@@ -230,6 +257,8 @@ def _sources(
 
 
 def _file_digest(path: Path) -> str:
+    if is_sharded(path):
+        return shards_digest(path)
     try:
         found = path.stat()
         return _digest_of(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)

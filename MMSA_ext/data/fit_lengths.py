@@ -1,4 +1,4 @@
-"""Samples that are longer than those a model was trained on: refused, cut, or averaged."""
+"""Samples that are longer than those a model was trained on: cut, averaged, or an error."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,9 +12,9 @@ from MMSA_ext.data.feature_checks import frame_ends
 from MMSA_ext.data.feature_set import FeatureSet, FeatureSplit
 from MMSA_ext.errors import ConfigError, FeatureFileError
 
-__all__ = ["Longer", "fit_lengths", "fitted"]
+__all__ = ["TooLong", "check_too_long", "fit_lengths", "fitted"]
 
-Longer = Literal["refuse", "cut", "pool"]
+TooLong = Literal["cut", "pool", "error"]
 
 _AT_ONCE = 256  # samples that are averaged together
 
@@ -23,7 +23,7 @@ def fit_lengths(
     features: FeatureSet,
     lengths: Mapping[str, int],
     checkpoint: str | Path,
-    longer: Longer = "refuse",
+    too_long: TooLong = "error",
 ) -> FeatureSet:
     """Bring sequences to at most the lengths that a model was trained on.
 
@@ -33,7 +33,7 @@ def fit_lengths(
         features: what is to be predicted.
         lengths: `text_bert`, `text`, `audio`, `vision` -> most steps; what is left out stays.
         checkpoint: the trained model, to be named.
-        longer: `refuse` such a sample; `cut` keeps its first steps (and the last token of
+        too_long: such a sample is an `error`; `cut` keeps its first steps (and the last token of
             `text_bert`); `pool` averages its frames to as many as the model reads (tokens are
             cut).
 
@@ -41,11 +41,10 @@ def fit_lengths(
         Features that share what did not change.
 
     Raises:
-        FeatureFileError: a sample is longer and to be refused.
-        ConfigError: `longer` is none of these.
+        FeatureFileError: a sample is longer, which is an error.
+        ConfigError: `too_long` is none of these.
     """
-    if longer not in get_args(Longer):
-        raise ConfigError(f"longer is {longer!r}; use 'refuse', 'cut' or 'pool'.")
+    check_too_long(too_long)
     problems: list[str] = []
     splits = {}
     for name, split in features.splits.items():
@@ -55,19 +54,29 @@ def fit_lengths(
             if array is None or array.shape[2 if key == "text_bert" else 1] <= limit:
                 continue
             steps = _steps(split, key)
-            if (steps > limit).any() and longer == "refuse":
+            if (steps > limit).any() and too_long == "error":
                 problems.append(f"split {name!r}, key {key!r}: {_said(split, steps, limit)}")
-            changed[key] = fitted(key, array, steps, limit, pool=longer == "pool")
+            changed[key] = fitted(key, array, steps, limit, pool=too_long == "pool")
             if key in ("audio", "vision"):
                 changed[f"{key}_lengths"] = np.minimum(steps, limit)
         splits[name] = replace(split, **changed)
     if problems:
         raise FeatureFileError(
             f"{features.path} does not fit {checkpoint}:\n  " + "\n  ".join(problems) + "\n"
-            "--longer cut keeps the first steps of such a sample, --longer pool averages its "
-            "frames (longer= in Python)."
+            "--too-long cut keeps the first steps of such a sample, --too-long pool averages its "
+            "frames (too_long= in Python)."
         )
     return replace(features, splits=splits)
+
+
+def check_too_long(value: str) -> None:
+    """Check what is to be done with samples that are too long.
+
+    Raises:
+        ConfigError: it is none of `TooLong`.
+    """
+    if value not in get_args(TooLong):
+        raise ConfigError(f"too_long is {value!r}; use 'cut', 'pool' or 'error'.")
 
 
 def _steps(split: FeatureSplit, key: str) -> NDArray[np.int64]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import pandas as pd
 from torch import Tensor
 
+FUSED = "Feature_f"  # MMSA's name of the fused vector, from which a model predicts
+
 
 @dataclass(frozen=True)
 class Predictions:

@@ -37,7 +37,7 @@ from MMSA_ext.mmsa_bridge.runtime import (
     run_logging,
     setup_seed,
 )
-from MMSA_ext.mmsa_bridge.scoring import predict_stock
+from MMSA_ext.mmsa_bridge.scoring import predict_stock, stock_predictions
 from MMSA_ext.mmsa_bridge.shims import SHIMS
 from MMSA_ext.mmsa_bridge.stock import (
     StockRun,
@@ -83,6 +83,7 @@ __all__ = [
     "setup_seed",
     "shipped_values",
     "stock_loaders",
+    "stock_predictions",
     "train_and_test",
     "trained_model",
     "trainer_class",

@@ -7,6 +7,7 @@ model. MMSA copies what it takes (`astype`), so that all may share one reading.
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -89,8 +90,8 @@ def hand_over(undo: ExitStack) -> None:
         features = features_for(args)
         split = features.splits[mode]
         configured = args["custom_feature"]
-        # MMSA opens the base file, which need not be there.
-        args["custom_feature"] = str(features.path)
+        # MMSA opens a file; that of the features need not be there, or be one.
+        args["custom_feature"] = os.devnull
         _contents.append({mode: _in_mmsas_layout(split, args, features.path)})
         try:
             with as_sims(args, when=has_unimodal_labels(args, split.labels)):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
-from MMSA_ext.data.predictions import Predictions
+from MMSA_ext.data.predictions import FUSED, Predictions
 from MMSA_ext.errors import TrainingDivergedError
 
 Metrics = dict[str, float]
@@ -72,12 +72,16 @@ class WatchedLoader:
 class PredictionRecorder:
     """Joins what a model predicts with the samples it predicts for.
 
+    Args:
+        features: Whether MMSA's `Feature_f` is kept as well, of models that return it.
+
     Attributes:
         batch: The batch on which the model is working.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, features: bool = False) -> None:
         self.batch: Mapping[str, Any] | None = None
+        self._features = features
         self._chunks: list[tuple[Mapping[str, Any], Tensor]] = []
 
     def watch(self, loader: DataLoader[Any]) -> WatchedLoader:
@@ -115,6 +119,8 @@ class PredictionRecorder:
             kept = {key: self.batch[key] for key in ("index", "id")}
             # Some trainers reshape the batch's labels in place; the numbers stay the same.
             kept["label"] = self.batch["labels"]["M"]
+            if self._features and isinstance(output, Mapping) and FUSED in output:
+                kept[FUSED] = output[FUSED].detach().reshape(len(kept["index"]), -1).float().cpu()
             self._chunks.append((kept, _prediction(output).detach().reshape(-1)))
 
 
@@ -138,7 +144,10 @@ def _by_sample(chunks: list[tuple[Mapping[str, Any], Tensor]]) -> Predictions:
     ids = [str(sample) for batch, _ in chunks for sample in _as_list(batch["id"])]
     labels = torch.cat([batch["label"].reshape(-1).float().cpu() for batch, _ in chunks])
     values = torch.cat([chunk for _, chunk in chunks]).float().cpu()
-    return Predictions([ids[i] for i in order], values[order], labels[order])
+    features = {}
+    if all(FUSED in batch for batch, _ in chunks):
+        features[FUSED] = torch.cat([batch[FUSED] for batch, _ in chunks])[order]
+    return Predictions([ids[i] for i in order], values[order], labels[order], features)
 
 
 def _as_list(ids: Any) -> list[Any]:

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from easydict import EasyDict
 from numpy.typing import NDArray
-from torch import OutOfMemoryError, Tensor
+from torch import OutOfMemoryError, Tensor, nn
 from torch.utils.data import DataLoader
 
-from MMSA_ext.data.predictions import predictions_frame
+from MMSA_ext.data.predictions import Predictions, predictions_frame
 from MMSA_ext.errors import CheckpointError, FeatureFileError, MMSAExtError
 from MMSA_ext.mmsa_bridge.feature_reading import provided_features
 from MMSA_ext.mmsa_bridge.networks import trained_model
@@ -35,6 +35,22 @@ _MOST_PADDING = 16  # times what the file holds
 def predict_stock(
     args: EasyDict, state_dict: Mapping[str, Tensor], features: FeatureSet
 ) -> pd.DataFrame:
+    """`stock_predictions` as a table.
+
+    Returns:
+        Columns `split`, `id`, `label` (NaN where unknown) and `prediction`, in file order.
+    """
+    return predictions_frame(stock_predictions(args, state_dict, features))
+
+
+def stock_predictions(
+    args: EasyDict,
+    state_dict: Mapping[str, Tensor],
+    features: FeatureSet,
+    *,
+    fused: bool = False,
+    built: dict[str, nn.Module] | None = None,
+) -> dict[str, Predictions]:
     """Predict every sample of `features` with a trained model of MMSA's.
 
     Sequences are padded with zeros to the lengths the model was trained on, because some of MMSA's
@@ -46,9 +62,11 @@ def predict_stock(
             is.
         state_dict: Trained weights.
         features: Splits to score, with or without labels.
+        fused: Whether the fused vectors are kept, of models that return them.
+        built: Networks that earlier calls built, which this one uses and adds to.
 
     Returns:
-        Columns `split`, `id`, `label` (NaN where unknown) and `prediction`, in file order.
+        By split, in file order; the label is NaN where it is unknown.
 
     Raises:
         CheckpointError: If the weights do not fit the configuration, or MMSA's evaluation cannot
@@ -63,7 +81,7 @@ def predict_stock(
         args.train_samples = 1  # sizes what training alone needs
     with registered(), provided_features(replace(features, splits=splits)):
         try:
-            return _scored(args, state_dict, splits)
+            return _scored(args, state_dict, splits, fused, {} if built is None else built)
         except (MMSAExtError, MemoryError, OutOfMemoryError):
             raise
         except Exception as error:  # whatever MMSA's code makes of a value that is not there
@@ -75,24 +93,33 @@ def predict_stock(
 
 
 def _scored(
-    args: EasyDict, state_dict: Mapping[str, Tensor], splits: Mapping[str, FeatureSplit]
-) -> pd.DataFrame:
+    args: EasyDict,
+    state_dict: Mapping[str, Tensor],
+    splits: Mapping[str, FeatureSplit],
+    fused: bool,
+    built: dict[str, nn.Module],
+) -> dict[str, Predictions]:
     read_split = import_module("MMSA.data_loader").MMDataset
     datasets = {name: read_split(args, mode=name) for name in splits}
     args.seq_lens = next(iter(datasets.values())).get_seq_len()  # as MMDataLoader does
-    model = trained_model(args, state_dict)
+    if (lengths := str(args.seq_lens)) not in built:
+        built[lengths] = trained_model(args, state_dict)
+    model = built[lengths]
     trainer = build_trainer(args)
     # Without labels there is nothing to score; two of MMSA's trainers keep the model.
     trainer.metrics, trainer.model = (lambda prediction, label: {}), model
-    recorder = PredictionRecorder()
-    recorder.attach(model)
+    recorder = PredictionRecorder(features=fused)
+    hook = recorder.attach(model)
     predictions = {}
-    for name, dataset in datasets.items():
-        loader = DataLoader(dataset, batch_size=args.batch_size)
-        trainer.do_test(model, recorder.watch(loader), mode="TEST")
-        recorder.check_finite(f"on the {name} split")
-        predictions[name] = recorder.take()
-    return predictions_frame(predictions)
+    try:
+        for name, dataset in datasets.items():
+            loader = DataLoader(dataset, batch_size=args.batch_size)
+            trainer.do_test(model, recorder.watch(loader), mode="TEST")
+            recorder.check_finite(f"on the {name} split")
+            predictions[name] = recorder.take()
+    finally:
+        hook.remove()
+    return predictions
 
 
 def _as_in_training(split: FeatureSplit, args: EasyDict) -> FeatureSplit:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,28 @@ import numpy as np
 import pandas as pd
 import torch
 from easydict import EasyDict
+from numpy.typing import NDArray
 from torch import nn
 
 from MMSA_ext import mmsa_bridge, text_encoders
 from MMSA_ext.config.resolve import check_replaces, merge
+from MMSA_ext.data.encode_text import token_arrays
+from MMSA_ext.data.feature_layout import SINGLE
 from MMSA_ext.data.feature_set import FeatureSet
-from MMSA_ext.data.features import read_features
-from MMSA_ext.data.fit_lengths import Longer, fit_lengths
+from MMSA_ext.data.features import features_of, read_features
+from MMSA_ext.data.fit_lengths import TooLong, check_too_long, fit_lengths
 from MMSA_ext.data.loader import FeatureLoader, make_loader
-from MMSA_ext.data.predictions import predictions_frame
+from MMSA_ext.data.predictions import FUSED, Predictions, predictions_frame
 from MMSA_ext.data.recipes import Recipe, compared
 from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
-from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, UnknownModelError
+from MMSA_ext.data.utterances import Utterances
+from MMSA_ext.errors import (
+    CheckpointError,
+    ConfigError,
+    FeatureFileError,
+    TrainingDivergedError,
+    UnknownModelError,
+)
 from MMSA_ext.json_files import read_json
 from MMSA_ext.models.contract import MSAModel, core_model
 from MMSA_ext.names import FRAMES, MODALITIES
@@ -35,10 +46,13 @@ from MMSA_ext.registry import (
     trains_in_mmsa,
     unread_modalities,
 )
-from MMSA_ext.training.checkpoint import load_checkpoint
+from MMSA_ext.training.checkpoint import content_digest, load_checkpoint
 from MMSA_ext.training.trainer import predict
+from MMSA_ext.version import __version__
 
 logger = logging.getLogger("MMSA")
+
+_PADDED_AT_ONCE = 2**26  # bytes of frames that are padded together
 
 
 def MMSA_test(  # noqa: N802 (MMSA's name)
@@ -83,19 +97,20 @@ def predict_file(
     *,
     gpu_ids: Sequence[int | str] | int | str = (0,),
     overrides: dict[str, Any] | None = None,
-    longer: Longer = "refuse",
+    too_long: TooLong = "error",
     any_recipe: bool = False,
 ) -> pd.DataFrame:
     """Score every sample of a feature file, or a single-sample file.
 
     Args:
         checkpoint_path: Checkpoint written by `MMSA_run`.
-        feature_path: Feature file; labels are not needed, any of the splits may be missing.
+        feature_path: Feature file, or a folder of shards, which then is read into memory as a
+            whole; labels are not needed, any of the splits may be missing.
         gpu_ids: As in `MMSA_run`.
         overrides: Configuration values to replace, such as `pretrained` of an MMSA model whose text
             encoder lies elsewhere on this machine, or `front_padding` where this file is padded
             otherwise than the training data.
-        longer: What to do with samples that are longer than those the model was trained on, see
+        too_long: What to do with samples that are longer than those the model was trained on, see
             `data.fit_lengths`.
         any_recipe: Score features of another recipe than the model was trained on, with a warning,
             in place of refusing them.
@@ -110,8 +125,10 @@ def predict_file(
         FeatureFileError: The features are unsafe, inconsistent, of another recipe or do not fit the
             checkpoint.
     """
-    scorer = Scorer(checkpoint_path, overrides, gpu_ids=gpu_ids, any_recipe=any_recipe)
-    return scorer.predict(scorer.read(feature_path, longer))
+    scorer = Scorer(
+        checkpoint_path, overrides, gpu_ids=gpu_ids, too_long=too_long, any_recipe=any_recipe
+    )
+    return scorer.predict(scorer.read(feature_path))
 
 
 def load_model(
@@ -138,14 +155,35 @@ def load_model(
     return Scorer(checkpoint_path, overrides, gpu_ids=gpu_ids).model
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What a model makes of n utterances, in their order.
+
+    Attributes:
+        prediction: (n,) float32; NaN where there is an error.
+        embedding: (n, d) float32 fused vectors; None unless asked for.
+        errors: n sentences, empty where there is none.
+    """
+
+    prediction: NDArray[np.float32]
+    embedding: NDArray[np.float32] | None
+    errors: list[str]
+
+
 class Scorer:
     """A trained model, ready to score features.
+
+    It is called with a batch in columns, which `map_batches` of Ray Data and `map(batched=True)` of
+    Hugging Face datasets do. Pickled, it is the path of its checkpoint and the options, with a
+    digest of the content: cheap to send and to hash, and never another model at the other end.
 
     Args:
         checkpoint_path: Checkpoint written by `MMSA_run`.
         overrides: As in `predict_file`.
         gpu_ids: As in `MMSA_run`.
-        any_recipe: As in `predict_file`.
+        too_long: As in `predict_file`.
+        any_recipe: As in `predict_file`. A batch says nothing of its recipe.
+        embed: Whether calling it gives the fused vectors too.
 
     Attributes:
         path: The checkpoint.
@@ -158,7 +196,7 @@ class Scorer:
     Raises:
         CheckpointError: The checkpoint is missing, damaged or of a model that is not known, or its
             configuration is none.
-        ConfigError: An override replaces nothing.
+        ConfigError: An override replaces nothing; `too_long` is unknown.
         TextEncoderError: The text encoder of a model of MMSA is a folder that is not there.
     """
 
@@ -168,10 +206,22 @@ class Scorer:
         overrides: dict[str, Any] | None = None,
         *,
         gpu_ids: Sequence[int | str] | int | str = (0,),
+        too_long: TooLong = "error",
         any_recipe: bool = False,
+        embed: bool = False,
     ) -> None:
+        check_too_long(too_long)
         self.path = expand(checkpoint_path)
-        checkpoint = load_checkpoint(self.path, overrides)
+        self._given: dict[str, Any] = {
+            "checkpoint_path": self.path,
+            "overrides": overrides,
+            "gpu_ids": gpu_ids,
+            "too_long": too_long,
+            "any_recipe": any_recipe,
+            "embed": embed,
+        }
+        self._too_long, self._embed = too_long, embed
+        self._checkpoint = checkpoint = load_checkpoint(self.path, overrides)
         check_replaces(overrides, checkpoint.config)
         try:
             given = {k: str(v) if isinstance(v, Path) else v for k, v in (overrides or {}).items()}
@@ -193,6 +243,7 @@ class Scorer:
         self.state_dict = checkpoint.state_dict
         self.scaling = _scaling(self.args, checkpoint.scaling, self.path)
         self.args.device = mmsa_bridge.assign_device(gpu_ids)
+        self._built: dict[str, nn.Module] = {}
         self.recipe, self.any_recipe = checkpoint.recipe, any_recipe
         self._unread = unread_modalities(self.args)
         self._read = [modality for modality in MODALITIES if modality not in self._unread]
@@ -204,21 +255,45 @@ class Scorer:
                 ", ".join(unknown),
             )
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the checkpoint's content, hexadecimal."""
+        return content_digest(self._checkpoint)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the scores depend on, as JSON can say it, beside what is scored."""
+        overrides = {key: str(value) for key, value in (self._given["overrides"] or {}).items()}
+        options = {"overrides": overrides, "too_long": self._too_long, "embed": self._embed}
+        return {"checkpoint": self.digest, "version": __version__, **options}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._given | {"digest": self.digest, "version": __version__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        given = {key: state[key] for key in state if key not in ("digest", "version")}
+        self.__init__(**given)  # type: ignore[misc]
+        if self.digest != state["digest"]:
+            raise CheckpointError(
+                f"{self.path}: is another checkpoint than when this Scorer was made; make it anew."
+            )
+
     @property
     def is_stock(self) -> bool:
         """Whether the model is scored by MMSA's own evaluation."""
         return trains_in_mmsa(self.args.model_name)
 
-    def read(self, feature_path: str | Path, longer: Longer = "refuse") -> FeatureSet:
+    def read(self, feature_path: str | Path) -> FeatureSet:
         """A feature file as the model is to be given it: of the shapes it was trained on, scaled.
 
+        This package's models read text of any length that their encoder reads.
+
         Args:
-            feature_path: As in `predict_file`, as `longer`.
-            longer: This package's models read text of any length that their encoder reads.
+            feature_path: As in `predict_file`.
 
         Raises:
             FeatureFileError: The features are unsafe or inconsistent, frames have other features,
-                are of another recipe, or samples are longer and to be refused.
+                are of another recipe, or samples are too long, and that is an error.
         """
         features = read_features(
             expand(feature_path),
@@ -226,20 +301,34 @@ class Scorer:
             require_labels=False,
             front_padding=self.args.get("front_padding"),
         )
+        self.check_recipe(features.recipe, features.path)
+        return self._as_trained(features)
+
+    def _as_trained(self, features: FeatureSet) -> FeatureSet:
         for warning in features.report.warnings:
             logger.warning("%s", warning)
         self._check_widths(features)
         features = features.without(self._unread)
-        self.check_recipe(features.recipe, features.path)
-        text_key = "text_bert" if self.args.get("use_bert") else "text"
-        keys = (text_key, "audio", "vision")
-        lengths = dict(zip(keys, map(int, self.args.seq_lens), strict=True))
+        lengths = dict(zip((self._text_key, *FRAMES), map(int, self.args.seq_lens), strict=True))
         if not self.is_stock:
-            del lengths[text_key]
-        features = fit_lengths(features, lengths, self.path, longer)
+            del lengths[self._text_key]
+            if self._too_long != "error" and (positions := self._positions):
+                lengths["text_bert"] = positions
+        features = fit_lengths(features, lengths, self.path, self._too_long)
         if self.scaling is not None and self.is_stock:
             return features.scaled(self.scaling)
         return features.with_scaling(self.scaling)
+
+    @property
+    def _text_key(self) -> str:
+        return "text_bert" if self.args.get("use_bert") else "text"
+
+    @property
+    def _positions(self) -> int | None:
+        """Tokens that the text encoder of a model of this package reads at most."""
+        described = self.args.get("text_encoder_config") or {}
+        positions = described.get("max_position_embeddings")
+        return positions if type(positions) is int else None
 
     def check_recipe(self, recipe: Recipe, source: str | Path) -> None:
         """Refuse features that are not made as those of training; where that is open, warn.
@@ -286,20 +375,155 @@ class Scorer:
             CheckpointError: The weights do not fit the configuration.
             FeatureFileError: The model cannot read the features, or a prediction is no number.
         """
-        with mmsa_bridge.registered():
-            if self.is_stock:
-                table = mmsa_bridge.predict_stock(self.args, self.state_dict, features)
-            else:
-                table = self._predict_extension(features)
+        table = predictions_frame(self._predictions(features))
         _check_finite(table, features)
         return table
 
-    def _predict_extension(self, features: FeatureSet) -> pd.DataFrame:
-        model = core_model(self.model)
-        loaders = eval_loaders(features, model, self.args.eval_batch_size)
-        return predictions_frame(
-            {name: predict(model, loader, self.args.device) for name, loader in loaders.items()}
-        )
+    def _predictions(self, features: FeatureSet) -> dict[str, Predictions]:
+        with mmsa_bridge.registered():
+            if self.is_stock:
+                return mmsa_bridge.stock_predictions(
+                    *(self.args, self.state_dict, features), fused=self._embed, built=self._built
+                )
+            model = core_model(self.model)
+            loaders = eval_loaders(features, model, self.args.eval_batch_size)
+            return {
+                name: predict(model, loader, self.args.device, features=self._embed)
+                for name, loader in loaders.items()
+            }
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        """Score a batch in columns.
+
+        Args:
+            batch: `audio`, `vision`, and `text` where the model reads word vectors: n arrays
+                (L_i, d), or flat ones as shards hold them; or one array (n, L, d), with
+                `audio_lengths` and so on (n,) where it is padded. `text_bert`: n arrays (3, L_i),
+                or (L_i,) token ids; where it is absent, `raw_text` is read with the tokenizer of
+                the checkpoint's text encoder. `id`. Other columns are not looked at.
+
+        Returns:
+            `prediction` (n,) float32; `embedding` (n, d) float32 if it was asked for; `id` as it
+            was given, if it was.
+
+        Raises:
+            CheckpointError: The weights do not fit the configuration; or vectors are asked for and
+                the model gives none.
+            FeatureFileError: A sample cannot be scored, with column and id.
+            TextEncoderError: The tokenizer cannot be loaded.
+        """
+        widths = {
+            modality: int(width)
+            for modality, width in zip(MODALITIES, self.args.feature_dims, strict=True)
+            if modality in self._read and (modality, self._text_key) != ("text", "text_bert")
+        }
+        utterances = Utterances.of_columns(batch, widths)
+        scores = self.score(utterances, "batch")
+        if error := next(filter(None, scores.errors), ""):
+            raise FeatureFileError(error)
+        result: dict[str, NDArray[Any]] = {"prediction": scores.prediction}
+        if scores.embedding is not None:
+            result["embedding"] = scores.embedding
+        if "id" in batch:
+            result["id"] = np.asarray(batch["id"])
+        return result
+
+    def score(
+        self,
+        utterances: Utterances,
+        source: str | Path,
+        check: Callable[[Utterances], None] = lambda _: None,
+    ) -> Scores:
+        """Score utterances, those of like length together; what one makes impossible is its error.
+
+        Args:
+            utterances: In memory; no more than some of them are padded at once.
+            source: What messages call them.
+            check: Raises `FeatureFileError` for what is not to be scored.
+
+        Raises:
+            CheckpointError, TextEncoderError: As `__call__`.
+        """
+        utterances = self._read_parts(utterances)
+        count = len(utterances)
+        prediction = np.full(count, np.nan, np.float32)
+        errors = [""] * count
+        vectors: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
+        waiting = self._groups(utterances)[::-1]
+        while waiting:
+            rows = waiting.pop()
+            some = utterances.take(rows)
+            try:
+                check(some)
+                found = self._scored(some, source)
+            except (FeatureFileError, TrainingDivergedError) as error:
+                if len(rows) == 1:
+                    errors[rows[0]] = " ".join(str(error).split())
+                else:  # in halves, until who is the cause is alone
+                    waiting += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]
+                continue
+            prediction[rows] = found.prediction.numpy()
+            if self._embed:
+                vectors.append((rows, found.features[FUSED].float().numpy()))
+        return Scores(prediction, self._joined(vectors, count) if self._embed else None, errors)
+
+    def _scored(self, utterances: Utterances, source: str | Path) -> Predictions:
+        features = self._as_trained(features_of({SINGLE: utterances.padded()}, source))
+        found = self._predictions(features)[SINGLE]
+        _check_finite(predictions_frame({SINGLE: found}), features)
+        if self._embed and FUSED not in found.features:
+            raise CheckpointError(
+                f"{self.path}: {self.args.model_name} does not return the vector that it predicts "
+                "from (MMSA's key 'Feature_f'), so there is no embedding."
+            )
+        return found
+
+    def _groups(self, utterances: Utterances) -> list[NDArray[np.int64]]:
+        """Rows that are padded together: of like length, unless the model reads padding."""
+        if not len(utterances):
+            return []
+        batch = self.args.batch_size if self.is_stock else self.args.eval_batch_size
+        if not self.is_stock and core_model(self.model).reads_padding:
+            return np.array_split(np.arange(len(utterances)), range(batch, len(utterances), batch))
+        order, groups = utterances.by_length(), []
+        while len(order):
+            padded = utterances.padded_bytes(order)
+            count = max(1, int(np.searchsorted(padded, _PADDED_AT_ONCE, "right")))
+            if batch < count < len(order):
+                count -= count % batch
+            groups.append(order[:count])
+            order = order[count:]
+        return groups
+
+    def _read_parts(self, utterances: Utterances) -> Utterances:
+        """What the model reads, with tokens of the transcripts where it lacks tokens."""
+        read = [self._text_key if part == "text" else part for part in self._read]
+        arrays = {key: values for key, values in utterances.arrays.items() if key in read}
+        if "text_bert" in read and "text_bert" not in arrays and utterances.raw_text is not None:
+            arrays["text_bert"] = token_arrays(self.tokenizer, utterances.raw_text)
+        return replace(utterances, arrays=arrays, labels={})
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the text encoder that the model was trained with; loaded once.
+
+        Raises:
+            CheckpointError: The checkpoint does not say which that was.
+            TextEncoderError: It cannot be loaded; `overrides` may name where it is.
+        """
+        if not (pretrained := self.args.get("pretrained")):
+            raise CheckpointError(f"{self.path}: does not name the text encoder (pretrained).")
+        return text_encoders.load_tokenizer(pretrained)
+
+    @staticmethod
+    def _joined(
+        vectors: list[tuple[NDArray[np.int64], NDArray[np.float32]]], count: int
+    ) -> NDArray[np.float32]:
+        width = vectors[0][1].shape[1] if vectors else 0
+        joined = np.full((count, width), np.nan, np.float32)
+        for rows, values in vectors:
+            joined[rows] = values
+        return joined
 
     def _check_widths(self, features: FeatureSet) -> None:
         widths = dict(zip(FRAMES, self.args.feature_dims[1:], strict=True))

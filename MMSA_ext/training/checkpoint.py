@@ -115,6 +115,12 @@ def load_checkpoint(path: str | Path, config: dict[str, Any] | None = None) -> C
     return Checkpoint(**content)
 
 
+def content_digest(checkpoint: Checkpoint) -> str:
+    """SHA-256 of all that a checkpoint holds, hexadecimal, whatever the form of its file."""
+    facts = {key: value for key, value in vars(checkpoint).items() if key != _WEIGHTS}
+    return _digest(facts, checkpoint.state_dict)
+
+
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
     """Write weights and facts about them, with a digest of both.
 

@@ -29,12 +29,12 @@ def test_refused_with_a_way_out(features: FeatureSet) -> None:
     many = (features.splits["train"].audio_lengths > 5).sum()
     assert f"split 'train', key 'audio': {many} of 12 samples have more than the 5 steps" in said
     assert "the longest 12 ('train$_$0')" in said
-    assert "--longer cut" in said
-    assert "--longer pool" in said
+    assert "--too-long cut" in said
+    assert "--too-long pool" in said
     assert "'vision'" not in said
     with pytest.raises(FeatureFileError, match="12 samples have more than the 11 steps"):
         fit_lengths(features, {"audio": 11}, "model.pth")
-    with pytest.raises(ConfigError, match=r"longer is 'shorten'; use 'refuse', 'cut' or 'pool'"):
+    with pytest.raises(ConfigError, match=r"too_long is 'shorten'; use 'cut', 'pool' or 'error'"):
         fit_lengths(features, LIMITS, "model.pth", "shorten")  # type: ignore[arg-type]
 
 
@@ -89,11 +89,11 @@ def test_predicting(model: str, tmp_path: Path, tiny_encoder: Path) -> None:
         split["audio"] = np.repeat(split["audio"], 2, axis=1)
         split["audio_lengths"] = [2 * length for length in split["audio_lengths"]]
     longer = write_features(tmp_path / "longer.pkl", data)
-    with pytest.raises(FeatureFileError, match="--longer cut"):
+    with pytest.raises(FeatureFileError, match="--too-long cut"):
         predict_file(seed.checkpoint, longer, gpu_ids="cpu")
     known = predict_file(seed.checkpoint, path, gpu_ids="cpu")
-    pooled = predict_file(seed.checkpoint, longer, gpu_ids="cpu", longer="pool")
-    cut = predict_file(seed.checkpoint, longer, gpu_ids="cpu", longer="cut")
+    pooled = predict_file(seed.checkpoint, longer, gpu_ids="cpu", too_long="pool")
+    cut = predict_file(seed.checkpoint, longer, gpu_ids="cpu", too_long="cut")
     assert pooled["id"].tolist() == cut["id"].tolist() == known["id"].tolist()
     assert np.isfinite(cut["prediction"]).all()
     # The longest sample, every frame of it twice, is averaged to what it was.

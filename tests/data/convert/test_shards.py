@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from MMSA_ext.data.shards import load_shards
 
 from MMSA_ext.data.convert.forms import FORMS
 from MMSA_ext.data.features import safe_load
+from MMSA_ext.data.shards import load_shards
 from MMSA_ext.errors import FeatureFileError
 from tests.data.convert import sources
 from tests.data.convert.test_forms import FOLDERS, SOURCES, converted
