@@ -17,7 +17,7 @@ from MMSA_ext.data.features import write_features
 from MMSA_ext.data.shards import write_shards
 from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.models.contract import core_model
-from MMSA_ext.runs.scoring import score_shards
+from MMSA_ext.runs.scoring import score_shards, score_texts
 from tests.conftest import make_feature_data, tiny_config, train
 from tests.data.test_shards import samples_of
 
