@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -72,8 +73,12 @@ def test_the_page_works_as_told(folder: Path, run: Run) -> None:
     assert all(model.replace("_", r"\_") in Path("table.tex").read_text() for model in models)
     assert Path("results/report.html").is_file()
     predicted = pd.read_csv("predictions.csv")
-    assert predicted["id"].tolist() == [f"u{i:03}" for i in range(60, 68)]
+    assert predicted["id"].tolist() == [f"u{i:03}" for i in range(84, 92)]
     assert predicted["prediction"].between(-3, 3).all()
+    parts = [pd.read_parquet(path) for path in sorted(Path("scored").iterdir())]
+    assert len(parts) == 2
+    again = pd.concat(parts).set_index("id")["prediction"].sort_index()
+    np.testing.assert_allclose(again, predicted["prediction"], atol=1e-4)
 
 
 def test_what_a_reader_may_do_wrong(folder: Path, run: Run) -> None:
