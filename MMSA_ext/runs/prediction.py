@@ -301,6 +301,7 @@ class Scorer:
             require_labels=False,
             front_padding=self.args.get("front_padding"),
         )
+        self._check_widths(features)  # a plainer reason than another recipe
         self.check_recipe(features.recipe, features.path)
         return self._as_trained(features)
 
