@@ -91,6 +91,7 @@ def test_commands_parse(line, tmp_path, monkeypatch):
     for path in (path for path in named if path.suffix in (".pkl", ".pth")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+    Path("shards").mkdir()
     for path in (Path(word) for word in arguments if Path(word).suffix == ".json"):
         path.write_text('{"mydata": {"label_range": [0, 10]}}')
     own = "--import" in arguments
