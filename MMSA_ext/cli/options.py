@@ -252,8 +252,8 @@ def _run_options(
     res_save_dir: ResultDir = "",
     log_dir: LogDir = "",
     repeat: Repeat = False,
-    imports: Imports = None,
     dataset_file: DatasetFile = "",
+    imports: Imports = None,
 ) -> RunOptions:
     return RunOptions(
         custom_feature=features or None,
@@ -267,8 +267,8 @@ def _run_options(
         res_save_dir=res_save_dir or None,
         log_dir=log_dir or None,
         reuse=not repeat,
-        imports=imports or (),
         dataset_file=dataset_file or None,
+        imports=imports or (),
     )
 
 

@@ -92,6 +92,7 @@ __all__ = [
 
 _MODALITY_OF = dict(zip("TAV", MODALITIES, strict=True))
 _TEXT_KEYS = ("text_bert", "text")
+_FARTHEST_MEAN = 1.5  # deviations from 0; that of MOSI is 0.16
 _FEWEST_LABELS = 20  # fewer may lie in a part of their range by chance
 PathLike = str | os.PathLike[str]
 
@@ -355,6 +356,7 @@ def _read(
     if require_labels:
         _check_variation(scopes, splits)
         _check_label_scale(report, splits)
+        _check_label_centre(report, splits)
     return FeatureSet(base, report.fingerprint, splits, report, front_padding)
 
 
@@ -547,6 +549,22 @@ def _check_label_scale(report: FeatureReport, splits: dict[str, FeatureSplit]) -
         f"[{low:g}, {high:g}]: its classes, as in Acc-7, would mean nothing. Name the data set "
         "whose scale the labels have, or rescale them."
     )
+
+
+def _check_label_centre(report: FeatureReport, splits: dict[str, FeatureSplit]) -> None:
+    """Warn where the training labels of a data set of one's own are far from 0."""
+    labels = splits["train"].labels.get("M") if "train" in splits else None
+    if report.dataset is None or report.dataset.name in SHIPPED or labels is None:
+        return
+    mean, spread = float(labels.mean()), float(labels.std())
+    if abs(mean) > _FARTHEST_MEAN * spread > 0:
+        low, high = report.dataset.label_range
+        report.warnings.append(
+            f"[train] {LABEL_KEYS['M']}: are around {mean:.3g} with a deviation of {spread:.2g}. "
+            "Models start at 0, with learning rates for labels around it, and may learn no more "
+            f"than the mean. Subtract {(low + high) / 2:g}, the middle of label_range, from labels "
+            "and range."
+        )
 
 
 def _check_text_keys(scopes: dict[str, Scope], raw_splits: dict[str, dict[str, Any]]) -> None:

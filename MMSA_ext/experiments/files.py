@@ -157,7 +157,7 @@ class Experiment(_Part):
     @model_validator(mode="after")
     def _names_agree(self) -> Experiment:
         for name in self.datasets:
-            get_dataset(name)
+            _known("datasets", name)
         if without := [name for name in self.datasets if name not in self.columns]:
             raise ValueError(f"columns: name the metrics to show for {', '.join(without)}")
         labels = [row.label for row in self.rows]
@@ -339,8 +339,15 @@ def _unread(
     return []
 
 
+def _known(key: str, dataset: str) -> Dataset:
+    try:
+        return get_dataset(dataset)
+    except ConfigError as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
 def _check_metrics(dataset: str, names: Sequence[str]) -> None:
-    known = _metrics(get_dataset(dataset))
+    known = _metrics(_known("columns", dataset))
     if unknown := [name for name in names if name not in known]:
         raise ValueError(
             f"columns: {unknown[0]!r} is no metric of {dataset}; {suggest(unknown[0], list(known))}"

@@ -82,7 +82,7 @@ def bootstrap_groups(
     Returns:
         `BOOTSTRAP_COLUMNS`, one line a metric for "mean of N seeds" and each "seed N". Numbers are
         plain, before x100. `n` is the number of samples that the metric scores: for Non0 metrics
-        those whose label is not 0. `p_holm` is corrected over the metrics of the same predictions.
+        those not labelled neutral. `p_holm` is corrected over the metrics of the same predictions.
         Where a metric is undefined, as the correlation of a constant, its line has no numbers, is
         not counted by `p_holm`, and `note` says why.
 
@@ -279,7 +279,7 @@ def bootstrap_table(found: pd.DataFrame, facts: Sequence[Fact] = ()) -> Table:
     pair = f"{first['a']} - {first['b']}"
     said = {
         "test": f"{first['test']}, two-sided, {resamples} resamples, percentiles",
-        "n": f"samples of the {first['split']} split; Non0 metrics: those whose label is not 0",
+        "n": f"samples of the {first['split']} split; Non0 metrics: those not labelled neutral",
         "cells": f"{pair}, x100; for MAE negative is better",
         "mean": "predictions of each sample averaged over the shared seeds, then scored",
         "p Holm": "corrected over the metrics of the same predictions",

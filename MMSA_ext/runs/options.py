@@ -34,8 +34,8 @@ class RunOptions:
         res_save_dir: Folder of records, tables and pictures; `~/MMSA/results` by default.
         log_dir: Folder of logs; `~/MMSA/logs` by default.
         reuse: Look finished runs up instead of repeating them.
-        imports: Modules of models of one's own, see `own_models.import_modules`.
         dataset_file: JSON file with definitions of data sets, see `datasets.read_datasets`.
+        imports: Modules of models of one's own, see `own_models.import_modules`.
 
     Raises:
         ConfigError: If a value is none that can be meant. Whether files, folders and devices are
@@ -53,16 +53,16 @@ class RunOptions:
     res_save_dir: str | Path | None = None
     log_dir: str | Path | None = None
     reuse: bool = True
-    imports: Sequence[str] = ()
     dataset_file: str | Path | None = None
+    imports: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         checked = {
             "verbose_level": verbosity(self.verbose_level),
             "num_workers": whole_number("num_workers", self.num_workers, 0),
             "reuse": flag("reuse", self.reuse),
-            "imports": _modules(self.imports),
             "dataset_file": expand_given(self.dataset_file),
+            "imports": _modules(self.imports),
             **{name: expand_given(path) for name, path in self.files.items()},
         }
         for name, value in checked.items():

@@ -182,7 +182,8 @@ def _texts(table: Path) -> Iterator[tuple[list[str], list[str]]]:
                             f"{table}: has no column {name!r}; {suggest(name, list(chunk.columns))}"
                         )
                 count += len(chunk)
-                yield chunk["id"].tolist(), chunk["text"].tolist()
+                if len(chunk):
+                    yield chunk["id"].tolist(), chunk["text"].tolist()
     except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         told = reason(error).splitlines()[0]
         raise FeatureFileError(f"{table}: is no table of texts in UTF-8 ({told}).") from error

@@ -22,6 +22,7 @@ from MMSA_ext.data.features import (
     safe_load,
     write_features,
 )
+from MMSA_ext.datasets import Dataset, known
 from MMSA_ext.errors import FeatureFileError
 
 Data = dict[str, Any]
@@ -385,6 +386,19 @@ class TestLabels:
         assert read(many, "sims").report.warnings == []
         assert read(many, None).report.warnings == []
         assert read(many, dataset, require_labels=False).report.warnings == []
+
+    def test_far_from_0(self, many: Data, read: Any) -> None:
+        for split in many.values():
+            split["regression_labels"] += 4
+        with known(Dataset(name="mine", label_range=(1, 7))):
+            (warning,) = read(many, "mine").report.warnings
+            assert "[train] regression_labels: are around 4 with a deviation of 1.8." in warning
+            assert "Subtract 4, the middle of label_range" in warning
+            assert read(many, "mine", require_labels=False).report.warnings == []
+        for split in many.values():
+            split["regression_labels"] -= 2
+        with known(Dataset(name="mine", label_range=(-1, 5))):
+            assert read(many, "mine").report.warnings == []
 
     @pytest.mark.parametrize(
         ("value", "undefined"), [(0, "Corr, and Non0_* where they are scored."), (1, "Corr.")]

@@ -112,7 +112,7 @@ ROW = CONTENT["rows"][0]
         ({"figure": {"metrics": ["Cor"]}}, "'Cor' is none of the columns of mosi.*mean Corr"),
         ({"columns": {"mosi": ["Non0_acc2"]}}, "no metric of mosi; did you mean Non0_acc_2"),
         ({"columns": {"mosi": ["MAE", "Mult_acc_9"]}}, "'Mult_acc_9' is no metric of mosi"),
-        ({"columns": {"mosi": ["MAE"], "mosie": ["MAE"]}}, "columns: 'mosie'"),
+        ({"columns": {"mosi": ["MAE"], "mosie": ["MAE"]}}, "columns: unknown data set 'mosie'"),
         ({"seeds": [1, -1]}, "-1 is no seed; give whole numbers from 0 to 4294967295"),
         ({"seeds": [2**32]}, "4294967296 is no seed"),
         ({"seeds": [1, 2, 1]}, "seeds: one occurs twice"),

@@ -17,6 +17,12 @@ def train(setting, resume, **more):
     return trainer, model
 
 
+@pytest.fixture(autouse=True)
+def every_epoch(monkeypatch):
+    """However slow the disk is."""
+    monkeypatch.setattr("MMSA_ext.training.state._MOST_OF_THE_TIME", float("inf"))
+
+
 @pytest.fixture
 def resume(tmp_path):
     return ResumePoint(tmp_path / "run.resume", "this run here")
@@ -67,6 +73,7 @@ def test_a_full_disk_costs_the_state_alone(setting, tmp_path, caplog):
 
 def test_writing_takes_no_more_than_its_share(setting, resume, monkeypatch):
     """Epochs of a second, and a disk that needs a quarter of one: not every epoch is kept."""
+    monkeypatch.setattr("MMSA_ext.training.state._MOST_OF_THE_TIME", 0.2)
     now, written = [0.0], []
 
     def write(path, content):

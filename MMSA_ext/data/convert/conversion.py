@@ -16,6 +16,7 @@ from MMSA_ext.data.convert.forms import find_form, reader
 from MMSA_ext.data.convert.options import Options
 from MMSA_ext.data.convert.report import ConversionReport
 from MMSA_ext.data.convert.source import Source
+from MMSA_ext.data.fit_lengths import TooLong, check_too_long
 from MMSA_ext.data.front_padding import check_choice
 from MMSA_ext.data.recipes import Recipe, problems
 from MMSA_ext.data.samples import Sample
@@ -28,7 +29,6 @@ from MMSA_ext.validation import SEEDS, integer, no_seed, whole_number
 __all__ = ["convert"]
 
 PathLike = str | os.PathLike[str]
-TooLong = Literal["cut", "pool", "error"]
 Incomplete = Literal["error", "drop"]
 _TOKENS = 50
 
@@ -125,12 +125,9 @@ def _given(path: PathLike | None) -> Path | None:
 
 
 def _check(source: Path, target: Path, too_long: str, incomplete: str, shards: int | None) -> None:
-    for name, value, choices in (
-        ("too_long", too_long, get_args(TooLong)),
-        ("incomplete", incomplete, get_args(Incomplete)),
-    ):
-        if value not in choices:
-            raise ConfigError(f"{name} is {value!r}; use {' or '.join(choices)}.")
+    check_too_long(too_long)
+    if incomplete not in get_args(Incomplete):
+        raise ConfigError(f"incomplete is {incomplete!r}; use 'error' or 'drop'.")
     if shards is not None:
         whole_number("shards", shards, 1)
     if source.resolve() == target.resolve():

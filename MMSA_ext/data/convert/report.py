@@ -165,13 +165,16 @@ class ConversionReport:
         """The whole report as plain text."""
         counted = [f"{what}{_listed(places)}." for what, places in self._counted.items()]
         missing = [name for name in SPLITS if name not in self.samples]
-        if missing and SINGLE not in self.samples:
+        if missing and self.labels and SINGLE not in self.samples:
             counted.append(
                 f"There is no split {' and no '.join(missing)}; training needs all three. "
                 "--column split= has others made."
             )
         if not self.labels:
-            counted.append("There are no labels: it can be scored and not trained on.")
+            counted.append(
+                "There are no labels: it can be scored and not trained on. --column label=NAME "
+                "takes them from a column of another name."
+            )
         notes = self.notes + counted + ([f"Text: {self.coverage}."] if self.coverage else [])
         made = [f"{key} by {described(own)}" for key, own in self.recipe.items()]
         sections = [
@@ -201,8 +204,9 @@ class ConversionReport:
 
     def _dataset(self) -> str:
         found = [spread for (_, kind), spread in self.labels.items() if kind == "M"]
-        small = found and all(spread.low >= -1 and spread.high <= 1 for spread in found)
-        return "sims" if small else "mosi"
+        largest = max((max(-spread.low, spread.high) for spread in found), default=3)
+        own = "NAME --dataset-file DEFINITION.json"  # docs/your_data.md
+        return "sims" if largest <= 1 else "mosi" if largest <= 3 else own
 
     def _step_table(self) -> str:
         columns = ("split", "samples", "modality", "steps in source", "written", "cut samples")

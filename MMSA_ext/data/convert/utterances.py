@@ -122,7 +122,10 @@ def utterances(
     groups = _groups(frame, options, report)
     if splits is None and "split" in found:
         splits = _named(frame[found["split"][0]].tolist(), places, report)
-    if splits is None:
+    if splits is None and not labels and not (options.group or options.seed or options.shares):
+        report.note("There are neither labels nor splits: all samples are of split test.")
+        splits = ["test"] * len(ids)
+    elif splits is None:
         seed = _SEED if options.seed is None else options.seed
         parts = options.shares or _SHARES
         splits = assigned(groups or ids, seed, parts)

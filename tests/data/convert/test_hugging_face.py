@@ -86,7 +86,7 @@ def test_parts_may_differ_in_their_columns(tmp_path: Path) -> None:
     datasets.DatasetDict({"full": found["extra"]}).save_to_disk(tmp_path / "one")
     with pytest.raises(FeatureFileError, match=r"no split that we know .*'full'"):
         converted(tmp_path, "one")
-    assert converted(tmp_path, "one", columns={"split": ""}).samples == {"train": 1}
+    assert converted(tmp_path, "one", columns={"split": ""}).samples == {"test": 1}
 
 
 def test_many_rows_stay_in_order(tmp_path: Path) -> None:

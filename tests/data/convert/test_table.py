@@ -135,13 +135,24 @@ def test_without_labels_it_can_be_scored(tmp_path: Path) -> None:
     assert "regression_labels" not in safe_load(tmp_path / "out.pkl")["test"]
     said = report.render()
     assert "no labels" in said
-    assert "no split train and no valid" in said
+    assert "no split" not in said, "which matters to training alone"
     assert "Empty texts (1): id 'b'" in said
     assert "mmsa-ext encode-text" in said
     assert "test   2        none" in said
 
 
 class TestSplits:
+    def test_what_is_to_be_scored_needs_none(self, tmp_path: Path) -> None:
+        write(tmp_path, "id,text,rating\n" + "".join(f"a{i},x,{i}\n" for i in range(10)))
+        report = converted(tmp_path, "t.csv", pretrained="minilm")
+        assert report.samples == {"test": 10}
+        assert "--column label=NAME" in report.render()
+        assert report.next_command().startswith("mmsa-ext predict CHECKPOINT")
+        rated = {"columns": {"label": "rating"}}
+        report = converted(tmp_path, "t.csv", pretrained="minilm", **rated)
+        assert report.samples.keys() == {"train", "valid", "test"}
+        assert "-d NAME --dataset-file DEFINITION.json" in report.next_command()
+
     def test_at_random_by_seed_and_shares(self, tmp_path: Path) -> None:
         sources.table(tmp_path)
         options = {"columns": {"split": ""}, "seed": 7, "shares": (0.5, 0.25, 0.25)}
