@@ -258,6 +258,8 @@ def token_arrays(tokenizer: Any, texts: Sequence[str]) -> list[NDArray[np.int64]
     Returns:
         Of each text (L, 3) token ids, mask (ones), segment ids.
     """
+    if not len(texts):
+        return []
     tokens = tokenizer(list(texts), verbose=False)
     ids = tokens["input_ids"]
     segments = tokens.get("token_type_ids") or [[0] * len(row) for row in ids]

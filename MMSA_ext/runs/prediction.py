@@ -52,7 +52,7 @@ from MMSA_ext.version import __version__
 
 logger = logging.getLogger("MMSA")
 
-_PADDED_AT_ONCE = 2**26  # bytes of frames that are padded together
+_PADDED_AT_ONCE = 2**25  # bytes of frames that are padded together
 
 
 def MMSA_test(  # noqa: N802 (MMSA's name)
