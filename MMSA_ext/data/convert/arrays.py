@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from MMSA_ext.data.convert.padded import padded_samples, plain_texts
-from MMSA_ext.data.convert.sequences import open_archive
+from MMSA_ext.data.convert.sequences import UNSOUND, open_archive, why
 from MMSA_ext.data.convert.utterances import find_columns, utterances
 from MMSA_ext.data.feature_layout import ARRAYS, LABEL_KEYS, SPLIT_NAMES
 from MMSA_ext.errors import ConfigError, FeatureFileError
@@ -71,10 +71,10 @@ def _loaded(source: Path, report: ConversionReport) -> dict[str, Any]:
                 found[name] = np.load(files[name], mmap_mode="r", allow_pickle=False)
             else:
                 found[name] = archive[name]
-        except (ValueError, OSError, EOFError) as error:
+        except UNSOUND as error:
             report.problem(
                 "an array cannot be read",
-                f"{name}: {str(error).splitlines()[0]}",
+                f"{name}: {why(error)}",
                 "Save numbers as numbers and texts by np.array(texts, dtype=str), not as objects.",
             )
     return found
@@ -111,8 +111,10 @@ def _table(
     import pandas as pd
 
     counts = {key: len(value) for key, value in found.items() if np.ndim(value)}
-    if not counts:
-        raise FeatureFileError(f"{shown(report.source)}: holds no array of samples.")
+    if not counts or not all(counts.values()):
+        raise FeatureFileError(
+            f"{shown(report.source)}: holds no array of samples, or an empty one."
+        )
     if len(set(counts.values())) > 1:
         raise FeatureFileError(
             f"{shown(report.source)}: the arrays{f' of {folder}' * bool(folder)} differ in their "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,20 +23,33 @@ if TYPE_CHECKING:
 
     from MMSA_ext.data.convert.report import ConversionReport
 
-__all__ = ["Sequences", "open_archive"]
+__all__ = ["UNSOUND", "Sequences", "open_archive", "why"]
 
 _SUFFIXES = (".npy", ".npz", ".csv", ".h5", ".hdf5")
 _HDF5 = (".h5", ".hdf5")
-_NO_FILE = (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile)
+# What numpy, zipfile and h5py raise of files that are damaged, foreign, or claim to be huge.
+UNSOUND = (
+    ValueError,
+    OSError,
+    KeyError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """A sequence, the number of its frames in the file, and OpenFace's names of its features."""
+    """A sequence, the number of its frames in the file, and the names of its features there."""
 
     frames: NDArray[Any]
     count: int
-    openface: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    openface: bool = False
 
 
 class Sequences:
@@ -53,7 +68,7 @@ class Sequences:
         """
         self._path, self._modality, self._report = path, modality, report
         self._used: set[str] = set()
-        self._openface: dict[tuple[str, ...], str] = {}
+        self._columns: dict[tuple[str, ...], str] = {}
         self._archive: Any = None
         self._files: dict[str, Path] = {}
         if path.is_dir():
@@ -98,17 +113,17 @@ class Sequences:
         self._used.add(key)
         try:
             found = self._read(key)
-        except _NO_FILE as error:
+        except UNSOUND as error:
             self._report.problem(
                 f"{self._modality} cannot be read",
-                f"{key}{self._files[key].suffix if key in self._files else ''} "
-                f"{str(error).splitlines()[0]}",
+                f"{key}{self._files[key].suffix if key in self._files else ''} {why(error)}",
                 "Write the file again, as an array (frames, features) of numbers.",
             )
             return UNREADABLE
-        if found.openface and found.openface not in self._openface:
-            self._openface[found.openface] = key
-            self._report.recipe[self._modality] = recipe(len(found.openface))
+        if found.names and found.names not in self._columns:
+            self._columns[found.names] = key
+            if found.openface:
+                self._report.recipe[self._modality] = recipe(len(found.names))
         self._report.arrived(split, self._modality, found.count, found.count - len(found.frames))
         return found.frames
 
@@ -116,12 +131,12 @@ class Sequences:
         """Say what was not used, and what does not fit together."""
         for name in sorted(self._names - self._used):
             self._report.count(f"{self._modality}: sequences of no id in the source", name)
-        if len(self._openface) > 1:
-            first, other, *_ = self._openface.items()
+        if len(self._columns) > 1:
+            first, other, *_ = self._columns.items()
             self._report.problem(
-                f"{self._modality}: OpenFace's columns differ",
+                f"{self._modality}: the columns differ, or their order does",
                 f"{len(first[0])} in {first[1]}, {len(other[0])} in {other[1]}",
-                "Run OpenFace with the same options on all files.",
+                "Make all files by one extractor with the same options.",
             )
 
     def _read(self, key: str) -> _Found:
@@ -148,10 +163,17 @@ def open_archive(path: Path) -> Any:
     Raises:
         FeatureFileError: It is none.
     """
+    if not zipfile.is_zipfile(path):  # numpy would speak of pickles
+        raise FeatureFileError(f"{shown(path)} is no .npz file, or is truncated.")
     try:
         return np.load(path, allow_pickle=False)
-    except _NO_FILE as error:
-        raise FeatureFileError(f"{shown(path)} is no .npz file: {error}.") from None
+    except UNSOUND as error:
+        raise FeatureFileError(f"{shown(path)} is no .npz file: {why(error)}.") from None
+
+
+def why(error: BaseException) -> str:
+    """The first line of what an error says, or its name."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _opened(path: Path) -> Any:
@@ -204,11 +226,21 @@ def _csv(path: Path) -> _Found:
     with path.open(encoding="utf-8-sig") as file:
         first = file.readline()
     if is_openface(first):
-        return _Found(*read_openface(path))
+        return _Found(*read_openface(path), openface=True)
     separator = max(",;\t", key=first.count)
-    header = None if all(map(_is_number, first.split(separator))) else 0
+    fields = [field.strip().strip('"') for field in first.split(separator)]
+    header = None if all(map(_is_number, fields)) else 0
+    counted = len(fields) > 2 and fields[not fields[0] :] == [
+        str(i) for i in range(len(fields) - (not fields[0]))
+    ]
+    if counted or (header == 0 and not fields[0]):
+        raise ValueError(
+            "begins with row or column numbers, as pandas writes: write it with index=False and "
+            "names of the features, or header=False"
+        )
     table = pd.read_csv(path, sep=separator, header=header, encoding="utf-8-sig")
-    return _whole(table.to_numpy(np.float64))
+    found = _whole(table.to_numpy(np.float64))
+    return found if header is None else replace(found, names=tuple(fields))
 
 
 def _is_number(text: str) -> bool:

@@ -227,7 +227,7 @@ def _groups(frame: pd.DataFrame, options: Options, report: ConversionReport) -> 
             f"--group {options.group}: {report.source} has no such column; "
             f"{suggest(options.group, list(frame.columns))}"
         )
-    groups: list[str] = frame[options.group].tolist()
+    groups: list[str] = frame[options.group].str.strip().tolist()
     return groups
 
 

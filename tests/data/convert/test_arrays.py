@@ -158,3 +158,9 @@ def test_splits_of_folders_cannot_be_left_out(values: dict[str, Any], tmp_path: 
     saved(tmp_path / "parts", values, "train")
     with pytest.raises(ConfigError, match="the splits are folders"):
         converted(tmp_path, "parts", columns={"split": ""})
+
+
+def test_no_samples(values: dict[str, Any], tmp_path: Path) -> None:
+    source = saved(tmp_path, {key: value[:0] for key, value in values.items()})
+    with pytest.raises(FeatureFileError, match="no array of samples, or an empty one"):
+        converted(tmp_path, source)

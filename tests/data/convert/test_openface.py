@@ -61,7 +61,9 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
     source, options = SOURCES["openface"]
     path = tmp_path / "openface" / "train1.csv"
     path.write_text(path.read_text().replace("gaze_0_x", "pose_Tx"))
-    with pytest.raises(FeatureFileError, match=r"OpenFace's columns differ.*train1"):
+    with pytest.raises(
+        FeatureFileError, match=r"vision: the columns differ, or their order does.*train1"
+    ):
         converted(tmp_path, source, **options)
     path.write_text(path.read_text().replace("0.98", "high").replace("pose_Tx", "gaze_0_x"))
     converted(tmp_path, source, **options)

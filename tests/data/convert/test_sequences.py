@@ -130,6 +130,41 @@ def test_what_cannot_be_used_is_named_at_once(rows: list[dict[str, Any]], tmp_pa
     assert "audio is missing" not in str(error.value)
 
 
+@pytest.mark.parametrize("shape", ["(900000000000, 5)", "(((((", "(2,"])
+def test_a_header_that_lies_is_a_problem(
+    shape: str, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    for row in rows:
+        npy(tmp_path / "audio", row["id"], row["audio"])
+    (tmp_path / "audio" / f"{rows[0]['id']}.npy").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "all.npz", "w") as file:
+        file.writestr(f"{rows[0]['id']}.npy", content)
+    for place in ("audio", "all.npz"):
+        with pytest.raises(FeatureFileError, match="audio cannot be read"):
+            converted(tmp_path, "t.csv", audio=place)
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        (",a,b\n0,1,2\n", "row or column numbers"),
+        (",0,1,2\n0,1,2,3\n", "row or column numbers"),
+        ("0,1,2\n1,2,3\n", "row or column numbers"),
+        ("b,a\n2,1\n", "the columns differ, or their order does"),
+    ],
+)
+def test_columns_that_are_no_features_or_other_ones(
+    first: str, said: str, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    for row in rows:
+        (tmp_path / "audio" / f"{row['id']}.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "audio" / f"{rows[0]['id']}.csv").write_text(first)
+    with pytest.raises(FeatureFileError, match=said):
+        converted(tmp_path, "t.csv", audio="audio")
+
+
 def test_nan_stays_and_is_counted(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     rows[0]["audio"][0, 0] = np.nan
     rows[0]["audio"][0, 1] = -np.inf

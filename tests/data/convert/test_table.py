@@ -174,6 +174,12 @@ class TestSplits:
         assert sum(map(len, groups)) == len(set.union(*groups)) == 7
         assert len(data["train"]["id"]) in range(11, 17)
 
+    def test_blanks_around_a_group_make_no_other(self, tmp_path: Path) -> None:
+        rows = "".join(f"a{i},x,{i},{'train' if i else 'test'},s{' ' * i}\n" for i in range(2))
+        write(tmp_path, f"id,text,label,split,speaker\n{rows}")
+        with pytest.raises(FeatureFileError, match=r"'speaker' is in two splits \(1\): 's'"):
+            converted(tmp_path, "t.csv", group="speaker")
+
     def test_a_group_in_two_given_splits_is_refused(self, tmp_path: Path) -> None:
         sources.table(tmp_path)
         with pytest.raises(FeatureFileError, match="'speaker' is in two splits"):
