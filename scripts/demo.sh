@@ -20,5 +20,6 @@ for model in text_only dashfusion; do
 done
 
 echo
-echo "Both models, one row each:  $output/results/normal/mosi.csv"
+"$VENV/bin/mmsa-ext" table -d mosi -m text_only -m dashfusion --style paper --res-save-dir "$output/results"
+echo
 echo "Everything that was written: $output"

@@ -153,7 +153,9 @@ def encode_text(
         _check_length(encoder.config, max_length, pretrained)
         encoder.to(_device(device))
     total = sum(map(len, texts.values())) if encoder is not None else None
-    with tqdm(total=total, desc="encode text", unit=" samples", disable=not progress) as bar:
+    with tqdm(
+        total=total, desc="encode text", unit=" samples", disable=None if progress else True
+    ) as bar:
         for name, split_texts in texts.items():
             holder = data if name is None else data[name]
             tokens = tokenize(tokenizer, split_texts, max_length)

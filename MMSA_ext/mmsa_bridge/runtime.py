@@ -98,12 +98,11 @@ class _LogFile(logging.FileHandler):
 
 @contextmanager
 def progress_bars(enabled: bool) -> Iterator[None]:
-    """Show or silence the progress bars of MMSA's trainers; touches no random stream."""
+    """Show the progress bars of MMSA's trainers in a terminal, or none; touches no random stream."""
     with ExitStack() as undo:
-        if not enabled:
-            for module in _trainer_modules():
-                silent = partial(vars(module)["tqdm"], disable=True)
-                replace_attribute(undo, module, "tqdm", silent)
+        for module in _trainer_modules():
+            bar = partial(vars(module)["tqdm"], disable=None if enabled else True)
+            replace_attribute(undo, module, "tqdm", bar)
         yield
 
 

@@ -509,11 +509,17 @@ def _unharmed(what: str) -> Iterator[None]:
 def _progress_bar(
     enabled: bool, identity: RunIdentity
 ) -> Iterator[Callable[[StepProgress], None] | None]:
-    """A bar over the steps of the current epoch; log lines are written above it."""
+    """A bar over the steps of the current epoch; log lines are written above it.
+
+    Into a file or a pipe there is none.
+    """
     if not enabled:
         yield None
         return
-    with logging_redirect_tqdm(loggers=[logger]), tqdm(unit="step", leave=False) as bar:
+    with (
+        logging_redirect_tqdm(loggers=[logger]),
+        tqdm(unit="step", leave=False, disable=None) as bar,
+    ):
 
         def show(state: StepProgress) -> None:
             if state.step == 1:

@@ -145,10 +145,18 @@ def test_mmsa_loads_the_result(source: Path, tiny_encoder: Path) -> None:
     assert next(iter(loaders["train"]))["text"].shape == (2, 3, 8)
 
 
-def test_progress_bar(source: Path, tiny_encoder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_bar(
+    source: Path,
+    tiny_encoder: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     encoded(source, tiny_encoder, progress=True)
     assert "15/15" in capfd.readouterr().err
     encoded(source, tiny_encoder, "quiet.pkl")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    encoded(source, tiny_encoder, "piped.pkl", progress=True)
     assert capfd.readouterr().err == ""
 
 

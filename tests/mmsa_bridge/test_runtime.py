@@ -1,6 +1,7 @@
 import logging
 import os
 import random
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -74,15 +75,22 @@ def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
             pass
 
 
-@pytest.mark.parametrize("enabled", [True, False])
-def test_progress_bars(enabled: bool, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("enabled", "terminal"), [(True, True), (True, False), (False, True)])
+def test_progress_bars(
+    enabled: bool,
+    terminal: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a terminal, and not in files and pipes."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     for name in ("singleTask.LF_DNN", "multiTask.SELF_MM", "missingTask.TFR_NET"):
         module = import_module(f"MMSA.trains.{name}")
         stock = module.tqdm
         with mmsa_bridge.progress_bars(enabled), module.tqdm([1, 2]) as bar:
             assert list(bar) == [1, 2]
         assert module.tqdm is stock
-        assert bool(capsys.readouterr().err) == enabled
+        assert bool(capsys.readouterr().err) == (enabled and terminal)
 
 
 def test_random_state_is_preserved() -> None:
