@@ -176,7 +176,7 @@ def write_shards(
                 os.fsync(file.fileno())
         _refuse_others(target)
         parts = [target / part.name for part in writer.parts]
-        try:  # an empty first part: of two writers one has it, and it is damaged until all are there
+        try:  # an empty first part: of two writers one gets it, and it is damaged until the end
             parts[0].touch(exist_ok=False)
         except FileExistsError:
             _refuse_others(target)

@@ -247,6 +247,16 @@ def test_shards_on_the_command_line(tmp_path, data, checkpoints):
 TEXTS = ["word1 word7", "word9, word3", "", "word1 " * 80]
 
 
+def test_a_run_reads_shards(tmp_path, data, features, checkpoints, tiny_encoder):
+    write_shards(samples_of(data), tmp_path / "shards", 2)
+    config = tiny_config("text_only", tiny_encoder, num_epochs=1)
+    trained = train("text_only", tmp_path / "shards", tmp_path, config=config).checkpoint
+    of_file, of_shards = (
+        predict_file(path, features, gpu_ids="cpu") for path in (checkpoints["text_only"], trained)
+    )
+    pd.testing.assert_frame_equal(of_shards, of_file, rtol=1e-4)
+
+
 def test_a_table_of_texts(tmp_path, checkpoints):
     table = tmp_path / "texts.csv"
     frame = pd.DataFrame({"more": 1, "text": TEXTS, "id": ["007", "b", "NA", "d"]})
