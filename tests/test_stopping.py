@@ -114,7 +114,10 @@ def check_kept(tmp_path, said):
     kept = tmp_path / "res-save" / "runs"
     assert said == f"Stopped; kept in {kept}: seeds 1. The same command goes on.\n"
     assert [record.identity.seed for record in RunStore(kept).records()] == [1]
-    assert len(list((tmp_path / "model-save").iterdir())) == 1
+    # The checkpoint of the first seed, and the state that the second goes on from.
+    endings = {path.suffix for path in (tmp_path / "model-save").iterdir()}
+    assert endings == {".pth", ".resume"}
+    assert len(list((tmp_path / "model-save").iterdir())) == 2
     assert not [path for path in kept.rglob("*") if "unfinished" in path.name]
 
 

@@ -92,7 +92,7 @@ def paper_table(comparison: Comparison, *, spread: bool = True) -> Table:
     seeds = f"{counts[0]} seed{'s' * (counts[0] != 1)}"
     if len(counts) > 1:
         seeds = f"{counts[0]} to {counts[-1]} seeds"
-    what = "Mean ± standard deviation" if spread else "Mean"
+    what = "Mean ± standard deviation" if spread and counts[-1] > 1 else "Mean"
     title = f"{comparison.title}. " if comparison.title else ""
     return Table(
         (

@@ -53,6 +53,7 @@ from MMSA_ext.version import __version__
 logger = logging.getLogger("MMSA")
 
 _PADDED_AT_ONCE = 2**25  # bytes of frames that are padded together
+_AT_ONCE_ON_CPU = 16  # more samples a batch take memory there, and gain no time
 
 
 def MMSA_test(  # noqa: N802 (MMSA's name)
@@ -380,14 +381,18 @@ class Scorer:
         _check_finite(table, features)
         return table
 
-    def _predictions(self, features: FeatureSet) -> dict[str, Predictions]:
+    def _predictions(self, features: FeatureSet, most: int | None = None) -> dict[str, Predictions]:
+        """Predictions by split, of at most so many samples together where a model does not mind."""
         with mmsa_bridge.registered():
             if self.is_stock:
                 return mmsa_bridge.stock_predictions(
                     *(self.args, self.state_dict, features), fused=self._embed, built=self._built
                 )
             model = core_model(self.model)
-            loaders = eval_loaders(features, model, self.args.eval_batch_size)
+            batch_size = self.args.eval_batch_size
+            if most is not None and not model.reads_padding:
+                batch_size = min(batch_size, most)
+            loaders = eval_loaders(features, model, batch_size)
             return {
                 name: predict(model, loader, self.args.device, features=self._embed)
                 for name, loader in loaders.items()
@@ -471,7 +476,8 @@ class Scorer:
 
     def _scored(self, utterances: Utterances, source: str | Path) -> Predictions:
         features = self._as_trained(features_of({SINGLE: utterances.padded()}, source))
-        found = self._predictions(features)[SINGLE]
+        on_cpu = torch.device(self.args.device).type == "cpu"
+        found = self._predictions(features, _AT_ONCE_ON_CPU if on_cpu else None)[SINGLE]
         _check_finite(predictions_frame({SINGLE: found}), features)
         if self._embed and FUSED not in found.features:
             raise CheckpointError(

@@ -1,6 +1,7 @@
 """Scoring with a trained checkpoint."""
 
 import copy
+import logging
 import pickle
 from dataclasses import replace
 
@@ -301,6 +302,12 @@ class TestRecipes:
             return tmp_path / name
 
         return write
+
+    @pytest.fixture(autouse=True)
+    def warnings_alone(self, caplog):
+        """Whatever level the log of another test left."""
+        with caplog.at_level(logging.WARNING, "MMSA"):
+            yield
 
     def test_the_same(self, checkpoint, sound, caplog):
         predict_file(checkpoint, sound[1])
