@@ -118,6 +118,16 @@ def why_no_file(path: str | os.PathLike[str], kind: str) -> str:
     return "" if os.access(path, os.R_OK) else "cannot be read: permission denied"
 
 
+def check_output(target: Path, *inputs: Path) -> None:
+    """Refuse to write where something is read from.
+
+    Raises:
+        ConfigError: The output is one of the inputs.
+    """
+    if target.resolve() in (path.resolve() for path in inputs):
+        raise ConfigError(f"{target} is the input; name another output, so that nothing is lost.")
+
+
 def shown(path: object) -> str:
     """A path as messages show it: on one line, and not longer than that."""
     text = str(path)

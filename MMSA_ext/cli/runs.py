@@ -26,6 +26,7 @@ from MMSA_ext.cli.options import (
     takes_run_options,
 )
 from MMSA_ext.errors import ConfigError
+from MMSA_ext.paths import check_output
 from MMSA_ext.runs.options import RunOptions
 
 if TYPE_CHECKING:
@@ -179,6 +180,8 @@ def predict(
         values["front_padding"] = front_padding
     if sharded and output is None:
         raise ConfigError("the results of shards go to a folder; name it with -o.")
+    if output is not None:
+        check_output(output, *(Path(path) for path in (checkpoint, source) if path is not None))
     scorer = Scorer(
         checkpoint,
         values,

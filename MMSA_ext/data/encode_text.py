@@ -20,7 +20,7 @@ from MMSA_ext.data.features import write_features
 from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.errors import ConfigError, FeatureFileError
 from MMSA_ext.names import SPLITS
-from MMSA_ext.paths import expand, expand_file
+from MMSA_ext.paths import check_output, expand, expand_file
 from MMSA_ext.text_encoders import identity, load_text_encoder, load_tokenizer, version
 
 __all__ = [
@@ -369,8 +369,7 @@ def _check_options(
             f"max_length must be at least 3 (two special tokens and a word), got {max_length}; "
             f"batch_size at least 1, got {batch_size}."
         )
-    if source.resolve() == target.resolve():
-        raise ConfigError(f"{target} is the input; name another output, so that nothing is lost.")
+    check_output(target, source)
 
 
 def _check_length(config: Any, max_length: int, pretrained: str) -> None:

@@ -164,11 +164,7 @@ def write_shards(
         raise ConfigError(f"shards is {shards!r}; give the number of parts, 1 to {_MOST_PARTS}.")
     if broken := problems(recipe or {}):
         raise ConfigError(f"recipe {broken[0]}")
-    if any(target.glob(f"*{_SUFFIX}")):
-        raise ConfigError(
-            f"{target}: holds Parquet files already; name another folder, so that "
-            "nothing is mixed or lost."
-        )
+    _refuse_others(target)
     with _written(target), scratch_folder(target) as staging:
         with ExitStack() as stack:
             writer = _Writer(staging, target, shards, recipe, stack)
@@ -178,9 +174,24 @@ def write_shards(
         for part in writer.parts:
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
-        parts = [part.replace(target / part.name) for part in writer.parts]
+        _refuse_others(target)
+        parts = [target / part.name for part in writer.parts]
+        try:  # an empty first part: of two writers one gets it, and it is damaged until the end
+            parts[0].touch(exist_ok=False)
+        except FileExistsError:
+            _refuse_others(target)
+        for part in reversed(writer.parts):
+            part.replace(target / part.name)
         sync_folder(target)
     return parts
+
+
+def _refuse_others(target: Path) -> None:
+    if any(target.glob(f"*{_SUFFIX}")):
+        raise ConfigError(
+            f"{target}: holds Parquet files already; name another folder, so that "
+            "nothing is mixed or lost."
+        )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.data.scaling import ModalityScaling
 from MMSA_ext.errors import ConfigError, FeatureFileError
 from MMSA_ext.names import FRAMES
-from MMSA_ext.paths import expand, expand_file
+from MMSA_ext.paths import check_output, expand, expand_file
 
 
 def standardise(
@@ -54,8 +54,7 @@ def standardise(
     source, target = Path(expand_file(path)), Path(expand(output))
     if not modalities or set(modalities) - set(FRAMES):
         raise ConfigError(f"modalities must name some of audio, vision; got {list(modalities)}.")
-    if source.resolve() == target.resolve():
-        raise ConfigError(f"{target} is the input; name another output, so that nothing is lost.")
+    check_output(target, source)
     splits = read_features(
         source, require_labels=False, front_padding=front_padding, cache=False
     ).splits

@@ -464,7 +464,8 @@ class Scorer:
                 found = self._scored(some, source)
             except (FeatureFileError, TrainingDivergedError) as error:
                 if len(rows) == 1:
-                    errors[rows[0]] = " ".join(str(error).split())
+                    lines = "; ".join(line.strip() for line in str(error).splitlines())
+                    errors[rows[0]] = lines.replace(":; ", ": ")
                 else:  # in halves, until who is the cause is alone
                     waiting += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]
                 continue

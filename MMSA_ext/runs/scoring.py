@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,10 @@ from MMSA_ext.data.shards import (
     shard_recipe,
     shards_digest,
 )
+from MMSA_ext.data.tables import read_table
 from MMSA_ext.data.utterances import Utterances
 from MMSA_ext.errors import FeatureFileError, suggest
-from MMSA_ext.files import reason, replaced
+from MMSA_ext.files import replaced
 from MMSA_ext.paths import expand
 from MMSA_ext.runs.prediction import Scorer
 
@@ -151,7 +152,8 @@ def score_texts(scorer: Scorer, path: str | Path) -> pd.DataFrame:
 
     Args:
         scorer: The trained model.
-        path: CSV in UTF-8 with the columns `id` and `text`; others are not looked at.
+        path: CSV as `read_table` takes it, with the columns `id` and `text`; others are not looked
+            at.
 
     Returns:
         Columns `id`, `prediction` (NaN where there is an error) and `error`, in the table's order.
@@ -161,31 +163,18 @@ def score_texts(scorer: Scorer, path: str | Path) -> pd.DataFrame:
         FeatureFileError: The table cannot be read, or lacks a column.
     """
     table = Path(expand(path))
+    frame = read_table(table)
+    for name in ("id", "text"):
+        if name not in frame:
+            raise FeatureFileError(
+                f"{table}: has no column {name!r}; {suggest(name, list(frame.columns))}"
+            )
     tables = []
-    for ids, texts in _texts(table):
+    for start in range(0, len(frame), _TEXTS_AT_ONCE):
+        some = frame[start : start + _TEXTS_AT_ONCE]
+        ids, texts = some["id"].tolist(), some["text"].tolist()
         scores = scorer.score(Utterances(ids, [SINGLE] * len(ids), texts, {}), table)
         tables.append(
             pd.DataFrame({"id": ids, "prediction": scores.prediction, "error": scores.errors})
         )
     return pd.concat(tables, ignore_index=True)
-
-
-def _texts(table: Path) -> Iterator[tuple[list[str], list[str]]]:
-    options = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
-    try:
-        with pd.read_csv(table, chunksize=_TEXTS_AT_ONCE, **options) as chunks:  # type: ignore[call-overload]
-            count = 0
-            for chunk in chunks:
-                for name in ("id", "text"):
-                    if name not in chunk:
-                        raise FeatureFileError(
-                            f"{table}: has no column {name!r}; {suggest(name, list(chunk.columns))}"
-                        )
-                count += len(chunk)
-                if len(chunk):
-                    yield chunk["id"].tolist(), chunk["text"].tolist()
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        told = reason(error).splitlines()[0]
-        raise FeatureFileError(f"{table}: is no table of texts in UTF-8 ({told}).") from error
-    if not count:
-        raise FeatureFileError(f"{table}: holds no texts.")

@@ -243,7 +243,7 @@ class Run:
                 f"data set {self.args.dataset_name!r} names no feature file; give it: -f FILE, in "
                 "Python custom_feature=FILE."
             )
-        if path is not None and (reason := why_no_file(path, "feature file")):
+        if path is not None and (reason := _why_no_features(path)):
             raise FeatureFileError(
                 f"{shown(path)}: {reason}. Set the environment variable {DATA_ROOT_VARIABLE} to "
                 "the folder with MMSA's data (it holds MOSI/, MOSEI/, SIMS/), or give the file: "
@@ -251,7 +251,7 @@ class Run:
                 "`mmsa-ext run --synthetic` needs no data."
             )
         for name, other in self.other_features.items():
-            if other and (reason := why_no_file(other, "feature file")):
+            if other and (reason := _why_no_features(other)):
                 raise FeatureFileError(f"{shown(other)} ({name}): {reason}.")
         return path
 
@@ -563,3 +563,8 @@ def _environment(device: torch.device) -> Environment:
     if device.type == "cuda":
         extra["cuda"] = str(torch.version.cuda)
     return describe_environment(name, threads=torch.get_num_threads(), extra_versions=extra)
+
+
+def _why_no_features(path: str | os.PathLike[str]) -> str:
+    """`why_no_file`; of a folder nothing, for shards are one, and whoever reads them says more."""
+    return "" if Path(path).is_dir() else why_no_file(path, "feature file")

@@ -192,6 +192,23 @@ def test_what_mmsa_mends_is_mended(tmp_path, caplog):
     np.testing.assert_array_equal(found.arrays["audio"][0], frames)
 
 
+def test_of_two_writers_at_once_one_is_refused(tmp_path):
+    def samples(prefix):
+        for i in range(6):
+            if prefix == "late" and i == 5:  # another writer is done in the meantime
+                write_shards(samples("early"), tmp_path, 2)
+            yield one(id=f"{prefix}{i}")
+
+    with pytest.raises(ConfigError, match="holds Parquet files already"):
+        write_shards(samples("late"), tmp_path, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "part-00000.parquet",
+        "part-00001.parquet",
+    ]
+    found = pa.concat_tables([pq.read_table(path) for path in sorted(tmp_path.glob("*.parquet"))])
+    assert {name[:5] for name in found.column("id").to_pylist()} == {"early"}
+
+
 def test_options_out_of_range(tmp_path):
     with pytest.raises(ConfigError, match="shards is 0"):
         write_shards([one()], tmp_path, 0)

@@ -1,5 +1,6 @@
 """Scoring folders of shards and tables of texts."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -246,6 +247,16 @@ def test_shards_on_the_command_line(tmp_path, data, checkpoints):
 TEXTS = ["word1 word7", "word9, word3", "", "word1 " * 80]
 
 
+def test_a_run_reads_shards(tmp_path, data, features, checkpoints, tiny_encoder):
+    write_shards(samples_of(data), tmp_path / "shards", 2)
+    config = tiny_config("text_only", tiny_encoder, num_epochs=1)
+    trained = train("text_only", tmp_path / "shards", tmp_path, config=config).checkpoint
+    of_file, of_shards = (
+        predict_file(path, features, gpu_ids="cpu") for path in (checkpoints["text_only"], trained)
+    )
+    pd.testing.assert_frame_equal(of_shards, of_file, rtol=1e-4)
+
+
 def test_a_table_of_texts(tmp_path, checkpoints):
     table = tmp_path / "texts.csv"
     frame = pd.DataFrame({"more": 1, "text": TEXTS, "id": ["007", "b", "NA", "d"]})
@@ -269,19 +280,43 @@ def test_a_table_of_texts(tmp_path, checkpoints):
     assert float(one.output.splitlines()[-1]) == pytest.approx(float(want[0]), rel=1e-4)
 
 
+def test_a_table_with_semicolons(tmp_path, checkpoints):
+    table = tmp_path / "texts.csv"
+    table.write_text("id;text\n007;yes, but\n7;no\n")
+    scorer = Scorer(checkpoints["text_only"], gpu_ids="cpu")
+    found = score_texts(scorer, table)
+    assert found["id"].tolist() == ["007", "7"]
+    want = scorer({"raw_text": ["yes, but", "no"]})["prediction"]
+    np.testing.assert_allclose(found["prediction"], want, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["texts", "checkpoint", "shards"])
+def test_an_input_is_never_the_output(kind, tmp_path, checkpoints, data):
+    write_shards(samples_of(data), tmp_path / "shards", 1)
+    (tmp_path / "texts.csv").write_text("id,text\na,word1\n")
+    checkpoint = shutil.copy(checkpoints["text_only"], tmp_path)
+    source = tmp_path / "shards" if kind == "shards" else tmp_path / "texts.csv"
+    output = checkpoint if kind == "checkpoint" else source
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    said = predict(checkpoint, source, "-o", output)
+    assert "is the input; name another output" in str(said.exception)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+
+
 def test_texts_for_a_model_that_reads_more(checkpoints):
     said = predict(checkpoints["dashfusion"], "--text", "word1")
-    assert "it has no audio, which dashfusion reads" in str(said.exception)
+    assert "it has no audio, which dashfusion reads; it has no vision" in str(said.exception)
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (b"id,txt\n1,a\n", "no column 'text'; did you mean txt"),
-        (b"id,text\n", "holds no texts"),
-        (b"", "is no table of texts"),
-        (b"id,text\n1,\xff\n", "is no table of texts"),
-        (b'id,text\n1,"a\n', "is no table of texts"),
+        (b"id,text\n", "has a header and no rows"),
+        (b"", "has a header and no rows"),
+        (b"id,text\n1,\xff\n", "is no text in UTF-8"),
+        (b'id,text\n1,"a\n', "cannot be read as a table"),
+        (b"id,text\n1,yes, but\n", r"2 columns, but not in 1 of its rows.* 2 \(3\)"),
     ],
 )
 def test_a_table_that_is_none(tmp_path, content, said, checkpoints):

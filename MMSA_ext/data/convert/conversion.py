@@ -23,7 +23,7 @@ from MMSA_ext.data.samples import Sample
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.json_files import read_json
 from MMSA_ext.names import MODALITIES
-from MMSA_ext.paths import expand, expand_given
+from MMSA_ext.paths import check_output, expand, expand_given
 from MMSA_ext.validation import SEEDS, integer, no_seed, whole_number
 
 __all__ = ["convert"]
@@ -130,8 +130,7 @@ def _check(source: Path, target: Path, too_long: str, incomplete: str, shards: i
         raise ConfigError(f"incomplete is {incomplete!r}; use 'error' or 'drop'.")
     if shards is not None:
         whole_number("shards", shards, 1)
-    if source.resolve() == target.resolve():
-        raise ConfigError(f"{target} is the input; name another output, so that nothing is lost.")
+    check_output(target, source)
     if shards is None and target.is_dir():
         raise ConfigError(f"{target} is a folder; name a file in it, or ask for --shards N.")
 

@@ -6,21 +6,18 @@ labels; `,`, `;` or tab between them, UTF-8 with or without a byte order mark, q
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from MMSA_ext.data.convert.sequences import Sequences
 from MMSA_ext.data.convert.utterances import find_columns, utterances
 from MMSA_ext.data.samples import Sample
+from MMSA_ext.data.tables import read_table
 from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.paths import shown
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from MMSA_ext.data.convert.options import Options
     from MMSA_ext.data.convert.report import ConversionReport
     from MMSA_ext.data.convert.source import Source
@@ -35,7 +32,7 @@ def read(source: Source, options: Options, report: ConversionReport) -> Iterator
         FeatureFileError: The file is no table, or a folder of sequences has none.
         ConfigError: A column that was named is not there.
     """
-    frame = _table(source.path)
+    frame = read_table(source.path)
     found = find_columns(list(frame.columns), options, report)
     sequences = {
         modality: Sequences(path, modality, report)
@@ -60,36 +57,3 @@ def read(source: Source, options: Options, report: ConversionReport) -> Iterator
         yield replace(sample, **arrays)
     for own in sequences.values():
         own.finish()
-
-
-def _table(source: Path) -> pd.DataFrame:
-    """All cells as texts; an empty one is an empty text."""
-    import pandas as pd
-
-    try:
-        with source.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            separator = max(",;\t", key=first.count)
-            lines = csv.reader(file, delimiter=separator, strict=True)
-            names = [name.strip() for name in next(lines, [])]
-            rows = [(lines.line_num, row) for row in lines if row]
-    except UnicodeDecodeError as error:
-        raise FeatureFileError(
-            f"{shown(source)} is no text in UTF-8 (byte {error.start}). Save it as UTF-8."
-        ) from None
-    except (OSError, csv.Error) as error:
-        raise FeatureFileError(f"{shown(source)} cannot be read as a table: {error}.") from None
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise FeatureFileError(
-            f"{shown(source)} has the column {min(twice)!r} twice. Rename one of them."
-        )
-    if wrong := [f"{number} ({len(row)})" for number, row in rows if len(row) != len(names)]:
-        raise FeatureFileError(
-            f"{shown(source)} has {len(names)} columns, but not in {len(wrong)} of its rows; lines "
-            f"and their fields: {', '.join(wrong[:5])}. Put fields that hold the separator "
-            f"{separator!r} or a line end in quotes, and write empty fields too."
-        )
-    if not rows:
-        raise FeatureFileError(f"{shown(source)} has a header and no rows. Write one a sample.")
-    return pd.DataFrame([row for _, row in rows], columns=names)
