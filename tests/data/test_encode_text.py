@@ -1,6 +1,7 @@
 """Filling text keys from transcripts."""
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
