@@ -98,7 +98,7 @@ class _LogFile(logging.FileHandler):
 
 @contextmanager
 def progress_bars(enabled: bool) -> Iterator[None]:
-    """Show the progress bars of MMSA's trainers in a terminal, or none; touches no random stream."""
+    """Show the bars of MMSA's trainers in a terminal, or none; touches no random stream."""
     with ExitStack() as undo:
         for module in _trainer_modules():
             bar = partial(vars(module)["tqdm"], disable=None if enabled else True)
