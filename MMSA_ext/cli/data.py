@@ -14,6 +14,7 @@ from MMSA_ext.cli.options import (
     Vision,
     feature_file,
     feature_source,
+    known_dataset,
 )
 from MMSA_ext.errors import ConfigError
 
@@ -35,7 +36,10 @@ def check_data(
         ),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option("-d", "--dataset", help="Check the labels' range for this one.")
+        str | None,
+        typer.Option(
+            "-d", "--dataset", callback=known_dataset, help="Check the labels' range for this one."
+        ),
     ] = None,
     feature_t: Text = "",
     feature_a: Audio = "",

@@ -172,6 +172,8 @@ def predict(
 
     if (source is None) == (text is None):
         raise ConfigError("give an input or --text, one of them.")
+    if text is not None and not text.strip():
+        raise ConfigError("--text is empty; write what was said.")
     values = parse_overrides(overrides or [])
     sharded, texts = source and is_sharded(source), source and source.suffix.lower() == ".csv"
     if front_padding:
@@ -206,6 +208,7 @@ def predict(
         typer.echo(f"{len(table)} predictions written to {output}")
     if texts and (failed := int((table["error"] != "").sum())):
         typer.echo(f"{failed} of {len(table)} texts could not be scored: see 'error'.", err=True)
+        _fail_if(failed == len(table))
 
 
 def _score_shards(scorer: "Scorer", folder: Path, output: Path) -> None:
@@ -224,8 +227,15 @@ def _score_shards(scorer: "Scorer", folder: Path, output: Path) -> None:
     typer.echo(f"{samples - failed} predictions of {samples} samples in {output}")
     if failed:
         typer.echo(f"{failed} samples could not be scored: see the column 'error'.", err=True)
+        _fail_if(failed == samples)
     if unread := sum(bool(part.error) for part in parts):
         typer.echo(f"{unread} of {len(parts)} parts could not be read.", err=True)
+        raise typer.Exit(1)
+
+
+def _fail_if(nothing: bool) -> None:
+    """Exit code 1 where not one sample has a prediction."""
+    if nothing:
         raise typer.Exit(1)
 
 

@@ -118,6 +118,8 @@ def test_check_data(feature_file, tmp_path, feature_data):
     result = runner.invoke(app, ["check-data", str(bad)])
     assert result.exit_code == 1
     assert "regression_labels" in result.output
+    misspelt = runner.invoke(app, ["check-data", str(feature_file), "-d", "mosii"])
+    assert "did you mean mosi" in str(misspelt.exception)
 
 
 def test_check_data_of_three_files(tmp_path, feature_data):

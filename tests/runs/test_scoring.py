@@ -280,6 +280,16 @@ def test_a_table_of_texts(tmp_path, checkpoints):
     assert float(one.output.splitlines()[-1]) == pytest.approx(float(want[0]), rel=1e-4)
 
 
+def test_where_nothing_can_be_scored_it_fails(tmp_path, checkpoints):
+    table = tmp_path / "texts.csv"
+    pd.DataFrame({"id": ["a"], "text": TEXTS[3:4]}).to_csv(table, index=False)
+    shown = predict(checkpoints["text_only"], table)
+    assert shown.exit_code == 1
+    assert "1 of 1 texts could not be scored" in shown.output
+    empty = predict(checkpoints["text_only"], "--text", " ")
+    assert "--text is empty" in str(empty.exception)
+
+
 def test_a_table_with_semicolons(tmp_path, checkpoints):
     table = tmp_path / "texts.csv"
     table.write_text("id;text\n007;yes, but\n7;no\n")
