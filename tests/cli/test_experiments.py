@@ -209,7 +209,7 @@ def test_tables_reach_other_code_and_other_data(file, run, tmp_path, feature_fil
     ):
         asked = runner.invoke(app, ["table", path, *results, *options]).output
         assert f"2 newer run(s) on other data, sha256 {'0' * 12}, not shown" in asked
-    none = runner.invoke(app, ["table", path, *results, "--code", "9"])
+    none = runner.invoke(app, ["table", path, *results, "--code", "none"])
     assert "has no such runs" in str(none.exception)
 
 
