@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from MMSA_ext.data.convert.columns import find_columns, utterances
 from MMSA_ext.data.convert.padded import padded_samples, plain_texts
 from MMSA_ext.data.convert.sequences import UNSOUND, open_archive, why
-from MMSA_ext.data.convert.utterances import find_columns, utterances
 from MMSA_ext.data.feature_layout import ARRAYS, LABEL_KEYS, SPLIT_NAMES
 from MMSA_ext.errors import ConfigError, FeatureFileError
 from MMSA_ext.names import SPLITS

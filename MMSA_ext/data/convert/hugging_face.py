@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from MMSA_ext.data.convert.utterances import find_columns, utterances
+from MMSA_ext.data.convert.columns import find_columns, utterances
 from MMSA_ext.data.feature_layout import SPLIT_NAMES
 from MMSA_ext.errors import ConfigError, FeatureFileError
 from MMSA_ext.names import FRAMES

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from MMSA_ext.data.convert.columns import find_columns, utterances
 from MMSA_ext.data.convert.sequences import Sequences
-from MMSA_ext.data.convert.utterances import find_columns, utterances
 from MMSA_ext.data.samples import Sample
 from MMSA_ext.data.tables import read_table
 from MMSA_ext.errors import FeatureFileError
