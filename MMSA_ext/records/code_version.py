@@ -28,7 +28,7 @@ NO_NUMBERS = frozenset(
         *("errors.py", "extras.py", "file_kinds.py", "files.py", "json_files.py", "paths.py"),
         *("registry.py", "catalogue.py", "mmsa_files.py", "version.py", "records/code_version.py"),
         *("datasets.py", "data/recipes.py", "mmsa_bridge/keys.py", "mmsa_bridge/values.py"),
-        "validation.py",
+        *("validation.py", "training/callbacks.py"),
     }
 )
 

@@ -22,7 +22,7 @@ from tests.conftest import TINY_SHAPES, tiny_config
 
 T, A, V, D, FF = 39, 401, 56, 128, 256  # CH-SIMS; frames with their class token
 OWN_MODELS = [name for name in list_models() if not trains_in_mmsa(name)]
-DOCUMENT = Path(__file__).parents[2] / "docs" / "complexity.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "explain.md"
 # Measured on the authors' modules with FlopCounterMode, in millions, printed to one decimal.
 RELEASED = {"Concat": 0, "Concat&SA": 239.7, "Concat&SA, ff 512": 304.7, "BF": 126.5, "HBF": 124.8}
 RELEASED_BOTTLENECKS = {4: 121.7, 8: 124.8, 16: 131.0, 32: 143.4, 64: 154.3}

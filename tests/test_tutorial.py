@@ -1,4 +1,4 @@
-"""docs/your_data.md works as told: its Python, its files and its commands, one after another."""
+"""docs/tutorial.md works as told: its Python, its files and its commands, one after another."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import pytest
 
 from tests.test_docs import FENCE, ROOT
 
-PAGE = (ROOT / "docs" / "your_data.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
 STEPS = re.split(r"^## \d\. ", PAGE, flags=re.MULTILINE)[1:]
 FILE = re.compile(r"`(\w+\.json)`")
 Run = Callable[[str], tuple[int, str]]
