@@ -183,7 +183,6 @@ def load_tokenizer(pretrained: str, kind: Any = AutoTokenizer) -> PreTrainedToke
     Raises:
         TextEncoderError: it cannot be loaded; the message lists the three ways to get an encoder.
     """
-
     return _tokenizer(pretrained, kind)[0]
 
 
