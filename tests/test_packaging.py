@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
@@ -36,25 +37,39 @@ print(json.dumps({
 """
 
 
+# What this folder may hold beside what is released.
+NOT_RELEASED = shutil.ignore_patterns(
+    *("__pycache__", "*.egg-info", ".git", ".venv*", ".*_cache", ".hypothesis", ".demo"),
+    *("build", "dist", "models", "out", "results"),
+)
+
+
 @pytest.fixture(scope="module")
 def source_tree(tmp_path_factory) -> Path:
     """A copy of what is installed from, so that building leaves no traces in the repository."""
-    tree = tmp_path_factory.mktemp("source")
-    for folder in ("MMSA_ext", "configs"):
-        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
-        shutil.copy2(ROOT / name, tree / name)
-    return tree
+    return shutil.copytree(ROOT, tmp_path_factory.mktemp("source") / "tree", ignore=NOT_RELEASED)
 
 
 @pytest.fixture(scope="module")
-def wheel(source_tree, tmp_path_factory) -> zipfile.ZipFile:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
-    options = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
-    run([*command, *options, str(source_tree)])
-    (path,) = folder.glob("*.whl")
-    with zipfile.ZipFile(path) as archive:
+def built(source_tree, tmp_path_factory) -> tuple[Path, Path]:
+    """The source distribution, and the wheel that is built of it, as a package index has them."""
+    folder = tmp_path_factory.mktemp("dist")
+    code = (
+        "import os, sys, tarfile, setuptools.build_meta as build\n"
+        "name = build.build_sdist(sys.argv[1])\n"
+        "tarfile.open(os.path.join(sys.argv[1], name)).extractall(sys.argv[1], filter='data')\n"
+        "os.chdir(os.path.join(sys.argv[1], name.removesuffix('.tar.gz')))\n"
+        "build.build_wheel(sys.argv[1])"
+    )
+    said = run([sys.executable, "-c", code, str(folder)], cwd=source_tree)
+    assert "would be ignored" not in said
+    (sources,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
+    return sources, wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(built) -> zipfile.ZipFile:
+    with zipfile.ZipFile(built[1]) as archive:
         yield archive
 
 
@@ -126,14 +141,60 @@ def test_wheel_holds_every_configuration_file_unchanged(wheel):
         assert wheel.read(f"MMSA_ext/{path.as_posix()}") == (ROOT / path).read_bytes()
 
 
-def test_wheel_holds_every_module_and_nothing_else(wheel):
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "MMSA_ext").rglob("*.py")}
-    shipped = {name for name in wheel.namelist() if name.endswith(".py")}
-    assert shipped == modules
-    assert "MMSA_ext/py.typed" in wheel.namelist()
-    assert {name.split("/")[0] for name in wheel.namelist() if ".dist-info" not in name} == {
-        "MMSA_ext"
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    package = {path.relative_to(ROOT).as_posix() for path in files_of(ROOT / "MMSA_ext")}
+    assert {"MMSA_ext/py.typed", "MMSA_ext/reporting/templates/report.css"} <= package
+    shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert shipped == package | {f"MMSA_ext/{path.as_posix()}" for path in CONFIGURATIONS}
+
+
+def test_sources_hold_what_is_tested_built_and_read(built):
+    with tarfile.open(built[0]) as archive:
+        names = {
+            name.partition("/")[2] for name in archive.getnames() if not _is_folder(archive, name)
+        }
+    folders = (
+        "MMSA_ext",
+        "benchmarks",
+        "configs",
+        "docs",
+        "notebooks",
+        "scripts",
+        "studies",
+        "tests",
+    )
+    expected = {
+        p.relative_to(ROOT).as_posix() for folder in folders for p in files_of(ROOT / folder)
     }
+    here = {p.name for p in ROOT.iterdir() if p.suffix in (".md", ".toml", ".txt", ".yml", ".cff")}
+    assert {"pyproject.toml", "constraints.txt", "README.md", "CHANGELOG.md"} <= here
+    more = {name for name in names if name.partition("/")[0] not in folders}
+    assert names - more == expected
+    made = {name for name in more if ".egg-info" in name} | {"PKG-INFO", "setup.cfg"}
+    assert more - made == here | {
+        "setup.py",
+        "MANIFEST.in",
+        "LICENSE",
+        "Dockerfile",
+        ".dockerignore",
+    }
+
+
+def _is_folder(archive, name):
+    return archive.getmember(name).isdir()
+
+
+def files_of(folder):
+    return [p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+
+
+def test_the_index_shows_no_link_that_leads_nowhere(metadata):
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    text = metadata.get_payload()
+    assert text.startswith("# MMSA_ext\n")
+    targets = re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", text)
+    assert all("".join(target).startswith("https://") for target in targets), targets
+    assert "Tutorial" in text
 
 
 def test_metadata(wheel, metadata):
