@@ -37,17 +37,19 @@ print(json.dumps({
 """
 
 
-# What this folder may hold beside what is released.
-NOT_RELEASED = shutil.ignore_patterns(
-    *("__pycache__", "*.egg-info", ".git", ".venv*", ".*_cache", ".hypothesis", ".demo"),
-    *("build", "dist", "models", "out", "results"),
-)
+def not_released(folder: str, names: list[str]) -> list[str]:
+    """What a folder may hold beside what is released."""
+    kept = {".pre-commit-config.yaml", ".dockerignore"}
+    here = {name for name in names if name[:1] == "." and name not in kept}
+    here |= {"build", "dist", "models", "out", "results"}
+    made = {"__pycache__", *(name for name in names if name.endswith(".egg-info"))}
+    return sorted(made | here if Path(folder) == ROOT else made)
 
 
 @pytest.fixture(scope="module")
 def source_tree(tmp_path_factory) -> Path:
     """A copy of what is installed from, so that building leaves no traces in the repository."""
-    return shutil.copytree(ROOT, tmp_path_factory.mktemp("source") / "tree", ignore=NOT_RELEASED)
+    return shutil.copytree(ROOT, tmp_path_factory.mktemp("source") / "tree", ignore=not_released)
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +58,11 @@ def built(source_tree, tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("dist")
     code = (
         "import os, sys, tarfile, setuptools.build_meta as build\n"
-        "name = build.build_sdist(sys.argv[1])\n"
-        "tarfile.open(os.path.join(sys.argv[1], name)).extractall(sys.argv[1], filter='data')\n"
-        "os.chdir(os.path.join(sys.argv[1], name.removesuffix('.tar.gz')))\n"
-        "build.build_wheel(sys.argv[1])"
+        "folder = sys.argv[1]\n"
+        "sources = os.path.join(folder, build.build_sdist(folder))\n"
+        "tarfile.open(sources).extractall(folder, filter='data')\n"
+        "os.chdir(sources.removesuffix('.tar.gz'))\n"
+        "build.build_wheel(folder)"
     )
     said = run([sys.executable, "-c", code, str(folder)], cwd=source_tree)
     assert "would be ignored" not in said
@@ -148,40 +151,21 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     assert shipped == package | {f"MMSA_ext/{path.as_posix()}" for path in CONFIGURATIONS}
 
 
+RELEASED = {"MMSA_ext", "benchmarks", "configs", "docs", "notebooks", "scripts", "studies", "tests"}
+
+
 def test_sources_hold_what_is_tested_built_and_read(built):
     with tarfile.open(built[0]) as archive:
-        names = {
-            name.partition("/")[2] for name in archive.getnames() if not _is_folder(archive, name)
-        }
-    folders = (
-        "MMSA_ext",
-        "benchmarks",
-        "configs",
-        "docs",
-        "notebooks",
-        "scripts",
-        "studies",
-        "tests",
-    )
-    expected = {
-        p.relative_to(ROOT).as_posix() for folder in folders for p in files_of(ROOT / folder)
-    }
-    here = {p.name for p in ROOT.iterdir() if p.suffix in (".md", ".toml", ".txt", ".yml", ".cff")}
-    assert {"pyproject.toml", "constraints.txt", "README.md", "CHANGELOG.md"} <= here
-    more = {name for name in names if name.partition("/")[0] not in folders}
-    assert names - more == expected
-    made = {name for name in more if ".egg-info" in name} | {"PKG-INFO", "setup.cfg"}
-    assert more - made == here | {
-        "setup.py",
-        "MANIFEST.in",
-        "LICENSE",
-        "Dockerfile",
-        ".dockerignore",
-    }
-
-
-def _is_folder(archive, name):
-    return archive.getmember(name).isdir()
+        names = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    below = {name for name in names if name.partition("/")[0] in RELEASED}
+    files = (path for folder in RELEASED for path in files_of(ROOT / folder))
+    assert below == {path.relative_to(ROOT).as_posix() for path in files}
+    made = {name for name in names if ".egg-info" in name} | {"PKG-INFO", "setup.cfg"}
+    suffixes = {".md", ".toml", ".txt", ".yml", ".cff", ".py", ".in"}
+    beside = {path.name for path in ROOT.iterdir() if path.suffix in suffixes}
+    beside |= {"LICENSE", "Dockerfile", ".dockerignore"}
+    assert {"pyproject.toml", "constraints.txt", "README.md", "setup.py"} <= beside
+    assert names - below - made == beside - {".pre-commit-config.yaml"}
 
 
 def files_of(folder):
@@ -283,3 +267,25 @@ def test_commits_are_checked_as_continuous_integration_checks():
     assert hooks == "bash scripts/check.sh"
     assert f"\n{hooks}\n" in (ROOT / "scripts" / "test.sh").read_text()
     assert "exec bash scripts/test.sh" in (ROOT / ".ci" / "run").read_text()
+
+
+class TestContainer:
+    """The Dockerfile, read: it is not built here."""
+
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+
+    def test_what_is_copied_is_there_and_not_ignored(self):
+        copied = [word for line in self.lines if line[:5] == "COPY " for word in line.split()[1:-1]]
+        allowed = (ROOT / ".dockerignore").read_text().splitlines()
+        assert {"MMSA_ext", "configs", "pyproject.toml", "constraints.txt"} <= set(copied)
+        assert sorted(f"!{name}" for name in copied) == [x for x in allowed if x[:1] == "!"]
+        assert all((ROOT / name).exists() for name in copied)
+
+    def test_it_installs_what_there_is_and_runs_as_nobody_in_particular(self, metadata):
+        extras = re.findall(r'"\.\[(\w+)\]"', "\n".join(self.lines))
+        assert extras == ["offline"]
+        assert set(extras) <= set(metadata.get_all("Provides-Extra"))
+        users = [line.split()[1] for line in self.lines if line.startswith("USER ")]
+        assert users
+        assert "root" not in users
+        assert 'ENTRYPOINT ["mmsa-ext"]' in self.lines
