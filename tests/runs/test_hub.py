@@ -177,7 +177,7 @@ class TestPulling:
             served.files[NAME] = {"model.bin": b"x"}
             online(served.address)
             with pytest.raises(
-                CheckpointError, match="has no config.json, so it is no model of MMSA_ext"
+                CheckpointError, match=r"has no config\.json, so it is no model of MMSA_ext"
             ):
                 pull(NAME, tmp_path / "got")
             assert served.fetched == []

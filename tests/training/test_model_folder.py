@@ -206,7 +206,7 @@ def test_a_folder_that_is_something_else_is_called_so(tmp_path, said):
 class TestWriting:
     def test_an_earlier_model_stays_unless_asked(self, folder):
         before = facts_of(folder)
-        with pytest.raises(ConfigError, match="holds a model already; .*--overwrite"):
+        with pytest.raises(ConfigError, match=r"holds a model already; .*--overwrite"):
             write(folder)
         assert facts_of(folder) == before
         other = replace(SAVED, seed=7)
@@ -243,7 +243,7 @@ class TestWriting:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(step, refuse)
-        with pytest.raises(WriteError, match="disk of .* is full"):
+        with pytest.raises(WriteError, match=r"disk of .* is full"):
             write(folder, overwrite=True)
         monkeypatch.undo()
         assert facts_of(folder) == before
@@ -258,7 +258,7 @@ class TestWriting:
 
     def test_a_dtype_that_safetensors_lacks(self, tmp_path):
         odd = replace(SAVED, state_dict={"w": torch.zeros(2, dtype=torch.complex128)})
-        with pytest.raises(CheckpointError, match="safetensors cannot hold torch.complex128"):
+        with pytest.raises(CheckpointError, match=r"safetensors cannot hold torch\.complex128"):
             write(tmp_path / "model", checkpoint=odd)
         assert list(tmp_path.iterdir()) == []
 
