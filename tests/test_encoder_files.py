@@ -248,7 +248,7 @@ def test_broken_weights_are_named(said, copy, capsys):
         with pytest.raises(TextEncoderError, match=said) as error:
             load(str(copy))
         assert str(copy) in str(error.value)
-        assert error.match(r"(?s)MMSA_ext\[offline\].*local folder.*Hugging Face name")
+        assert error.match(r"(?s)\[offline\].*local folder.*Hugging Face name")
     assert "executed" not in capsys.readouterr().out
 
 

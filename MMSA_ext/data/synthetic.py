@@ -5,7 +5,7 @@ word; the nonverbal parts are short cues among frames of noise. Each cue accompa
 and comes before or after it by a fixed lag; in some samples one of the two markers turns the sign
 of its cue, so that only who aligns the modalities in time can tell what the cue means. No modality
 and no two modalities suffice. `achievable` computes what the best possible predictor reaches.
-``docs/synthetic.md`` has the equations.
+``docs/data.md`` has the equations.
 """
 
 import pickle
@@ -331,7 +331,7 @@ def make(
         ``audio`` and ``vision`` (n, L, d) float32, ``audio_lengths`` and ``vision_lengths`` list of
         int (frames), ``annotations``, ``regression_labels`` (n,) float32, ``classification_labels``
         (n,) int64 and, for SIMS, ``regression_labels_T/_A/_V``: the parts, or, with transcripts, a
-        copy that ``unimodal_labels`` admits. ``planted`` holds the truth (see docs/synthetic.md).
+        copy that ``unimodal_labels`` admits. ``planted`` holds the truth (see docs/data.md).
 
     Raises:
         ConfigError: An argument is not usable.
