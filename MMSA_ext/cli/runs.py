@@ -81,6 +81,7 @@ def run(
             "--model-save-dir": options.model_save_dir,
             "--res-save-dir": options.res_save_dir,
             "--log-dir": options.log_dir,
+            "--track": options.track,
             "more than one --seeds": len(set(seeds or ())) > 1,
         }
         if given := [option for option, value in useless.items() if value]:
