@@ -4,7 +4,7 @@ A small model, InfoEnh with one readout a modality and a linear head, learns the
 data (`data.synthetic`). Audio and vision show one short cue each among frames of noise, the text
 has three words that matter among neutral ones, and each cue belongs to one of these words, which it
 follows or precedes. Then it is measured on the test split what was selected and transported; see
-docs/infoenh_study.md.
+docs/models/infoenh.md.
 
     python studies/planted.py --out results/infoenh_study
 

@@ -10,7 +10,17 @@ from typing import Annotated, Any
 
 import typer
 
-from MMSA_ext.cli import cache, data, experiments, explain, models, report, runs, statistics
+from MMSA_ext.cli import (
+    cache,
+    data,
+    experiments,
+    explain,
+    models,
+    report,
+    runs,
+    sharing,
+    statistics,
+)
 from MMSA_ext.cli.options import parse_overrides
 from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.stopping import Stopped, stoppable
@@ -41,6 +51,9 @@ def _start(
 app.command("run")(runs.run)
 app.command("tune")(runs.tune)
 app.command("predict")(runs.predict)
+app.command("share")(sharing.share)
+app.command("push")(sharing.push)
+app.command("pull")(sharing.pull)
 app.command("check-data")(data.check_data)
 app.command("convert")(data.convert)
 app.command("encode-text")(data.encode_text)

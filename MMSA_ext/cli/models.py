@@ -68,9 +68,7 @@ def config(
 
 @takes_imports
 def complexity(
-    model: Annotated[
-        str, typer.Argument(callback=known_model, help="Model of this package.")
-    ] = "dashfusion",
+    model: Annotated[str, typer.Argument(callback=known_model, help="Model.")] = "dashfusion",
     dataset: Annotated[str, typer.Argument(callback=known_dataset, help="Data set.")] = "sims",
     text_length: Annotated[
         int | None, typer.Option(help="Text tokens of the sample. Default: the longest.")

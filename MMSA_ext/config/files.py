@@ -141,7 +141,12 @@ def defaults(entry: ModelEntry) -> dict[str, Any]:
 
 @cache
 def _shipped(kind: Kind) -> dict[str, Any]:
-    return read_json(config_folder() / f"config_{kind}.json")
+    """What the shipped files say; of a search, the other file has all but what is searched."""
+    content = read_json(config_folder() / f"config_{kind}.json")
+    if kind == "regression":
+        return content
+    usual = _shipped("regression")
+    return {name: {**usual.get(name, {}), **section} for name, section in content.items()}
 
 
 def _own_section(kind: Kind, name: str) -> dict[str, Any]:

@@ -45,6 +45,7 @@ from MMSA_ext.data.recipes import Recipe, problems
 from MMSA_ext.data.samples import Sample
 from MMSA_ext.data.utterances import Utterances
 from MMSA_ext.errors import ConfigError, FeatureFileError, MMSAExtError
+from MMSA_ext.extras import import_extra
 from MMSA_ext.files import reason, scratch_folder, sync_folder, write_error
 from MMSA_ext.names import MODALITIES, SPLITS
 from MMSA_ext.paths import expand
@@ -82,14 +83,7 @@ def parquet() -> Any:
     Raises:
         ConfigError: It is not installed.
     """
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise ConfigError(
-            "shards are Parquet files, which pyarrow reads and writes; it is not installed: "
-            'pip install "MMSA_ext[shards]".'
-        ) from None
-    return pyarrow.parquet
+    return import_extra("pyarrow.parquet", "shards", "a Parquet file")
 
 
 def is_sharded(path: Path) -> bool:

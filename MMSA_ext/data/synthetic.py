@@ -5,7 +5,7 @@ word; the nonverbal parts are short cues among frames of noise. Each cue accompa
 and comes before or after it by a fixed lag; in some samples one of the two markers turns the sign
 of its cue, so that only who aligns the modalities in time can tell what the cue means. No modality
 and no two modalities suffice. `achievable` computes what the best possible predictor reaches.
-``docs/synthetic.md`` has the equations.
+``docs/data.md`` has the equations.
 """
 
 import pickle
@@ -331,7 +331,7 @@ def make(
         ``audio`` and ``vision`` (n, L, d) float32, ``audio_lengths`` and ``vision_lengths`` list of
         int (frames), ``annotations``, ``regression_labels`` (n,) float32, ``classification_labels``
         (n,) int64 and, for SIMS, ``regression_labels_T/_A/_V``: the parts, or, with transcripts, a
-        copy that ``unimodal_labels`` admits. ``planted`` holds the truth (see docs/synthetic.md).
+        copy that ``unimodal_labels`` admits. ``planted`` holds the truth (see docs/data.md).
 
     Raises:
         ConfigError: An argument is not usable.
@@ -396,7 +396,7 @@ def _recipe(dataset: str, *, tokenizer: Any = None, **options: Any) -> Recipe:
         tokenizer = identity(str(tokenizer))
     elif tokenizer is not None:
         tokenizer = f"{type(tokenizer).__name__} of {len(tokenizer)} words"
-    made = {"name": "MMSA_ext.data.synthetic", "version": _VERSION, "dataset": dataset}
+    made = {"name": __name__, "version": _VERSION, "dataset": dataset}
     heights = ("gain", "noise")
     frames = made | {key: float(options.get(key, getattr(Structure, key))) for key in heights}
     return {"text": made | {"tokenizer": tokenizer}, "audio": frames, "vision": frames}

@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ import pandas as pd
 from MMSA_ext.errors import ConfigError, WriteError
 from MMSA_ext.experiments.plan import Unit
 from MMSA_ext.experiments.workers import Engine, LostWorkerError, Outcome, Worker
+from MMSA_ext.extras import import_extra
 from MMSA_ext.files import scratch_folder, write_atomically
 from MMSA_ext.paths import Places
 from MMSA_ext.records.rescue import store_or_rescue
@@ -77,12 +77,7 @@ def connect(
     Raises:
         ConfigError: If Ray is not installed.
     """
-    try:
-        ray: Any = import_module("ray")
-    except ModuleNotFoundError:
-        raise ConfigError(
-            "--engine ray needs Ray: pip install 'MMSA_ext[ray]', on this machine and all workers."
-        ) from None
+    ray = import_extra("ray", "ray", "--engine ray, here and on every worker,")
 
     def make(store: RunStore, options: RunOptions) -> Engine:
         started = not ray.is_initialized()
@@ -106,7 +101,10 @@ class RayEngine:
         started: Whether the connection ends with the engine.
         store: Where records go.
         options: Of every run; the folders are the driver's.
-        slots, cpus, gpus, checkpoints: See `connect`.
+        slots: Runs at a time, see `connect`.
+        cpus: Of one run.
+        gpus: Of one run.
+        checkpoints: Whether workers send them.
     """
 
     def __init__(

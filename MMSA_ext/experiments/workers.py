@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
@@ -19,7 +20,7 @@ import torch
 from joblib import cpu_count
 
 from MMSA_ext.datasets import known
-from MMSA_ext.errors import MMSAExtError
+from MMSA_ext.errors import ConfigError, MMSAExtError
 from MMSA_ext.experiments.plan import Unit
 from MMSA_ext.records.store import RunRecord
 from MMSA_ext.runs.api import open_run
@@ -158,9 +159,19 @@ class LocalProcesses:
     Args:
         jobs: How many.
         options: Of every run; `gpu_ids` are dealt out in turn; they start no loaders.
+
+    Raises:
+        ConfigError: If a callback cannot be copied to another process.
     """
 
     def __init__(self, jobs: int, options: RunOptions) -> None:
+        try:
+            pickle.dumps(options.callbacks)
+        except Exception as error:  # whatever an object's own pickling raises
+            raise ConfigError(
+                f"a callback cannot be copied to other processes ({error}); define its class in a "
+                "module and open files in on_start, or leave out jobs (--jobs)."
+            ) from error
         self.slots = jobs
         self._environment = ExitStack()
         self._environment.enter_context(_threads_of_new_processes(threads_each(jobs)))

@@ -1,28 +1,39 @@
 """Multiply-adds and parameters of a model on one sample, by module, and DashFusion's Table V.
 
 One multiply-add (MAdd) is half a FLOP as `torch.utils.flop_counter` counts them. It counts matrix
-products: linear layers and both products of attention, QK^T and AV. Softmax, normalisation,
-activations, sums and embedding look-ups count nothing. Models are built and run on fake tensors:
-nothing is downloaded, allocated or drawn from a random generator.
+products: linear layers and both products of attention, QK^T and AV; convolutions and recurrent
+layers too. Softmax, normalisation, activations, sums and embedding look-ups count nothing. This
+package's models are built and run on fake tensors. The code of MMSA's models looks at values, so
+these run on zeros that take no memory, called as MMSA's evaluation calls them. Nothing is
+downloaded or drawn from a random generator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from MMSA_ext import mmsa_bridge, mmsa_files, text_encoders
+from MMSA_ext.config import mmsa_keys
 from MMSA_ext.config.resolve import resolve
-from MMSA_ext.datasets import get_dataset
+from MMSA_ext.data.feature_set import FeatureSplit
+from MMSA_ext.datasets import SHIPPED, get_dataset
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.models.dashfusion import DashFusionConfig
-from MMSA_ext.registry import ModelEntry, check_names, get_model, list_models, trains_in_mmsa
+from MMSA_ext.registry import get_model, is_registered, trains_in_mmsa
 from MMSA_ext.reporting.render import Fact, table_of, to_text
 
 # Multiply-adds in millions as Table V prints them (CH-SIMS, one video).
@@ -133,7 +144,7 @@ def measure(
     """Count multiply-adds and parameters of a model on one sample of a data set's dimensions.
 
     Args:
-        model_name: A model of this package, any case.
+        model_name: Any model, any case.
         dataset: A data set that is known, any case.
         text_length: Tokens of the sample; None is the data set's `seq_lens`, which gives the frames
             of audio and vision in any case.
@@ -144,28 +155,44 @@ def measure(
         Cost by module, at evaluation.
 
     Raises:
-        ConfigError: If the model is not one of this package, the text length does not fit the text
-            encoder, or the configuration has problems.
+        ConfigError: If the text length does not fit the text encoder, or the configuration has
+            problems.
         TextEncoderError: If the configuration of another `pretrained` cannot be read.
     """
-    entry = _entry(model_name, dataset)
     args = resolve(model_name, dataset, "", overrides)
     _check_shapes(dataset, overrides or {})
-    tokens = args.seq_lens[0] if text_length is None else text_length
-    if tokens < 1:
-        raise ConfigError(f"text length {tokens}: give at least one token.")
+    lengths = _lengths(args, text_length, overrides or {})
     encoder = _encoder_name(args)
-    args.update(_without_weights(args) | _without_iteration(args))
-    lengths = (tokens, args.seq_lens[1], args.seq_lens[2])
+    args.update(_without_iteration(args))
+    if trains_in_mmsa(args.model_name):
+        model, madds = _count_in_mmsa(args, lengths)
+    else:
+        args.update(_without_weights(args))
+        with FakeTensorMode():
+            model = get_model(args.model_name).build(args).eval()
+            _check_positions(model, lengths[0])
+            madds = _count(model, *_sample(lengths, args.feature_dims[1:]))
     frame_dims = (args.feature_dims[1], args.feature_dims[2])
-    with FakeTensorMode():
-        # The counter follows modules by gradient hooks, which `no_grad` alone does not switch off.
-        model = entry.build(args).eval().requires_grad_(False)
-        _check_positions(model, tokens)
-        madds = _count(model, _sample(lengths, frame_dims))
     return Complexity(
-        entry.name, args.dataset_name, lengths, frame_dims, encoder, _rows(model, madds)
+        args.model_name, args.dataset_name, lengths, frame_dims, encoder, _rows(model, madds)
     )
+
+
+def _lengths(
+    args: Any, text_length: int | None, overrides: Mapping[str, Any]
+) -> tuple[int, int, int]:
+    """Tokens of text, frames of audio and of vision."""
+    text, audio, vision = args.seq_lens
+    found = get_dataset(args.dataset_name)
+    known = found.seq_lens or SHIPPED[found.like].seq_lens
+    aligned = trains_in_mmsa(args.model_name) and args.get("need_data_aligned")
+    aligned = aligned and "aligned" in mmsa_files.facts(found)
+    if known is not None and not aligned and "seq_lens" not in overrides:
+        text, audio, vision = known  # MMSA's file has them in another order
+    if text_length is not None and text_length < 1:
+        raise ConfigError(f"text length {text_length}: give at least one token.")
+    text = text if text_length is None else text_length
+    return (text, text, text) if aligned else (text, audio, vision)
 
 
 def measure_fusions(
@@ -242,7 +269,8 @@ def report(
     Arguments and errors as for `measure`.
     """
     parts = [_module_report(measure(model_name, dataset, text_length, overrides))]
-    if issubclass(_entry(model_name, dataset).config, DashFusionConfig):
+    name = model_name.lower()
+    if is_registered(name) and issubclass(get_model(name).config, DashFusionConfig):
         parts.append(_fusion_report(measure_fusions(model_name, dataset, text_length, overrides)))
         parts.append(
             _bottleneck_report(measure_bottlenecks(model_name, dataset, text_length, overrides))
@@ -250,18 +278,6 @@ def report(
         if dataset.lower() == "sims":
             parts.append(_closest_report(measure_closest_reading()))
     return "\n\n".join(parts)
-
-
-def _entry(model_name: str, dataset: str) -> ModelEntry:
-    name = model_name.lower()
-    check_names(name, dataset.lower())
-    if trains_in_mmsa(name):
-        measured = [known for known in list_models() if not trains_in_mmsa(known)]
-        raise ConfigError(
-            f"complexity: {name!r} is one of MMSA's own models, or a variant of one, which cannot "
-            f"be measured; choose one of {', '.join(measured)}."
-        )
-    return get_model(name)
 
 
 def _check_shapes(dataset: str, overrides: Mapping[str, Any]) -> None:
@@ -276,8 +292,11 @@ def _check_shapes(dataset: str, overrides: Mapping[str, Any]) -> None:
 
 
 def _encoder_name(args: Any) -> str:
-    if args.text_encoder_config is None:
-        return str(args.pretrained)
+    if args.get("text_encoder_config") is None:
+        words = f"word vectors of {args.feature_dims[0]}"
+        # Of MMSA's models that read no tokens some have the key all the same.
+        reads = args.get("use_bert") or not trains_in_mmsa(args.model_name)
+        return str(args.pretrained) if reads else words
     return f"{args.text_encoder_config.get('model_type', 'encoder')} of text_encoder_config"
 
 
@@ -306,7 +325,7 @@ def _check_positions(model: nn.Module, tokens: int) -> None:
             )
 
 
-def _sample(lengths: tuple[int, int, int], frame_dims: tuple[int, int]) -> tuple[Tensor, ...]:
+def _sample(lengths: tuple[int, int, int], frame_dims: Sequence[int]) -> tuple[Tensor, ...]:
     """One sample without padding: text `(1, 3, T)`, audio `(1, A, d_a)`, vision `(1, V, d_v)`."""
     text, audio, vision = lengths
     return (
@@ -316,12 +335,14 @@ def _sample(lengths: tuple[int, int, int], frame_dims: tuple[int, int]) -> tuple
     )
 
 
-def _count(model: nn.Module, sample: tuple[Tensor, ...]) -> dict[str, int]:
+def _count(model: nn.Module, *sample: Any, **options: Any) -> dict[str, int]:
     """Multiply-adds by path of the module below the model; the model itself is the path ''."""
     counter = FlopCounterMode(display=False)
-    # The counter has no formula for the fused attention of a CPU and would count it as nothing.
+    # The counter follows modules by gradient hooks, which `no_grad` alone does not switch off.
+    model.requires_grad_(False)
+    # It has no formula for the fused attention of a CPU, and would count it as nothing.
     with sdpa_kernel(SDPBackend.MATH), counter:
-        model(*sample)
+        model(*sample, **options)
     root = type(model).__name__
     return {
         path.removeprefix(root).removeprefix("."): sum(operations.values()) // 2
@@ -330,10 +351,66 @@ def _count(model: nn.Module, sample: tuple[Tensor, ...]) -> dict[str, int]:
     }
 
 
+def _count_in_mmsa(args: Any, lengths: tuple[int, int, int]) -> tuple[nn.Module, dict[str, int]]:
+    """A network of MMSA's inside its wrapper, and multiply-adds by path below it."""
+    text_width, *frame_dims = args.feature_dims
+    text, audio, vision = (value.numpy() for value in _sample(lengths, frame_dims))
+    sample = FeatureSplit(
+        name="test",
+        ids=["sample"],
+        raw_text=[""],
+        text_bert=text,
+        text=np.ones((1, lengths[0], text_width), np.float32),
+        audio=audio,
+        vision=vision,
+        audio_lengths=np.array([lengths[1]]),
+        vision_lengths=np.array([lengths[2]]),
+        labels=dict.fromkeys("MTAV", np.zeros(1, np.float32)),
+    )
+    with _architecture_of(args) as pretrained, mmsa_keys.explained(args):
+        complete = mmsa_bridge.complete_args(
+            args | pretrained, device=torch.device("cpu"), model_save_path="none"
+        )
+        with warnings.catch_warnings(action="ignore"), mmsa_bridge.preserved_random_state():
+            found = mmsa_bridge.outline(complete, sample)
+            _check_positions(found.model, lengths[0])
+            with torch.backends.mkldnn.flags(enabled=False):  # it has no formula for its LSTM
+                madds = _count(found.model, *found.arguments, **found.options)
+    core: nn.Module = found.model.get_submodule("Model")
+    return core, {
+        path.removeprefix("Model").removeprefix("."): count
+        for path, count in madds.items()
+        if path == "Model" or path.startswith("Model.")
+    }
+
+
+@contextmanager
+def _architecture_of(args: Any) -> Iterator[dict[str, str]]:
+    """`pretrained` as a folder with an architecture; for BERT-base there need be no files."""
+    if "pretrained" not in args:
+        yield {}
+        return
+    vocabulary = _BERT_BASE_VOCABULARIES.get(args.pretrained)
+    if vocabulary is None:
+        yield {"pretrained": text_encoders.resolve(args.pretrained)}
+        return
+    with tempfile.TemporaryDirectory(prefix="mmsa-ext-complexity-") as folder:
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        words += [f"word{number}" for number in range(vocabulary - len(words))]
+        config = {"model_type": "bert", "vocab_size": vocabulary}
+        Path(folder, "config.json").write_text(json.dumps(config))
+        Path(folder, "vocab.txt").write_text("\n".join(words))
+        yield {"pretrained": folder}
+
+
 def _rows(model: nn.Module, madds: dict[str, int]) -> tuple[ModuleCost, ...]:
+    children = dict(model.named_children())
+    inside = {part for child in children.values() for part in child.modules() if part is not child}
     rows = [
         ModuleCost(name, _madds_of(name, child, madds), _parameters(child))
-        for name, child in model.named_children()
+        for name, child in children.items()
+        # Each once: a variant of Self-MM computes in front of a dropout what other modules are.
+        if child not in inside and not isinstance(child, nn.Dropout)
     ]
     outside = ModuleCost(
         "outside modules",

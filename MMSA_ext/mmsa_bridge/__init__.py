@@ -10,6 +10,7 @@ so that nothing finds MMSA without this package's models.
 - `feature_reading`: MMSA's loader is handed what this package read, once a file.
 - `runtime`: logging, progress bars, seeds, device.
 - `networks`: the network of a configuration, with trained weights only if they fit it.
+- `outlines`: such a network without weights, and how MMSA's evaluation calls it.
 - `recording`, `stock`, `scoring`: MMSA's own models, run exactly as MMSA runs them, and watched.
 """
 
@@ -22,6 +23,7 @@ from MMSA_ext.mmsa_bridge.extension import Extension
 from MMSA_ext.mmsa_bridge.feature_reading import provided_features
 from MMSA_ext.mmsa_bridge.keys import KeysRead, keys_read
 from MMSA_ext.mmsa_bridge.networks import build_model, trained_model
+from MMSA_ext.mmsa_bridge.outlines import Outline, outline
 from MMSA_ext.mmsa_bridge.recording import StockEpoch, WatchedLoader
 from MMSA_ext.mmsa_bridge.registration import (
     in_force,
@@ -56,6 +58,7 @@ __all__ = [
     "SHIMS",
     "Extension",
     "KeysRead",
+    "Outline",
     "StockEpoch",
     "StockRun",
     "WatchedLoader",
@@ -72,6 +75,7 @@ __all__ = [
     "metrics",
     "misfit",
     "model_class",
+    "outline",
     "predict_stock",
     "preserved_random_state",
     "progress_bars",

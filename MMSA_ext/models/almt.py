@@ -3,7 +3,8 @@
 Zhang et al., "Learning Language-guided Adaptive Hyper-modality Representation for Multimodal
 Sentiment Analysis", EMNLP 2023. Two readings are registered: `almt` masks padding,
 `almt_released` reads every modality at its full padded length, as the released code does. Where the
-paper and the released code differ in anything else, both follow the code; docs/almt.md lists it.
+paper and the released code differ in anything else, both follow the code; docs/models/systems.md
+lists it.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Wang et al., "Cross-modal Enhancement Network for Multimodal Sentiment Analysis", IEEE Transactions
 on Multimedia 25, 2023. This is the version that MMSA has: continuous features and BERT, where the
 authors have clusters of frames and SentiLARE. Two readings are registered: `cenet` masks padding,
-`cenet_released` reads audio and vision at their full padded lengths, as MMSA does. docs/cenet.md
-lists what else differs from the paper.
+`cenet_released` reads audio and vision at their full padded lengths, as MMSA does.
+docs/models/systems.md lists what else differs from the paper.
 """
 
 from __future__ import annotations
@@ -110,8 +110,11 @@ class ShiftedText(PretrainedText):
     """A pretrained text encoder whose hidden states are shifted behind its first layer.
 
     Args:
-        pretrained, random_init, architecture: As in `PretrainedText`.
-        feature_dims, scale: As in `CrossModalEnhancement`.
+        pretrained: As in `PretrainedText`.
+        random_init: As in `PretrainedText`.
+        architecture: As in `PretrainedText`.
+        feature_dims: As in `CrossModalEnhancement`.
+        scale: As in `CrossModalEnhancement`.
         frozen_embeddings: The embeddings ask for no gradient.
 
     Raises:

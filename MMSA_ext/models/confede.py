@@ -3,8 +3,8 @@
 Every modality's vector is split into a part that the modalities share ("similar") and one of its
 own ("dissimilar"). One contrastive loss pulls together the similar parts of a sample's modalities
 and of samples of one class, and pushes apart those of other classes and a sample's own dissimilar
-parts. Encoders are trained alone first (`training.stage_one`). docs/confede.md lists the readings
-of paper and released code beside this one.
+parts. Encoders are trained alone first (`training.stage_one`). docs/models/systems.md lists the
+readings of paper and released code beside this one.
 
 Rows of a step: every anchor i comes with two positives and four negatives of retrieval,
 (i,0), (i,1..2), (i,3..6). The step's batch holds every distinct sample once; features are computed
@@ -86,7 +86,7 @@ class ConFEDEInfoEnhConfig(InfoEnhHostConfig):
     Attributes:
         dissimilar_parts: What the dissimilar parts are made of: `enhanced`, what all projectors
             read (the paper to the letter); `filtered`, the features after the bottleneck, before
-            the alignment, by readouts of their own. See docs/confede.md.
+            the alignment, by readouts of their own. See docs/models/systems.md.
     """
 
     d: int = Field(256, ge=1)
@@ -531,7 +531,7 @@ def _mean_squared_error(prediction: Tensor, target: Tensor, times: Tensor) -> Te
 
 @register_model("confede", config=ConFEDEConfig, trainer=TWO_STAGE_TRAINER)
 def build_confede(args: Any) -> ConFEDE:
-    """ConFEDE, with the decisions of docs/confede.md."""
+    """ConFEDE, with the decisions of docs/models/systems.md."""
     return ConFEDE(ConFEDEConfig.from_args(args))
 
 

@@ -2,7 +2,7 @@
 
 Two readings are registered. `dashfusion` follows the paper, with sound masks and correct retrieval;
 `dashfusion_released` computes what the authors' code computes. Each difference is one configuration
-key, documented at `Reading`; docs/deviations.md lists them side by side.
+key, documented at `Reading`; docs/models/dashfusion.md lists them side by side.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class DashFusionConfig(RunConfig):
         refresh_epochs: Epochs between two refreshes of the similarity.
         retrieved_features: `encoded`: retrieved samples are encoded in every step, with gradients.
             `bank`: their features are those of the last refresh, without gradients; a step then
-            encodes the anchors only. docs/speed.md says what that gains and costs.
+            encodes the anchors only. docs/training.md says what that gains and costs.
         length_groups: Groups of similar length in which sequences attend, to save padding; changes
             no result beyond rounding and the draws of dropout.
         reading: Where paper and released code differ, see `Reading`.
@@ -411,7 +411,7 @@ def of_reading(config: DashFusionConfig) -> DashFusion:
 
 @register_model("dashfusion", config=DashFusionConfig)
 def build_dashfusion(args: Any) -> DashFusion:
-    """DashFusion as printed, with the decisions of docs/deviations.md."""
+    """DashFusion as printed, with the decisions of docs/models/dashfusion.md."""
     return of_reading(DashFusionConfig.from_args(args))
 
 

@@ -1,6 +1,6 @@
 """Where DashFusion's paper and released code differ, or the paper leaves a choice: one key each.
 
-docs/deviations.md lists both readings side by side.
+docs/models/dashfusion.md lists both readings side by side.
 """
 
 from __future__ import annotations

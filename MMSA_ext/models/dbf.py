@@ -2,8 +2,8 @@
 
 Three streams exchange information only through a few bottleneck vectors; the text stream of the
 last layer predicts. MI-Max keeps in the fused vector what each modality said. The authors released
-no code, and the paper leaves sixteen choices open: docs/dbf.md lists each with its default here and
-its configuration key.
+no code, and the paper leaves sixteen choices open: docs/models/systems.md lists each with its
+default here and its configuration key.
 """
 
 from __future__ import annotations
@@ -345,5 +345,5 @@ def _mask(frames: Tensor, mask: Tensor | None) -> Tensor:
 
 @register_model("dbf", config=DBFConfig, trainer=FINE_TUNE_TRAINER)
 def build_dbf(args: Any) -> DBF:
-    """DBF as printed, with the decisions of docs/dbf.md."""
+    """DBF as printed, with the decisions of docs/models/systems.md."""
     return DBF(DBFConfig.from_args(args))

@@ -4,7 +4,7 @@ No text and no code of FDMER is openly available. Certain are the ideas that the
 common and a private encoder for the modalities, a modality discriminator that trains both
 adversarially, a consistency and a disparity constraint, and a cross-modal attention fusion that
 learns adaptive weights. Every form and number below is a choice of this package, listed with its
-alternatives in docs/fdmer_reconstructed.md.
+alternatives in docs/models/systems.md.
 """
 
 from __future__ import annotations
@@ -322,5 +322,5 @@ def _spread(parts: Tensor) -> Tensor:
 
 @register_model("fdmer_reconstructed", config=FDMERReconstructedConfig, trainer=FINE_TUNE_TRAINER)
 def build_fdmer_reconstructed(args: Any) -> FDMERReconstructed:
-    """The reconstruction of FDMER with the choices of docs/fdmer_reconstructed.md."""
+    """The reconstruction of FDMER with the choices of docs/models/systems.md."""
     return FDMERReconstructed(FDMERReconstructedConfig.from_args(args))

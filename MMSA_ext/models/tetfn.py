@@ -3,8 +3,8 @@
 Wang et al., "TETFN: A text enhanced transformer fusion network for multimodal sentiment analysis",
 Pattern Recognition 136, 2023. The authors released no code; this is the version that MMSA has and
 that its maintainers wrote from the paper. Two readings are registered: `tetfn` masks padding,
-`tetfn_released` reads every modality at its full padded length, as MMSA does. docs/tetfn.md lists
-what else differs.
+`tetfn_released` reads every modality at its full padded length, as MMSA does.
+docs/models/systems.md lists what else differs.
 """
 
 from __future__ import annotations

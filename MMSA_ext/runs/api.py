@@ -15,6 +15,7 @@ from MMSA_ext.own_models import import_modules
 from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.runs.results import RunResults
 from MMSA_ext.runs.seeds import Run
+from MMSA_ext.training.callbacks import Callback
 from MMSA_ext.validation import distinct_seeds, flag, whole_number
 
 DEFAULT_SEEDS = (1111, 1112, 1113, 1114, 1115)
@@ -42,6 +43,7 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
     reuse: bool = True,
     tune_on_test: bool = False,
     dataset_file: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> RunResults:
     """Train and test a model on a data set, with MMSA's signature and protocol.
 
@@ -71,6 +73,7 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
         tune_on_test: Select by the **test** split when tuning, as MMSA 2.2.1 does. Numbers chosen
             this way are not test results, and their records say so.
         dataset_file: JSON file with definitions of data sets, known while this runs.
+        callbacks: Told how each seed goes on, see `Callback`.
 
     Returns:
         Per-seed results, summary and the files written.
@@ -94,6 +97,7 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
         log_dir=log_dir,
         reuse=reuse,
         dataset_file=dataset_file,
+        callbacks=callbacks,
     )
     return run_model(
         model_name,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,7 @@ from MMSA_ext.data.predictions import Predictions, predictions_frame
 from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.names import SPLITS
 from MMSA_ext.text_encoders import resolve
+from MMSA_ext.training.callbacks import Callback, EpochProgress
 
 
 @dataclass
@@ -53,23 +54,28 @@ class SeedOutcome:
     peak_memory_mb: float | None = None
 
 
-def run_stock_seed(args: EasyDict, seed: int, num_workers: int = 0) -> SeedOutcome:
+def run_stock_seed(
+    args: EasyDict, seed: int, num_workers: int = 0, callbacks: Sequence[Callback] = ()
+) -> SeedOutcome:
     """Train and test one of MMSA's own models in MMSA's own trainer, bit for bit as MMSA does.
 
     Args:
         args: From `mmsa_bridge.complete_args`.
         seed: Seed of all random streams.
         num_workers: Worker processes of MMSA's loaders.
+        callbacks: Told of epochs.
     """
     with measured(args.device) as outcome:
+
+        def note(epoch: mmsa_bridge.StockEpoch, model: nn.Module) -> None:
+            entry = _history_entry(epoch, model)
+            outcome.history.append(entry)
+            for callback in callbacks:
+                callback.on_epoch(EpochProgress.of(entry))
+
         if "pretrained" in args:
             args.pretrained = resolve(args.pretrained)
-        run = mmsa_bridge.train_and_test(
-            args,
-            seed=seed,
-            num_workers=num_workers,
-            on_epoch=lambda epoch, model: outcome.history.append(_history_entry(epoch, model)),
-        )
+        run = mmsa_bridge.train_and_test(args, seed=seed, num_workers=num_workers, on_epoch=note)
         outcome.metrics = run.metrics
         outcome.chosen_epoch = run.best_epoch
         outcome.predictions = _in_order(run.predictions)

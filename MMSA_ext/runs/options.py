@@ -12,6 +12,8 @@ from MMSA_ext.errors import ConfigError
 from MMSA_ext.names import MODALITY_FILES
 from MMSA_ext.own_models import is_file
 from MMSA_ext.paths import Places, expand, expand_given
+from MMSA_ext.training import callbacks
+from MMSA_ext.training.callbacks import Callback
 from MMSA_ext.validation import flag, verbosity, whole_number
 
 __all__ = ["RunOptions"]
@@ -36,6 +38,7 @@ class RunOptions:
         reuse: Look finished runs up instead of repeating them.
         dataset_file: JSON file with definitions of data sets, see `datasets.read_datasets`.
         imports: Modules of models of one's own, see `own_models.import_modules`.
+        callbacks: Told how the runs go on.
 
     Raises:
         ConfigError: If a value is none that can be meant. Whether files, folders and devices are
@@ -55,6 +58,7 @@ class RunOptions:
     reuse: bool = True
     dataset_file: str | Path | None = None
     imports: Sequence[str] = ()
+    callbacks: Sequence[Callback] = ()
 
     def __post_init__(self) -> None:
         checked = {
@@ -63,6 +67,7 @@ class RunOptions:
             "reuse": flag("reuse", self.reuse),
             "dataset_file": expand_given(self.dataset_file),
             "imports": _modules(self.imports),
+            "callbacks": callbacks.checked(self.callbacks),
             **{name: expand_given(path) for name, path in self.files.items()},
         }
         for name, value in checked.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -20,15 +20,16 @@ from MMSA_ext.names import SPLITS
 from MMSA_ext.registry import get_model
 from MMSA_ext.runs.one_seed import SeedOutcome, measured, weights_of
 from MMSA_ext.text_encoders import encoder_config
+from MMSA_ext.training.callbacks import Callback
 from MMSA_ext.training.state import ResumePoint
-from MMSA_ext.training.trainer import StepProgress, Trainer, predict
+from MMSA_ext.training.trainer import Trainer, predict
 
 
 def run_extension_seed(
     args: EasyDict,
     features: FeatureSet,
     seed: int,
-    progress: Callable[[StepProgress], None] | None = None,
+    callbacks: Sequence[Callback] = (),
     resume: ResumePoint | None = None,
 ) -> SeedOutcome:
     """Train and test one of this package's models.
@@ -37,7 +38,7 @@ def run_extension_seed(
         args: From `mmsa_bridge.complete_args`; `feature_dims` and `seq_lens` as in `features`.
         features: Checked features of all splits.
         seed: Seed of all random streams.
-        progress: Called after each training step.
+        callbacks: Told of steps and epochs.
         resume: Where the state after each epoch is kept, and found; None keeps none.
     """
     began = time.perf_counter()
@@ -47,7 +48,7 @@ def run_extension_seed(
         model = mmsa_bridge.build_model(args).to(args.device)
         for split, loader in loaders.items():
             core_model(model).check(loader.split, f"{features.path}, split {split!r}")
-        trainer: Trainer = get_model(args.model_name).trainer(args, progress)
+        trainer: Trainer = get_model(args.model_name).trainer(args, callbacks)
         trainer.resume = resume
         trainer.do_train(model, loaders)
         outcome.timings["train"] = time.perf_counter() - began

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from easydict import EasyDict
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.config import mmsa_keys
@@ -50,11 +50,19 @@ from MMSA_ext.runs.inputs import adopt_shapes, seen_features
 from MMSA_ext.runs.one_seed import SeedOutcome, run_stock_seed, score_stock_seed
 from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.runs.own_seed import run_extension_seed, score_extension_seed
+from MMSA_ext.runs.progress_bar import ProgressBar
 from MMSA_ext.runs.results import RunResults, SeedResult
 from MMSA_ext.stopping import deferred
+from MMSA_ext.training.callbacks import (
+    Callback,
+    EpochProgress,
+    RunEnd,
+    RunStart,
+    following,
+)
 from MMSA_ext.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from MMSA_ext.training.state import ResumePoint
-from MMSA_ext.training.trainer import MINIMISED, StepProgress
+from MMSA_ext.training.trainer import MINIMISED
 from MMSA_ext.version import __version__
 
 logger = logging.getLogger("MMSA")
@@ -176,8 +184,15 @@ class Run:
         logger.info("Results saved to %s and %s.", csv_path, seed_csv_path)
         return RunResults(model, dataset, tuple(results), csv_path, seed_csv_path, figures)
 
-    def seed(self, seed: int, position: int = 1) -> SeedResult:
+    def seed(
+        self, seed: int, position: int = 1, *, callbacks: Sequence[Callback] = ()
+    ) -> SeedResult:
         """Run one seed, or look it up; its record is on disk afterwards.
+
+        Args:
+            seed: The seed.
+            position: Of the seed in the list of seeds, from 1.
+            callbacks: Told of this seed, after those of the options.
 
         Raises:
             WriteError: As for `seeds`.
@@ -190,12 +205,18 @@ class Run:
         if known is not None:
             return self._result(known, reused=True)
         if self.features.fingerprint != identity.dataset_fingerprint:  # changed just now
-            return self.seed(seed, position)
+            return self.seed(seed, position, callbacks=callbacks)
         self._check_places(identity)
         logger.info("-" * 30 + " Running with seed %d [%d] " + "-" * 30, seed, position)
         checkpoint = self._checkpoint_path(identity)
-        with scratch_folder(self.places.models) as scratch:
-            outcome = self._train(identity, position, scratch / "weights.pth")
+        followers = [*self.options.callbacks, *callbacks]
+        if self.options.verbose_level > 0:
+            followers.append(ProgressBar())
+        with (
+            following(followers, _start(identity, resume)) as followed,
+            scratch_folder(self.places.models) as scratch,
+        ):
+            outcome = self._train(identity, position, scratch / "weights.pth", followers, resume)
             staged = scratch / checkpoint.name
             with deferred(f"the result of seed {seed}"):
                 notes = self._save_checkpoint(identity, outcome, staged)
@@ -209,8 +230,9 @@ class Run:
                     checkpoint=checkpoint,
                     staged=staged if there else None,
                 )
-        resume.remove()
-        logger.info("Result for seed %d: %s", seed, record.metrics.get("test", record.reason))
+                resume.remove()
+                followed.end = _end(followed.end, record, path)
+            logger.info("Result for seed %d: %s", seed, record.metrics.get("test", record.reason))
         return self._result(read_record(path), reused=False)  # as stored, with its digests
 
     def _check_places(self, identity: RunIdentity) -> None:
@@ -293,7 +315,14 @@ class Run:
                 f"KeyEval {key!r} is no metric of {self.args.dataset_name}; {suggest(key, known)}"
             )
 
-    def _train(self, identity: RunIdentity, position: int, weights: Path) -> SeedOutcome:
+    def _train(
+        self,
+        identity: RunIdentity,
+        position: int,
+        weights: Path,
+        callbacks: Sequence[Callback],
+        resume: ResumePoint,
+    ) -> SeedOutcome:
         args = mmsa_bridge.complete_args(
             self.args,
             device=self.device,
@@ -312,12 +341,8 @@ class Run:
                         logger.warning("%s The model is trained anew.", error)
                 if trains_in_mmsa(args.model_name):
                     with mmsa_keys.explained(self.args):
-                        return run_stock_seed(args, identity.seed, self.options.loaders)
-            with _progress_bar(self.options.verbose_level > 0, identity) as progress:
-                resume = self._resume_point(identity)
-                return run_extension_seed(
-                    args, self._seen_features, identity.seed, progress, resume
-                )
+                        return run_stock_seed(args, identity.seed, self.options.loaders, callbacks)
+            return run_extension_seed(args, self._seen_features, identity.seed, callbacks, resume)
         except MMSAExtError:
             raise
         except (OSError, RuntimeError):  # torch's writer raises the latter
@@ -496,6 +521,28 @@ def _named(values: Mapping[str, float | None]) -> dict[str, float | None]:
     return {metric_name(name): value for name, value in values.items()}
 
 
+def _start(identity: RunIdentity, resume: ResumePoint) -> RunStart:
+    return RunStart(
+        identity.model,
+        identity.dataset,
+        identity.seed,
+        identity.short_id,
+        deepcopy(identity.configuration),
+        tuple(map(EpochProgress.of, resume.epochs())),
+    )
+
+
+def _end(end: RunEnd, record: RunRecord, path: Path) -> RunEnd:
+    return replace(
+        end,
+        status=record.status,
+        reason=record.reason,
+        metrics=deepcopy(record.metrics),
+        chosen_epoch=record.chosen_epoch,
+        record=path,
+    )
+
+
 @contextmanager
 def _unharmed(what: str) -> Iterator[None]:
     """Report a failure to write `what` and go on: the records are on disk already."""
@@ -503,38 +550,6 @@ def _unharmed(what: str) -> Iterator[None]:
         yield
     except Exception as error:  # nothing that is only shown may cost a computed result
         logger.error("Could not write %s: %s. The records are safe.", what, error)
-
-
-@contextmanager
-def _progress_bar(
-    enabled: bool, identity: RunIdentity
-) -> Iterator[Callable[[StepProgress], None] | None]:
-    """A bar over the steps of the current epoch; log lines are written above it.
-
-    Into a file or a pipe there is none.
-    """
-    if not enabled:
-        yield None
-        return
-    with (
-        logging_redirect_tqdm(loggers=[logger]),
-        tqdm(unit="step", leave=False, disable=None) as bar,
-    ):
-
-        def show(state: StepProgress) -> None:
-            if state.step == 1:
-                bar.reset(total=state.steps)
-            best = "" if state.best is None else f", best {state.best:.4f}"
-            stage = f"{state.stage}, " if state.stage else ""
-            bar.set_description(
-                f"{identity.model} {identity.dataset} seed {identity.seed} "
-                f"{stage}epoch {state.epoch}/{state.epochs}{best}",
-                refresh=False,
-            )
-            bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
-            bar.update()
-
-        yield show
 
 
 def _selection_rule(args: EasyDict) -> str:

@@ -158,7 +158,7 @@ class _EncoderTrainer(Trainer):
     """The loop for one encoder: its recipe in place of the run's values."""
 
     def __init__(self, whole: TwoStageTrainer, task: EncoderTask, weights: Path) -> None:
-        super().__init__(EasyDict({**whole.args, "model_save_path": str(weights)}), whole.progress)
+        super().__init__(EasyDict({**whole.args, "model_save_path": str(weights)}), whole.callbacks)
         recipe = task.recipe
         self.recipe = recipe
         self.stage = f"stage one, {task.modality}"

@@ -83,6 +83,12 @@ class ResumePoint:
     run: str
     _saved: float = field(default=float("-inf"), init=False)
     _cost: float = field(default=0.0, init=False)
+    _found: dict[str, Any] | None = field(default=None, init=False)
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """The epochs that are not trained again, as in `TrainingHistory`; none without a state."""
+        self._found = self._read()
+        return self._found["history"]["epochs"] if self._found else []
 
     def save(self, training: Training, selected: Path) -> None:
         """Keep the state after an epoch; a disk that refuses costs the state, not the training.
@@ -111,19 +117,26 @@ class ResumePoint:
         Returns:
             Whether there was one; if not, nothing was changed.
         """
-        if not self.path.is_file():
-            return False
-        try:
-            content = read_sealed(self.path)
-        except CheckpointError as error:
-            logger.warning("%s The run starts over.", error)
-            return False
-        if content.get("run") != self.run:
-            logger.info("%s is of another machine or library: the run starts over.", self.path)
+        content, self._found = self._found or self._read(), None
+        if content is None:
             return False
         _put_back(training, content, selected)
         logger.info("Going on after epoch %d, from %s.", training.epoch, self.path)
         return True
+
+    def _read(self) -> dict[str, Any] | None:
+        """The state, if there is one of this run."""
+        if not self.path.is_file():
+            return None
+        try:
+            content = read_sealed(self.path)
+        except CheckpointError as error:
+            logger.warning("%s The run starts over.", error)
+            return None
+        if content.get("run") != self.run:
+            logger.info("%s is of another machine or library: the run starts over.", self.path)
+            return None
+        return content
 
     def remove(self) -> None:
         """Forget the state."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,6 +24,7 @@ from MMSA_ext.data.scaling import FeatureScaling
 from MMSA_ext.errors import NOT_BETTER, TrainingDivergedError
 from MMSA_ext.models.contract import Inputs, MSAModel, core_model
 from MMSA_ext.models.parts.encoders import PretrainedText
+from MMSA_ext.training.callbacks import Callback, EpochProgress, StepProgress, listeners
 from MMSA_ext.training.state import ResumePoint, Training, TrainingHistory
 from MMSA_ext.training.steps import StepSampler, evaluation_order, to_device
 from MMSA_ext.training.weights_file import write_scratch
@@ -37,36 +37,13 @@ logger = logging.getLogger("MMSA")
 MINIMISED = frozenset({"Loss", "MAE"})
 
 
-@dataclass(frozen=True)
-class StepProgress:
-    """Where training stands; handed to the progress callback after every step.
-
-    Attributes:
-        epoch: Current epoch, from 1.
-        epochs: Cap on epochs.
-        step: Finished steps of this epoch.
-        steps: Steps of an epoch.
-        loss: Training loss of the last step.
-        best: Best validation `KeyEval` so far; None in the first epoch.
-        stage: What is trained, where training has several stages; None if it has one.
-    """
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    best: float | None
-    stage: str | None = None
-
-
 class Trainer:
     """Trains and evaluates models of this package.
 
     Args:
         args: MMSA's configuration of the run; reads `device`, `model_save_path` and the
             keys of the model's configuration class.
-        progress: Called after every optimisation step.
+        callbacks: Told of steps and epochs.
 
     Attributes:
         stage: See `StepProgress`.
@@ -78,14 +55,15 @@ class Trainer:
     scaling: FeatureScaling | None = None
     resume: ResumePoint | None = None
 
-    def __init__(self, args: Any, progress: Callable[[StepProgress], None] | None = None) -> None:
+    def __init__(self, args: Any, callbacks: Sequence[Callback] = ()) -> None:
         from MMSA_ext import mmsa_bridge
         from MMSA_ext.registry import get_model
 
         self.args = args
         self.config = cast("RunConfig", get_model(args.model_name).config.from_args(args))
         self.device = torch.device(args.device)
-        self.progress = progress
+        self.callbacks = callbacks
+        self._on_step = listeners(callbacks, "on_step")
         self.history = TrainingHistory()
         self._metrics = mmsa_bridge.metrics(self.config.data_set)
 
@@ -228,6 +206,7 @@ class Trainer:
         if self.resume is None or not self.resume.restore(now, destination):
             start = self.score(predict(core, valid, self.device))
             self.history.epochs.append({"epoch": 0, "valid": start})
+            self._tell_epoch()
         warm = -(-self.warm_up(config.num_epochs * len(train)) // len(train))  # epochs
         while now.epoch < config.num_epochs and not self._is_out_of_patience(now.epoch, warm):
             epoch = now.epoch + 1
@@ -256,9 +235,16 @@ class Trainer:
             now.epoch = epoch
             if self.resume is not None:
                 self.resume.save(now, destination)
+            self._tell_epoch()
         start = self.history.epochs[0]["valid"]
         if not now.best < self._key(start):
             self._not_better(start)
+
+    def _tell_epoch(self) -> None:
+        """Tell the callbacks of the last epoch of the history."""
+        state = EpochProgress.of(self.history.epochs[-1], self.stage)
+        for callback in self.callbacks:
+            callback.on_epoch(state)
 
     def _is_selected(self, epoch: int, key: float, best: float) -> bool:
         """Whether an epoch is kept in the place of the best one before it."""
@@ -325,18 +311,12 @@ class Trainer:
                 sums[name] = sums.get(name, 0.0) + value.item() * len(indices)
             predictions.append(output.prediction.detach().cpu().reshape(-1))
             labels.append(step.labels.cpu().reshape(-1))
-            if self.progress is not None:
-                self.progress(
-                    StepProgress(
-                        epoch,
-                        self.config.num_epochs,
-                        number,
-                        len(train),
-                        loss.item(),
-                        None if epoch == 1 or math.isinf(best) else self._shown(best),
-                        self.stage,
-                    )
-                )
+            if self._on_step:
+                told = None if epoch == 1 or math.isinf(best) else self._shown(best)
+                where = (epoch, self.config.num_epochs, number, len(train))
+                state = StepProgress(*where, loss.item(), told, self.stage)
+                for on_step in self._on_step:
+                    on_step(state)
         means = {name: total / len(train.split) for name, total in sums.items()}
         return means | self._metrics(torch.cat(predictions), torch.cat(labels))
 

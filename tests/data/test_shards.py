@@ -18,6 +18,7 @@ from MMSA_ext.data.samples import Sample
 from MMSA_ext.data.shards import load_shards, read_utterances, shard_files, write_shards
 from MMSA_ext.data.utterances import Utterances
 from MMSA_ext.errors import ConfigError, FeatureFileError, WriteError
+from MMSA_ext.extras import install_command
 from tests.conftest import make_feature_data
 
 LETTERS = {"M": "regression_labels"} | {x: f"regression_labels_{x}" for x in "TAV"}
@@ -388,5 +389,5 @@ except Exception as error:
     run = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "x"], capture_output=True, text=True, check=True
     )
-    assert "ConfigError shards are Parquet files" in run.stdout
-    assert 'pip install "MMSA_ext[shards]"' in run.stdout
+    assert "ConfigError a Parquet file needs pyarrow, which is not installed: " in run.stdout
+    assert install_command("shards") in run.stdout

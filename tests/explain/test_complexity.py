@@ -1,12 +1,15 @@
 """Multiply-adds against hand formulas and against numbers measured on the released modules."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 import MMSA_ext  # noqa: F401  (registers the models)
-from MMSA_ext.config.resolve import resolve
+from MMSA_ext import mmsa_files
+from MMSA_ext.config.files import supported_datasets
+from MMSA_ext.config.resolve import resolve, unread
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.explain import complexity
 from MMSA_ext.explain.complexity import (
@@ -17,12 +20,13 @@ from MMSA_ext.explain.complexity import (
     measure_fusions,
     report,
 )
-from MMSA_ext.registry import get_model, list_models, trains_in_mmsa
+from MMSA_ext.mmsa_bridge import networks, outlines
+from MMSA_ext.registry import get_model, host_of, list_models, trains_in_mmsa
 from tests.conftest import TINY_SHAPES, tiny_config
 
 T, A, V, D, FF = 39, 401, 56, 128, 256  # CH-SIMS; frames with their class token
 OWN_MODELS = [name for name in list_models() if not trains_in_mmsa(name)]
-DOCUMENT = Path(__file__).parents[2] / "docs" / "complexity.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "explain.md"
 # Measured on the authors' modules with FlopCounterMode, in millions, printed to one decimal.
 RELEASED = {"Concat": 0, "Concat&SA": 239.7, "Concat&SA, ff 512": 304.7, "BF": 126.5, "HBF": 124.8}
 RELEASED_BOTTLENECKS = {4: 121.7, 8: 124.8, 16: 131.0, 32: 143.4, 64: 154.3}
@@ -157,16 +161,60 @@ def test_parameters_are_those_of_the_model(name, tiny_encoder):
     assert cost.text_encoder == str(tiny_encoder)
 
 
-@pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims"])
-@pytest.mark.parametrize("name", OWN_MODELS)
-def test_every_model_is_measured_without_its_encoder_files(name, dataset):
-    cost = measure(name, dataset)
-    args = resolve(name, dataset)
+@pytest.mark.parametrize("name", OWN_MODELS)  # other data sets: in the document's table
+def test_every_model_is_measured_without_its_encoder_files(name):
+    cost = measure(name, "sims")
+    args = resolve(name, "sims")
     assert cost.lengths == tuple(args.seq_lens)
     assert cost.text_encoder == args.pretrained
     inside = 6.5e6 if name.startswith("cenet") else 0  # its enhancement is inside of BERT
     assert 100e6 < cost.module("text_encoder").parameters < 111e6 + inside
     assert cost.module("outside modules").madds == 0
+
+
+# What makes MMSA's models small, and convolutions no longer than the frames.
+SMALL = {
+    **{name: {"hidden_dims": [4, 4, 4], "text_out": 4} for name in ("mtfn", "tfn", "mlf_dnn")},
+    "mlmf": {"hidden_dims": [4, 4, 4], "rank": 2},
+    "mult": {"dst_feature_dim_nheads": [8, 2], "nlevels": 1, "conv1d_kernel_size_v": 1},
+    "tfr_net": {"dst_feature_dim_nheads": [6, 2], "nlevels": 1, "fusion_gru_layers": 1},
+}
+
+
+@pytest.mark.parametrize("name", [*mmsa_files.models(), "self_mm_infoenh", "tfn_infoenh"])
+def test_models_in_mmsas_loop_are_measured(name, tiny_encoder, monkeypatch):
+    built = []
+    build = networks.build_model
+    monkeypatch.setattr(outlines, "build_model", lambda a: built.append(build(a)) or built[0])
+    dataset = "sims" if "sims" in supported_datasets(name) else "mosi"
+    state = torch.get_rng_state()
+    small = {"feature_dims": [16, 5, 4], "seq_lens": [6, 9, 7]} | SMALL.get(host_of(name), {})
+    if not unread(resolve(name, dataset), ["pretrained"]):
+        small["pretrained"] = str(tiny_encoder)
+    cost = measure(name, dataset, None, small)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert cost.total.parameters == sum(p.numel() for p in built[0].parameters())
+    assert cost.total.madds > 0
+    assert all(row.madds >= 0 and row.parameters >= 0 for row in cost.rows)
+
+
+def test_a_model_of_mmsa_is_measured_without_its_encoder_files():
+    bert_layer = 4 * 20 * 768 * 768 + 2 * 20 * 20 * 768 + 2 * 20 * 768 * 3072
+    text = report("self_mm", "mosi", 20)
+    assert "20 text tokens (bert-base-uncased), 375 audio frames" in text.replace("\n", " ")
+    with_pooler = 12 * bert_layer + 768 * 768  # which MMSA computes and does not use
+    assert re.search(rf"text model +{millions(with_pooler):.2f} +109\.482", text)
+
+
+def test_recurrent_and_plain_layers_of_mmsas_by_hand():
+    """EF-LSTM: one LSTM over all features of a step, then two linear layers."""
+    sizes = {"hidden_dims": 8, "num_layers": 2, "feature_dims": [16, 5, 4], "seq_lens": [6, 6, 6]}
+    cost = measure("ef_lstm", "mosi", None, sizes)
+    assert cost.lengths == (6, 6, 6)
+    assert cost.text_encoder == "word vectors of 16"
+    gates = 4 * 6 * (8 * (25 + 8) + 8 * (8 + 8))
+    assert cost.module("lstm").madds == gates
+    assert cost.total.madds == gates + 8 * 8 + 8
 
 
 def test_parameters_outside_of_modules_are_counted():
@@ -194,7 +242,7 @@ def test_measuring_draws_nothing_and_repeats():
 @pytest.mark.parametrize(
     ("name", "text_length", "message"),
     [
-        ("tfn", 39, "'tfn' is one of MMSA's own models.*choose one of .*dashfusion"),
+        ("self_mm", 513, "text length 513: the text encoder has 512 positions"),
         ("dashfuson", 39, "unknown model 'dashfuson'; did you mean dashfusion"),
         ("dashfusion", 0, "text length 0: give at least one token"),
         ("dashfusion", 513, "text length 513: the text encoder has 512 positions"),

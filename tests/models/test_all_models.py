@@ -23,6 +23,7 @@ from MMSA_ext.models.contract import Inputs, core_model
 from MMSA_ext.names import MODALITIES
 from MMSA_ext.records.store import RunStore
 from MMSA_ext.registry import get_model, list_models, trains_in_mmsa
+from MMSA_ext.training.callbacks import Callback
 from MMSA_ext.training.state import ResumePoint
 from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
 from tests.models.conftest import contrast_step, make_step, outputs, with_garbage
@@ -398,11 +399,13 @@ def test_a_stopped_training_goes_on_bit_for_bit(planted, name, tiny_encoder, tmp
     args = tiny_args(name, "mosi", tiny_encoder, tmp_path / "run", **options)
     whole, expected, _ = train(args, planted, 5)
 
-    def training(resume, progress=None):
+    def training(resume, on_step):
         mmsa_bridge.setup_seed(5)
         loaders = make_loaders(planted, args.batch_size, args.eval_batch_size)
         model = mmsa_bridge.build_model(args)
-        trainer = get_model(name).trainer(args, progress)
+        callback = Callback()
+        callback.on_step = on_step
+        trainer = get_model(name).trainer(args, [callback])
         trainer.resume = resume
         trainer.do_train(model, loaders)
         return trainer, model
@@ -429,10 +432,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(planted, name, tiny_encoder, tmp
 
 
 @pytest.mark.parametrize("dataset", ["mosi", "sims"])
-def test_one_epoch_its_record_and_its_checkpoint(
-    name, dataset, tiny_encoder, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("MMSA_ext.runs.api.Run._draw", lambda self, results: ())  # takes longest
+def test_one_epoch_its_record_and_its_checkpoint(name, dataset, tiny_encoder, tmp_path):
     path: Path = tmp_path / "features.pkl"
     path.write_bytes(pickle.dumps(make_feature_data(dataset=dataset)))
     results = MMSA_run(

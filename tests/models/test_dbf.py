@@ -165,7 +165,7 @@ def own_parameters(model) -> int:
 
 
 class TestSize:
-    """docs/dbf.md states these numbers."""
+    """docs/models/systems.md states these numbers."""
 
     LAYER = 4 * (128 * 128 + 128) + (128 * 512 + 512) + (512 * 128 + 128) + 4 * 128
 

@@ -215,7 +215,7 @@ class TestLosses:
 
 
 def test_size(tiny_encoder):
-    """docs/fdmer_reconstructed.md states this number."""
+    """docs/models/systems.md states this number."""
     model = get_model(NAME).build(resolve(NAME, "mosi", "", {"pretrained": str(tiny_encoder)}))
     encoder = sum(p.numel() for p in model.text_encoder.parameters())
     own = sum(p.numel() for p in model.parameters()) - encoder + (768 - 16) * 128

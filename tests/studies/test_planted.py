@@ -122,7 +122,7 @@ def test_matched_mass_is_a_share_of_what_leaves_the_rows():
 
 @pytest.mark.slow
 class TestFindings:
-    """What docs/infoenh_study.md says, for each seed.
+    """What docs/models/infoenh.md says, for each seed.
 
     There is much room to the values there: a relative noise of 1e-7 on the transport costs, float32
     rounding, takes seed 0 from 0.41 to 0.31 of the cues kept, and from 0.88 to 0.61 of one sign.

@@ -23,11 +23,11 @@ SHORT = {
 def run(feature_file, setting):
     """Train both stages; the cache lies in `tmp_path / "stage_one"`."""
 
-    def train(name="confede", data="mosi", content=None, progress=None, **overrides):
+    def train(name="confede", data="mosi", content=None, **overrides):
         feature_file.write_bytes(pickle.dumps(content or make_feature_data(dataset=data)))
         short = {"stage_one": SHORT, "num_epochs": 1, "dim": 16}
         args, model, loaders = setting(name, data, **short | overrides)
-        trainer = TwoStageTrainer(args, progress)
+        trainer = TwoStageTrainer(args)
         trainer.do_train(model, loaders)
         return trainer, core_model(model)
 
@@ -158,15 +158,6 @@ def test_without_stage_one_nothing_is_trained_before(run, tmp_path):
 def test_no_files_are_left_beside_the_cache(run, tmp_path):
     run()
     assert {path.name for path in tmp_path.iterdir() if "weights" in path.name} == {"weights.pth"}
-
-
-def test_progress_tells_the_stage(run):
-    seen = []
-    run(progress=seen.append)
-    stages = list(dict.fromkeys(p.stage for p in seen))
-    assert stages == ["stage one, text", "stage one, audio", "stage one, vision", None]
-    text = [(p.epoch, p.epochs, p.step, p.steps) for p in seen if p.stage == "stage one, text"]
-    assert text == [(1, 2, 1, 2), (1, 2, 2, 2), (2, 2, 1, 2), (2, 2, 2, 2)]
 
 
 def test_unimodal_labels_are_predicted_where_the_file_has_them(run):

@@ -169,15 +169,6 @@ def test_do_train_returns_epochs_when_asked_and_never_looks_at_test(setting):
     assert {"Loss", "prediction_loss", "MAE"} <= set(results["train"][0])
 
 
-def test_progress_is_reported_after_every_step(setting):
-    args, model, loaders = setting(num_epochs=2)
-    seen = []
-    Trainer(args, seen.append).do_train(model, loaders)
-    assert [(p.epoch, p.step, p.steps) for p in seen] == [
-        (e, s, 3) for e in (1, 2) for s in (1, 2, 3)
-    ]
-
-
 def test_parameter_groups_spare_biases_and_norms():
     model = nn.ModuleDict({"linear": nn.Linear(2, 2), "norm": nn.LayerNorm(2)})
     model["bert"] = nn.ModuleDict({"LayerNorm": nn.LayerNorm(2)})

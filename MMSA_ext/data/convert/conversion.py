@@ -55,7 +55,7 @@ def convert(
     """Convert a source into a feature file, or into shards.
 
     Args:
-        source: file or folder, see `docs/convert.md`.
+        source: file or folder, see `docs/data.md`.
         output: file to write; with `shards` a folder.
         form: one of `forms.FORMS`; None recognises it by its content.
         columns: our name of a column (`id`, `text`, `label`, `label_T`, `split`, ...) -> the

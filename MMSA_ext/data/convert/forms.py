@@ -116,7 +116,7 @@ def _of_pickle(source: Source) -> str:
     if not isinstance(data, dict) or not data:
         raise FeatureFileError(
             f"{shown(source.path)} holds {type(data).__name__}, not a dict of splits or of arrays. "
-            "Name its form with --form, or store it as one of them (docs/convert.md)."
+            "Name its form with --form, or store it as one of them (docs/data.md)."
         )
     splits = [raw for raw in data.values() if isinstance(raw, dict)]
     if is_single_sample(data) or any(LABEL_KEYS["M"] in raw for raw in splits):

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from MMSA_ext.data.convert.columns import find_columns, utterances
 from MMSA_ext.data.feature_layout import SPLIT_NAMES
-from MMSA_ext.errors import ConfigError, FeatureFileError
+from MMSA_ext.errors import FeatureFileError
+from MMSA_ext.extras import import_extra
 from MMSA_ext.names import FRAMES
 from MMSA_ext.paths import shown
 
@@ -50,12 +51,7 @@ def read(source: Source, options: Options, report: ConversionReport) -> Iterator
         ConfigError: `datasets` is not installed.
         FeatureFileError: The folder cannot be read.
     """
-    try:
-        import datasets
-    except ImportError:
-        raise ConfigError(
-            f'{shown(source.path)} needs the package datasets: pip install "MMSA_ext[datasets]".'
-        ) from None
+    datasets = import_extra("datasets", "datasets", shown(source.path))
     try:
         loaded = datasets.load_from_disk(str(source.path))
     except (OSError, ValueError, KeyError, TypeError) as error:

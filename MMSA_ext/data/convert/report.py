@@ -205,7 +205,7 @@ class ConversionReport:
     def _dataset(self) -> str:
         found = [spread for (_, kind), spread in self.labels.items() if kind == "M"]
         largest = max((max(-spread.low, spread.high) for spread in found), default=3)
-        own = "NAME --dataset-file DEFINITION.json"  # docs/your_data.md
+        own = "NAME --dataset-file DEFINITION.json"  # docs/tutorial.md
         return "sims" if largest <= 1 else "mosi" if largest <= 3 else own
 
     def _step_table(self) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from MMSA_ext.data.convert.openface import is_openface, read_openface, recipe
 from MMSA_ext.data.convert.report import UNREADABLE
 from MMSA_ext.errors import FeatureFileError
+from MMSA_ext.extras import import_extra
 from MMSA_ext.paths import shown
 
 if TYPE_CHECKING:
@@ -179,8 +180,7 @@ def why(error: BaseException) -> str:
 def _opened(path: Path) -> Any:
     if path.suffix.lower() == ".npz":
         return open_archive(path)
-    import h5py
-
+    h5py = import_extra("h5py", "datasets", shown(path))
     try:
         return h5py.File(path, "r")
     except OSError as error:

@@ -4,8 +4,8 @@ Between the modality encoders and the fusion of a model, InfoEnh keeps the k mos
 of every modality, gates their features (section 4.1, eq. 1 to 6), and lets every modality see the
 others through optimal transport (section 4.2, eq. 7 to 13, Algorithm 1). It knows no host:
 sequences and masks go in, enhanced sequences and a loss come out. What the paper leaves open or
-prints in a form that cannot be computed is an option of `InfoEnhConfig`; `docs/infoenh.md` lists
-them.
+prints in a form that cannot be computed is an option of `InfoEnhConfig`; `docs/models/infoenh.md`
+lists them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Figures from records, predictions and explanations; `save` writes one (docs/figures.md)."""
+"""Figures from records, predictions and explanations; `save` writes one (docs/results.md)."""
 
 from MMSA_ext.reporting.figures.comparison import comparison_figure
 from MMSA_ext.reporting.figures.confusion import confusion_figure

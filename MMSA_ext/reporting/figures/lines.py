@@ -127,7 +127,7 @@ def sweep_figure(
 def robustness_figure(
     points: Sequence[SweepPoint], comparison: Comparison, metrics: Sequence[str], x_label: str
 ) -> Figure:
-    """Draw metrics against what is lost of frames and tokens (docs/corruption.md).
+    """Draw metrics against what is lost of frames and tokens (docs/data.md).
 
     As `sweep_figure`, on a linear axis. A control with a single row, such as the text-only model
     where only audio and vision are lost, holds for every rate: it is drawn as a horizontal line.

@@ -1,4 +1,4 @@
-"""docs/convert.md: each form's commands do what they say, from a source to a trained model."""
+"""docs/data.md: each form's commands do what they say, from a source to a trained model."""
 
 import re
 import shlex
@@ -12,13 +12,13 @@ from MMSA_ext.data.convert.forms import FORMS
 from MMSA_ext.data.features import check_features
 from tests.data.convert import sources
 
-PAGE = Path(__file__).parents[3] / "docs" / "convert.md"
+PAGE = Path(__file__).parents[3] / "docs" / "data.md"
 
 
 def commands(form: str) -> list[list[str]]:
     """The blocks of a form's section: a command that converts and one that trains."""
     (section,) = re.findall(
-        rf"^## [^\n]*\(`{form}`\)\n(.*?)^## ", PAGE.read_text("utf-8"), re.M | re.S
+        rf"^### [^\n]*\(`{form}`\)\n(.*?)^### ", PAGE.read_text("utf-8"), re.M | re.S
     )
     found = re.findall(r"^```bash\n(.*?)^```", section, re.M | re.S)
     return [line for block in found for line in block.splitlines()]

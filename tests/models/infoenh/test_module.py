@@ -621,7 +621,7 @@ def test_inputs_that_do_not_fit_are_named(change, message):
 
 
 def test_documented_example_trains(capsys):
-    page = (Path(__file__).parents[3] / "docs" / "infoenh.md").read_text("utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "models" / "infoenh.md").read_text("utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     scope: dict = {}
     torch.manual_seed(0)
@@ -640,5 +640,5 @@ def test_documented_example_trains(capsys):
 
 
 def test_documentation_names_every_option():
-    page = (Path(__file__).parents[3] / "docs" / "infoenh.md").read_text("utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "models" / "infoenh.md").read_text("utf-8")
     assert [key for key in InfoEnhConfig.model_fields if f"`{key}" not in page] == []
