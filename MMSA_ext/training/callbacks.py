@@ -16,17 +16,7 @@ from typing import Any, Literal
 
 from MMSA_ext.errors import ConfigError
 
-__all__ = [
-    "Callback",
-    "EpochProgress",
-    "Following",
-    "RunEnd",
-    "RunStart",
-    "StepProgress",
-    "checked",
-    "following",
-    "listeners",
-]
+__all__ = ["Callback", "EpochProgress", "RunEnd", "RunStart", "StepProgress"]
 
 logger = logging.getLogger("MMSA")
 
