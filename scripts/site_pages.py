@@ -9,8 +9,7 @@
 
 from __future__ import annotations
 
-import logging
-import os
+import json
 import posixpath
 import re
 from collections.abc import Iterator
@@ -19,11 +18,9 @@ from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-_log = logging.getLogger("mkdocs.hooks.site_pages")
 
 # Pages of the repository, by where they lie on the site.
 ELSEWHERE = {
@@ -39,7 +36,7 @@ ELSEWHERE = {
     "project/contributing.md": "CONTRIBUTING.md",
     "project/changelog.md": "CHANGELOG.md",
 }
-# Modules that the reference shows, by page; what is inside of the package alone is read in its code.
+# Modules that the reference shows, by page; what serves the package alone is read in its code.
 MODULES = {
     "models": ("Models and layers", [
         "models.contract", "registry", "models.dashfusion", "models.infoenh", "models.losses",
@@ -65,6 +62,13 @@ MODULES = {
     ]),
 }  # fmt: skip
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+CONFIGURATION = """# Configuration keys
+
+Given by `--set KEY=VALUE`, `config={...}` or a file; a nested key has a dot. Values are those of a
+run without overrides, by data set where they differ. `mmsa-ext config MODEL DATASET` says where
+each is from, and has the keys of MMSA's own models.
+
+## Every model"""
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -128,60 +132,43 @@ def _commands() -> str:
 
 
 def _configuration() -> str:
-    """Every key of every model of this package; the values of MMSA's own are in MMSA's files."""
+    """Every key of the models of this package; those of MMSA's own are in MMSA's files."""
     from MMSA_ext.config.described import described
     from MMSA_ext.config.schema import MMSAKeys
     from MMSA_ext.registry import get_model, list_models
 
-    datasets = ("mosi", "mosei", "sims")
-    lines = [
-        "# Configuration keys",
-        "Keys are given by `--set KEY=VALUE`, `config={...}` or a file; nested ones have a dot, or are nested."
-        " Values are those of a run without overrides; where they differ, by data set."
-        " `mmsa-ext config MODEL DATASET` says where each is from, and has the keys of MMSA's own models.",
-        "## Every model",
-        "| Key | Meaning |\n|---|---|",
-    ]
-    shared = {key.key: key.meaning for key in described("dashfusion", "mosi")}
-    lines[-1] += "".join(
-        f"\n| `{key}` | {_cell(shared[key])} |"
-        for key in MMSAKeys.model_fields
-        if shared.get(key)
-    )
+    shared = MMSAKeys.model_fields
+    meaning = {key.key: key.meaning for key in described("dashfusion", "mosi")}
+    rows = [f"| `{key}` | {_cell(meaning[key])} |" for key in shared if meaning.get(key)]
+    parts = [CONFIGURATION, "\n".join(["| Key | Meaning |", "|---|---|", *rows])]
     for name in list_models():
-        model = get_model(name)
-        by_key: dict[str, dict[str, Any]] = {}
-        meaning: dict[str, str] = {}
-        for dataset in datasets:
+        values: dict[str, dict[str, str]] = {}
+        for dataset in ("mosi", "mosei", "sims"):
             for key in described(name, dataset):
-                by_key.setdefault(key.key, {})[dataset] = key.value
-                meaning[key.key] = key.meaning
-        rows = [
-            f"| `{key}` | {_values(values)} | {_cell(meaning[key])} |"
-            for key, values in by_key.items()
-            if key.split(".")[0] not in MMSAKeys.model_fields
-        ]
-        lines += [f"## `{name}`", f"{model.paper}", "\n".join(["| Key | Value | Meaning |", "|---|---|---|", *rows])]
-    return "\n\n".join(lines) + "\n"
+                if key.key.split(".")[0] not in shared:
+                    value = json.dumps(key.value, ensure_ascii=False, default=str)
+                    values.setdefault(key.key, {})[dataset] = f"`{value}`"
+                    meaning[key.key] = key.meaning
+        rows = [f"| `{k}` | {_by_dataset(v)} | {_cell(meaning[k])} |" for k, v in values.items()]
+        table = "\n".join(["| Key | Value | Meaning |", "|---|---|---|", *rows])
+        parts += [f"## `{name}`", get_model(name).paper, table]
+    return "\n\n".join(parts) + "\n"
 
 
-def _values(by_dataset: dict[str, Any]) -> str:
-    import json
-
-    written = {d: f"`{json.dumps(v, ensure_ascii=False, default=str)}`" for d, v in by_dataset.items()}
-    if len(set(written.values())) == 1:
-        return _cell(next(iter(written.values())))
-    return _cell(", ".join(f"{dataset} {value}" for dataset, value in written.items()))
+def _by_dataset(values: dict[str, str]) -> str:
+    if len(set(values.values())) == 1:
+        return _cell(next(iter(values.values())))
+    return _cell(", ".join(f"{dataset} {value}" for dataset, value in values.items()))
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return text.replace("|", "\\|")
 
 
 def _api() -> str:
     import MMSA_ext
 
-    names = [name for name in MMSA_ext.__all__ if not name.startswith("__")]
-    names = [name for name in names if name not in ("models", "optimal_transport")]
-    head = "# Python: what `MMSA_ext` offers\n\nAll of it is imported from `MMSA_ext` itself.\n\n"
+    modules = ("models", "optimal_transport")  # on a page of their own
+    names = [name for name in MMSA_ext.__all__ if name[0] != "_" and name not in modules]
+    head = "# Python\n\nWhat is imported from `MMSA_ext` itself.\n\n"
     return head + "\n\n".join(f"::: MMSA_ext.{name}" for name in names) + "\n"

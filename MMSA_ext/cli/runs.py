@@ -185,6 +185,8 @@ def predict(
         raise ConfigError("the results of shards go to a folder; name it with -o.")
     if output is not None:
         check_output(output, *(Path(path) for path in (checkpoint, source) if path is not None))
+        if checkpoint.is_dir():
+            check_output(output.parent, checkpoint, checkpoint / "text_encoder")
     scorer = Scorer(
         checkpoint,
         values,
