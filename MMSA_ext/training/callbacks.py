@@ -132,8 +132,8 @@ class Callback:
     each is over, but of no step, no epoch 0, no losses of training (only metrics), no learning
     rate; and they do not go on where they were stopped, so that `RunStart.epochs` is empty.
 
-    *Raising.* Whatever `on_start`, `on_step` or `on_epoch` raises ends the run and comes
-    out of `MMSA_run` as it is: a mistake is seen at once, and raising is how a callback stops training,
+    *Raising.* Whatever `on_start`, `on_step` or `on_epoch` raises ends the run and comes out of
+    `MMSA_run` as it is: a mistake is seen at once, and raising is how a callback stops training,
     such as `optuna.TrialPruned` from `on_epoch`. No record is made, as the run is not what its name
     says; `on_end` of every callback that was started says `stopped`. The state of this package's
     models is on disk before `on_epoch` is told, so that the same call goes on after that epoch (or,
