@@ -79,8 +79,8 @@ class RunStart:
         model: Name of the model.
         dataset: Name of the data set.
         seed: The seed.
-        run_id: The run's name in files and tables: 16 hex digits. A run that was stopped and goes
-            on has the same.
+        run_id: The run's name in files and tables: 16 hex digits; of a trial of a search they end
+            with `-trial`. A run that was stopped and goes on has the same.
         configuration: The configuration that is part of its name, as plain JSON.
         epochs: What is known of it already, if it was stopped and goes on: `on_epoch` is not told
             of these again. Empty for a new run.
