@@ -16,17 +16,7 @@ from typing import Any, Literal
 
 from MMSA_ext.errors import ConfigError
 
-__all__ = [
-    "Callback",
-    "EpochProgress",
-    "Following",
-    "RunEnd",
-    "RunStart",
-    "StepProgress",
-    "checked",
-    "following",
-    "listeners",
-]
+__all__ = ["Callback", "EpochProgress", "RunEnd", "RunStart", "StepProgress"]
 
 logger = logging.getLogger("MMSA")
 
@@ -142,7 +132,7 @@ class Callback:
     each is over, but of no step, no epoch 0, no losses of training (only metrics), no learning
     rate; and they do not go on where they were stopped, so that `RunStart.epochs` is empty.
 
-    *Raising.* Whatever `on_start`, `on_step` or `on_epoch` raises ends the run and leaves
+    *Raising.* Whatever `on_start`, `on_step` or `on_epoch` raises ends the run and comes out of
     `MMSA_run` as it is: a mistake is seen at once, and raising is how a callback stops training,
     such as `optuna.TrialPruned` from `on_epoch`. No record is made, as the run is not what its name
     says; `on_end` of every callback that was started says `stopped`. The state of this package's
