@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from MMSA_ext.registry import list_models, register_model, unregister_model
     from MMSA_ext.reporting.tables import runs_frame
     from MMSA_ext.runs.api import MMSA_run
+    from MMSA_ext.runs.hub import pull, push
     from MMSA_ext.runs.prediction import MMSA_test, Scorer, load_model, predict_file
     from MMSA_ext.runs.results import MetricSummary, RunResults, SeedResult
+    from MMSA_ext.runs.sharing import save_pretrained
     from MMSA_ext.training.callbacks import Callback
 
 __all__ = [
@@ -63,10 +65,13 @@ __all__ = [
     "models",
     "optimal_transport",
     "predict_file",
+    "pull",
+    "push",
     "register",
     "register_dataset",
     "register_model",
     "runs_frame",
+    "save_pretrained",
     "unregister",
     "unregister_dataset",
     "unregister_model",
@@ -92,10 +97,13 @@ _HOMES = {
     "list_models": "MMSA_ext.registry",
     "load_model": "MMSA_ext.runs.prediction",
     "predict_file": "MMSA_ext.runs.prediction",
+    "pull": "MMSA_ext.runs.hub",
+    "push": "MMSA_ext.runs.hub",
     "register": "MMSA_ext.mmsa_bridge",
     "register_dataset": "MMSA_ext.datasets",
     "register_model": "MMSA_ext.registry",
     "runs_frame": "MMSA_ext.reporting.tables",
+    "save_pretrained": "MMSA_ext.runs.sharing",
     "unregister": "MMSA_ext.mmsa_bridge",
     "unregister_dataset": "MMSA_ext.datasets",
     "unregister_model": "MMSA_ext.registry",

@@ -34,6 +34,10 @@ class WriteError(MMSAExtError, OSError):
     """A file or folder cannot be written, or is locked; what was there before is unchanged."""
 
 
+class HubError(MMSAExtError, OSError):
+    """The Hugging Face Hub cannot be reached, has no such repository, or refuses."""
+
+
 class TrainingDivergedError(MMSAExtError, ArithmeticError):
     """Training produced a non-finite loss, or did not beat the untrained model as it must."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from MMSA_ext.errors import ConfigError
 # Folder of MMSA's data (it holds MOSI/, MOSEI/, SIMS/), in place of the one in MMSA's files.
 DATA_ROOT_VARIABLE = "MMSA_DATA_ROOT"
 
+# A repository of the hub. As a path, `hf://` has one stroke less.
+_HUB_NAME = re.compile(r"(?:hf:/{1,2})?([\w-][\w.-]*/[\w-][\w.-]*)")
 # More than what a run's files are called below its folders, which must fit in a path too.
 _ROOM = "x" * 240
 _SHOWN = 160
@@ -116,6 +119,27 @@ def why_no_file(path: str | os.PathLike[str], kind: str) -> str:
         if is_kind(mode):
             return reason
     return "" if os.access(path, os.R_OK) else "cannot be read: permission denied"
+
+
+def hub_name(path: str) -> str | None:
+    """`owner/name` of what can be a repository of the Hugging Face Hub; None if it cannot."""
+    found = _HUB_NAME.fullmatch(path)
+    return None if found is None or path.endswith(".pth") else found[1]
+
+
+def why_no_model(path: str) -> str:
+    """Why a path, from `expand`, is neither a file nor a folder of a trained model; empty if it is.
+
+    Nothing is downloaded unless that is asked for.
+    """
+    if Path(path).is_dir():
+        return ""
+    if not os.path.lexists(path) and (name := hub_name(path)):
+        return (
+            "no such checkpoint here. If it is a model of the Hugging Face Hub, get it first: "
+            f"`mmsa-ext pull {name}`, or in Python Scorer.from_pretrained({name!r})"
+        )
+    return why_no_file(path, "checkpoint")
 
 
 def check_output(target: Path, *inputs: Path) -> None:

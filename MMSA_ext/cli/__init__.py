@@ -6,11 +6,22 @@ what it needs when it is carried out: help and mistakes in the options come at o
 
 import sys
 import warnings
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
 
-from MMSA_ext.cli import cache, data, experiments, explain, models, report, runs, statistics
+from MMSA_ext.cli import (
+    cache,
+    data,
+    experiments,
+    explain,
+    models,
+    report,
+    runs,
+    sharing,
+    statistics,
+)
 from MMSA_ext.cli.options import parse_overrides
 from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.stopping import Stopped, stoppable
@@ -41,6 +52,9 @@ def _start(
 app.command("run")(runs.run)
 app.command("tune")(runs.tune)
 app.command("predict")(runs.predict)
+app.command("share")(sharing.share)
+app.command("push")(sharing.push)
+app.command("pull")(sharing.pull)
 app.command("check-data")(data.check_data)
 app.command("convert")(data.convert)
 app.command("encode-text")(data.encode_text)
@@ -72,6 +86,9 @@ def main() -> None:
         return f"warning: {message}\n" if ours else usual(message, category, *place, **options)
 
     warnings.formatwarning = plain
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # Windows gives pipes a code page, without an arrow
+            stream.reconfigure(errors="replace")
     try:
         with stoppable():
             app()

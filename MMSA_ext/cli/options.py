@@ -14,7 +14,7 @@ from MMSA_ext.datasets import get_dataset, known_from
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, MMSAExtError, suggest
 from MMSA_ext.json_files import json_or_text
 from MMSA_ext.own_models import import_modules
-from MMSA_ext.paths import Places, expand, experiment_files, shown, why_no_file
+from MMSA_ext.paths import Places, expand, experiment_files, shown, why_no_file, why_no_model
 from MMSA_ext.registry import check_names
 from MMSA_ext.runs.options import RunOptions
 
@@ -169,10 +169,19 @@ Features = Annotated[
         help="Feature file, or folder of shards, with all three modalities.",
     ),
 ]
+
+
+def trained_model(path: Path) -> Path:
+    """Refuse what is neither a checkpoint nor a folder, such as a name of the hub."""
+    if reason := why_no_model(expand(path)):
+        raise CheckpointError(f"{shown(expand(path))}: {reason}.")
+    return path
+
+
 Checkpoint = Annotated[
     Path,
     typer.Argument(
-        callback=readable("checkpoint", CheckpointError), help="Checkpoint written by `run`."
+        callback=trained_model, help="Checkpoint written by `run`, or folder of a shared model."
     ),
 ]
 FrontPadding = Annotated[
@@ -202,6 +211,16 @@ Imports = Annotated[
         is_eager=True,  # the names of models are looked at afterwards
         callback=imported,
         help="Import models of your own: the module's name, or its .py file; repeatable.",
+    ),
+]
+
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="TRACKER",
+        help="Log to tensorboard, wandb or mlflow too, below the results (docs/training.md); "
+        "repeatable.",
     ),
 ]
 
@@ -264,6 +283,7 @@ def _run_options(
     repeat: Repeat = False,
     dataset_file: DatasetFile = "",
     imports: Imports = None,
+    track: Track = None,
 ) -> RunOptions:
     return RunOptions(
         custom_feature=features or None,
@@ -279,6 +299,7 @@ def _run_options(
         reuse=not repeat,
         dataset_file=dataset_file or None,
         imports=imports or (),
+        track=track or (),
     )
 
 

@@ -396,7 +396,7 @@ def _recipe(dataset: str, *, tokenizer: Any = None, **options: Any) -> Recipe:
         tokenizer = identity(str(tokenizer))
     elif tokenizer is not None:
         tokenizer = f"{type(tokenizer).__name__} of {len(tokenizer)} words"
-    made = {"name": "MMSA_ext.data.synthetic", "version": _VERSION, "dataset": dataset}
+    made = {"name": __name__, "version": _VERSION, "dataset": dataset}
     heights = ("gain", "noise")
     frames = made | {key: float(options.get(key, getattr(Structure, key))) for key in heights}
     return {"text": made | {"tokenizer": tokenizer}, "audio": frames, "vision": frames}

@@ -102,7 +102,10 @@ class RayEngine:
         started: Whether the connection ends with the engine.
         store: Where records go.
         options: Of every run; the folders are the driver's.
-        slots, cpus, gpus, checkpoints: See `connect`.
+        slots: Runs at a time, see `connect`.
+        cpus: Of one run.
+        gpus: Of one run.
+        checkpoints: Whether workers send them.
     """
 
     def __init__(

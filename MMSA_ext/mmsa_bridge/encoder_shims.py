@@ -25,7 +25,7 @@ from MMSA_ext.text_encoders import (
     load_text_encoder,
     load_tokenizer,
     load_weights,
-    on_meta,
+    without_weights,
 )
 
 STATED_WIDTH = 768  # what MMSA takes for the hidden size of every text encoder
@@ -65,7 +65,7 @@ def bert_mag_encoder(undo: ExitStack) -> None:
 
     def from_pretrained(cls: Any, /, name: str, *, args: Any, **options: Any) -> Any:
         name = args.get("pretrained", name)
-        if on_meta():
+        if without_weights():
             return cls(load_config(name, **options), args)
         own = ("bert.MAG.", "classifier.")  # what is not BERT's
         return load_weights(stock, name, spare=own, args=args, **options)
@@ -160,7 +160,7 @@ def encoder_kind(undo: ExitStack) -> None:
 
 def _whole_model(kind: Any, name: str) -> Any:
     """`kind.from_pretrained`, which leaves random what the weights lack; only the pooler may be."""
-    if on_meta():
+    if without_weights():
         return kind(load_config(name))
     return load_weights(kind, name, spare=("pooler.",))
 

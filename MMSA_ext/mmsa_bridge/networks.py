@@ -20,6 +20,7 @@ from torch.nn.modules import module as torch_module
 from MMSA_ext.errors import CheckpointError, MMSAExtError, TextEncoderError
 from MMSA_ext.mmsa_bridge.registration import registered
 from MMSA_ext.mmsa_bridge.runtime import preserved_random_state
+from MMSA_ext.text_encoders import given_weights
 
 logger = logging.getLogger("MMSA")
 
@@ -37,7 +38,7 @@ def build_model(args: EasyDict) -> nn.Module:
 
 
 def trained_model(args: EasyDict, state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """`build_model` with trained weights.
+    """`build_model` with trained weights; of a text encoder only the configuration is read.
 
     An outline of the model without memory (on torch's device `meta`) is compared with the weights
     first, so that a configuration that does not belong to them is refused before it takes any.
@@ -64,7 +65,8 @@ def trained_model(args: EasyDict, state_dict: Mapping[str, Tensor]) -> nn.Module
             f"{'; '.join(problems[:_SHOWN])}{more}. Use the configuration that trained them, or "
             "another checkpoint."
         )
-    model = build_model(args)
+    with preserved_random_state(), given_weights():
+        model = build_model(args)
     model.load_state_dict(state_dict)
     return model.to(args.device)
 

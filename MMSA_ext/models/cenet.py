@@ -110,8 +110,11 @@ class ShiftedText(PretrainedText):
     """A pretrained text encoder whose hidden states are shifted behind its first layer.
 
     Args:
-        pretrained, random_init, architecture: As in `PretrainedText`.
-        feature_dims, scale: As in `CrossModalEnhancement`.
+        pretrained: As in `PretrainedText`.
+        random_init: As in `PretrainedText`.
+        architecture: As in `PretrainedText`.
+        feature_dims: As in `CrossModalEnhancement`.
+        scale: As in `CrossModalEnhancement`.
         frozen_embeddings: The embeddings ask for no gradient.
 
     Raises:

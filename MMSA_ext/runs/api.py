@@ -45,6 +45,7 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
     tune_on_test: bool = False,
     dataset_file: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
+    track: Sequence[str] | str = (),
     space: Mapping[str, Any] | None = None,
     prune: bool = False,
     jobs: int = 1,
@@ -79,6 +80,8 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
             this way are not test results, and their records say so.
         dataset_file: JSON file with definitions of data sets, known while this runs.
         callbacks: Told how each seed goes on, see `Callback`.
+        track: `tensorboard`, `wandb` or `mlflow`, or several: they log each seed that is computed,
+            below `res_save_dir`, see `runs.tracking`.
         space: What to search, in place of the configuration's: by key, a list of choices or a text
             such as `"1e-5..1e-3:log"` or `"1..4"`; nested keys have a dot.
         prune: End trials whose validation is worse than that of most after as many epochs.
@@ -108,6 +111,7 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
         reuse=reuse,
         dataset_file=dataset_file,
         callbacks=callbacks,
+        track=track,
     )
     return run_model(
         model_name,

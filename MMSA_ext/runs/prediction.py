@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -38,7 +38,7 @@ from MMSA_ext.errors import (
 from MMSA_ext.json_files import read_json
 from MMSA_ext.models.contract import MSAModel, core_model
 from MMSA_ext.names import FRAMES, MODALITIES
-from MMSA_ext.paths import expand
+from MMSA_ext.paths import expand, hub_name
 from MMSA_ext.registry import (
     check_names,
     get_model,
@@ -46,7 +46,8 @@ from MMSA_ext.registry import (
     trains_in_mmsa,
     unread_modalities,
 )
-from MMSA_ext.training.checkpoint import content_digest, load_checkpoint
+from MMSA_ext.runs import hub, sharing
+from MMSA_ext.training.checkpoint import content_digest
 from MMSA_ext.training.trainer import predict
 from MMSA_ext.version import __version__
 
@@ -104,7 +105,7 @@ def predict_file(
     """Score every sample of a feature file, or a single-sample file.
 
     Args:
-        checkpoint_path: Checkpoint written by `MMSA_run`.
+        checkpoint_path: Checkpoint written by `MMSA_run`, or the folder of a shared model.
         feature_path: Feature file, or a folder of shards, which then is read into memory as a
             whole; labels are not needed, any of the splits may be missing.
         gpu_ids: As in `MMSA_run`.
@@ -144,7 +145,7 @@ def load_model(
     model of MMSA is MMSA's own class. Frames are to be scaled as in training: `Scorer.read` does.
 
     Args:
-        checkpoint_path: Checkpoint written by `MMSA_run`.
+        checkpoint_path: Checkpoint written by `MMSA_run`, or the folder of a shared model.
         overrides: As in `predict_file`.
         gpu_ids: As in `MMSA_run`; the network is on that device.
 
@@ -179,7 +180,7 @@ class Scorer:
     digest of the content: cheap to send and to hash, and never another model at the other end.
 
     Args:
-        checkpoint_path: Checkpoint written by `MMSA_run`.
+        checkpoint_path: Checkpoint written by `MMSA_run`, or the folder of a shared model.
         overrides: As in `predict_file`.
         gpu_ids: As in `MMSA_run`.
         too_long: As in `predict_file`.
@@ -187,7 +188,7 @@ class Scorer:
         embed: Whether calling it gives the fused vectors too.
 
     Attributes:
-        path: The checkpoint.
+        path: The checkpoint, or the folder.
         args: Its complete configuration.
         state_dict: Its weights, on the CPU.
         scaling: What the frames are scaled by; None if they are not.
@@ -222,10 +223,13 @@ class Scorer:
             "embed": embed,
         }
         self._too_long, self._embed = too_long, embed
-        self._checkpoint = checkpoint = load_checkpoint(self.path, overrides)
+        trained = sharing.open_trained(self.path, overrides)
+        self._checkpoint = checkpoint = trained.checkpoint
         check_replaces(overrides, checkpoint.config)
         try:
             given = {k: str(v) if isinstance(v, Path) else v for k, v in (overrides or {}).items()}
+            if trained.encoder is not None:
+                given = {"pretrained": str(trained.encoder)} | given
             _check_keys({**checkpoint.config, **given})
             config = _completed(merge(checkpoint.config, given))
         except UnknownModelError as error:
@@ -255,6 +259,43 @@ class Scorer:
                 self.path,
                 ", ".join(unknown),
             )
+
+    @classmethod
+    def from_pretrained(
+        cls, folder_or_name: str | Path, *, revision: str | None = None, **options: Any
+    ) -> Self:
+        """A scorer of a shared model: of its folder, or by its name on the Hugging Face Hub.
+
+        Args:
+            folder_or_name: Folder of `save_pretrained`; or `owner/name`, which is downloaded into
+                huggingface_hub's cache and checked (`MMSA_ext.pull`).
+            revision: Of a model on the hub: branch, tag or commit.
+            options: As of `Scorer`.
+
+        Raises:
+            CheckpointError: As `Scorer`.
+            ConfigError: As `Scorer`, and if a revision of what is no model on the hub is given.
+            HubError: The hub cannot be reached, or refuses.
+        """
+        path = expand(folder_or_name)
+        if not Path(path).exists() and hub_name(path):
+            return cls(hub.pull(path, revision=revision), **options)
+        if revision is not None:
+            raise ConfigError(f"{path}: is no model on the hub, so there is no revision of it.")
+        return cls(path, **options)
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
+        """Write the model as a folder to be shared, as `MMSA_ext.save_pretrained` does.
+
+        Args:
+            folder: The folder to write.
+            options: As there; `overrides` are this scorer's.
+
+        Returns:
+            The folder.
+        """
+        overrides = self._given["overrides"]
+        return sharing.save_pretrained(self.path, folder, overrides=overrides, **options)
 
     @cached_property
     def digest(self) -> str:

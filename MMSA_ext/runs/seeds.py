@@ -45,7 +45,7 @@ from MMSA_ext.records.store import (
 from MMSA_ext.records.store import collect_environment as describe_environment
 from MMSA_ext.registry import trains_in_mmsa, unread_modalities
 from MMSA_ext.reporting.tables import append_mmsa_csv, write_seed_csv
-from MMSA_ext.runs import requirements
+from MMSA_ext.runs import requirements, tracking
 from MMSA_ext.runs.identity import run_identity
 from MMSA_ext.runs.inputs import adopt_shapes, seen_features
 from MMSA_ext.runs.one_seed import SeedOutcome, run_stock_seed, score_stock_seed
@@ -212,7 +212,7 @@ class Run:
         logger.info("-" * 30 + " Running with seed %d [%d] " + "-" * 30, seed, position)
         checkpoint = self._checkpoint_path(identity)
         with (
-            self._followed(identity, resume, callbacks) as (followers, followed),
+            self._followed(_start(identity, resume), callbacks) as (followers, followed),
             scratch_folder(self.places.models) as scratch,
         ):
             outcome = self._train(identity, position, scratch / "weights.pth", followers, resume)
@@ -260,7 +260,9 @@ class Run:
         resume = self._resume_point(identity)
         if not self.reuse:
             resume.remove()
-        with self._followed(identity, resume, callbacks) as (followers, followed):
+        start = _start(identity, resume)
+        start = replace(start, run_id=f"{start.run_id}-trial")  # a run so configured is another
+        with self._followed(start, callbacks) as (followers, followed):
             with scratch_folder(self.places.models) as scratch:
                 weights = scratch / "weights.pth"
                 outcome = self._train(identity, position, weights, followers, resume, splits)
@@ -280,13 +282,14 @@ class Run:
 
     @contextmanager
     def _followed(
-        self, identity: RunIdentity, resume: ResumePoint, callbacks: Sequence[Callback]
+        self, start: RunStart, callbacks: Sequence[Callback]
     ) -> Iterator[tuple[list[Callback], Following]]:
         """All who are told of a training, and how it ends."""
-        followers = [*self.options.callbacks, *callbacks]
+        trackers = tracking.trackers(self.options.track, self.places.results)
+        followers = [*trackers, *self.options.callbacks, *callbacks]  # one of theirs may stop it
         if self.options.verbose_level > 0:
             followers.append(ProgressBar())
-        with following(followers, _start(identity, resume)) as followed:
+        with following(followers, start) as followed:
             yield followers, followed
 
     def _check_places(self, identity: RunIdentity) -> None:

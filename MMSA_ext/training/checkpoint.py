@@ -84,7 +84,7 @@ def load_checkpoint(path: str | Path, config: dict[str, Any] | None = None) -> C
         path = path.expanduser()
     content = weights_file.read(path)
     if isinstance(content, dict) and "format" not in content:
-        _check_weights(path, content)
+        check_weights(path, content)
         if config is None:
             raise CheckpointError(
                 f"{path}: holds weights without their configuration; pass the configuration to "
@@ -97,7 +97,21 @@ def load_checkpoint(path: str | Path, config: dict[str, Any] | None = None) -> C
         )
         return Checkpoint(config, 0, content, {})
     content = _unsealed(path, content, (_WITHOUT_DIGEST, FORMAT))
-    content = {"scaling": None, "recipe": {}} | content  # checkpoints from before there were these
+    # Checkpoints from before there were these.
+    return checked(path, {"scaling": None, "recipe": {}} | content)
+
+
+def checked(path: Path, content: dict[str, Any]) -> Checkpoint:
+    """A checkpoint of what a file or folder holds.
+
+    Args:
+        path: What is named in messages.
+        content: The attributes of `Checkpoint`, plain values and weights that `check_weights` let
+            through.
+
+    Raises:
+        CheckpointError: It is something else.
+    """
     problems = [
         f"{key!r} is {type(content[key]).__name__ if key in content else 'missing'}"
         for key, kind in _PARTS.items()
@@ -162,7 +176,7 @@ def _unsealed(path: Path, content: Any, formats: Collection[int]) -> dict[str, A
     digest = content.pop("digest", None) if written == FORMAT else None
     weights: Any = content.get(_WEIGHTS)
     facts = {key: value for key, value in content.items() if key != _WEIGHTS}
-    _check_weights(path, weights)
+    check_weights(path, weights)
     _check_plain(path, facts)
     if written == _WITHOUT_DIGEST:
         logger.warning(
@@ -191,7 +205,7 @@ def _digest(facts: dict[str, Any], weights: dict[str, Tensor]) -> str:
     return hashlib.sha256(json.dumps([facts, tensors], sort_keys=True).encode()).hexdigest()
 
 
-def _check_weights(path: Path, weights: Any) -> None:
+def check_weights(path: Path, weights: Any) -> None:
     """Refuse anything but tensors by name which take about the memory that was read."""
     if not isinstance(weights, dict) or not weights:
         raise CheckpointError(f"{path}: holds no weights by name, so it is no checkpoint.")

@@ -14,6 +14,7 @@ from MMSA_ext import registry
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.experiments import Outcome, Plan, run
 from MMSA_ext.experiments.ray_engine import Delivery, RayEngine, _slots, connect
+from MMSA_ext.experiments.workers import LostWorkerError
 from MMSA_ext.records.store import RunStore, file_digest
 from MMSA_ext.runs.options import RunOptions
 from tests.attack import store as attack
@@ -47,6 +48,7 @@ def workers():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds workers by /proc")
 def test_a_worker_that_dies_costs_nothing(ray, make, options, tiny, store, tmp_path):
     """One of two is killed while both run; every record is there once, with all that belongs."""
@@ -93,7 +95,9 @@ def test_a_refusal_reaches_the_driver(ray, make, options, tiny, store):
     assert not list(store.records())
 
 
-def test_workers_find_a_model_of_the_users(ray, make, options, tmp_path, monkeypatch):
+def test_workers_find_a_model_of_the_users_and_send_all_that_belongs(
+    ray, make, options, store, tmp_path, monkeypatch
+):
     """In a folder that only the driver's path has, and by no option: it was imported."""
     (folder := tmp_path / "elsewhere").mkdir()
     (folder / "ray_means.py").write_text(OWN_MODEL)
@@ -101,15 +105,23 @@ def test_workers_find_a_model_of_the_users(ray, make, options, tmp_path, monkeyp
     importlib.import_module("ray_means")
     try:
         row = {"label": "mine", "model": "means", "config": {"num_epochs": 1}}
-        (outcome,) = run(make(rows=[row], seeds=[1]), engine=connect(), **options)
+        experiment = make(rows=[row], seeds=[1])
+        # A relative path: the workers' folder is another.
+        relative = {"custom_feature": os.path.relpath(options["custom_feature"])}
+        (there,) = run(experiment, engine=connect(checkpoints=True), **options | relative)
+        (here,) = run(experiment, **options)
     finally:
         registry.unregister_model("means")
-    assert (outcome.state, outcome.error) == ("finished", "")
+    assert (there.state, there.error, there.reused) == ("finished", "", False)
+    assert here.reused
+    (record,) = store.records()
+    assert len(store.predictions(record)) == 24
+    assert (options["model_save_dir"] / record.checkpoint).is_file()
 
 
 def test_without_ray_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"MMSA_ext\[ray\]"):
+    with pytest.raises(ConfigError, match=r"needs ray, which is not installed: .*\[ray\]"):
         connect()
 
 
@@ -155,13 +167,19 @@ class TestTheDriver:
         run, table = attack.record(1), attack.predictions(1)
         vouched = {"checkpoint_sha256": "0" * 64, "predictions_sha256": "0" * 64}
 
-        def take(checkpoint=b"weights"):
+        def take(fails=None):
             outcome = Outcome(unit, "finished", run.model_copy(update=vouched))
-            ray = FakeRay(Delivery(outcome, table, checkpoint))
+            ray = FakeRay(fails or Delivery(outcome, table, b"weights"))
             engine = RayEngine(ray, False, store, RunOptions(**options), None, 1, 0, True)
             return run, engine.begin(unit)()
 
         return take
+
+    def test_tells_a_worker_that_died_from_a_task_that_failed(self, take):
+        with pytest.raises(LostWorkerError, match="Ray: the worker died"):
+            take(FakeRay.exceptions.RayError("the worker died"))
+        _, outcome = take(FakeRay.exceptions.RayTaskError("out of memory"))
+        assert (outcome.state, "out of memory" in outcome.error) == ("failed", True)
 
     def test_stores_record_predictions_and_checkpoint_as_one(self, take, store, options):
         run, outcome = take()

@@ -56,12 +56,6 @@ def run(model: str, dataset: str, path: Path, encoder: Path, folder: Path, **con
     )
 
 
-@pytest.fixture(autouse=True)
-def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take longer than the runs."""
-    monkeypatch.setattr("MMSA_ext.runs.api.Run._draw", lambda self, results: ())
-
-
 @pytest.fixture
 def recorded_reads(monkeypatch: pytest.MonkeyPatch) -> list[RecordedReads]:
     """What MMSA's code read of the configuration of each seed that was run."""

@@ -123,10 +123,8 @@ def test_the_runner_equals_unpatched_mmsa_bit_for_bit(
     dataset: str,
     unpatched: Callable[..., Any],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Through `MMSA_run`: checks of the file, predictions of all splits, records, tables."""
-    monkeypatch.setattr("MMSA_ext.runs.api.Run._draw", lambda self, results: ())  # takes longest
     config, expected, stock_checkpoint = unpatched(model, dataset)
     folders: dict[str, Any] = dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), tmp_path)
     results = MMSA_run(

@@ -432,10 +432,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(planted, name, tiny_encoder, tmp
 
 
 @pytest.mark.parametrize("dataset", ["mosi", "sims"])
-def test_one_epoch_its_record_and_its_checkpoint(
-    name, dataset, tiny_encoder, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("MMSA_ext.runs.api.Run._draw", lambda self, results: ())  # takes longest
+def test_one_epoch_its_record_and_its_checkpoint(name, dataset, tiny_encoder, tmp_path):
     path: Path = tmp_path / "features.pkl"
     path.write_bytes(pickle.dumps(make_feature_data(dataset=dataset)))
     results = MMSA_run(

@@ -56,14 +56,8 @@ def run(tmp_path, feature_file, tiny_encoder):
     return call
 
 
-@pytest.fixture
-def without_pictures(monkeypatch):
-    """They take longer than the runs."""
-    monkeypatch.setattr("MMSA_ext.runs.api.Run._draw", lambda self, results: ())
-
-
 @pytest.mark.parametrize("model", ["dashfusion", "dashfusion_released", "text_only"])
-def test_results_records_tables_and_pictures(run, model, tmp_path, feature_data):
+def test_results_records_tables_and_pictures(run, model, tmp_path, feature_data, pictures):
     config = {"num_epochs": 6} if model == "dashfusion_released" else {}
     results = run(model, seeds=(1, 2), config=config)
     assert [r.seed for r in results.seeds] == [1, 2]
@@ -98,6 +92,7 @@ def test_results_records_tables_and_pictures(run, model, tmp_path, feature_data)
     seeds = pd.read_csv(results.seed_csv_path)
     assert seeds["seed"].tolist() == [1, 2]
     assert seeds["MAE"].dtype == float
+    assert [path.suffix for path in results.figures] == [".png", ".pdf"] * 3
     assert all(path.is_file() for path in results.figures)
     assert model in str(results)
     assert results.to_frame()["MAE"].tolist() == [s.metrics["MAE"] for s in results.seeds]
@@ -295,7 +290,6 @@ def test_numbers_survive_a_checkpoint_that_cannot_be_written(run, monkeypatch):
     assert "could not be written" in result.record.notes[0]
 
 
-@pytest.mark.usefixtures("without_pictures")
 def test_a_repetition_keeps_the_checkpoint_until_there_is_another(run, monkeypatch):
     first = run(seeds=(1,)).seeds[0]
 
@@ -309,7 +303,6 @@ def test_a_repetition_keeps_the_checkpoint_until_there_is_another(run, monkeypat
     assert again.checkpoint is None  # that of the run before is not this record's
 
 
-@pytest.mark.usefixtures("without_pictures")
 def test_weights_of_a_run_that_now_diverges_go_after_its_record(run, monkeypatch):
     first = run(seeds=(1,)).seeds[0]
     write = RunStore.write
@@ -348,7 +341,7 @@ def test_a_disk_that_is_full_in_training_is_said(run, model, monkeypatch, tmp_pa
                 save(content, device)
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
 
-    if not Path("/dev/full").exists():
+    if not Path("/dev/full").is_char_device():
         pytest.skip("there is no device that is always full here")
     monkeypatch.setattr("torch.save", full)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
@@ -590,9 +583,7 @@ class TestCorruption:
         assert any("weights of the same run on whole data" in note for note in after.record.notes)
         assert after.checkpoint is None
 
-    def test_weights_that_are_damaged_or_of_another_run_are_not_used(
-        self, run, caplog, without_pictures
-    ):
+    def test_weights_that_are_damaged_or_of_another_run_are_not_used(self, run, caplog):
         removed = {"corruption": {"remove": ["text"]}}
         alone = run(config=removed, folder="alone").seeds[0]
         path = run().seeds[0].checkpoint
@@ -642,11 +633,6 @@ SMALL = {
 
 class TestData:
     """What is found in a file reaches the record, or stops the run before it is trained."""
-
-    @pytest.fixture(autouse=True)
-    def without_pictures(self, monkeypatch):
-        """They take longer than the runs."""
-        monkeypatch.setattr("MMSA_ext.runs.api.Run._draw", lambda self, results: ())
 
     @pytest.mark.parametrize("model", ["text_only", "lf_dnn"])
     def test_three_files_need_no_base(self, run, tmp_path, feature_data, model):

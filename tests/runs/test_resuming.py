@@ -1,6 +1,7 @@
 """A run that is killed in the middle of a seed."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ def command(folder, feature_file, encoder):
     settings = tiny_config("text_only", encoder, num_epochs=EPOCHS)
     places = ("--model-save-dir", "--res-save-dir", "--log-dir")
     return [
-        *(sys.executable, "-m", "MMSA_ext", "run", "text_only", "mosi", "-g", "cpu", "-v", "0"),
+        *("mmsa-ext", "run", "text_only", "mosi", "-g", "cpu", "-v", "1"),
         *("-f", str(feature_file), "-s", "7"),
         *(f"--set={key}={value}" for key, value in settings.items()),
         *(word for option in places for word in (option, str(folder))),
@@ -35,19 +36,19 @@ def result(folder):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
-def test_a_killed_run_ends_as_one_without_a_break(tmp_path, feature_file, tiny_encoder):
+def test_a_killed_run_ends_as_one_without_a_break(tmp_path, feature_file, tiny_encoder, typed):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run(command(whole, feature_file, tiny_encoder), check=True, capture_output=True)
+    assert typed(shlex.join(command(whole, feature_file, tiny_encoder)))[0] == 0
+    line = command(broken, feature_file, tiny_encoder)
     running = subprocess.Popen(
-        command(broken, feature_file, tiny_encoder), stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "MMSA_ext", *line[1:]], stderr=subprocess.DEVNULL
     )
     while running.poll() is None and not list(broken.glob("*.resume")):
         time.sleep(0.01)
     running.send_signal(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL
     assert not list((broken / "runs").rglob("*.json"))
-    again = [*command(broken, feature_file, tiny_encoder), "-v", "1"]
-    done = subprocess.run(again, check=True, capture_output=True, text=True)
-    assert "Going on after epoch " in done.stderr + done.stdout
+    ended, said = typed(shlex.join(line))
+    assert (ended, "Going on after epoch " in said) == (0, True), said
     assert result(broken) == result(whole)
     assert not list(broken.glob("*.resume"))

@@ -32,7 +32,7 @@ class Training:
     def __init__(self):
         self.seeds, self.version, self.then = [], 1.0, lambda: None
 
-    def __call__(self, run, identity, position, weights):
+    def __call__(self, run, identity, position, weights, *_):
         self.seeds.append(identity.seed)
         weights.write_bytes(b"best so far")
         self.then()
@@ -49,7 +49,6 @@ class Training:
 def training(monkeypatch):
     stand_in = Training()
     monkeypatch.setattr(Run, "_train", lambda run, *rest: stand_in(run, *rest))
-    monkeypatch.setattr(Run, "_draw", lambda run, results: ())
     return stand_in
 
 
@@ -211,7 +210,6 @@ class TestAfter:
 
         training.then = fills
         monkeypatch.undo()
-        monkeypatch.setattr(Run, "_draw", lambda run, results: ())
         monkeypatch.setattr("MMSA_ext.runs.seeds.run_stock_seed", lambda *args: fills())
         with pytest.raises(WriteError, match="is full"):
             run()

@@ -178,7 +178,9 @@ class TextEncoder(PretrainedText):
         pretrained: Hugging Face name, folder, or `minilm`.
         projector: `linear`: Linear to d, LayerNorm. `mlp` (released): two bias-free linear layers
             with GELU, LayerNorm.
-        random_init, architecture, length_groups: As in `PretrainedText`.
+        random_init: As in `PretrainedText`.
+        architecture: As in `PretrainedText`.
+        length_groups: As in `PretrainedText`.
     """
 
     def __init__(
@@ -230,7 +232,9 @@ class PooledTextEncoder(PretrainedText):
         pretrained: Hugging Face name, folder, or `minilm`.
         pooling: The vector: `pooler` is the encoder's own pooling layer (BERT: tanh of a linear
             layer on the first token), `first` the first token, `mean` the masked mean.
-        random_init, architecture, length_groups: As in `PretrainedText`.
+        random_init: As in `PretrainedText`.
+        architecture: As in `PretrainedText`.
+        length_groups: As in `PretrainedText`.
     """
 
     _leading_rows = 1
@@ -308,7 +312,9 @@ class FrameEncoder(nn.Module):
         feature_dim: Width of a frame.
         dim: Output width d.
         max_length: Longest sequence in frames.
-        layers, heads, feed_forward_dim: Shape of the Transformer.
+        layers: Layers of the Transformer.
+        heads: Attention heads of each.
+        feed_forward_dim: Hidden width of their feed-forward networks.
         activation: Activation of the feed-forward networks.
         embedding_dropout: Dropout after the positions are added.
         dropout: Dropout inside the layers.
