@@ -3,6 +3,11 @@
 # PYTHON   interpreter to make it with; otherwise the first of python3.11, 3.12, 3.13, python3 that fits
 
 readonly VENV=".venv"
+# Git Bash on Windows runs these scripts too; there Python puts programs into another folder.
+case "$(uname -s)" in
+  MINGW* | MSYS* | CYGWIN*) readonly VENV_BIN="$VENV/Scripts" ;;
+  *) readonly VENV_BIN="$VENV/bin" ;;
+esac
 
 is_supported() {
   "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1
@@ -26,13 +31,13 @@ find_python() {
 
 # install EXTRAS: this repository, editable, with the versions of constraints.txt.
 install() {
-  if ! is_supported "$VENV/bin/python"; then
+  if ! is_supported "$VENV_BIN/python"; then
     local python
     python="$(find_python)"
     echo "Making the virtual environment $VENV with $("$python" --version)."
     "$python" -m venv --clear "$VENV"
   fi
   echo "Installing MMSA_ext[$1] into $VENV; the first time this takes minutes."
-  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+  "$VENV_BIN/python" -m pip install --quiet --disable-pip-version-check \
     --constraint constraints.txt --editable ".[$1]"
 }

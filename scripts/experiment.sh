@@ -20,4 +20,4 @@ fi
 
 source scripts/environment.sh
 install offline
-exec "$VENV/bin/mmsa-ext" experiment run "$@"
+exec "$VENV_BIN/mmsa-ext" experiment run "$@"

@@ -10,4 +10,4 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 bash scripts/check.sh
 set -x
-"$VENV/bin/python" -m pytest --numprocesses "${PYTEST_WORKERS:-2}" -m "not slow" "$@"
+"$VENV_BIN/python" -m pytest --numprocesses "${PYTEST_WORKERS:-2}" -m "not slow" "$@"

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
@@ -36,25 +37,42 @@ print(json.dumps({
 """
 
 
+def not_released(folder: str, names: list[str]) -> list[str]:
+    """What a folder may hold beside what is released."""
+    kept = {".pre-commit-config.yaml", ".dockerignore"}
+    here = {name for name in names if name[:1] == "." and name not in kept}
+    here |= {"build", "dist", "models", "out", "results"}
+    made = {"__pycache__", *(name for name in names if name.endswith(".egg-info"))}
+    return sorted(made | here if Path(folder) == ROOT else made)
+
+
 @pytest.fixture(scope="module")
 def source_tree(tmp_path_factory) -> Path:
     """A copy of what is installed from, so that building leaves no traces in the repository."""
-    tree = tmp_path_factory.mktemp("source")
-    for folder in ("MMSA_ext", "configs"):
-        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
-        shutil.copy2(ROOT / name, tree / name)
-    return tree
+    return shutil.copytree(ROOT, tmp_path_factory.mktemp("source") / "tree", ignore=not_released)
 
 
 @pytest.fixture(scope="module")
-def wheel(source_tree, tmp_path_factory) -> zipfile.ZipFile:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
-    options = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
-    run([*command, *options, str(source_tree)])
-    (path,) = folder.glob("*.whl")
-    with zipfile.ZipFile(path) as archive:
+def built(source_tree, tmp_path_factory) -> tuple[Path, Path]:
+    """The source distribution, and the wheel that is built of it, as a package index has them."""
+    folder = tmp_path_factory.mktemp("dist")
+    code = (
+        "import os, sys, tarfile, setuptools.build_meta as build\n"
+        "folder = sys.argv[1]\n"
+        "sources = os.path.join(folder, build.build_sdist(folder))\n"
+        "tarfile.open(sources).extractall(folder, filter='data')\n"
+        "os.chdir(sources.removesuffix('.tar.gz'))\n"
+        "build.build_wheel(folder)"
+    )
+    said = run([sys.executable, "-c", code, str(folder)], cwd=source_tree)
+    assert "would be ignored" not in said
+    (sources,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
+    return sources, wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(built) -> zipfile.ZipFile:
+    with zipfile.ZipFile(built[1]) as archive:
         yield archive
 
 
@@ -126,14 +144,41 @@ def test_wheel_holds_every_configuration_file_unchanged(wheel):
         assert wheel.read(f"MMSA_ext/{path.as_posix()}") == (ROOT / path).read_bytes()
 
 
-def test_wheel_holds_every_module_and_nothing_else(wheel):
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "MMSA_ext").rglob("*.py")}
-    shipped = {name for name in wheel.namelist() if name.endswith(".py")}
-    assert shipped == modules
-    assert "MMSA_ext/py.typed" in wheel.namelist()
-    assert {name.split("/")[0] for name in wheel.namelist() if ".dist-info" not in name} == {
-        "MMSA_ext"
-    }
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    package = {path.relative_to(ROOT).as_posix() for path in files_of(ROOT / "MMSA_ext")}
+    assert {"MMSA_ext/py.typed", "MMSA_ext/reporting/templates/report.css"} <= package
+    shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert shipped == package | {f"MMSA_ext/{path.as_posix()}" for path in CONFIGURATIONS}
+
+
+RELEASED = {"MMSA_ext", "benchmarks", "configs", "docs", "notebooks", "scripts", "studies", "tests"}
+
+
+def test_sources_hold_what_is_tested_built_and_read(built):
+    with tarfile.open(built[0]) as archive:
+        names = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    below = {name for name in names if name.partition("/")[0] in RELEASED}
+    files = (path for folder in RELEASED for path in files_of(ROOT / folder))
+    assert below == {path.relative_to(ROOT).as_posix() for path in files}
+    made = {name for name in names if ".egg-info" in name} | {"PKG-INFO", "setup.cfg"}
+    suffixes = {".md", ".toml", ".txt", ".yml", ".cff", ".py", ".in"}
+    beside = {path.name for path in ROOT.iterdir() if path.suffix in suffixes}
+    beside |= {"LICENSE", "Dockerfile", ".dockerignore"}
+    assert {"pyproject.toml", "constraints.txt", "README.md", "setup.py"} <= beside
+    assert names - below - made == beside - {".pre-commit-config.yaml"}
+
+
+def files_of(folder):
+    return [p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+
+
+def test_the_index_shows_no_link_that_leads_nowhere(metadata):
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    text = metadata.get_payload()
+    assert text.startswith("# MMSA_ext\n")
+    targets = re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", text)
+    assert all("".join(target).startswith("https://") for target in targets), targets
+    assert "Tutorial" in text
 
 
 def test_metadata(wheel, metadata):
@@ -224,21 +269,23 @@ def test_commits_are_checked_as_continuous_integration_checks():
     assert "exec bash scripts/test.sh" in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("script", ["demo", "test"])
-def test_scripts_refuse_an_unsupported_python(script, tmp_path):
-    """Run in an empty copy, so that no environment is found and none is made."""
-    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
-    old = tmp_path / "python"
-    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.8.1"; exit 1\n')
-    old.chmod(0o755)
-    done = subprocess.run(
-        ["bash", f"scripts/{script}.sh"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHON": str(old)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode != 0
-    assert "is not Python 3.11, 3.12 or 3.13 (Python 3.8.1)" in done.stderr
-    assert not (tmp_path / ".venv").exists()
+class TestContainer:
+    """The Dockerfile, read: it is not built here."""
+
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+
+    def test_what_is_copied_is_there_and_not_ignored(self):
+        copied = [word for line in self.lines if line[:5] == "COPY " for word in line.split()[1:-1]]
+        allowed = (ROOT / ".dockerignore").read_text().splitlines()
+        assert {"MMSA_ext", "configs", "pyproject.toml", "constraints.txt"} <= set(copied)
+        assert sorted(f"!{name}" for name in copied) == [x for x in allowed if x[:1] == "!"]
+        assert all((ROOT / name).exists() for name in copied)
+
+    def test_it_installs_what_there_is_and_runs_as_nobody_in_particular(self, metadata):
+        extras = re.findall(r'"\.\[(\w+)\]"', "\n".join(self.lines))
+        assert extras == ["offline"]
+        assert set(extras) <= set(metadata.get_all("Provides-Extra"))
+        users = [line.split()[1] for line in self.lines if line.startswith("USER ")]
+        assert users
+        assert "root" not in users
+        assert 'ENTRYPOINT ["mmsa-ext"]' in self.lines

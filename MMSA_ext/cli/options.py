@@ -214,6 +214,16 @@ Imports = Annotated[
     ),
 ]
 
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="TRACKER",
+        help="Log to tensorboard, wandb or mlflow too, below the results (docs/training.md); "
+        "repeatable.",
+    ),
+]
+
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:
     """`KEY=VALUE` pairs to a dictionary; values are JSON where they parse, else strings.
@@ -263,6 +273,7 @@ def _run_options(
     repeat: Repeat = False,
     dataset_file: DatasetFile = "",
     imports: Imports = None,
+    track: Track = None,
 ) -> RunOptions:
     return RunOptions(
         custom_feature=features or None,
@@ -278,6 +289,7 @@ def _run_options(
         reuse=not repeat,
         dataset_file=dataset_file or None,
         imports=imports or (),
+        track=track or (),
     )
 
 

@@ -81,6 +81,7 @@ def run(
             "--model-save-dir": options.model_save_dir,
             "--res-save-dir": options.res_save_dir,
             "--log-dir": options.log_dir,
+            "--track": options.track,
             "more than one --seeds": len(set(seeds or ())) > 1,
         }
         if given := [option for option, value in useless.items() if value]:
@@ -184,6 +185,8 @@ def predict(
         raise ConfigError("the results of shards go to a folder; name it with -o.")
     if output is not None:
         check_output(output, *(Path(path) for path in (checkpoint, source) if path is not None))
+        if checkpoint.is_dir():
+            check_output(output.parent, checkpoint, checkpoint / "text_encoder")
     scorer = Scorer(
         checkpoint,
         values,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from MMSA_ext.data.synthetic import write
+import pandas as pd
+
+from MMSA_ext.data.synthetic import achievable, write
 from MMSA_ext.paths import Places
 from MMSA_ext.version import __version__
 
@@ -35,3 +37,18 @@ def demo_features(dataset: str, folder: str | Path | None = None) -> Path:
     if not path.is_file():
         write(path, dataset, tokenizer=_TOKENIZER.get(dataset), **_SHAPE)
     return path
+
+
+def demo_optimum(dataset: str) -> pd.DataFrame:
+    """What the best possible predictor reaches on the embedded data.
+
+    Args:
+        dataset: As in `demo_features`.
+
+    Returns:
+        See `synthetic.achievable`.
+
+    Raises:
+        ConfigError: If there is no such data set.
+    """
+    return achievable(dataset, lengths=_SHAPE["lengths"])

@@ -44,6 +44,7 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
     tune_on_test: bool = False,
     dataset_file: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
+    track: Sequence[str] | str = (),
 ) -> RunResults:
     """Train and test a model on a data set, with MMSA's signature and protocol.
 
@@ -74,6 +75,8 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
             this way are not test results, and their records say so.
         dataset_file: JSON file with definitions of data sets, known while this runs.
         callbacks: Told how each seed goes on, see `Callback`.
+        track: `tensorboard`, `wandb` or `mlflow`, or several: they log each seed that is computed,
+            below `res_save_dir`, see `runs.tracking`.
 
     Returns:
         Per-seed results, summary and the files written.
@@ -98,6 +101,7 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
         reuse=reuse,
         dataset_file=dataset_file,
         callbacks=callbacks,
+        track=track,
     )
     return run_model(
         model_name,

@@ -117,25 +117,28 @@ def pull(name: str, folder: str | Path | None = None, *, revision: str | None = 
         model_folder.check_place(target)
     options: dict[str, Any] = {"etag_timeout": _SECONDS, "library_name": "MMSA_ext"}
     with _as_sentences(repository, revision):
-        if not constants.HF_HUB_OFFLINE:  # one question: is there such a thing, and may we have it?
-            revision = HfApi().model_info(repository, revision=revision, timeout=_SECONDS).sha
-        options["revision"] = revision
-        found = snapshot_download(repository, allow_patterns=[model_folder.CONFIG], **options)
+        patterns = [model_folder.CONFIG]
+        found = Path(
+            snapshot_download(repository, revision=revision, allow_patterns=patterns, **options)
+        )
+    if not (found / model_folder.CONFIG).is_file():
+        raise CheckpointError(
+            f"{repository}: has no {model_folder.CONFIG}, so it is no model of MMSA_ext."
+        )
     try:
-        model_folder.read_facts(Path(found))
-        with _as_sentences(repository, revision):
-            found = snapshot_download(
-                repository, allow_patterns=list(model_folder.PATTERNS), **options
-            )
-        model_folder.read(Path(found))
+        model_folder.read_facts(found)
+        with _as_sentences(repository):  # all of one commit
+            patterns = list(model_folder.PATTERNS)
+            snapshot_download(repository, revision=found.name, allow_patterns=patterns, **options)
+        model_folder.read(found)
     except CheckpointError as error:
         raise CheckpointError(
             f"{repository}: cannot be used: {error} This is the copy in the cache; delete its "
             "folder to have it downloaded anew."
         ) from error
     if target is None:
-        return Path(found)
-    model_folder.copy(Path(found), target)
+        return found
+    model_folder.copy(found, target)
     return target
 
 

@@ -25,7 +25,7 @@ from MMSA_ext.reporting.render import Cell, Column, Row, Table, number, to_markd
 from MMSA_ext.reporting.statistics import summarise
 from MMSA_ext.reporting.tables import ordered_metrics
 
-__all__ = ["PLACE", "UNDECIDED", "model_card"]
+__all__ = ["PLACE", "UNDECIDED", "citations", "model_card"]
 
 UNDECIDED = "unknown"  # the hub's word for a licence that nobody has named
 PLACE = "OWNER/NAME"  # of the model on the hub, as long as nobody knows it
@@ -105,7 +105,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
         seeds=len(seeds),
         diverged=", ".join(map(str, run["diverged"])) if run else "",
         license=facts["license"],
-        citations="\n\n".join(_citations(model, facts["library_version"])),
+        citations="\n\n".join(citations(model, facts["library_version"])),
     )
 
 
@@ -204,7 +204,7 @@ def _mmsa_citation(model: str) -> dict[str, str] | None:
     return next((found for name, found in listed.items() if name.lower() == model), None)
 
 
-def _citations(model: str, version: str) -> list[str]:
+def citations(model: str, version: str) -> list[str]:
     """BibTeX of the papers, this package and MMSA."""
     ours = [model]
     if model.endswith("_infoenh"):

@@ -44,7 +44,7 @@ from MMSA_ext.records.store import (
 from MMSA_ext.records.store import collect_environment as describe_environment
 from MMSA_ext.registry import trains_in_mmsa, unread_modalities
 from MMSA_ext.reporting.tables import append_mmsa_csv, write_seed_csv
-from MMSA_ext.runs import requirements
+from MMSA_ext.runs import requirements, tracking
 from MMSA_ext.runs.identity import run_identity
 from MMSA_ext.runs.inputs import adopt_shapes, seen_features
 from MMSA_ext.runs.one_seed import SeedOutcome, run_stock_seed, score_stock_seed
@@ -209,7 +209,8 @@ class Run:
         self._check_places(identity)
         logger.info("-" * 30 + " Running with seed %d [%d] " + "-" * 30, seed, position)
         checkpoint = self._checkpoint_path(identity)
-        followers = [*self.options.callbacks, *callbacks]
+        trackers = tracking.trackers(self.options.track, self.places.results)
+        followers = [*trackers, *self.options.callbacks, *callbacks]  # one of theirs may stop it
         if self.options.verbose_level > 0:
             followers.append(ProgressBar())
         with (

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from MMSA_ext import text_encoders
 from MMSA_ext.config.resolve import check_replaces, merge
 from MMSA_ext.config.schema import PLACES
-from MMSA_ext.errors import CheckpointError, ConfigError, UnknownModelError
+from MMSA_ext.errors import CheckpointError, ConfigError, TextEncoderError, UnknownModelError
 from MMSA_ext.paths import Places, expand, why_no_model
 from MMSA_ext.records.store import RunRecord, RunStore, StoreError, file_digest
-from MMSA_ext.registry import check_names, trains_in_mmsa
+from MMSA_ext.registry import check_names, trains_in_mmsa, unread_modalities
 from MMSA_ext.runs.model_card import UNDECIDED, model_card
 from MMSA_ext.training import model_folder
 from MMSA_ext.training.checkpoint import Checkpoint, load_checkpoint
@@ -115,11 +115,12 @@ def save_pretrained(
         check_names(str(config.get("model_name")))
     except UnknownModelError as error:
         raise CheckpointError(f"{source}: {error}") from None
-    encoder, described = _encoder(config)
     config = {key: value for key, value in config.items() if key not in PLACES}
-    if "pretrained" in config:
-        config["pretrained"] = described["name"] if described else "none"
-    _check_no_paths(config, trained.recipe, source)
+    portable = {key: value for key, value in config.items() if key != "pretrained"}
+    _check_no_paths(portable, trained.recipe, source)
+    encoder, described = _encoder(config, source)
+    if described is not None:
+        portable["pretrained"] = described["name"]
     about = {
         "text_encoder": described,
         "run": _run(source, trained, results),
@@ -128,7 +129,7 @@ def save_pretrained(
     }
     model_folder.write(
         target,
-        replace(trained, config=config),
+        replace(trained, config=portable),
         encoder=encoder,
         about=about,
         card=model_card,
@@ -150,12 +151,19 @@ def check_finished(folder: str | Path, results: object, license: object, overrid
         )
 
 
-def _encoder(config: Mapping[str, Any]) -> tuple[Path | None, dict[str, Any] | None]:
+def _encoder(config: Mapping[str, Any], source: str) -> tuple[Path | None, dict[str, Any] | None]:
     """Folder with the text encoder's configuration and tokenizer, and what it is; or neither."""
-    reads = not trains_in_mmsa(config["model_name"]) or config.get("use_bert")
-    if not reads or not (pretrained := config.get("pretrained")):
+    pretrained, reads = config.get("pretrained"), "text" not in unread_modalities(config)
+    if not (pretrained and reads and config.get("use_bert")):
         return None, None
-    folder = text_encoders.tokenizer_folder(pretrained)
+    try:
+        folder = text_encoders.tokenizer_folder(pretrained)
+    except TextEncoderError as error:
+        if trains_in_mmsa(config["model_name"]) or config.get("text_encoder_config"):
+            raise
+        told = "%s: the folder gets no tokenizer, so it scores no raw texts. %s"
+        logger.warning(told, source, error)
+        return None, None
     name, local = text_encoders.identity(pretrained), Path(expand(pretrained)).is_dir()
     architecture = text_encoders.load_config(pretrained)
     return folder, {

@@ -97,10 +97,10 @@ def write(
             staged.mkdir()
             try:
                 save_file(weights, staged / WEIGHTS, {"format": "pt"})
-            except (SafetensorError, KeyError) as error:
-                if isinstance(error, SafetensorError) and "o error" in str(error):  # I/O
-                    raise write_error(folder / WEIGHTS, error) from error
-                raise CheckpointError(f"{folder}: safetensors cannot hold it ({error}).") from error
+            except SafetensorError as error:
+                raise write_error(folder / WEIGHTS, error) from error
+            except KeyError as error:  # a dtype that it lacks
+                raise CheckpointError(f"{folder}: safetensors cannot hold {error}.") from error
             if encoder is not None:
                 _copy_encoder(encoder, staged / ENCODER)
             covered = sorted(path for path in staged.rglob("*") if path.is_file())

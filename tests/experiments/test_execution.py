@@ -68,6 +68,10 @@ class TestHere:
         assert not any(outcome.reused for outcome in repeated)
         assert begun(tmp_path)["1"] == 4
 
+    def test_trackers_are_refused_where_their_folder_would_be_lost(self, make, options):
+        with pytest.raises(ConfigError, match="leave out --track"):
+            run(make(), engine=Mock(), track="tensorboard", **options)
+
     def test_a_refused_row_does_not_stop_the_others(self, make, options, tiny, store):
         rows = [
             {"label": "no encoder", "model": "text_only", "config": {"pretrained": "./nowhere"}},

@@ -4,6 +4,7 @@ import copy
 import logging
 import threading
 import tracemalloc
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,23 +12,16 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from MMSA_ext import mmsa_bridge, mmsa_files
+from MMSA_ext import mmsa_bridge
 from MMSA_ext.config.schema import RunConfig
 from MMSA_ext.errors import CheckpointError, TextEncoderError
 from MMSA_ext.mmsa_bridge import networks
-from MMSA_ext.registry import list_models, register_model, trains_in_mmsa, unregister_model
-from MMSA_ext.text_encoders import encoder_config
+from MMSA_ext.registry import register_model, unregister_model
 from MMSA_ext.training.trainer import Trainer
-from tests.models.hosts.variants import VARIANTS, make_args, write_features
+from tests.models.hosts.variants import VARIANTS
 from tests.models.test_all_models import tiny_args
+from tests.models.untrained import OWN, STOCK, untrained
 
-OWN = [name for name in list_models() if not trains_in_mmsa(name)]
-# What makes a model small, as in `test_mmsa_models.py`.
-SMALL: dict[str, dict[str, Any]] = {
-    "tfr_net": {"dst_feature_dim_nheads": [6, 2], "nlevels": 1, "fusion_gru_layers": 1},
-    "mctn": {"need_data_aligned": False, "max_seq_len": 10},
-}
-STOCK = [name for name in mmsa_files.models() if name not in mmsa_files.UNIMODAL_TASKS]
 QUICK = {"dashfusion", "confede_infoenh", "bert_mag", "graph_mfn", "self_mm_infoenh"}
 ALL = [
     name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
@@ -38,22 +32,7 @@ ALL = [
 @pytest.fixture
 def trained(tmp_path, tiny_encoder):
     """Arguments and weights of an untrained model, as a checkpoint has them."""
-
-    def make(name):
-        if name in OWN:
-            args = tiny_args(name, "mosi", tiny_encoder)
-            model = mmsa_bridge.build_model(args)
-            encoder = getattr(model.Model, "text_encoder", None)
-            args.text_encoder_config = encoder and encoder_config(encoder.encoder)
-        else:
-            path = write_features(tmp_path / "features.pkl")
-            args = make_args(name, path, tiny_encoder, **SMALL.get(name, {}))
-            mmsa_bridge.stock_loaders(args)  # which says how wide the text is
-            model = mmsa_bridge.build_model(copy.deepcopy(args))  # some write into it
-        args.model_save_path = tmp_path / "checkpoint.pth"
-        return args, {key: value.clone() for key, value in model.state_dict().items()}
-
-    return make
+    return partial(untrained, folder=tmp_path, encoder=tiny_encoder)
 
 
 @pytest.mark.parametrize("name", ALL)
