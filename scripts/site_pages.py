@@ -49,8 +49,8 @@ MODULES = {
         "data.retrieval", "data.shards", "datasets", "metrics",
     ]),
     "training": ("Training", [
-        "runs.options", "training.trainer", "training.checkpoint", "config.schema",
-        "config.resolve", "config.described",
+        "runs.options", "runs.tracking", "training.callbacks", "training.trainer",
+        "training.checkpoint", "config.schema", "config.resolve", "config.described",
     ]),
     "results": ("Records, tables, figures", [
         "records.record", "records.store", "reporting.comparison", "reporting.comparison_table",
