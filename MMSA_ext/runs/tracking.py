@@ -53,8 +53,9 @@ class Tracker(Callback):
 
     At the start the configuration, nested keys joined by dots, with `model`, `dataset`, `seed` and
     `run_id`; by epoch `train/<name>`, `valid/<name>`, `learning_rate` and `seconds`; by step
-    `step/Loss`; at the end, of a finished run, `test/<name>` and `chosen_epoch`. What an encoder's
-    own training logs begins with the name of its stage.
+    `step/Loss`; at the end, of a finished run, `chosen_epoch`, its `chosen/valid/<name>` and, where
+    it is tested, `test/<name>`. What an encoder's own training logs begins with the name of its
+    stage.
 
     A run that goes on after a stop goes on in the tracker. What has been logged is noted beside it,
     so that an epoch that is computed again is not logged again.
@@ -132,8 +133,10 @@ class Tracker(Callback):
         self._log()
         results = {}
         if end.status == "finished" and "end" not in self._logged:
-            measured = {f"test/{k}": v for k, v in end.metrics.get("test", {}).items()}
-            measured["chosen_epoch"] = end.chosen_epoch
+            measured: dict[str, float | None] = {"chosen_epoch": end.chosen_epoch}
+            for split, under in (("valid", "chosen/valid"), ("test", "test")):
+                values = end.metrics.get(split, {})  # a trial of a search is not tested
+                measured |= {f"{under}/{name}": value for name, value in values.items()}
             results = {_tame(name): float(v) for name, v in measured.items() if v is not None}
         self.close(end.status, results)
         if results:

@@ -93,7 +93,8 @@ def test_tensorboard(tracked):
     for name, points in expected(record).items():
         assert curve(name) == points, name
     assert [step for step, _ in curve("step/Loss")] == list(range(1, EPOCHS * STEPS + 1))
-    assert curve("test/MAE") == [(0, pytest.approx(record.metrics["test"]["MAE"]))]
+    for name, split in (("test/MAE", "test"), ("chosen/valid/MAE", "valid")):
+        assert curve(name) == [(0, pytest.approx(record.metrics[split]["MAE"]))]
     (text,) = events.Tensors("configuration/text_summary")
     written = text.tensor_proto.string_val[0].decode()
     for key, value in settings(record).items():
