@@ -448,10 +448,10 @@ def wait_until(reached):
 @pytest.mark.parametrize(
     ("number", "whom", "code"),
     [
-        (signal.SIGINT, os.killpg, 130),  # as a terminal sends it, to the processes too
+        (signal.SIGINT, "killpg", 130),  # as a terminal sends it, to the processes too
         # That all that is told to stop ends with this code, tests/test_stopping.py has too.
-        pytest.param(signal.SIGTERM, os.kill, 143, marks=pytest.mark.slow),
-        (signal.SIGKILL, os.kill, -9),
+        pytest.param(signal.SIGTERM, "kill", 143, marks=pytest.mark.slow),
+        (9, "kill", -9),
     ],
 )
 def test_stopped_in_any_way_its_processes_end_and_the_claims_are_free(
@@ -464,7 +464,7 @@ def test_stopped_in_any_way_its_processes_end_and_the_claims_are_free(
     wait_until(lambda: log.is_file() and begun(tmp_path).total() == 2)
     claims = Claims(store)
     assert [claims.held(unit.key) for unit in plan.units] == [True, True, False, False]
-    whom(running.pid, number)
+    getattr(os, whom)(running.pid, number)
     _, error = running.communicate(timeout=60)
     assert running.returncode == code
     assert ("goes on after what was finished" in error) == (code > 0)
