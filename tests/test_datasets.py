@@ -304,7 +304,7 @@ def test_from_the_command_line_to_a_process_that_knows_no_definition(own_file, t
              *settings, *places, "-g", "cpu", "-n", "0"],
         )  # fmt: skip
         assert result.exit_code == 0, (result.output, result.exception)
-        assert "Mult_acc_11" in result.output
+        assert "Acc-11 ↑" in result.output
     records = list(RunStore(out / "runs").records())
     assert len(records) == 6
     assert {run.identity.data_set.label_range for run in records} == {(0.0, 10.0)}
@@ -331,13 +331,13 @@ for arguments in (
     )
     assert done.returncode == 0, done.stderr
     assert "6 records: 6 give their metrics back" in done.stdout
-    assert "Mult_acc_11 ↑" in done.stdout
+    assert "Acc-11 ↑" in done.stdout
     assert "- MYDATA" in done.stdout
-    assert "Mult_acc_11" in (out / "report.html").read_text("utf-8")
+    assert "Acc-11 ↑" in (out / "report.html").read_text("utf-8")
     store = RunStore(out / "runs")
     drawn = {"one": store.predictions(records[0])}
     figure = confusion_figure(drawn, records[0].identity.data_set)
-    assert "mydata: classes of Mult_acc_11" in figure.texts[0].get_text()
+    assert "mydata: the classes of Acc-11" in figure.texts[0].get_text()
 
 
 def test_another_definition_is_another_run(own_file, tiny_encoder, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from MMSA_ext.reporting.tables import MMSA_METRICS
+from MMSA_ext.reporting.metric_names import MMSA_METRICS
 
 PUBLISHED = Path(__file__).parents[1] / "configs" / "experiments" / "published"
 FILES = sorted(path.stem for path in PUBLISHED.glob("*.csv"))

@@ -17,7 +17,6 @@ from MMSA_ext.experiments.files import Experiment, Row, published_numbers
 from MMSA_ext.experiments.records import RowRecords, matching
 from MMSA_ext.records.store import RunStore
 from MMSA_ext.reporting.comparison import (
-    PRINTED_PLAIN,
     TABLE_BASELINE,
     Comparison,
     PublishedNumber,
@@ -25,6 +24,7 @@ from MMSA_ext.reporting.comparison import (
     compare,
 )
 from MMSA_ext.reporting.comparison_table import write_comparison
+from MMSA_ext.reporting.metric_names import PRINTED_PLAIN
 from MMSA_ext.reporting.render import Fact, said_once
 
 # Settings that say where things are on one machine, and nothing of the numbers.

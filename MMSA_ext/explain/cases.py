@@ -116,8 +116,10 @@ def _setting(run: RunRecord, key: str) -> Any:
 def _differences(runs: Sequence[RunRecord]) -> str:
     """The settings in which runs differ, with their values."""
     differing = differences(by_experiment(runs)).values()
-    names = list(next(iter(differing)))[:_KEYS_NAMED]
-    values = {name: list(dict.fromkeys(own[name] for own in differing)) for name in names}
+    names = list(dict.fromkeys(name for own in differing for name in own))[:_KEYS_NAMED]
+    values = {
+        name: list(dict.fromkeys(own[name] for own in differing if name in own)) for name in names
+    }
     return "; ".join(f"{name}={' or '.join(found[:4])}" for name, found in values.items())
 
 

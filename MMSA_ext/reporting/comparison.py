@@ -12,6 +12,7 @@ import pandas as pd
 
 from MMSA_ext.errors import NOT_BETTER, suggest
 from MMSA_ext.records.store import RunRecord
+from MMSA_ext.reporting.metric_names import better, paper_name
 from MMSA_ext.reporting.render import Fact, said_once
 from MMSA_ext.reporting.statistics import (
     T_TEST,
@@ -26,9 +27,6 @@ Role = Literal["system", "control", "baseline"]
 # Value of `SystemRuns.compared_with`: the baseline of the table.
 TABLE_BASELINE: Final = ""
 
-LOWER_IS_BETTER: Final = ("MAE", "Loss")
-# Papers print these as they are, accuracies and F1 scores in percent.
-PRINTED_PLAIN: Final = ("MAE", "Corr", "Loss")
 # Means that print alike (x100, two digits) are a tie: a reader could not see a difference.
 _PRINTED_DIGITS: Final = 2
 
@@ -150,7 +148,7 @@ def compare(
     Best and second best count among the rows that have runs, controls and baseline included;
     equal to two digits x100 is a tie and shared. A row whose mean is of fewer seeds than planned
     does not compete against complete ones: few seeds are far from their mean more often. Published
-    numbers do not compete.
+    numbers do not compete, nor does the loss, which is another quantity in each model.
 
     Args:
         systems: The rows, in the table's order.
@@ -247,11 +245,6 @@ def provenance(runs: Sequence[RunRecord]) -> dict[str, str]:
         "fingerprint": _joined(run.identity.dataset_fingerprint for run in runs),
         "code_version": _joined(run.identity.code_version for run in runs),
     }
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether a smaller value of `metric` is the better one."""
-    return metric in LOWER_IS_BETTER
 
 
 def _check(systems: Sequence[SystemRuns], metrics: Sequence[str], baseline: str | None) -> None:
@@ -375,7 +368,7 @@ def _joined(texts: Iterable[str]) -> str:
 def _mark_best(lines: Sequence[dict[str, Any]], metrics: Sequence[str]) -> tuple[str, ...]:
     """Mark best and second best of each metric; return the rows that could not compete."""
     left_out: dict[str, None] = {}
-    for metric in metrics:
+    for metric in filter(better, metrics):
         having = [line for line in lines if line["metric"] == metric and line["n"] > 0]
         complete = [line for line in having if line["n"] == line["seeds"]]
         if complete:
@@ -384,7 +377,7 @@ def _mark_best(lines: Sequence[dict[str, Any]], metrics: Sequence[str]) -> tuple
         if len(having) < 2:
             continue
         shown = [round(100 * line["mean"], _PRINTED_DIGITS) for line in having]
-        ranks = sorted(set(shown), reverse=not lower_is_better(metric))[:2]
+        ranks = sorted(set(shown), reverse=better(metric) == "higher")[:2]
         for line, value in zip(having, shown, strict=True):
             if value in ranks:
                 line["best"] = ("best", "second")[ranks.index(value)]
@@ -472,7 +465,7 @@ def _not_better(system: SystemRuns) -> list[str]:
 def _undefined(system: SystemRuns, metrics: Sequence[str], split: str) -> list[str]:
     finished = len(system.finished)
     missing = {metric: finished - len(system.values(metric, split)) for metric in metrics}
-    return [f"{metric} in {n} of {finished} runs" for metric, n in missing.items() if n]
+    return [f"{paper_name(metric)} in {n} of {finished} runs" for metric, n in missing.items() if n]
 
 
 def _shared_notes(system: SystemRuns) -> list[str]:

@@ -13,7 +13,8 @@ from typing import Any, Final, Literal
 import pandas as pd
 
 from MMSA_ext.files import write_atomically
-from MMSA_ext.reporting.comparison import PRINTED_PLAIN, Comparison, lower_is_better
+from MMSA_ext.reporting.comparison import Comparison
+from MMSA_ext.reporting.metric_names import PAPER_ORDER, PRINTED_PLAIN, better, paper_name
 from MMSA_ext.reporting.render import (
     NOTHING,
     Cell,
@@ -56,10 +57,7 @@ def comparison_table(comparison: Comparison, details: Sequence[Detail] = DETAILS
         (
             Column("system", "left"),
             Column("n", meaning="seeds that count"),
-            *(
-                Column(name, "center", "lower" if lower_is_better(name) else "higher")
-                for name in comparison.metrics
-            ),
+            *map(metric_column, comparison.metrics),
         ),
         tuple(rows),
         f"{comparison.title}. {where}" if comparison.title else where,
@@ -67,6 +65,13 @@ def comparison_table(comparison: Comparison, details: Sequence[Detail] = DETAILS
         comparison.facts,
         front=2,
     )
+
+
+def metric_column(metric: str) -> Column:
+    """The column of a metric: the papers' name in two lines, MMSA's as its meaning."""
+    name = paper_name(metric)
+    meaning = f"MMSA's {metric}" if name != metric else ""
+    return Column(name.replace(" (", "\n("), "center", better(metric), meaning)
 
 
 def paper_table(comparison: Comparison, *, spread: bool = True) -> Table:
@@ -79,8 +84,8 @@ def paper_table(comparison: Comparison, *, spread: bool = True) -> Table:
         comparison: From `compare`; its seeds and split are in the caption.
         spread: Whether the standard deviation (sample) follows the mean.
     """
-    names: list[str] = [name for name in _PAPER_ORDER if name in comparison.metrics]
-    names += [name for name in comparison.metrics if name not in (*_PAPER_ORDER, "Loss")]
+    names: list[str] = [name for name in PAPER_ORDER if name in comparison.metrics]
+    names += [name for name in comparison.metrics if name not in (*PAPER_ORDER, "Loss")]
     if "Mult_acc_7" in names and "Mult_acc_5" in names:
         names.remove("Mult_acc_5")
     lines = comparison.numbers.to_dict("records")
@@ -95,13 +100,7 @@ def paper_table(comparison: Comparison, *, spread: bool = True) -> Table:
     what = "Mean ± standard deviation" if spread and counts[-1] > 1 else "Mean"
     title = f"{comparison.title}. " if comparison.title else ""
     return Table(
-        (
-            Column("Model", "left"),
-            *(
-                Column(_paper_name(name), "center", "lower" if lower_is_better(name) else "higher")
-                for name in names
-            ),
-        ),
+        (Column("Model", "left"), *map(metric_column, names)),
         tuple(
             Row((label, *(cells[name][place] for name in names)))
             for place, label in enumerate(comparison.rows)
@@ -109,24 +108,6 @@ def paper_table(comparison: Comparison, *, spread: bool = True) -> Table:
         f"{title}{what} over {seeds}, {comparison.dataset}, {comparison.split} split",
         legend=None,
     )
-
-
-# NN: negative against non-negative. NP: negative against positive, zeros left out.
-_PAPER_NAMES: Final = {
-    "Has0_acc_2": "Acc-2 NN",
-    "Non0_acc_2": "Acc-2 NP",
-    "Has0_F1_score": "F1 NN",
-    "Non0_F1_score": "F1 NP",
-    "F1_score": "F1",
-}
-_PAPER_ORDER: Final = (
-    *("Has0_acc_2", "Non0_acc_2", "Mult_acc_2", "Has0_F1_score", "Non0_F1_score", "F1_score"),
-    *("Mult_acc_3", "Mult_acc_5", "Mult_acc_7", "MAE", "Corr"),
-)
-
-
-def _paper_name(metric: str) -> str:
-    return _PAPER_NAMES.get(metric) or metric.replace("Mult_acc_", "Acc-")
 
 
 def _paper_cells(lines: Sequence[Mapping[Any, Any]], metric: str, spread: bool) -> list[Cell]:

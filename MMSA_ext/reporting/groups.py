@@ -1,26 +1,34 @@
 """Which runs may be averaged: the seeds of one experiment, as rows of a comparison.
 
 An experiment is a model, a configuration, features and code. A user calls it by its model, or by
-the first digits of its id or of a run's.
+the first digits of its id or of a run's; tables and pictures call it by its model and by what sets
+it apart from the model's other experiments.
 """
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from pydantic import JsonValue
 
+from MMSA_ext.catalogue import MODELS, NO_HOSTS
 from MMSA_ext.errors import suggest
 from MMSA_ext.records.store import RunRecord, content_digest
 from MMSA_ext.reporting.comparison import SystemRuns
+from MMSA_ext.reporting.render import Fact
 from MMSA_ext.reporting.statistics import StatisticsError
 
 Groups = dict[str, list[RunRecord]]
 
 _PREFIX: Final = re.compile(r"[0-9a-f]{4,16}")
-# Digits of an experiment's id beside its model; more where two would be the same.
-_ID_DIGITS: Final = 6
+# Of settings that tell two experiments apart, a label has so many, and of their values so much.
+_KEYS_SHOWN, _VALUE_SHOWN = 3, 32
+# Values that say little where there is not room for all.
+_NOT_SET: Final = "not set"
+_EMPTY: Final = ("null", "[]", "{}", "", "0", "0.0")
+_MMSA_MODELS: Final = {*NO_HOSTS, *(model.host for model in MODELS.values() if model.host)}
 
 
 class Data(NamedTuple):
@@ -68,15 +76,24 @@ def by_experiment(records: Iterable[RunRecord]) -> Groups:
         records: Runs in any order; a run given twice counts once.
 
     Returns:
-        By id of the experiment, its runs by seed; in the order of model and id.
+        By id of the experiment, its runs by seed: the text-only control, MMSA's models, then all
+        others; by model, and by what sets its experiments apart.
     """
     runs = {run.identity.digest: (run.identity.experiment, run) for run in records}
     groups: Groups = {}
-    for experiment, run in sorted(
-        runs.values(), key=lambda one: (one[1].identity.model, one[0], one[1].identity.seed)
-    ):
+    for experiment, run in sorted(runs.values(), key=lambda one: (one[1].identity.seed, one[0])):
         groups.setdefault(experiment, []).append(run)
-    return groups
+    named = labels(groups)
+    return {key: groups[key] for key in sorted(groups, key=lambda key: _order(groups[key], named))}
+
+
+def _order(runs: Sequence[RunRecord], named: Mapping[str, str]) -> tuple[object, ...]:
+    """Where an experiment stands; numbers in labels count as numbers."""
+    of = runs[0].identity
+    kind = 0 if of.model == "text_only" else 1 if of.model in _MMSA_MODELS else 2
+    parts = re.split(r"(\d+\.?\d*(?:e-?\d+)?)", named[of.experiment])
+    numbers = [(float(part), "") if i % 2 else (0.0, part) for i, part in enumerate(parts)]
+    return kind, of.dataset, of.model, numbers, of.experiment
 
 
 def newest_code(records: Iterable[RunRecord]) -> list[RunRecord]:
@@ -94,15 +111,51 @@ def newest_code(records: Iterable[RunRecord]) -> list[RunRecord]:
 
 
 def labels(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, str]:
-    """Name experiments: the model, with the start of the id where it has several."""
+    """Name experiments: the model, and what differs where it has several.
+
+    Such as `dashfusion (feature_scaling = none)`. Of many settings that differ, three are named.
+    """
     models = [runs[0].identity.model for runs in groups.values()]
-    digits = next(
-        (n for n in range(_ID_DIGITS, 16) if len({key[:n] for key in groups}) == len(groups)), 16
-    )
-    return {
-        key: model if models.count(model) == 1 else f"{model} #{key[:digits]}"
-        for key, model in zip(groups, models, strict=True)
+    said = {
+        key: model + _shown(own)
+        for (key, own), model in zip(differences(groups).items(), models, strict=True)
     }
+    once = Counter(said.values())
+    # More digits where two ids begin alike.
+    digits = next((n for n in range(6, 16) if len({key[:n] for key in said}) == len(said)), 16)
+    return {
+        key: label if once[label] == 1 else f"{label} #{key[:digits]}"
+        for key, label in said.items()
+    }
+
+
+def _shown(own: Mapping[str, str]) -> str:
+    keys = list(own)
+    if len(keys) > _KEYS_SHOWN:
+        keys = [key for key in keys if own[key] not in _EMPTY] or keys
+    said = [_said(key, _value(own[key])) for key in keys[:_KEYS_SHOWN]]
+    more = [f"{len(keys) - _KEYS_SHOWN} more"] if len(keys) > _KEYS_SHOWN else []
+    return f" ({', '.join([*said, *more])})" if said else ""
+
+
+def _said(key: str, value: str) -> str:
+    return f"{key} {value}" if value == _NOT_SET else f"{key} = {value}"
+
+
+def _value(text: str) -> str:
+    text = "none" if text == "null" else text.replace('"', "")
+    return text if len(text) <= _VALUE_SHOWN else f"{text[: _VALUE_SHOWN - 1]}…"
+
+
+def settings_facts(groups: Mapping[str, Sequence[RunRecord]]) -> list[Fact]:
+    """Say the ids of the experiments of models that have several, and settings not in a label."""
+    named = labels(groups)
+    facts = []
+    for key, own in differences(groups).items():
+        said = [_said(name, value) for name, value in own.items()]
+        rest = ", ".join(said if any(text not in named[key] for text in said) else [])
+        facts += [Fact("id", f"{key[:8]}{': ' * bool(rest)}{rest}", (named[key],))] if own else []
+    return facts
 
 
 def rows(groups: Mapping[str, Sequence[RunRecord]]) -> list[SystemRuns]:
@@ -125,20 +178,40 @@ def differences(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, dict[str
         groups: Runs by experiment, such as from `by_experiment`.
 
     Returns:
-        By experiment, the keys (dotted; and "code version") whose values are not the same in all
-        experiments of its model, with its own value as text, "not set" for none.
+        By experiment, in the order given: the keys (dotted; and "features" and "code version")
+        whose values are not the same in all experiments of its model, with its own value as text,
+        "not set" for none (of a whole part of it, once); those that most tell apart come first.
     """
     settings: dict[str, dict[str, dict[str, str]]] = {}
     for key, runs in groups.items():
-        identity = runs[0].identity
-        own = {**flatten(identity.configuration), "code version": identity.code_version}
-        settings.setdefault(identity.model, {})[key] = own
+        of = runs[0].identity
+        own = {**flatten(of.configuration), "features": of.dataset_fingerprint[:12]}
+        own["code version"] = of.code_version
+        settings.setdefault(of.model, {})[key] = own
     found: dict[str, dict[str, str]] = {}
     for of_model in settings.values():
         names = dict.fromkeys(name for own in of_model.values() for name in own)
-        differ = [n for n in names if len({own.get(n) for own in of_model.values()}) > 1]
-        found |= {key: {n: own.get(n, "not set") for n in differ} for key, own in of_model.items()}
-    return found
+        kinds = {n: len({own.get(n) for own in of_model.values()}) for n in names}
+        differ = sorted((n for n in names if kinds[n] > 1), key=lambda n: -kinds[n])
+        found |= {key: _own(own, differ) for key, own in of_model.items()}
+    return {key: found[key] for key in groups}
+
+
+def _own(settings: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    """Values of `names`; of what is not set at all, only the outermost name."""
+    own = {}
+    for name in names:
+        if name in settings:
+            own[name] = settings[name]
+        elif not any(_within(name, other) or _within(other, name) for other in settings):
+            outer = name.partition(".")[0]
+            there = any(_within(other, outer) for other in settings)
+            own[name if there else outer] = _NOT_SET
+    return own
+
+
+def _within(name: str, outer: str) -> bool:
+    return name.startswith(f"{outer}.")
 
 
 def flatten(configuration: Mapping[str, JsonValue], prefix: str = "") -> dict[str, str]:

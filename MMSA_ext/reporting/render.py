@@ -10,7 +10,7 @@ import math
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
 from typing import Any, Final, Literal
@@ -81,7 +81,7 @@ class Column:
     """A column of a table.
 
     Attributes:
-        name: Its head.
+        name: Its head; a line feed in it breaks the head in text and LaTeX.
         align: Of its cells; "center" is to the right in a terminal.
         better: Which of its numbers are the better ones; empty for neither. The head has an arrow.
         meaning: What an abbreviated name stands for.
@@ -213,6 +213,7 @@ def _marked(cell: str | Cell, marks: Mapping[Mark, str], escape: Callable[[str],
 
 # --- text --------------------------------------------------------------------------------------
 
+_NAME_WIDTH: Final = 44
 _AFTER: Final[Mapping[Mark, str]] = {"best": " ¹", "second": " ²", "": "  "}
 
 
@@ -227,7 +228,9 @@ def to_text(table: Table, width: int = TABLE_WIDTH) -> str:
     Returns:
         Text without a final newline. Best and second best are followed by ¹ and ².
     """
-    columns = [_aligned(table, place) for place in range(len(table.columns))]
+    tall = 1 + max(column.head.count("\n") for column in table.columns)
+    table = _broken(table)
+    columns = [_aligned(table, place, tall) for place in range(len(table.columns))]
     front = columns[: table.front]
     parts = [[*front]]
     for column in columns[table.front :]:
@@ -236,20 +239,33 @@ def to_text(table: Table, width: int = TABLE_WIDTH) -> str:
         parts[-1].append(column)
     legend = table.explained("¹ best, ² second best")
     notes = [*([Fact("cells", legend)] if legend else []), *table.notes]
-    blocks = [textwrap.fill(table.caption, width), *map(_grid, parts), text_notes(notes, width)]
+    grids = (_grid(part, tall) for part in parts)
+    blocks = [textwrap.fill(table.caption, width), *grids, text_notes(notes, width)]
     return "\n\n".join(filter(None, blocks))
 
 
-def _aligned(table: Table, place: int) -> list[str]:
-    """The head and cells of a column, all of one width."""
+def _broken(table: Table) -> Table:
+    """The same with names of rows that are too long in several lines."""
+    rows: list[Row] = []
+    for row in table.rows:
+        first, *more = textwrap.wrap(str(row.cells[0]), _NAME_WIDTH) or [""]
+        rows.append(replace(row, cells=(first, *row.cells[1:])))
+        empty = ("",) * (len(row.cells) - 1)
+        rows += [Row((GAP + line, *empty), row.detail) for line in more]
+    return replace(table, rows=tuple(rows))
+
+
+def _aligned(table: Table, place: int, tall: int) -> list[str]:
+    """The head, in `tall` lines, and cells of a column, all of one width."""
     column = table.columns[place]
     cells = [row.cells[place] for row in table.rows]
     after = _AFTER if any(map(_mark, cells)) else dict.fromkeys(_AFTER, "")
-    texts = [column.head + after[""]]
+    head = column.head.split("\n")
+    texts = [line + after[""] for line in [""] * (tall - len(head)) + head]
     for row, cell in zip(table.rows, cells, strict=True):
         plain = cell if isinstance(cell, str) else cell.text + cell.rest
         indent = GAP if row.detail and place == 0 else ""
-        texts.append(indent + _one_line(plain) + after[_mark(cell)])
+        texts.append(indent + (plain if place == 0 else _one_line(plain)) + after[_mark(cell)])
     width = max(map(len, texts))
     return [text.ljust(width) if column.align == "left" else text.rjust(width) for text in texts]
 
@@ -258,9 +274,9 @@ def _width(columns: Sequence[Sequence[str]]) -> int:
     return sum(len(column[0]) for column in columns) + len(GAP) * (len(columns) - 1)
 
 
-def _grid(columns: Sequence[Sequence[str]]) -> str:
+def _grid(columns: Sequence[Sequence[str]], tall: int) -> str:
     lines = [GAP.join(line) for line in zip(*columns, strict=True)]
-    lines.insert(1, "-" * len(lines[0]))
+    lines.insert(tall, "-" * len(lines[0]))
     return "\n".join(map(str.rstrip, lines))
 
 
@@ -327,6 +343,7 @@ _COMMANDS: Final[Mapping[Mark, str]] = {
     "second": r"\underline{{{}}}",
     "": "{}",
 }
+_LATEX_BREAK: Final = r" \\"
 _LATEX_CHARACTERS: Final[Mapping[str, str]] = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -391,7 +408,7 @@ def to_latex(table: Table, *, label: str | None = None) -> str:
             r"\begin{adjustbox}{max width=\linewidth}",
             rf"\begin{{tabular}}{{@{{}}{align}@{{}}}}",
             r"\toprule",
-            _latex_row([escape_latex(column.head) for column in table.columns]),
+            _latex_row([_latex_head(column.head) for column in table.columns]),
             r"\midrule",
             *body,
             r"\bottomrule",
@@ -404,8 +421,13 @@ def to_latex(table: Table, *, label: str | None = None) -> str:
     )
 
 
+def _latex_head(head: str) -> str:
+    lines = [escape_latex(line) for line in head.split("\n")]
+    return rf"\shortstack{{{_LATEX_BREAK.join(lines)}}}" if len(lines) > 1 else lines[0]
+
+
 def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(cells) + r" \\"
+    return " & ".join(cells) + _LATEX_BREAK
 
 
 def escape_latex(text: str) -> str:

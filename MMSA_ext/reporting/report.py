@@ -7,6 +7,7 @@ script sorts and filters it.
 import base64
 import hashlib
 import os
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -15,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -22,13 +24,14 @@ from matplotlib.figure import Figure
 from MMSA_ext.files import write_atomically
 from MMSA_ext.records.store import RunRecord, RunStore, StoreError, StoreWarning
 from MMSA_ext.reporting import report_details
-from MMSA_ext.reporting.figures import comparison_figure, curves_overview, save
+from MMSA_ext.reporting.figures import comparison_figure, confusion_figure, curves_overview, save
 from MMSA_ext.reporting.groups import flatten
-from MMSA_ext.reporting.report_contents import Section, SeedGroup, comparison_of, sections
+from MMSA_ext.reporting.report_contents import SPLIT, Section, SeedGroup, comparison_of, sections
 
-# More rows or lines than this cannot be told apart in one picture; the caption says what is shown.
-ROWS_DRAWN: Final = 16
-CURVES_DRAWN: Final = 8
+# More systems than this cannot be told apart in one picture; the caption says what is shown.
+SYSTEMS_DRAWN: Final = 12
+CONFUSIONS_DRAWN: Final = 6
+_PATH, _DIGITS = re.compile(r' d="[^"]*"'), re.compile(r"(\.\d\d)\d+")
 # Inches of the comparison, whose panels are beside each other as far as they fit: a page's text.
 COMPARISON_WIDTH: Final = 10.0
 
@@ -50,11 +53,11 @@ class WrittenReport(NamedTuple):
 
 
 class _Picture(NamedTuple):
-    """An image as a `data:` address."""
+    """An image as a `data:` address; a caption alone where it cannot be drawn."""
 
     title: str
     caption: str
-    address: str
+    address: str = ""
 
 
 def read_store(root: Path) -> tuple[list[RunRecord], list[str]]:
@@ -74,7 +77,11 @@ def read_store(root: Path) -> tuple[list[RunRecord], list[str]]:
         if not issubclass(w.category, StoreWarning):
             warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
     said = [str(w.message) for w in caught if issubclass(w.category, StoreWarning)]
-    return records, [text.replace(f"{root}{os.sep}", "") for text in said]
+    return records, [_without_folder(text, root) for text in said]
+
+
+def _without_folder(text: str, root: Path) -> str:
+    return text.replace(f"{root}{os.sep}", "")
 
 
 def write_report(
@@ -90,7 +97,8 @@ def write_report(
         root: Folder of the store (`<results>/runs`); only read.
         path: The HTML file; replaced.
         datasets: Only these data sets; all by default.
-        figures: Draw validation curves and the comparison of experiments.
+        figures: Draw the comparison of experiments, validation curves and, of runs whose
+            predictions are there, confusion matrices.
 
     Returns:
         Where it is and what is in it.
@@ -102,7 +110,8 @@ def write_report(
     root, path = Path(root), Path(path)
     found, passed_over = read_store(root)
     records = _chosen(found, passed_over, root, datasets)
-    content = render_report(records, passed_over=passed_over, figures=figures).encode()
+    page = render_report(records, passed_over=passed_over, figures=figures, store=RunStore(root))
+    content = page.encode()
     write_atomically(path, content)
     return WrittenReport(path, len(records), passed_over, len(content))
 
@@ -128,30 +137,37 @@ def _chosen(
 
 
 def render_report(
-    records: Iterable[RunRecord], *, passed_over: Sequence[str] = (), figures: bool = True
+    records: Iterable[RunRecord],
+    *,
+    passed_over: Sequence[str] = (),
+    figures: bool = True,
+    store: RunStore | None = None,
 ) -> str:
     """Render records as one HTML page.
 
     Numbers are those of the test split, x100 as MMSA prints them: mean, sample standard deviation,
     n and the 95 % t-interval over seeds, with the selection rule, environment and code version of
-    every row. Time and size grow linearly with the number of runs; pictures do not.
+    every row. The loss is in the details alone: models differ in what it is. Time and size grow
+    linearly with the number of runs; pictures do not.
 
     Args:
         records: Runs in any order.
         passed_over: Sentences on files that could not be read; the page shows them.
-        figures: Draw validation curves and the comparison of experiments.
+        figures: Draw pictures.
+        store: Where the predictions are; None for no confusion matrices.
 
     Returns:
         The page. Without records it says so in one sentence.
     """
     shown = sections(records)
+    pictures = {s.anchor: _pictures(s, store) if figures else [] for s in shown}
     style, script = (Markup(_source(name)) for name in ("report.css", "report.js"))
     return (
         _templates()
         .get_template("report.html")
         .render(
             sections=shown,
-            pictures={section.anchor: _pictures(section) if figures else [] for section in shown},
+            pictures=pictures,
             passed_over=passed_over,
             style=style,
             script=script,
@@ -169,6 +185,7 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals |= {"details": report_details, "flatten": flatten}
+    environment.filters["csv_address"] = _csv_address
     return environment
 
 
@@ -189,32 +206,50 @@ def _policy(style: str, script: str) -> str:
     )
 
 
-def _pictures(section: Section) -> list[_Picture]:
-    """Draw the section's comparison and validation curves, as far as it has runs for them."""
+def _pictures(section: Section, store: RunStore | None) -> list[_Picture]:
+    """Draw the section's comparison, curves and confusions, as far as it has runs for them."""
     pictures = []
-    compared = section.best_on_validation(ROWS_DRAWN)
-    comparison = comparison_of(compared)
-    if comparison is not None and comparison.numbers["mean"].notna().any():
+    chosen = section.best_on_validation(SYSTEMS_DRAWN)
+    if chosen and (comparison := comparison_of(chosen)).numbers["mean"].notna().any():
         pictures.append(
             _Picture(
                 f"Results on {section.title}",
                 "Mean over seeds, its 95 % t-interval and single seeds, test split; accuracies and "
-                "F1 scores in percent, MAE, Corr and Loss as they are, not x100; "
-                f"{_choice(compared, section)}.",
+                f"F1 scores in percent, MAE and Corr as they are; {_choice(chosen, section)}.",
                 _address(comparison_figure(comparison, COMPARISON_WIDTH)),
             )
         )
-    curves = section.best_on_validation(CURVES_DRAWN)
-    runs = [run for experiment in curves for run in experiment.records if run.history]
+    runs = [run for experiment in chosen for run in experiment.records if run.history]
     if runs:
         pictures.append(
             _Picture(
                 f"Validation curves on {section.title}",
-                f"One line a seed, {_choice(curves, section)}.",
-                _address(curves_overview(runs)),
+                f"One line a seed, {_choice(chosen, section)}.",
+                _address(curves_overview(runs, {e.id: e.label for e in chosen})),
             )
         )
-    return pictures
+    return [*pictures, *(_confusions(section, store) if store else [])]
+
+
+def _confusions(section: Section, store: RunStore) -> list[_Picture]:
+    """Which classes are taken for which, of the experiments whose predictions are there."""
+    chosen = section.best_on_validation(CONFUSIONS_DRAWN)
+    runs = [run for experiment in chosen for run in experiment.finished.values()]
+    there = [run for run in runs if store.predictions_path(run.identity).is_file()]
+    if not there:
+        return []
+    title = f"Confusion on {section.title}"
+    said = "True and predicted classes, counts summed over the seeds whose predictions are there."
+    names = {run.identity.digest: e.label for e in chosen for run in e.records}
+    try:
+        tables: dict[str, list[pd.DataFrame]] = {}
+        for run, table in store.usable_predictions(there, SPLIT):
+            tables.setdefault(names[run.identity.digest], []).append(table)
+        found = {name: pd.concat(some) for name, some in tables.items()}
+        figure = confusion_figure(found, there[0].identity.data_set, split=SPLIT)
+    except StoreError as error:
+        return [_Picture(title, f"Not drawn: {_without_folder(str(error), store.root)}")]
+    return [_Picture(title, said, _address(figure))]
 
 
 def _choice(chosen: Sequence[SeedGroup], section: Section) -> str:
@@ -222,14 +257,25 @@ def _choice(chosen: Sequence[SeedGroup], section: Section) -> str:
     there = sum(bool(experiment.finished) for experiment in section.experiments)
     if len(chosen) == there:
         return "all experiments that finished a run"
-    return f"the {len(chosen)} of {there} experiments with the lowest validation error"
+    return f"the {len(chosen)} of {there} experiments with the lowest validation MAE"
 
 
 def _address(figure: Figure) -> str:
     """Take a figure in as SVG: sharp in print, and half the bytes of a PNG.
 
-    As an image, and not as elements of the page, because ids repeat between figures.
+    As an image, and not as elements of the page, because ids repeat between figures. Hundredths of
+    a point are enough of every path: a third fewer bytes.
     """
     with TemporaryDirectory() as folder:
         (image,) = save(figure, Path(folder) / "figure", ["svg"])
-        return f"data:image/svg+xml;base64,{base64.b64encode(image.read_bytes()).decode()}"
+        svg = image.read_text(encoding="utf-8")
+    shorter = _PATH.sub(lambda path: _DIGITS.sub(r"\1", path[0]), svg)
+    return _data_address("image/svg+xml", shorter.encode())
+
+
+def _csv_address(text: str) -> str:
+    return _data_address("text/csv", text.encode())
+
+
+def _data_address(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

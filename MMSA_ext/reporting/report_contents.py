@@ -5,7 +5,7 @@ A section is one data set in one feature file, because numbers of different file
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC
 from functools import cached_property
 from typing import Any, Final, NamedTuple
@@ -13,22 +13,26 @@ from typing import Any, Final, NamedTuple
 import pandas as pd
 
 from MMSA_ext.records.store import RunRecord
-from MMSA_ext.reporting.comparison import (
-    Comparison,
-    SystemRuns,
-    compare,
-    lower_is_better,
-    text_encoder,
+from MMSA_ext.reporting.comparison import Comparison, SystemRuns, compare
+from MMSA_ext.reporting.comparison_table import metric_column
+from MMSA_ext.reporting.groups import (
+    Data,
+    by_data,
+    by_experiment,
+    data_titles,
+    differences,
+    labels,
 )
-from MMSA_ext.reporting.groups import Data, by_data, by_experiment, data_titles, differences, rows
-from MMSA_ext.reporting.render import NOTHING, Column, number, x100
-from MMSA_ext.reporting.tables import ordered_metrics
+from MMSA_ext.reporting.metric_names import ordered_metrics
+from MMSA_ext.reporting.render import NOTHING, Column, Fact, csv_text, number, x100
+from MMSA_ext.reporting.tables import seed_table
 
 SPLIT: Final = "test"
-# Differing keys shown beside a model; the configuration itself shows all of them.
-KEYS_SHOWN: Final = 6
-# In the order of preference: by what the experiments to be drawn are chosen, on validation data.
-CHOOSING_METRICS: Final = ("MAE", "Loss")
+# Of `Comparison.numbers`, what a file of results needs beside the table by seed.
+_CSV_COLUMNS: Final = [
+    *("row", "model", "dataset", "split", "metric"),
+    *("mean", "std", "n", "ci_low", "ci_high", "confidence", "seeds", "diverged"),
+]
 
 
 @dataclass(frozen=True)
@@ -36,29 +40,16 @@ class SeedGroup(SystemRuns):
     """Runs that differ by their seed only, as a row.
 
     Attributes:
-        differing: Configuration keys (dotted), and "code version", in which it differs from the
-            other experiments of its model in the section, with its own value as text.
+        differing: Names of the settings in which it differs from the other experiments of its model
+            in the section.
     """
 
-    differing: Mapping[str, str] = field(default_factory=dict)
+    differing: frozenset[str] = frozenset()
 
     @property
     def id(self) -> str:
         """`RunIdentity.experiment`, 16 hex digits."""
         return self.records[0].identity.experiment
-
-    @property
-    def difference(self) -> str:
-        """What sets it apart from its model's other experiments, as short text."""
-        shown = [f"{key} {value}" for key, value in list(self.differing.items())[:KEYS_SHOWN]]
-        more = len(self.differing) - len(shown)
-        return ", ".join([*shown, *([f"{more} more"] if more else [])])
-
-    @cached_property
-    def notes(self) -> tuple[str, ...]:
-        """The notes that all runs have; those of single seeds stay with their runs."""
-        common = set.intersection(*(set(run.notes) for run in self.records))
-        return tuple(note for note in dict.fromkeys(self.records[0].notes) if note in common)
 
 
 class ResultCell(NamedTuple):
@@ -76,7 +67,6 @@ class ResultRow(NamedTuple):
 
     experiment: SeedGroup
     n: str
-    basis: list[str]
     cells: list[ResultCell]
 
 
@@ -86,57 +76,6 @@ class SeedRow(NamedTuple):
     experiment: SeedGroup
     record: RunRecord
     cells: list[str]
-    basis: list[str]
-    seconds: str
-    memory: str
-    created: str
-
-
-class LegendEntry(NamedTuple):
-    """What a mark of the `basis` columns stands for."""
-
-    mark: str
-    name: str
-    text: str
-
-
-class Legend:
-    """Marks such as "S1" for what numbers depend on: each text once, however many share it."""
-
-    _NAMES: Final = {
-        "S": "selection rule",
-        "T": "text",
-        "E": "environment",
-        "C": "code version",
-        "N": "note of all seeds",
-    }
-
-    def __init__(self) -> None:
-        self._marks: dict[str, dict[str, str]] = {kind: {} for kind in self._NAMES}
-
-    def basis(self, records: Sequence[RunRecord], notes: Sequence[str]) -> list[str]:
-        """Mark what the numbers of these runs depend on, and the given notes on them."""
-        said = [
-            *(("S", run.selection) for run in records),
-            *(("T", text_encoder(run)) for run in records),
-            *(("E", run.environment.describe()) for run in records),
-            *(("C", f"MMSA_ext {run.identity.code_version}") for run in records),
-            *(("N", note) for note in notes),
-        ]
-        marks = self._marks
-        return [
-            marks[kind].setdefault(text, f"{kind}{len(marks[kind]) + 1}")
-            for kind, text in dict.fromkeys(said)
-        ]
-
-    @property
-    def entries(self) -> list[LegendEntry]:
-        """All marks, by kind and number."""
-        return [
-            LegendEntry(mark, self._NAMES[kind], text)
-            for kind, marks in self._marks.items()
-            for text, mark in marks.items()
-        ]
 
 
 @dataclass(frozen=True)
@@ -147,15 +86,15 @@ class Section:
         dataset: Name of the data set.
         fingerprint: SHA-256 of the feature files.
         title: The data set's name; with the fingerprint's start where it has several files.
-        experiments: By model, then by id.
-        comparison: The numbers, one line an experiment and metric; None where no run finished.
+        experiments: As `by_experiment` orders them.
+        comparison: The numbers, one line an experiment and metric.
     """
 
     dataset: str
     fingerprint: str
     title: str
     experiments: tuple[SeedGroup, ...]
-    comparison: Comparison | None
+    comparison: Comparison
 
     @property
     def anchor(self) -> str:
@@ -179,51 +118,46 @@ class Section:
 
     @property
     def newest(self) -> str:
-        """When the newest run was recorded."""
-        return timestamp(max(self.records, key=lambda run: run.created))
+        """When the newest run was recorded, in UTC."""
+        newest = max(run.created for run in self.records)
+        return f"{newest.astimezone(UTC):%Y-%m-%d %H:%M}"
 
-    @cached_property
+    @property
     def metrics(self) -> tuple[Column, ...]:
         """Columns of numbers."""
-        names = () if self.comparison is None else self.comparison.metrics
-        return tuple(Column(m, better="lower" if lower_is_better(m) else "higher") for m in names)
+        return tuple(map(metric_column, self.comparison.metrics))
 
-    @cached_property
-    def legend(self) -> Legend:
-        """Marks of everything that the section's numbers depend on."""
-        legend = Legend()
-        for experiment in self.experiments:
-            legend.basis(experiment.records, experiment.notes)
-        return legend
+    @property
+    def facts(self) -> tuple[Fact, ...]:
+        """What the numbers depend on; runs that diverged are listed apart."""
+        return tuple(fact for fact in self.comparison.facts if fact.name != "diverged")
 
-    @cached_property
+    @property
     def result_rows(self) -> list[ResultRow]:
         """The results table."""
-        lines = [] if self.comparison is None else self.comparison.numbers.to_dict("records")
         cells: dict[str, list[ResultCell]] = {}
-        for line in lines:
-            cells.setdefault(line["row"], []).append(_cell({str(key): line[key] for key in line}))
-        return [
-            ResultRow(e, _count(e), self.legend.basis(e.records, e.notes), cells.get(e.label, []))
-            for e in self.experiments
-        ]
+        for line in self.comparison.numbers.to_dict("records"):
+            cells.setdefault(line["row"], []).append(_cell(line))
+        return [ResultRow(e, _count(e), cells[e.label]) for e in self.experiments]
 
-    @cached_property
+    @property
     def seed_rows(self) -> list[SeedRow]:
         """The table by seed."""
         return [
-            SeedRow(
-                experiment,
-                run,
-                [x100(_scores(run).get(metric.name)) for metric in self.metrics],
-                self.legend.basis([run], experiment.notes),
-                number(run.seconds, ".1f"),
-                number(run.peak_memory_mb, ".0f"),
-                timestamp(run),
-            )
-            for experiment in self.experiments
-            for run in experiment.records
+            SeedRow(e, run, [x100(_scores(run).get(name)) for name in self.comparison.metrics])
+            for e in self.experiments
+            for run in e.records
         ]
+
+    @property
+    def results_csv(self) -> str:
+        """The results table with full digits and MMSA's keys, one line a row and metric."""
+        return csv_text(self.comparison.numbers[_CSV_COLUMNS])
+
+    @property
+    def seeds_csv(self) -> str:
+        """The table by seed with full digits and MMSA's keys."""
+        return csv_text(seed_table(self.records, SPLIT))
 
     def best_on_validation(self, count: int) -> tuple[SeedGroup, ...]:
         """Choose the experiments to draw: those with finished runs, the best by validation data.
@@ -255,41 +189,42 @@ def sections(records: Iterable[RunRecord]) -> list[Section]:
 
 def _section(data: Data, title: str, runs: list[RunRecord]) -> Section:
     groups = by_experiment(runs)
-    differing = differences(groups)
+    named, differing = labels(groups), differences(groups)
     experiments = tuple(
-        SeedGroup(row.label, row.model, row.records, row.seeds, differing=differing[key])
-        for key, row in zip(groups, rows(groups), strict=True)
+        SeedGroup(
+            named[key],
+            group[0].identity.model,
+            tuple(group),
+            tuple(run.identity.seed for run in group),
+            differing=frozenset(differing[key]),
+        )
+        for key, group in groups.items()
     )
     return Section(data.dataset, data.fingerprint, title, experiments, comparison_of(experiments))
 
 
-def comparison_of(experiments: Sequence[SeedGroup]) -> Comparison | None:
+def comparison_of(experiments: Sequence[SeedGroup]) -> Comparison:
     """Put experiments of one section side by side, compared with none of them.
 
-    Args:
-        experiments: Of one section.
-
-    Returns:
-        The numbers; None where no run has a metric.
+    The loss is left out: models differ in what it is.
     """
-    metrics = ordered_metrics(
-        name for e in experiments for run in e.records for name in _scores(run)
-    )
-    return compare(experiments, metrics, split=SPLIT) if metrics else None
+    names = (name for e in experiments for run in e.records for name in _scores(run))
+    # Of runs without a result there is nothing to say but that.
+    return compare(experiments, ordered_metrics(names, loss=False) or ["MAE"], split=SPLIT)
 
 
 def _scores(run: RunRecord) -> Mapping[str, float | None]:
     return run.metrics.get(SPLIT, {}) if run.finished else {}
 
 
-def _cell(line: Mapping[str, Any]) -> ResultCell:
+def _cell(line: Mapping[Any, Any]) -> ResultCell:
     n, finished = int(line["n"]), int(line["seeds"]) - int(line["diverged"])
     if n == 0:
         return ResultCell(NOTHING)
     spread = n > 1 and not pd.isna(line["std"])
     return ResultCell(
         mean=x100(line["mean"]),
-        std=x100(line["std"]) if spread else "",
+        std=number(100 * line["std"]) if spread else "",
         interval=f"{x100(line['ci_low'])}, {x100(line['ci_high'])}" if spread else "",
         own_n=f"n = {n}" if n != finished else "",
         best=line["best"],
@@ -303,15 +238,6 @@ def _count(experiment: SeedGroup) -> str:
 
 
 def _validation_error(experiment: SeedGroup) -> float:
-    """Mean validation MAE, or Loss where there is none; experiments without come last."""
-    for name in CHOOSING_METRICS:
-        scores = [run.metrics.get("valid", {}).get(name) for run in experiment.finished.values()]
-        values = [score for score in scores if score is not None]
-        if values:
-            return sum(values) / len(values)
-    return math.inf
-
-
-def timestamp(run: RunRecord) -> str:
-    """Say when a run was recorded, in UTC."""
-    return f"{run.created.astimezone(UTC):%Y-%m-%d %H:%M}"
+    """Mean validation MAE; experiments without come last."""
+    values = experiment.values("MAE", "valid").values()
+    return sum(values) / len(values) if values else math.inf

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from MMSA_ext.records.store import RunRecord
+from MMSA_ext.reporting.figures.style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
+from MMSA_ext.reporting.metric_names import paper_name
 from MMSA_ext.reporting.render import NOTHING, number, x100
 from MMSA_ext.reporting.report_contents import SPLIT
 
@@ -11,14 +13,19 @@ from MMSA_ext.reporting.report_contents import SPLIT
 CURVES: Final = ("MAE", "Corr", "Loss")
 # Size of a drawing, and the room for its axes' numbers, in its own units.
 WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 340, 190, 52, 24, 10
+# Of seeds; they can be told apart on a dark page too.
+COLORS: Final = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+DASHES: Final = ("none", "7 3", "7 3 2 3", "2 3")
 
 Points = list[tuple[float, float]]
 
 
 class Line(NamedTuple):
-    """One seed's curve in a chart, in the units of the drawing."""
+    """One seed's curve in a chart, in the units of the drawing, with its colour and dashes."""
 
     seed: int
+    color: str
+    dashes: str
     points: str
     chosen: tuple[float, float] | None
     diverged: tuple[float, float] | None
@@ -79,7 +86,7 @@ def facts(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
         ("recorded", each(lambda r: r.created.isoformat())),
         *(
             (
-                f"{split} {name} \N{MULTIPLICATION SIGN}100",
+                f"{split} {paper_name(name)} \N{MULTIPLICATION SIGN}100",
                 [x100(run.metrics.get(split, {}).get(name)) for run in runs],
             )
             for split in sorted(splits, key=lambda split: (split != SPLIT, split))
@@ -120,16 +127,16 @@ def _chart(name: str, runs: Sequence[RunRecord], curves: Sequence[Points]) -> Ch
     epochs, values = zip(*(point for points in curves for point in points), strict=True)
     x, y = _Scale(epochs, LEFT, WIDTH - EDGE), _Scale(values, HEIGHT - BOTTOM, EDGE)
     lines = []
-    for run, points in zip(runs, curves, strict=True):
+    for place, (run, points) in enumerate(zip(runs, curves, strict=True)):
         places = {epoch: (x(epoch), y(value)) for epoch, value in points}
         if places:
             path = " ".join(f"{a},{b}" for a, b in places.values())
             end = None if run.finished else [*places.values()][-1]
             chosen = None if run.chosen_epoch is None else places.get(run.chosen_epoch)
-            lines.append(Line(run.identity.seed, path, chosen, end))
-    seeds = f"{len(runs)} seed{'' if len(runs) == 1 else 's'}"
+            color, dashes = COLORS[place % len(COLORS)], DASHES[place % len(DASHES)]
+            lines.append(Line(run.identity.seed, color, dashes, path, chosen, end))
     return Chart(
-        f"validation {name} by epoch, {seeds}",
+        f"validation {name} by epoch",
         lines,
         [(y(value), f"{value:#.3g}") for value in (y.low, y.high)],
         [(x(epoch), str(epoch)) for epoch in (x.low, x.high)],

@@ -13,24 +13,21 @@ from MMSA_ext.reporting.groups import (
     by_data,
     by_experiment,
     data_titles,
-    differences,
     newest_code,
     rows,
+    settings_facts,
 )
+from MMSA_ext.reporting.metric_names import ordered_metrics
 from MMSA_ext.reporting.render import (
     Cell,
     Column,
-    Fact,
     Row,
     Table,
     markdown_notes,
     to_markdown,
     x100,
 )
-from MMSA_ext.reporting.tables import ordered_metrics
 
-# MMSA's table has no column for the loss, whose meaning differs between models.
-_LEFT_OUT = "Loss"
 _HEAD = """\
 # Results
 
@@ -70,16 +67,12 @@ def _place(dataset: str) -> int:
 
 def _table(runs: list[RunRecord]) -> str:
     names = (name for run in runs if run.finished for name in run.metrics.get("test", {}))
-    metrics = [name for name in ordered_metrics(names) if name != _LEFT_OUT]
+    metrics = ordered_metrics(names, loss=False)
     if not metrics:
         return "No run has a result.\n"
-    systems = rows(by_experiment(runs))
-    settings = [
-        Fact("settings", ", ".join(f"{key} = {value}" for key, value in own.items()), (label,))
-        for label, own in differences({s.label: s.records for s in systems}).items()
-        if own
-    ]
-    found = compare(systems, metrics, facts=settings)
+    groups = by_experiment(runs)
+    systems = rows(groups)
+    found = compare(systems, metrics, facts=settings_facts(groups))
     means = found.numbers.set_index(["row", "metric"])["mean"]
     heads = ("Model", *metrics, "Data Setting")
     lines = [

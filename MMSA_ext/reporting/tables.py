@@ -23,15 +23,16 @@ from MMSA_ext.errors import ConfigError
 from MMSA_ext.files import exclusive, move_aside, read_regular, write_atomically
 from MMSA_ext.paths import Places
 from MMSA_ext.records.store import RunRecord, RunStore, StoreWarning
-from MMSA_ext.reporting.comparison import LOWER_IS_BETTER, Comparison, compare
+from MMSA_ext.reporting.comparison import Comparison, compare
 from MMSA_ext.reporting.comparison_table import comparison_table
 from MMSA_ext.reporting.groups import (
     by_experiment,
-    differences,
     named_runs,
     newest_code,
     rows,
+    settings_facts,
 )
+from MMSA_ext.reporting.metric_names import ordered_metrics
 from MMSA_ext.reporting.render import (
     TABLE_WIDTH,
     Fact,
@@ -43,41 +44,8 @@ from MMSA_ext.reporting.render import (
 )
 from MMSA_ext.reporting.statistics import StatisticsError
 
-# The order in which MMSA's trainers return their metrics, over its three data sets.
-MMSA_METRICS = (
-    "Has0_acc_2",
-    "Has0_F1_score",
-    "Non0_acc_2",
-    "Non0_F1_score",
-    "Mult_acc_2",
-    "Mult_acc_3",
-    "Mult_acc_5",
-    "Mult_acc_7",
-    "F1_score",
-    "MAE",
-    "Corr",
-    "Loss",
-)
 # More than the largest table of MMSA's has.
 _TABLE_BYTES = 64 * 2**20
-
-
-def ordered_metrics(names: Iterable[str]) -> list[str]:
-    """Sort metric names as MMSA writes them; others follow in the order they come.
-
-    Args:
-        names: Metric names, repeats allowed.
-
-    Returns:
-        Each name once.
-    """
-    return sorted(dict.fromkeys(names), key=_place)
-
-
-def _place(metric: str) -> int:
-    if metric not in MMSA_METRICS and metric.startswith("Mult_acc_"):
-        metric = "Mult_acc_7"  # of labels in another range
-    return MMSA_METRICS.index(metric) if metric in MMSA_METRICS else len(MMSA_METRICS)
 
 
 def mmsa_row(model: str, results: Sequence[Mapping[str, float | None]]) -> dict[str, str]:
@@ -293,11 +261,8 @@ def compare_models(
     files: dict[str, list[RunRecord]] = {}
     for run in chosen:
         files.setdefault(run.identity.dataset_fingerprint, []).append(run)
-    shown = metrics or [
-        name
-        for name in ordered_metrics(name for run in chosen for name in _scores(run, split))
-        if name != "Loss"
-    ]
+    there = (name for run in chosen for name in _scores(run, split))
+    shown = metrics or ordered_metrics(there, loss=False)
     if not shown:
         raise StatisticsError(f"no run has metrics of a split {split!r}.")
     based = named_runs(records, [baseline], dataset) if baseline else []
@@ -306,18 +271,17 @@ def compare_models(
     for fingerprint, runs in files.items():
         kept = [run for run in runs if run.identity.digest in counted]
         groups = by_experiment(kept)
-        systems = rows({key: groups[key] for key in dict.fromkeys(map(_experiment, kept))})
-        named = [s.label for s in systems if base & {run.identity.digest for run in s.records}]
+        if models:
+            groups = {key: groups[key] for key in dict.fromkeys(map(_experiment, kept))}
+        systems = rows(groups)
+        named = [s for s in systems if base & {run.identity.digest for run in s.records}]
         if len(named) > 1:
+            listed = "; ".join(f"{s.label}, id {_experiment(s.records[0])[:8]}" for s in named)
             raise StatisticsError(
-                f"the baseline {baseline!r} is {len(named)} rows, {', '.join(named)}; name one by "
-                "the first digits of its id."
+                f"the baseline {baseline!r} is {len(named)} rows: {listed}. Name one by the first "
+                "digits of its id."
             )
-        facts = [
-            Fact("settings", ", ".join(f"{key} = {value}" for key, value in own.items()), (label,))
-            for label, own in differences({s.label: s.records for s in systems}).items()
-            if own
-        ]
+        facts = settings_facts(groups)
         if older := len(runs) - len(kept):
             facts.append(Fact("left out", f"{older} run(s) by older code of the same rows"))
         if baseline and not named:
@@ -327,7 +291,7 @@ def compare_models(
             compare(
                 systems,
                 shown,
-                baseline=next(iter(named), None),
+                baseline=named[0].label if named else None,
                 split=split,
                 title=title,
                 facts=facts,
@@ -372,8 +336,6 @@ def run_tables(
         here = [run for run in runs if run.identity.data_set == data_set]
         shown = metrics or ordered_metrics(name for run in here for name in _scores(run, split))
         # Of diverged runs alone there is nothing but that they diverged.
-        found = compare(
-            rows(by_experiment(here)), shown or LOWER_IS_BETTER[:1], split=split, seed_notes=True
-        )
+        found = compare(rows(by_experiment(here)), shown or ["MAE"], split=split, seed_notes=True)
         tables.append(comparison_table(found, details=()))
     return tables

@@ -1,9 +1,18 @@
 """Which runs are one row, what a user may call them, and which seeds pair."""
 
+import re
+
 import pytest
 
 from MMSA_ext.records.store import RunStore
-from MMSA_ext.reporting.groups import select_groups, shared_seeds
+from MMSA_ext.reporting.groups import (
+    by_experiment,
+    flatten,
+    labels,
+    select_groups,
+    settings_facts,
+    shared_seeds,
+)
 from MMSA_ext.reporting.statistics import StatisticsError
 
 
@@ -48,12 +57,76 @@ def test_several_experiments_are_listed(store, groups, make_record):
     assert "code 0.2.0" in str(refused.value)
 
 
-def test_experiments_of_one_model_are_told_apart(store, groups, make_record):
-    other = make_record(model="good", seed=1, code_version="0.2.0", epochs=1)
-    store.write(other)
-    ids = [run.identity.experiment for run in (groups[0].records[0], other)]
-    labels = [group.label for group in select_groups(store.records(), ids)]
-    assert labels == [f"good #{i[:6]}" for i in ids]
+class TestLabels:
+    """What tells the experiments of one model apart."""
+
+    def named(self, make_record, *configurations, **identity):
+        runs = [make_record(configuration=c, epochs=1, **identity) for c in configurations]
+        found = labels(by_experiment(runs))
+        return [found[run.identity.experiment] for run in runs]
+
+    def test_a_single_one_is_its_model(self, make_record):
+        runs = [make_record(model=model, epochs=1) for model in ("a", "b")]
+        assert list(labels(by_experiment(runs)).values()) == ["a", "b"]
+
+    @pytest.mark.parametrize(
+        ("one", "other", "said"),
+        [
+            ({"scaling": "none"}, {"scaling": "on"}, ("scaling = none", "scaling = on")),
+            ({"lr": 0.0005}, {"lr": 5e-05}, ("lr = 0.0005", "lr = 5e-05")),
+            ({"p": 8}, {"p": 8, "extra": [1, "a"]}, ("extra not set", "extra = [1, a]")),
+            ({"f": {"p": 8, "q": 1}}, {"f": {"q": 1}}, ("f.p = 8", "f.p not set")),
+            ({"f": {"p": 8, "q": 1}}, {}, ("f.p = 8, f.q = 1", "f not set")),
+            ({"f": {"p": 8, "q": 1}}, {"f": None}, ("f.p = 8, f.q = 1", "f = none")),
+        ],
+    )  # fmt: skip
+    def test_what_differs_is_named(self, make_record, one, other, said):
+        shared = {"batch_size": 32, "fusion": {"kind": "BF"}}
+        found = self.named(make_record, shared | one, shared | other)
+        assert found == [f"dashfusion ({text})" for text in said]
+
+    def test_of_many_settings_three_are_named_and_the_others_counted(self, make_record):
+        found = self.named(make_record, *({f"k{i}": i + j for i in range(9)} for j in (1, 11)))
+        assert found[0] == "dashfusion (k0 = 1, k1 = 2, k2 = 3, 6 more)"
+        facts = settings_facts(by_experiment([make_record(configuration={"k": k}) for k in (1, 2)]))
+        assert all(re.fullmatch("[0-9a-f]{8}", fact.text) for fact in facts)
+
+    def test_where_long_values_look_alike_the_ids_tell_them_apart(self, make_record):
+        found = self.named(make_record, *({"k": "x" * 40 + end} for end in "ab"))
+        assert len(set(found)) == 2
+        assert all(re.fullmatch(r"dashfusion \(k = x+…\) #[0-9a-f]{6}", label) for label in found)
+
+    def test_code_and_features_are_differences(self, make_record):
+        runs = [make_record(code_version=code, epochs=1) for code in ("0.1.0", "0.2.0")]
+        runs += [make_record(model="b", dataset_fingerprint=f * 64, epochs=1) for f in "ab"]
+        assert set(labels(by_experiment(runs)).values()) == {
+            *("dashfusion (code version = 0.1.0)", "dashfusion (code version = 0.2.0)"),
+            *(f"b (features = {f * 12})" for f in "ab"),
+        }
+
+
+def test_rows_stand_in_the_order_of_papers(make_record):
+    """The control, MMSA's models, others; settings by their numbers."""
+    runs = [make_record(model=m, epochs=1) for m in ("own", "text_only", "tfn_infoenh", "tfn")]
+    runs += [make_record(configuration={"p": p}, epochs=1) for p in (16, 4, 8)]
+    assert list(labels(by_experiment(runs)).values()) == [
+        *("text_only", "tfn", *(f"dashfusion (p = {p})" for p in (4, 8, 16)), "own"),
+        "tfn_infoenh",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("configuration", "flat"),
+    [
+        ({"a": {"b": {"c": 1.5}}, "d": None}, {"a.b.c": "1.5", "d": "null"}),
+        ({"a": {}, "b": [1, {"c": 2}]}, {"a": "{}", "b": '[1, {"c": 2}]'}),
+        ({"a": "text", "b": True}, {"a": "text", "b": "true"}),
+        # Numbers stand as users type them.
+        ({"a": 0.0005, "b": 5e-05, "c": 0.001}, {"a": "0.0005", "b": "5e-05", "c": "0.001"}),
+    ],
+)
+def test_flatten(configuration, flat):
+    assert flatten(configuration) == flat
 
 
 def test_several_data_sets_need_a_choice(store, make_record):

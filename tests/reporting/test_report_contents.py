@@ -1,10 +1,10 @@
 """What the report's tables say, from records."""
 
+import io
 import math
 
-import pytest
+import pandas as pd
 
-from MMSA_ext.reporting.groups import flatten
 from MMSA_ext.reporting.report_contents import sections
 from MMSA_ext.reporting.report_details import charts, facts
 from MMSA_ext.reporting.statistics import summarise
@@ -63,8 +63,8 @@ def test_diverged_runs_are_counted_apart(make_record, make_diverged_record):
 
 def test_only_diverged_runs_leave_no_numbers(make_diverged_record):
     (section,) = sections([make_diverged_record()])
-    assert section.metrics == ()
-    assert section.result_rows[0].n == "0 of 1"
+    (row,) = section.result_rows
+    assert (row.n, [cell.mean for cell in row.cells]) == ("0 of 1", ["-"])
     assert section.best_on_validation(5) == ()
 
 
@@ -86,79 +86,43 @@ def test_best_and_second_follow_the_direction(make_record):
     assert marks == [["", "best"], ["best", ""], ["second", "second"]]
 
 
-def test_only_differing_settings_are_shown(make_record):
-    shared = {"batch_size": 32, "fusion": {"p": 8, "kind": "BF"}}
-    one = make_record(configuration={**shared, "learning_rate": 1e-3})
-    two = make_record(
-        configuration={"batch_size": 32, "fusion": {"p": 4, "kind": "BF"}, "learning_rate": 1e-3,
-                       "extra": [1, 2]}
-    )  # fmt: skip
-    other = make_record(model="text_only", configuration={"batch_size": 8})
-    (section,) = sections([one, two, other])
-    difference = {e.id: e.difference for e in section.experiments}
-    assert difference[one.identity.experiment] == "fusion.p 8, extra not set"
-    assert difference[two.identity.experiment] == "fusion.p 4, extra [1, 2]"
-    assert difference[other.identity.experiment] == ""
-    labels = {e.id: e.label for e in section.experiments}
-    key = one.identity.experiment
-    assert labels[key] == f"dashfusion #{key[:6]}"
-    assert labels[other.identity.experiment] == "text_only"
-
-
-def test_labels_stay_different_where_ids_begin_alike(make_record):
-    """The ids of these two begin with the same six digits, and with seven."""
-    runs = [make_record(configuration={"k": k}) for k in (1012, 6368)]
+def test_the_loss_is_not_compared(make_record):
+    """It is another quantity in each model."""
+    runs = [make_record(model=m, metrics={"test": {"MAE": 1, "Loss": 1}}) for m in ("a", "b")]
     (section,) = sections(runs)
-    labels = [e.label for e in section.experiments]
-    assert labels == [f"dashfusion #{e.id[:8]}" for e in section.experiments]
-    assert len({label[:-1] for label in labels}) == 1
-    assert len(section.result_rows) == len(set(labels)) == 2
+    assert [metric.name for metric in section.metrics] == ["MAE"]
 
 
-def test_code_versions_are_a_difference(make_record):
-    runs = [make_record(code_version=version) for version in ("0.1.0+aa", "0.1.0+bb")]
-    (section,) = sections(runs)
-    assert sorted(e.difference for e in section.experiments) == [
-        "code version 0.1.0+aa",
-        "code version 0.1.0+bb",
-    ]
-
-
-def test_many_differences_are_counted(make_record):
-    runs = [make_record(configuration={f"k{i}": i + j for i in range(9)}) for j in (0, 1)]
-    (section,) = sections(runs)
-    assert all(e.difference.endswith(", 3 more") for e in section.experiments)
-
-
-def test_marks_say_what_numbers_depend_on(make_record):
+def test_what_the_numbers_depend_on_is_said_once(make_record, make_diverged_record):
     runs = [
         make_record(seed=1, notes=("audio removed", "stage one took 3 epochs")),
         make_record(seed=2, notes=("audio removed",)),
-        make_record(
-            model="text_only",
-            configuration={"pretrained": "minilm"},
-            selection="highest validation Corr",
-        ),
+        make_record(model="tfn", selection="highest validation Corr"),
+        make_diverged_record(model="tfn", seed=2),
     ]
     (section,) = sections(runs)
-    assert [row.basis for row in section.result_rows] == [
-        ["S1", "T1", "E1", "C1", "N1"],
-        ["S2", "T2", "E1", "C1"],
-    ]
-    said = {entry.mark: entry.text for entry in section.legend.entries}
-    assert said["S2"] == "highest validation Corr"
-    assert said["T2"] == "text encoder minilm"
-    assert said["E1"] == runs[0].environment.describe()
-    assert said["C1"] == "MMSA_ext 0.1.0"
-    assert said["N1"] == "audio removed"
+    said = [(fact.name, fact.said) for fact in section.facts]
+    for fact in (
+        ("selection", "tfn: highest validation Corr"),
+        ("environment", runs[0].environment.describe()),
+        ("note", "dashfusion: audio removed"),
+    ):
+        assert fact in said
+    # Runs that diverged have a list of their own.
+    assert not [fact for fact in said if fact[0] == "diverged"]
+    assert [run.identity.seed for _, run in section.diverged] == [2]
 
 
-def test_seed_rows_use_the_marks_of_the_legend(make_record):
-    runs = [make_record(seed=1, notes=("a", "b")), make_record(seed=2, notes=("a",))]
+def test_files_for_programs_have_all_digits_and_mmsa_s_names(make_record):
+    runs = [make_record(seed=s, metrics={"test": {"Non0_acc_2": 1 / s}}) for s in (3, 7)]
     (section,) = sections(runs)
-    legend = section.legend.entries
-    assert {mark for row in section.seed_rows for mark in row.basis} == {e.mark for e in legend}
-    assert [entry.text for entry in legend if entry.name == "note of all seeds"] == ["a"]
+    results, seeds = (pd.read_csv(io.StringIO(text)) for text in (
+        section.results_csv, section.seeds_csv
+    ))  # fmt: skip
+    assert results["metric"].tolist() == ["Non0_acc_2"]
+    assert results["mean"].tolist() == [(1 / 3 + 1 / 7) / 2]
+    assert seeds["Non0_acc_2"].tolist() == [1 / 3, 1 / 7]
+    assert section.metrics[0].head == "Acc-2\n(neg/pos) ↑"
 
 
 def test_experiments_to_draw_are_chosen_on_validation_data(make_record):
@@ -169,18 +133,6 @@ def test_experiments_to_draw_are_chosen_on_validation_data(make_record):
     ]
     (section,) = sections(runs)
     assert [e.model for e in section.best_on_validation(2)] == ["b", "c"]
-
-
-@pytest.mark.parametrize(
-    ("configuration", "flat"),
-    [
-        ({"a": {"b": {"c": 1.5}}, "d": None}, {"a.b.c": "1.5", "d": "null"}),
-        ({"a": {}, "b": [1, {"c": 2}]}, {"a": "{}", "b": '[1, {"c": 2}]'}),
-        ({"a": "text", "b": True}, {"a": "text", "b": "true"}),
-    ],
-)
-def test_flatten(configuration, flat):
-    assert flatten(configuration) == flat
 
 
 class TestDetails:
@@ -217,8 +169,10 @@ class TestDetails:
     ):
         found = charts([make_record(seed=1), make_diverged_record(seed=2)])
         assert [chart.title for chart in found] == [
-            f"validation {name} by epoch, 2 seeds" for name in ("MAE", "Corr", "Loss")
+            f"validation {name} by epoch" for name in ("MAE", "Corr", "Loss")
         ]
+        looks = {(line.color, line.dashes) for line in found[0].lines}
+        assert len(looks) == 2
         good, bad = found[0].lines
         assert (good.diverged, bad.chosen) == (None, None)
         assert f"{good.chosen[0]},{good.chosen[1]}" in good.points.split()

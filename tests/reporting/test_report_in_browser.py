@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from MMSA_ext.reporting.report import render_report
+from tests.reporting.conftest import make_diverged, make_finished, make_metrics
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 
@@ -45,6 +46,8 @@ def browser():
 def show(browser, tmp_path):
     """Open records as a report; at the end there was no error and no request but the file."""
     path = tmp_path / "report.html"
+    for log in ("browser", "performance"):
+        browser.get_log(log)  # of earlier pages
 
     def show(records, figures=False):
         path.write_text(render_report(records, figures=figures), encoding="utf-8")
@@ -162,6 +165,7 @@ def test_details_show_what_they_hold_when_opened(show, several):
         "seed 1111 seed 1112",
         "lowest validation Loss, patience 8",
         "test MAE \N{MULTIPLICATION SIGN}100 90.00",
+        "test Corr \N{MULTIPLICATION SIGN}100 50.00",
         "total, seconds 250.2",
         "cpu (Intel(R) Xeon(R)",
         "code version 0.1.0",
@@ -188,6 +192,85 @@ def test_figures_are_drawn(show, several):
     widths = browser.execute_script("return [...document.images].map(i => i.naturalWidth)")
     assert len(widths) == 2
     assert all(width > 300 for width in widths)
+
+
+@pytest.fixture(scope="module")
+def long_page(tmp_path_factory):
+    """All metrics of a data set, names that are long, numbers that are wide."""
+    runs = [
+        make_finished(
+            seed=seed,
+            configuration={"feature_scaling": scaling, "retrieved_features": retrieved},
+            metrics={"test": dict.fromkeys(make_metrics("mosi", 1), 1.2345 + seed / 1e4)},
+        )
+        for scaling, retrieved in (("none", "bank"), ("standardise", "encoded"))
+        for seed in (1111, 1112)
+    ]
+    runs.append(make_diverged(model="self_mm_infoenh", seed=1111))
+    path = tmp_path_factory.mktemp("long") / "report.html"
+    path.write_text(render_report(runs), encoding="utf-8")
+    return path
+
+
+# What is cut or hidden: an element beyond the page, or a table beyond its frame, which scrolls.
+HIDDEN = """
+const wide = document.documentElement.clientWidth;
+const out = [...document.body.querySelectorAll(":not(.skip, .hidden)")].filter((e) => {
+  const box = e.getBoundingClientRect();
+  return !e.closest(".scroll, svg") && box.width > 0 && (box.right > wide + 1 || box.left < 0);
+});
+const cut = [...document.querySelectorAll(".scroll")].filter((e) => e.scrollWidth > e.clientWidth);
+const clipped = [...document.querySelectorAll("main *")].filter((e) => {
+  const style = getComputedStyle(e);
+  const flows = style.overflowX === "visible" || style.display === "inline";
+  return !flows && !e.matches(".scroll, .hidden") && e.scrollWidth > e.clientWidth + 1;
+});
+const over = [...document.querySelectorAll("tr")].flatMap((row) => [...row.cells].slice(1)
+  .filter((cell, i) => cell.getBoundingClientRect().left + 1
+    < row.cells[i].getBoundingClientRect().right));
+return [out, cut, clipped, over].map((some) => some.map((e) => e.outerHTML.slice(0, 80)));
+"""
+
+
+@pytest.mark.parametrize("width", [400, 800, 1200, 1600])
+def test_nothing_is_cut_or_overlaps(browser, long_page, width):
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        browser.get(long_page.as_uri())
+        for summary in find(browser, "details:not([open]) > summary"):
+            browser.execute_script("arguments[0].parentElement.open = true", summary)
+        out, cut, clipped, over = browser.execute_script(HIDDEN)
+        assert (out, clipped, over) == ([], [], [])
+        if width >= 800:
+            assert cut == []
+        else:  # on a telephone tables scroll in a frame that says so
+            frames = browser.execute_script(
+                "return [...document.querySelectorAll('.scroll')].map("
+                "(e) => [getComputedStyle(e).overflowX, e.tabIndex])"
+            )
+            assert cut
+            assert all(frame == ["auto", 0] for frame in frames)
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_pictures_stand_before_the_rows(browser, long_page):
+    browser.get(long_page.as_uri())
+    order = browser.execute_script(
+        "return [...document.querySelectorAll('.dataset img, .dataset table')].map(e => e.tagName)"
+    )
+    assert order[:3] == ["IMG", "IMG", "TABLE"]
+
+
+def test_a_table_is_saved_as_csv(browser, long_page, tmp_path):
+    browser.get(long_page.as_uri())
+    place = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", place)
+    find(browser, "a.csv")[0].click()
+    WebDriverWait(browser, 10).until(lambda _: list(tmp_path.glob("*-results.csv")))
+    (path,) = tmp_path.glob("*.csv")
+    assert path.read_text("utf-8").startswith("row,model,dataset,split,metric,mean,std,n")
 
 
 def test_without_records(show):

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.records.store import RunStore, StoreWarning
+from MMSA_ext.reporting.metric_names import ordered_metrics
 from MMSA_ext.reporting.tables import (
     append_mmsa_csv,
     mmsa_row,
-    ordered_metrics,
     render_table,
     runs_frame,
     seed_table,
@@ -238,8 +238,8 @@ class TestRenderTable:
         ]
         text = render_table(runs)
         for run, mean in zip(runs, ("50.00", "90.00"), strict=True):
-            row = _row(text, f"dashfusion #{run.identity.experiment[:6]}")
-            assert row[2:4] == ["1", mean]
+            row = _row(text, f"dashfusion (p = {run.identity.configuration['p']})")
+            assert row[4:6] == ["1", mean]
 
     def test_only_diverged_runs(self, make_diverged_record):
         text = render_table([make_diverged_record()])

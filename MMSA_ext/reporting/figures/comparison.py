@@ -10,10 +10,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from MMSA_ext.records.store import StoreError
-from MMSA_ext.reporting.comparison import Comparison, Role
+from MMSA_ext.reporting.comparison import Comparison
 from MMSA_ext.reporting.figures.intervals import (
     Estimate,
-    better,
+    direction,
     estimates,
     limits,
     unit,
@@ -21,35 +21,29 @@ from MMSA_ext.reporting.figures.intervals import (
 )
 from MMSA_ext.reporting.figures.style import (
     BLACK,
-    BLUE,
-    GREEN,
+    MARKERS,
     PAGE_WIDTH,
     TICK,
-    VERMILLION,
     entry,
     grid_shape,
     house_style,
     legend_below,
+    look,
     panels,
 )
 from MMSA_ext.reporting.figures.wording import wrapped
 
-# By role of a row: colour, marker and the legend's words.
-LOOKS: Final[Mapping[Role, tuple[str, str, str]]] = {
-    "system": (BLUE, "o", "system"),
-    "baseline": (BLACK, "D", "baseline"),
-    "control": (VERMILLION, "s", "control"),
-}
 PUBLISHED: Final[dict[str, Any]] = {
-    "color": GREEN,
+    "color": BLACK,
     "marker": "d",
     "markerfacecolor": "white",
     "markersize": 5.5,
 }
+HOLLOW: Final[dict[str, Any]] = {"markerfacecolor": "white", "mew": 1.2}
 BASELINE: Final[dict[str, Any]] = {"color": "0.35", "linewidth": 1}
-_LABEL_COLUMNS: Final = 24
+_LABEL_COLUMNS: Final = 28
 # Inches: of a panel at least, of the column of labels, of a row at least, of a line of a label.
-_PANEL, _LABELS, _ROW, _LINE = 1.55, 1.7, 0.25, 0.145
+_PANEL, _LABELS, _ROW, _LINE = 1.55, 1.9, 0.25, 0.145
 
 
 @house_style()
@@ -59,8 +53,8 @@ def comparison_figure(comparison: Comparison, width: float = PAGE_WIDTH) -> Figu
     Each row has the mean as a dot, the t-interval of the mean as a line, which ends in an arrow
     where it leaves the panel, and single seeds as ticks. The dashed line is the baseline's mean.
     Hollow diamonds are what papers print, of other settings. Accuracies and F1 scores are in
-    percent, MAE and the correlation as they are. Controls and the baseline have markers of their
-    own.
+    percent, MAE and the correlation as they are. Each row has the colour that it has in
+    `curves_overview`, and a marker of its own; that of a control is hollow.
 
     Args:
         comparison: From `reporting.comparison.compare`.
@@ -96,7 +90,11 @@ def comparison_figure(comparison: Comparison, width: float = PAGE_WIDTH) -> Figu
 def _label(row: str, cell: Estimate) -> str:
     marks: list[str] = [cell.role] if cell.role != "system" else []
     marks += [f"{cell.diverged} diverged"] if cell.diverged else []
-    return wrapped(f"{row} ({', '.join(marks)})" if marks else row, _LABEL_COLUMNS)
+    text = f"{row} ({', '.join(marks)})" if marks else row
+    # What sets a row apart begins a line of its own.
+    parts = row.replace(" (", "\n(", 1) + text.removeprefix(row)
+    lines = [text] if len(text) <= _LABEL_COLUMNS else parts.split("\n")
+    return "\n".join(wrapped(line, _LABEL_COLUMNS) for line in lines)
 
 
 def _draw_panel(
@@ -109,7 +107,7 @@ def _draw_panel(
     for y, cell in enumerate(column.values()):
         _draw_row(axes, y, cell)
     axes.set_title(unit(metric)[0])
-    axes.set_xlabel(better(metric), fontsize=TICK)
+    axes.set_xlabel(direction(metric), fontsize=TICK)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=4, min_n_ticks=2))
     axes.grid(visible=True, axis="both")
     axes.spines["left"].set_visible(False)
@@ -117,14 +115,15 @@ def _draw_panel(
 
 
 def _draw_row(axes: Axes, y: int, cell: Estimate) -> None:
-    color, marker, _ = LOOKS[cell.role]
+    color, marker = look(y)[0], MARKERS[y % len(MARKERS)]
     if math.isfinite(cell.low):
         _draw_interval(axes, y, cell, color)
     if cell.seeds:
-        ys = [y + 0.22] * len(cell.seeds)
+        ys = [y + 0.25] * len(cell.seeds)
         axes.plot(cell.seeds, ys, "|", color=color, markersize=4.5, mew=1.0)
     if math.isfinite(cell.mean):
-        axes.plot([cell.mean], [y], marker, color=color, markersize=5, mec="white", mew=0.5)
+        edge = HOLLOW if cell.role == "control" else {"mec": "white", "mew": 0.5}
+        axes.plot([cell.mean], [y], marker, color=color, markersize=5.5, **edge)
     elif not math.isfinite(cell.published):
         reason = "diverged" if cell.diverged else "no value"
         beside = axes.get_yaxis_transform()
@@ -144,11 +143,9 @@ def _draw_interval(axes: Axes, y: int, cell: Estimate, color: str) -> None:
 
 
 def _legend(baseline: str | None, cells: Sequence[Estimate]) -> list[Line2D]:
-    handles = [
-        entry(name, color, marker, "-", markersize=5)
-        for role, (color, marker, name) in LOOKS.items()
-        if any(cell.role == role and cell.n for cell in cells)
-    ]
+    handles = []
+    if any(cell.role == "control" and cell.n for cell in cells):
+        handles.append(entry("control (hollow)", "0.35", "o", markersize=5.5, **HOLLOW))
     if baseline is not None:
         handles.append(entry(wrapped(f"mean of {baseline}", _LABEL_COLUMNS), line="--", **BASELINE))
     if any(cell.seeds for cell in cells):

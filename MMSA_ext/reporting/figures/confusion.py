@@ -14,7 +14,13 @@ from matplotlib.image import AxesImage
 from sklearn.metrics import confusion_matrix
 
 from MMSA_ext.datasets import Dataset, get_dataset
-from MMSA_ext.metrics import SIMS_BORDERS, bordered_classes, rounded_classes, whole_labels
+from MMSA_ext.metrics import (
+    SIMS_BORDERS,
+    FloatArray,
+    bordered_classes,
+    rounded_classes,
+    whole_labels,
+)
 from MMSA_ext.records.store import StoreError
 from MMSA_ext.reporting.figures.intervals import write_title
 from MMSA_ext.reporting.figures.style import (
@@ -26,9 +32,20 @@ from MMSA_ext.reporting.figures.style import (
     panels,
 )
 from MMSA_ext.reporting.figures.wording import wrapped
+from MMSA_ext.reporting.metric_names import paper_name
 
 Counts = npt.NDArray[np.int64]
 
+# What the classes of MOSI and SIMS mean, by their number; two end at 0.
+_MEANINGS: Final = {
+    7: (
+        *("strongly negative", "negative", "weakly negative", "neutral"),
+        *("weakly positive", "positive", "strongly positive"),
+    ),
+    5: ("negative", "weakly negative", "neutral", "weakly positive", "positive"),
+    3: ("negative", "neutral", "positive"),
+    2: ("not positive", "positive"),
+}
 # By metrics, the numbers of classes; the first is the default.
 _CLASSES: Final = {"mosi": (7, 5), "sims": tuple(sorted(SIMS_BORDERS, reverse=True))}
 # More cannot be read.
@@ -47,12 +64,14 @@ class Classes:
 
     Attributes:
         metric: MMSA's accuracy over these classes.
-        names: One for each class, from the most negative.
+        names: One for each class, from the most negative, such as "weakly negative".
+        ranges: The labels of each class, such as "-1" or "≤ -0.1".
         of: From values of shape (n,) to numbers of classes of shape (n,), the first of them 0.
     """
 
     metric: str
     names: tuple[str, ...]
+    ranges: tuple[str, ...]
     of: Any
 
 
@@ -84,17 +103,22 @@ def classes_of(dataset: Dataset | str, count: int | None = None) -> Classes:
             f"{dataset.name} has {count} classes, and 2 to {_MOST_CLASSES} can be drawn; give it "
             "borders between fewer (classes, docs/data.md)."
         )
-    metric = f"Mult_acc_{count}"
-    if dataset.metrics == "mosi":
-        low, high = -(count // 2), count // 2
-    if dataset.metrics == "sims" or (dataset.metrics == "generic" and dataset.classes):
-        limits = SIMS_BORDERS[count] if dataset.metrics == "sims" else dataset.classes or ()
-        borders = [f"{border:g}" for border in limits]
-        names = (*(f"≤ {border}" for border in borders), f"> {borders[-1]}")
-        return Classes(metric, names, partial(bordered_classes, limits))
-    sign = "+" if low < 0 else ""
-    names = tuple(f"{value:{sign}d}" if value else "0" for value in range(low, high + 1))
-    return Classes(metric, names, lambda values: rounded_classes(low, high, values) - low)
+    limits = SIMS_BORDERS[count] if dataset.metrics == "sims" else dataset.classes
+    if dataset.metrics != "mosi" and limits:
+        ranges = (*(f"≤ {border:g}" for border in limits), f"> {limits[-1]:g}")
+        of = partial(bordered_classes, limits)
+    else:
+        if dataset.metrics == "mosi":
+            low, high = -(count // 2), count // 2
+        sign = "+" if low < 0 else ""
+        ranges = tuple(f"{value:{sign}d}" if value else "0" for value in range(low, high + 1))
+        of = partial(_rounded, low, high)
+    names = _MEANINGS[count] if dataset.metrics in _CLASSES else ranges
+    return Classes(f"Mult_acc_{count}", names, ranges, of)
+
+
+def _rounded(low: int, high: int, values: FloatArray) -> Counts:
+    return rounded_classes(low, high, values) - low
 
 
 def confusion(predictions: pd.DataFrame, classes: Classes) -> Counts:
@@ -147,11 +171,14 @@ def confusion_figure(
     width = COLUMN_WIDTH if len(counts) == 1 else PAGE_WIDTH
     panel = min(width / beside, COLUMN_WIDTH)
     # Cells are nearly square; an exact aspect would let titles overlap.
-    figure = Figure(figsize=(width, 1.25 + below * panel))
+    figure = Figure(figsize=(width, 1.25 + below * (panel + 0.8)))
     grid = panels(figure, len(counts), (below, beside))
     size = min(TICK, _font_size(panel, digits, len(chosen.names)))
-    for axes, (name, matrix) in zip(grid, counts.items(), strict=True):
-        image = _draw_panel(axes, matrix, chosen.names, size)
+    ticks = _ticks(chosen)
+    for place, (axes, (name, matrix)) in enumerate(zip(grid, counts.items(), strict=True)):
+        image = _draw_panel(axes, matrix, size)
+        axes.set_xticks(range(len(ticks)), ticks, rotation=90)
+        axes.set_yticks(range(len(ticks)), ticks if place % beside == 0 else [""] * len(ticks))
         axes.set_title(_panel_title(name, shown[name], matrix), loc="center")
     for axes in grid[::beside]:
         axes.set_ylabel("true class")
@@ -162,8 +189,8 @@ def confusion_figure(
     samples = sorted({frame["id"].nunique() for frame in shown.values()})
     said = " to ".join(str(n) for n in dict.fromkeys((samples[0], samples[-1])))
     name = dataset if isinstance(dataset, str) else dataset.name
-    title = f"{name}: classes of {chosen.metric}\n{split} split of {said} samples, counts summed"
-    write_title(figure, f"{title} over seeds")
+    title = f"{name}: the classes of {paper_name(chosen.metric)}\n{split} split of {said} samples"
+    write_title(figure, f"{title}, counts summed over seeds")
     return figure
 
 
@@ -198,15 +225,21 @@ def _panel_title(name: str, frame: pd.DataFrame, matrix: Counts) -> str:
     return f"{wrapped(name, _TITLE_COLUMNS)}\n{accuracy:.1f} % right, {n}"
 
 
-def _draw_panel(axes: Axes, matrix: Counts, names: tuple[str, ...], size: float) -> AxesImage:
+def _ticks(classes: Classes) -> list[str]:
+    """Each class in up to two lines, with its labels where the name does not say them."""
+    if classes.names == classes.ranges:
+        return list(classes.ranges)
+    pairs = zip(classes.names, classes.ranges, strict=True)
+    return [f"{name} ({labels})".replace("ly ", "ly\n", 1) for name, labels in pairs]
+
+
+def _draw_panel(axes: Axes, matrix: Counts, size: float) -> AxesImage:
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), count in np.ndenumerate(matrix):
         color = "white" if shares[row, column] > _DARK else "black"
         axes.text(column, row, str(count), ha="center", va="center", fontsize=size, color=color)
-    axes.set_xticks(range(len(names)), names)
-    axes.set_yticks(range(len(names)), names)
     axes.tick_params(labelsize=7.5, length=0)
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)

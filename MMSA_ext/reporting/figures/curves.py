@@ -1,7 +1,7 @@
 """Training curves, of one run and of several beside each other."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -30,16 +30,23 @@ from MMSA_ext.reporting.figures.style import (
     look,
     panels,
 )
+from MMSA_ext.reporting.figures.wording import wrapped
+from MMSA_ext.reporting.groups import by_data, by_experiment, data_titles, labels
+from MMSA_ext.reporting.metric_names import paper_name
 
 # In the order of preference: what the panels beside the loss show, where the history has it.
 VALID_METRICS = ("MAE", "Corr")
-METRIC_LABELS = {"Corr": "Pearson correlation", "Loss": "loss"}
 COMPARABLE_LOSS = "prediction_loss"
-MODELS_TOGETHER = 4
+SYSTEMS_TOGETHER, PANELS_BESIDE = 4, 3
+# Of a single system, so many seeds are told apart by colours.
+SEEDS_TOLD = 10
+# Characters of a system's name in a line above a panel.
+SYSTEM_COLUMNS = 34
 
 FloatArray = npt.NDArray[np.float64]
 Side = Literal["train", "valid"]
 Curve = tuple[Side, str, str, LineStyle]
+Parts = dict[str, dict[str, list[RunRecord]]]
 
 
 @house_style()
@@ -75,92 +82,122 @@ def training_curves(record: RunRecord) -> Figure:
 
 
 @house_style()
-def curves_overview(records: Sequence[RunRecord]) -> Figure:
+def curves_overview(records: Sequence[RunRecord], names: Mapping[str, str] | None = None) -> Figure:
     """Draw the validation curves of several runs.
 
-    Up to four models share a panel: one row a data set, one colour a model. More would hide each
-    other, so each has a panel of its own, with the others in grey behind it; the panels of a data
-    set and metric share their axes. Each seed is a thin line that ends where its training ended; a
-    dot marks the tested epoch and a cross the last epoch of a diverged run.
+    Up to four systems (a model with one configuration) share a panel: one row a data set, one
+    colour and line style a system. More would hide each other, so each has a panel of its own, with
+    the others in grey behind it; the panels of a data set and metric share their axes. Each seed is
+    a thin line that ends where its training ended; a dot marks the tested epoch and a cross the
+    last epoch of a diverged run. The seeds of a single system have a colour and line style each.
 
     Args:
         records: Runs of any data sets, models and seeds.
+        names: By experiment, what its system is called, in the order of colours; by default the
+            model and what tells its experiments apart.
 
     Raises:
         StoreError: There are no records.
     """
     if not records:
         raise StoreError("there are no runs to draw; train one first.")
-    models = list(dict.fromkeys(run.identity.model for run in records))
+    data = by_data(records)
+    titles = data_titles(data)
+    # By data set, then by system. A data set may have fewer systems than another.
+    parts: Parts = {}
+    for key, here in data.items():
+        groups = by_experiment(here)
+        called = labels(groups) if names is None else names
+        parts[titles[key]] = {called[experiment]: runs for experiment, runs in groups.items()}
+    order = list(dict.fromkeys(name for systems in parts.values() for name in systems))
+    if names is not None:
+        order.sort(key=list(names.values()).index)
     # Models differ in what their loss is, so it is shown only where there is nothing else.
     shown = _valid_metrics(records) or ["Loss"]
-    draw = _draw_together if len(models) <= MODELS_TOGETHER else _draw_apart
-    return draw(records, models, shown)
+    draw = _draw_together if len(order) <= SYSTEMS_TOGETHER else _draw_apart
+    return draw(records, parts, order, shown)
 
 
 def _draw_together(
-    records: Sequence[RunRecord], models: Sequence[str], shown: Sequence[str]
+    records: Sequence[RunRecord], parts: Parts, order: Sequence[str], shown: Sequence[str]
 ) -> Figure:
-    datasets = _datasets(records)
+    # One system is told by its title, and its seeds by colours; several are told by colours.
+    seeds = list(dict.fromkeys(run.identity.seed for run in records))
+    single = len(order) == 1 and len(seeds) <= SEEDS_TOLD
+
+    def style(name: str, run: RunRecord) -> tuple[str, LineStyle]:
+        return look(seeds.index(run.identity.seed) if single else order.index(name))
+
     width = PAGE_WIDTH if len(shown) > 1 else 4.4
-    figure = Figure(figsize=(width, 1.1 + 2.3 * len(datasets)))
-    grid = figure.subplots(len(datasets), len(shown), squeeze=False)
-    for row, dataset in zip(grid, datasets, strict=True):
-        runs = [run for run in records if run.identity.dataset == dataset]
-        for axes, name in zip(row, shown, strict=True):
-            for run in runs:
-                _draw_run(axes, run, name, *look(models.index(run.identity.model)))
-            _mark_epochs(axes, [epoch for run in runs for epoch in run.history])
-            axes.set_title(f"{dataset}: {_label('valid', name)}", loc="center")
+    if single:
+        handles = [_line(f"seed {seed}", look(place)) for place, seed in enumerate(seeds)]
+    else:
+        handles = [_line(_named(parts, name), look(i)) for i, name in enumerate(order)]
+    figure = Figure(figsize=(width, 1.1 + 2.3 * len(parts) + 0.12 * len(handles)))
+    grid = figure.subplots(len(parts), len(shown), squeeze=False)
+    for row, (dataset, systems) in zip(grid, parts.items(), strict=True):
+        for axes, metric in zip(row, shown, strict=True):
+            for name, runs in systems.items():
+                for run in runs:
+                    _draw_run(axes, run, metric, *style(name, run))
+            _mark_epochs(axes, [epoch for run in _all(systems) for epoch in run.history])
+            axes.set_title(f"{dataset}: {_label('valid', metric)}", loc="center")
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
-    handles = []
-    for index, model in enumerate(models):
-        color, style = look(index)
-        text = _model_and_seeds([run for run in records if run.identity.model == model])
-        handles.append(entry(text, color, line=style, linewidth=1.6))
+    if single:
+        figure.suptitle(wrapped(order[0], SYSTEM_COLUMNS * 2))
     _overview_legend(figure, records, handles)
     return figure
 
 
 def _draw_apart(
-    records: Sequence[RunRecord], models: Sequence[str], shown: Sequence[str]
+    records: Sequence[RunRecord], parts: Parts, order: Sequence[str], shown: Sequence[str]
 ) -> Figure:
-    columns = min(MODELS_TOGETHER, len(models))
-    blocks = [(dataset, name) for dataset in _datasets(records) for name in shown]
-    # By data set and model; a data set may have fewer models than another.
-    runs: dict[str, dict[str, list[RunRecord]]] = {}
-    for run in sorted(records, key=lambda run: models.index(run.identity.model)):
-        runs.setdefault(run.identity.dataset, {}).setdefault(run.identity.model, []).append(run)
-    heights = [math.ceil(len(runs[dataset]) / columns) for dataset, _ in blocks]
-    figure = Figure(figsize=(PAGE_WIDTH, 0.5 + sum(0.3 + 1.35 * h for h in heights)))
-    parts = figure.subfigures(len(blocks), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for part, (dataset, name), height in zip(parts, blocks, heights, strict=True):
-        of_model = runs[dataset]
-        every = [run for mine in of_model.values() for run in mine]
-        grid = panels(part, len(of_model), (height, columns), sharex=True, sharey=True)
-        for axes, mine in zip(grid, of_model.values(), strict=True):
-            for run in every:
-                epochs, values = _series(run.history, "valid", name)
+    columns = min(PANELS_BESIDE, len(order))
+    blocks = [(dataset, metric) for dataset in parts for metric in shown]
+    heights = [math.ceil(len(parts[dataset]) / columns) for dataset, _ in blocks]
+    lines = max(wrapped(name, SYSTEM_COLUMNS).count("\n") for name in order)
+    row = 1.35 + 0.14 * lines
+    figure = Figure(figsize=(PAGE_WIDTH, 0.5 + sum(0.3 + row * h for h in heights)))
+    blocks_drawn = figure.subfigures(len(blocks), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for part, (dataset, metric), height in zip(blocks_drawn, blocks, heights, strict=True):
+        systems = {name: parts[dataset][name] for name in order if name in parts[dataset]}
+        grid = panels(part, len(systems), (height, columns), sharex=True, sharey=True)
+        for axes, (name, runs) in zip(grid, systems.items(), strict=True):
+            for run in _all(systems):
+                epochs, values = _series(run.history, "valid", metric)
                 axes.plot(epochs, values, color="0.85", linewidth=0.7, zorder=1)
-            for run in mine:
-                _draw_run(axes, run, name, BLUE, "-")
-            _mark_epochs(axes, [epoch for run in every for epoch in run.history])
-            axes.set_title(_model_and_seeds(mine), fontsize=TICK, loc="center")
+            for run in runs:
+                _draw_run(axes, run, metric, *look(order.index(name)))
+            _mark_epochs(axes, [epoch for run in _all(systems) for epoch in run.history])
+            title = f"{wrapped(name, SYSTEM_COLUMNS)}\n{_seeds(runs)}"
+            axes.set_title(title, fontsize=TICK - 1, loc="left")
             axes.xaxis.set_tick_params(labelbottom=axes in grid[-columns:])
-        part.suptitle(f"{dataset}: {_label('valid', name)} by epoch", fontsize=LABEL)
-    others = entry("the other models", "0.75", line="-", linewidth=1.2)
-    _overview_legend(parts[-1], records, [others])
+        part.suptitle(f"{dataset}: {_label('valid', metric)} by epoch", fontsize=LABEL)
+    others = entry("the others", "0.75", line="-", linewidth=1.2)
+    _overview_legend(blocks_drawn[-1], records, [others])
     return figure
 
 
-def _datasets(records: Sequence[RunRecord]) -> list[str]:
-    return list(dict.fromkeys(run.identity.dataset for run in records))
+def _all(systems: Mapping[str, Sequence[RunRecord]]) -> list[RunRecord]:
+    return [run for runs in systems.values() for run in runs]
 
 
-def _model_and_seeds(runs: Sequence[RunRecord]) -> str:
-    seeds = len({run.identity.seed for run in runs})
-    return f"{runs[0].identity.model} ({seeds} {'seed' if seeds == 1 else 'seeds'})"
+def _line(text: str, looks: tuple[str, LineStyle]) -> Line2D:
+    return entry(text, looks[0], line=looks[1], linewidth=1.6)
+
+
+def _named(parts: Parts, name: str) -> str:
+    """A system with its seeds, those of all data sets."""
+    return f"{name}: {_seeds([run for systems in parts.values() for run in systems.get(name, ())])}"
+
+
+def _seeds(runs: Sequence[RunRecord]) -> str:
+    """Say which seeds there are: "seeds 1111, 1112", and "seeds 1111 to 1115" of a whole range."""
+    seeds = sorted({run.identity.seed for run in runs})
+    if len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1:
+        return f"seeds {seeds[0]} to {seeds[-1]}"
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def _curves(record: RunRecord) -> dict[str, list[Curve]]:
@@ -212,7 +249,7 @@ def _valid_metrics(records: Sequence[RunRecord]) -> list[str]:
 
 
 def _label(side: Side, name: str) -> str:
-    words = METRIC_LABELS.get(name, name.replace("_", " "))
+    words = "loss" if name == "Loss" else paper_name(name).replace("_", " ")
     return f"{'validation' if side == 'valid' else 'training'} {words}"
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from MMSA_ext.reporting.figures.style import PALETTE, entry, house_style, legend_below
@@ -22,6 +24,8 @@ STAGE_NAMES = {
     "aligned": "after InfoEnh (aligned)",
     "encoded": "modality representations",
 }
+# Red to blue through white, told apart by colour-blind readers.
+SENTIMENT = "RdBu"
 _MARKERS = ("o", "^", "s", "D", "v", "P")
 _FILLED = 3  # a fourth modality is made from the others and may hide them: it is drawn hollow
 
@@ -33,7 +37,10 @@ def _look(pair: int) -> dict[str, Any]:
 
 @house_style()
 def embedding_figure(points: pd.DataFrame, distances: pd.DataFrame, *, title: str = "") -> Figure:
-    """Draw the t-SNE picture of every stage, and below them the distances between modalities.
+    """Draw the t-SNE picture of every stage twice, and below the distances between modalities.
+
+    Points are coloured by modality, and below by sentiment: of a map that diverges at 0, where the
+    label is neutral.
 
     Args:
         points: Of `explain.embeddings.project`.
@@ -42,14 +49,22 @@ def embedding_figure(points: pd.DataFrame, distances: pd.DataFrame, *, title: st
     """
     stages = list(dict.fromkeys(points["stage"]))
     modalities = list(dict.fromkeys(points["modality"]))
-    width = 8.6
-    figure = Figure(figsize=(width, 7.0))
-    above, below = figure.subfigures(2, 1, height_ratios=[1.35, 1], squeeze=False)[:, 0]
-    for axes, stage in zip(above.subplots(1, len(stages), squeeze=False)[0], stages, strict=True):
-        _scatter(axes, points[points["stage"] == stage], modalities)
+    width, marked = 8.6, dict(zip(modalities, _MARKERS * len(modalities), strict=False))
+    figure = Figure(figsize=(width, 10.2))
+    parts = figure.subfigures(3, 1, height_ratios=[1.3, 1.2, 1], squeeze=False)
+    above, middle, below = parts[:, 0]
+    grids = [part.subplots(1, len(stages), squeeze=False)[0] for part in (above, middle)]
+    largest = float(np.nanmax(np.abs([*points["label"], 1e-6])))
+    scale = Normalize(-largest, largest)
+    for axes, lower, stage in zip(*grids, stages, strict=True):
+        here = points[points["stage"] == stage]
+        _scatter(axes, here, marked)
         axes.set_title(STAGE_NAMES.get(stage, stage))
+        _scatter(lower, here, marked, scale)
+    bar = middle.colorbar(ScalarMappable(scale, SENTIMENT), ax=list(grids[1]), fraction=0.04)
+    bar.set_label("sentiment (label)")
     marks = [
-        entry(name, PALETTE[i], _MARKERS[i], mfc=PALETTE[i] if i < _FILLED else "none")
+        entry(name, PALETTE[i], marked[name], mfc=PALETTE[i] if i < _FILLED else "none")
         for i, name in enumerate(modalities)
     ]
     legend_below(above, marks, width)
@@ -64,19 +79,21 @@ def embedding_figure(points: pd.DataFrame, distances: pd.DataFrame, *, title: st
     return figure
 
 
-def _scatter(axes: Axes, points: pd.DataFrame, modalities: Sequence[str]) -> None:
-    for index, name in enumerate(modalities):
+def _scatter(
+    axes: Axes, points: pd.DataFrame, markers: Mapping[str, str], scale: Normalize | None = None
+) -> None:
+    """Points of one stage, coloured by modality, or on a scale by sentiment."""
+    for index, (name, marker) in enumerate(markers.items()):
         here = points[points["modality"] == name]
-        axes.scatter(
-            here["x"],
-            here["y"],
-            s=14 if index < _FILLED else 34,
-            marker=_MARKERS[index % len(_MARKERS)],
-            color=PALETTE[index] if index < _FILLED else "none",
-            edgecolors="none" if index < _FILLED else PALETTE[index],
-            alpha=0.7,
-            linewidths=0.9,
-        )
+        filled, color = index < _FILLED, PALETTE[index]
+        if scale is not None:
+            # White would not show on white: every point has an edge.
+            look: dict[str, Any] = {"c": here["label"], "cmap": SENTIMENT, "norm": scale}
+            look |= {"edgecolors": "0.45", "linewidths": 0.4, "plotnonfinite": True}
+        else:
+            look = {"color": color if filled else "none", "alpha": 0.7, "linewidths": 0.9}
+            look["edgecolors"] = "none" if filled else color
+        axes.scatter(here["x"], here["y"], s=14 if filled else 34, marker=marker, **look)
     # Neither the axes of t-SNE nor its distances mean anything.
     axes.set_xticks([])
     axes.set_yticks([])

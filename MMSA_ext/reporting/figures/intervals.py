@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 
 from MMSA_ext.errors import suggest
 from MMSA_ext.records.store import StoreError
-from MMSA_ext.reporting.comparison import PRINTED_PLAIN, Comparison, Role, lower_is_better
+from MMSA_ext.reporting.comparison import Comparison, Role
 from MMSA_ext.reporting.figures.style import COLUMN_WIDTH, LABEL, TITLE
 from MMSA_ext.reporting.figures.wording import wrapped
+from MMSA_ext.reporting.metric_names import PRINTED_PLAIN, better, paper_name
 
 # With two seeds a t-interval is nine times as wide as what the seeds span: beyond this multiple of
 # what is drawn, an interval is cut and an arrow says so.
@@ -49,14 +50,16 @@ class Estimate:
 def unit(metric: str) -> tuple[str, float]:
     """Name a metric with its unit, and the factor from our metrics to it.
 
-    Such as `("Mult_acc_7 (%)", 100)`, and `("MAE", 1)`.
+    Such as `("Acc-7, %", 100)`, and `("MAE", 1)`.
     """
-    return (metric, 1.0) if metric in PRINTED_PLAIN else (f"{metric} (%)", 100.0)
+    name = paper_name(metric)
+    return (name, 1.0) if metric in PRINTED_PLAIN else (f"{name}, %", 100.0)
 
 
-def better(metric: str) -> str:
-    """Say in which direction of an axis the better values lie."""
-    return "← lower is better" if lower_is_better(metric) else "higher is better →"
+def direction(metric: str) -> str:
+    """Say in which direction of an axis the better values lie; nothing of the loss."""
+    said = {"": "", "lower": "← lower is better", "higher": "higher is better →"}
+    return said[better(metric)]
 
 
 def estimates(comparison: Comparison, metric: str) -> dict[str, Estimate]:

@@ -18,7 +18,7 @@ from MMSA_ext.records.store import StoreError
 from MMSA_ext.reporting.comparison import Comparison
 from MMSA_ext.reporting.figures.intervals import (
     Estimate,
-    better,
+    direction,
     estimates,
     limits,
     unit,
@@ -108,7 +108,7 @@ def sweep_figure(
         _draw_panel(axes, points, cells, styles, reference)
         axes.set_title(unit(metric)[0])
         # Turned by a quarter, an arrow to the right points up.
-        axes.set_ylabel(better(metric), fontsize=TICK)
+        axes.set_ylabel(direction(metric), fontsize=TICK)
         _mark(axes, places, logarithmic=doubling and _doubles(places))
     for axes in shown[-beside:]:
         axes.set_xlabel(wrapped(x_label, _X_COLUMNS))

@@ -126,18 +126,23 @@ def save(
 
 
 def _is_chinese(figure: Figure) -> bool:
-    """Whether there is Chinese text; a warning where no font here has it."""
+    """Whether there is Chinese text; the first time, a warning where no font here has it."""
     texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
     found = any(_CJK_TEXT.search(text.get_text()) for text in texts)
     if found and cjk_font() is None:
-        warnings.warn(
-            "the figure has Chinese text, and no font here has its characters: they show as "
-            "boxes. Install one: pip install noto-cjk-sans-otc, or on Debian and Ubuntu "
-            "apt-get install fonts-noto-cjk (or the smaller fonts-wqy-microhei).",
-            FontWarning,
-            stacklevel=3,
-        )
+        _warn_once()
     return found
+
+
+@cache
+def _warn_once() -> None:
+    warnings.warn(
+        "a figure has Chinese text, and no font here has its characters: they show as boxes. "
+        "Install one: pip install 'MMSA_ext[chinese]', or on Debian and Ubuntu apt-get install "
+        "fonts-noto-cjk (or the smaller fonts-wqy-microhei). This is said once.",
+        FontWarning,
+        stacklevel=4,
+    )
 
 
 @contextmanager

@@ -6,8 +6,7 @@ import pytest
 from MMSA_ext.records.store import StoreError
 from MMSA_ext.reporting.comparison import SystemRuns, compare
 from MMSA_ext.reporting.figures import comparison_figure
-from MMSA_ext.reporting.figures.comparison import LOOKS
-from MMSA_ext.reporting.figures.style import COLUMN_WIDTH
+from MMSA_ext.reporting.figures.style import COLUMN_WIDTH, MARKERS, look
 from tests.reporting.figures.panels import marked, overlapping_texts, panels
 
 
@@ -33,7 +32,7 @@ def shown(figure):
 
 
 def test_a_panel_a_metric_and_a_row_a_system(shown):
-    assert set(shown) == {"MAE", "Mult_acc_7 (%)"}
+    assert set(shown) == {"MAE", "Acc-7, %"}
     assert row_labels(shown["MAE"]) == [
         "Text only (control)",
         "Self-MM (baseline)",
@@ -47,14 +46,17 @@ def test_a_panel_a_metric_and_a_row_a_system(shown):
         assert all(line.get_visible() for line in axis.get_gridlines())
 
 
-def test_means_stand_in_the_markers_of_their_roles(shown):
-    for role, expected in (("control", (0.87, 0)), ("baseline", (0.82, 1)), ("system", (0.915, 2))):
-        (points,) = marked(shown["MAE"], LOOKS[role][1])
-        np.testing.assert_allclose(points, [expected])
+def test_each_row_has_a_colour_and_a_marker_of_its_own(shown):
+    """A control, the baseline and a system; a control is hollow."""
+    for row, mean in enumerate((0.87, 0.82, 0.915)):
+        (line,) = (line for line in shown["MAE"].lines if line.get_marker() == MARKERS[row])
+        assert line.get_color() == look(row)[0]
+        assert (line.get_markerfacecolor() == "white") == (row == 0)
+        np.testing.assert_allclose([line.get_xdata(), line.get_ydata()], [[mean], [row]])
 
 
 def test_accuracies_are_in_percent(shown):
-    (points,) = marked(shown["Mult_acc_7 (%)"], LOOKS["baseline"][1])
+    (points,) = marked(shown["Acc-7, %"], MARKERS[1])
     np.testing.assert_allclose(points, [(42.0, 1)])
 
 
@@ -80,7 +82,7 @@ def test_printed_numbers_are_hollow(shown):
 
 
 def test_a_row_without_any_number_says_so(shown):
-    assert [text.get_text() for text in shown["Mult_acc_7 (%)"].texts] == ["no value"]
+    assert [text.get_text() for text in shown["Acc-7, %"].texts] == ["no value"]
     assert not shown["MAE"].texts
 
 
@@ -91,15 +93,13 @@ def test_the_baseline_is_a_line(shown):
 
 def test_direction_n_split_and_legend_are_said(shown, figure):
     assert shown["MAE"].get_xlabel() == "← lower is better"
-    assert shown["Mult_acc_7 (%)"].get_xlabel() == "higher is better →"
+    assert shown["Acc-7, %"].get_xlabel() == "higher is better →"
     title = figure.get_suptitle()
     assert "Four systems: mosi" in title
     assert "test split: mean over 2 to 3 seeds and 95 % t-interval" in title
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == [
-        "system",
-        "baseline",
-        "control",
+        "control (hollow)",
         "mean of Self-MM",
         "one seed",
         "printed in the paper\n(other settings)",

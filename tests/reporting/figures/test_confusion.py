@@ -60,7 +60,10 @@ def test_rows_are_true_classes_and_borders_of_sims_belong_to_the_class_below():
     matrix = confusion(frame, classes_of("sims"))
     assert matrix[0, 4] == matrix[2, 2] == 1
     assert matrix.sum() == 2
-    assert classes_of("sims").names == ("≤ -0.7", "≤ -0.1", "≤ 0.1", "≤ 0.7", "> 0.7")
+    found = classes_of("sims")
+    assert found.ranges == ("≤ -0.7", "≤ -0.1", "≤ 0.1", "≤ 0.7", "> 0.7")
+    assert found.names == ("negative", "weakly negative", "neutral", "weakly positive", "positive")
+    assert classes_of("sims", 3).names == ("negative", "neutral", "positive")
 
 
 def test_counts_stand_in_the_cells_and_shares_are_the_shades():
@@ -73,13 +76,16 @@ def test_counts_stand_in_the_cells_and_shares_are_the_shades():
     assert [int(text.get_text()) for text in axes.texts] == matrix.ravel().tolist()
     totals = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     np.testing.assert_allclose(axes.images[0].get_array(), matrix / totals)
-    assert [label.get_text() for label in axes.get_xticklabels()][:4] == ["-3", "-2", "-1", "0"]
+    for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [label.get_text().replace("\n", " ") for label in ticks] == [
+            *("strongly negative (-3)", "negative (-2)", "weakly negative (-1)", "neutral (0)"),
+            *("weakly positive (+1)", "positive (+2)", "strongly positive (+3)"),
+        ]
     accuracy = 100 * np.trace(matrix) / matrix.sum()
     assert axes.get_title() == f"Self-MM\n{accuracy:.1f} % right, 3 seeds"
     title = figure.get_suptitle()
-    assert (
-        title == "mosi: classes of Mult_acc_7\ntest split of 38 samples, counts summed over seeds"
-    )
+    said = "mosi: the classes of Acc-7\ntest split of 38 samples, counts summed over seeds"
+    assert title == said
 
 
 @pytest.mark.parametrize(

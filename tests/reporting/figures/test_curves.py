@@ -6,7 +6,7 @@ from matplotlib import colors, image
 
 from MMSA_ext.records.store import EpochRecord, StoreError
 from MMSA_ext.reporting.figures import curves_overview, save, training_curves
-from MMSA_ext.reporting.figures.style import BLUE, VERMILLION
+from MMSA_ext.reporting.figures.style import VERMILLION, look
 from tests.reporting.figures.panels import overlapping_texts, panels
 
 
@@ -22,7 +22,8 @@ def test_writes_a_picture_and_a_vector_file(tmp_path, make_record):
 
 def test_equal_records_give_equal_files(tmp_path, make_record):
     formats = ["png", "pdf", "svg"]
-    one, two = (save(training_curves(make_record()), tmp_path / n, formats) for n in ("1", "2"))
+    record = make_record(epochs=1, contrastive=False)
+    one, two = (save(training_curves(record), tmp_path / n, formats) for n in ("1", "2"))
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
 
 
@@ -34,7 +35,7 @@ def test_shows_the_comparable_losses_and_the_tested_epoch(make_record):
         "loss",
         "training contrastive loss",
         "validation MAE",
-        "validation Pearson correlation",
+        "validation Corr",
     }
     train, valid, tested = shown["loss"].lines
     assert list(train.get_ydata()) == [e.train["prediction_loss"] for e in record.history]
@@ -83,14 +84,40 @@ def test_overview_has_a_row_a_data_set_and_a_colour_a_model(records):
     assert set(shown) == {
         f"{dataset}: validation {metric}"
         for dataset in ("mosi", "sims")
-        for metric in ("MAE", "Pearson correlation")
+        for metric in ("MAE", "Corr")
     }
     curves = [line for line in shown["mosi: validation MAE"].lines if line.get_marker() == "None"]
     assert len(curves) == 6
     assert len({line.get_color() for line in curves}) == 2
     assert len({line.get_linestyle() for line in curves}) == 2
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["dashfusion (3 seeds)", "text_only (3 seeds)", "tested epoch", "diverged"]
+    seeds = "seeds 1111 to 1113"
+    assert labels == [f"text_only: {seeds}", f"dashfusion: {seeds}", "tested epoch", "diverged"]
+
+
+def test_configurations_of_one_model_have_their_own_lines_and_names(make_record):
+    runs = [
+        make_record(seed=seed, configuration={"feature_scaling": scaling})
+        for scaling in ("none", "standardise")
+        for seed in (1, 3)
+    ]
+    figure = curves_overview(runs)
+    lines = [line for line in figure.axes[0].lines if line.get_marker() == "None"]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 2
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend[:2] == [
+        f"dashfusion (feature_scaling = {scaling}): seeds 1, 3"
+        for scaling in ("none", "standardise")
+    ]
+
+
+def test_seeds_of_a_single_system_are_told_apart(make_record):
+    figure = curves_overview([make_record(seed=seed) for seed in (1111, 1112)])
+    lines = [line for line in figure.axes[0].lines if line.get_marker() == "None"]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 2
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["seed 1111", "seed 1112", "tested epoch"]
+    assert figure.get_suptitle() == "dashfusion"
 
 
 def test_overview_marks_the_tested_epoch(make_record):
@@ -107,23 +134,25 @@ def test_more_than_four_models_have_panels_of_their_own(make_record, make_diverg
     figure = curves_overview(runs)
     mae = figure.subfigs[0]
     assert mae.get_suptitle() == "mosi: validation MAE by epoch"
-    shown = {axes.get_title(): axes for axes in mae.axes if axes.axison}
-    assert list(shown) == [f"model_{i} ({2 if i < 5 else 3} seeds)" for i in range(6)]
+    shown = {axes.get_title(loc="left"): axes for axes in mae.axes if axes.axison}
+    seeds = ["seeds 1, 2"] * 5 + ["seeds 1 to 3"]
+    assert list(shown) == [f"model_{i}\n{said}" for i, said in enumerate(seeds)]
     for index, axes in enumerate(shown.values()):
         own = [
-            line for line in axes.lines if line.get_color() == BLUE and len(line.get_xdata()) > 1
+            line
+            for line in axes.lines
+            if (line.get_color(), line.get_linestyle()) == look(index) and len(line.get_xdata()) > 1
         ]
         expected = [run for run in runs if run.identity.model == f"model_{index}"]
         assert [len(line.get_xdata()) for line in own] == [len(run.history) for run in expected]
         grey = [line for line in axes.lines if line.get_color() == "0.85"]
         assert len(grey) == 13
-    dots = [line for line in shown["model_0 (2 seeds)"].lines if line.get_marker() == "o"]
+    dots = [line for line in shown["model_0\nseeds 1, 2"].lines if line.get_marker() == "o"]
     assert [line.get_xdata()[0] for line in dots] == [run.chosen_epoch for run in runs[:2]]
-    assert [axes.get_title() for axes in figure.subfigs[2].axes if axes.axison] == [
-        "dashfusion (1 seed)"
-    ]
+    (other,) = (axes for axes in figure.subfigs[2].axes if axes.axison)
+    assert other.get_title(loc="left") == "dashfusion\nseed 1111"
     legend = [text.get_text() for text in figure.subfigs[-1].legends[0].get_texts()]
-    assert legend == ["the other models", "tested epoch", "diverged"]
+    assert legend == ["the others", "tested epoch", "diverged"]
 
 
 @pytest.mark.parametrize("models", [2, 4, 6])
@@ -140,5 +169,5 @@ def test_an_overview_without_runs_is_refused():
 
 def test_pyplot_is_not_touched(tmp_path, make_record):
     before = "matplotlib.pyplot" in sys.modules
-    save(training_curves(make_record()), tmp_path / "run")
+    save(training_curves(make_record(epochs=1)), tmp_path / "run", ["png"])
     assert ("matplotlib.pyplot" in sys.modules) == before

@@ -105,7 +105,7 @@ def test_embeddings(stages, tmp_path):
         [
             {
                 "stage": stage, "modality": modality, "id": str(i), "x": rng.normal(),
-                "y": rng.normal(), "perplexity": 5.0, "seed": 0,
+                "y": rng.normal(), "label": i - 2.0, "perplexity": 5.0, "seed": 0,
             }
             for stage in stages
             for modality in ("text", "audio", "vision", "multimodal")
@@ -120,7 +120,13 @@ def test_embeddings(stages, tmp_path):
             for t in ("audio", "vision")
         ]
     )  # fmt: skip
-    check(embedding_figure(points, distances, title="x on y"), tmp_path)
+    figure = embedding_figure(points, distances, title="x on y")
+    check(figure, tmp_path)
+    sentiment = [axes.collections for axes in figure.subfigs[1].axes[: len(stages)]]
+    for drawn in (one for axes in sentiment for one in axes):
+        assert drawn.get_array().tolist() == [-2, -1, 0, 1, 2, 3]
+        assert drawn.norm(0.0) == 0.5  # white, whatever the labels are
+    assert figure.subfigs[1].axes[-1].get_ylabel() == "sentiment (label)"
 
 
 @pytest.mark.parametrize("count", [1, 6])

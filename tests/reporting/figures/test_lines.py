@@ -68,7 +68,7 @@ class TestSweep:
 
     def test_percent_and_a_panel_a_metric(self, sweep):
         figure = sweep_figure(POINTS, sweep, ["Mult_acc_7", "MAE"], "p")
-        assert list(panels(figure)) == ["Mult_acc_7 (%)", "MAE"]
+        assert list(panels(figure)) == ["Acc-7, %", "MAE"]
         np.testing.assert_allclose(curve(figure.axes[0])[1], [40.0] * 5)
 
     def test_numbers_that_do_not_double_have_a_linear_axis(self, sweep):

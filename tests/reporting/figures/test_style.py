@@ -1,4 +1,5 @@
 import re
+import warnings
 import zlib
 
 import pytest
@@ -28,6 +29,7 @@ chinese_font = pytest.mark.skipif(
 @pytest.fixture
 def no_font(monkeypatch):
     monkeypatch.setattr(style, "cjk_font", lambda: None)
+    style._warn_once.cache_clear()
 
 
 @house_style()
@@ -111,10 +113,13 @@ def test_texts_made_in_the_house_style_fall_back_to_a_font_that_has_chinese():
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
-def test_without_a_font_the_mend_is_named(tmp_path, no_font):
-    with pytest.warns(FontWarning, match=r"pip install noto-cjk-sans-otc.*fonts-noto-cjk"):
+def test_without_a_font_the_mend_is_named_once(tmp_path, no_font):
+    with pytest.warns(FontWarning, match=r"pip install 'MMSA_ext\[chinese\]'.*fonts-noto-cjk"):
         (path,) = save(chinese_figure(), tmp_path / "figure", ["png"])
     assert path.is_file()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FontWarning)
+        save(chinese_figure(), tmp_path / "figure", ["png"])
     with house_style() as family:
         assert family is None
 
