@@ -147,6 +147,7 @@ class _Tuning:
         self.path = self.folder / f"{self.stem}.db"
         self.work = Work(self.path, _study_name(run, search), search, self.key)
         self.saving = threading.Lock()
+        self.ended = False
 
     def best(self) -> Run:
         """Make the trials that are missing; the run with the best configuration."""
@@ -219,22 +220,31 @@ class _Tuning:
                 )
                 for number in range(jobs)
             ]
-            stack.callback(end, processes)
+            stack.callback(self._end, processes)
             idle: queue.SimpleQueue[Process] = queue.SimpleQueue()
             for process in processes:
                 idle.put(process)
             threads = Parallel(jobs, backend="threading", pre_dispatch="n_jobs")
             threads(delayed(self._ask)(idle) for _ in range(missing))
 
+    def _end(self, processes: list[Process]) -> None:
+        """End the processes; no thread is to start them again."""
+        self.ended = True
+        end(processes)
+
     def _ask(self, idle: queue.SimpleQueue[Process]) -> None:
         """Let a process make a trial, in one of the threads."""
         process = idle.get()
         try:
             for attempt in range(1, _ATTEMPTS + 1):
+                if self.ended:
+                    return
                 process.send("trial")
                 try:
                     answer = process.receive()
                 except LostWorkerError as error:
+                    if self.ended:
+                        return
                     self._give_back(process)
                     if attempt == _ATTEMPTS:
                         raise ConfigError(f"a trial fails again and again: {error}") from error

@@ -6,6 +6,9 @@ import logging
 import os
 import pickle
 import shutil
+import signal
+import threading
+import time
 from unittest import mock
 
 import optuna
@@ -328,6 +331,35 @@ def test_a_process_that_dies_costs_its_trial_which_is_made_again(tune, tmp_path,
     tune(tune_times=2, jobs=2)
     states = sorted(trial.state.name for trial in study(tmp_path).trials)
     assert states == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
+
+
+def test_a_stopped_search_starts_no_process_again(tune, monkeypatch):
+    asked = []
+
+    class Waiting:
+        """A process that answers nothing until it is ended."""
+
+        def __init__(self, make):
+            self.gone = threading.Event()
+            self.process = mock.Mock(pid=1, terminate=self.gone.set)
+
+        def send(self, request):
+            asked.append(request)
+            if len(asked) == 2:
+                signal.raise_signal(signal.SIGINT)
+
+        def receive(self):
+            self.gone.wait()
+            raise LostWorkerError("ended")
+
+    monkeypatch.setattr("MMSA_ext.runs.tuning.Process", Waiting)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        tune(tune_times=4, jobs=2)
+    deadline = time.monotonic() + 20
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert asked == ["trial", "trial"]
 
 
 class TestFile:
