@@ -147,7 +147,7 @@ class _Tuning:
         self.path = self.folder / f"{self.stem}.db"
         self.work = Work(self.path, _study_name(run, search), search, self.key)
         self.saving = threading.Lock()
-        self.ended = False
+        self.ended = threading.Event()
 
     def best(self) -> Run:
         """Make the trials that are missing; the run with the best configuration."""
@@ -229,7 +229,7 @@ class _Tuning:
 
     def _end(self, processes: list[Process]) -> None:
         """End the processes; no thread is to start them again."""
-        self.ended = True
+        self.ended.set()
         end(processes)
 
     def _ask(self, idle: queue.SimpleQueue[Process]) -> None:
@@ -237,13 +237,13 @@ class _Tuning:
         process = idle.get()
         try:
             for attempt in range(1, _ATTEMPTS + 1):
-                if self.ended:
+                if self.ended.is_set():
                     return
                 process.send("trial")
                 try:
                     answer = process.receive()
                 except LostWorkerError as error:
-                    if self.ended:
+                    if self.ended.is_set():
                         return
                     self._give_back(process)
                     if attempt == _ATTEMPTS:
