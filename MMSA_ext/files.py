@@ -77,8 +77,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
+        _remove(folder, lock)
 
 
 def outside_scratch(folder: Path) -> Path:
@@ -132,9 +131,15 @@ def _removed(folder: Path) -> bool:
         lock.acquire()
     except (OSError, Timeout, NotImplementedError):
         return False
+    _remove(folder, lock)
+    return True
+
+
+def _remove(folder: Path, lock: FileLock) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     lock.release()
-    return True
+    if folder.exists():  # Windows removes no file that is open, as that of the lock was
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _may_be_removed(folder: Path) -> bool:

@@ -22,12 +22,13 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Pages of the repository, by where they lie on the site.
+# Pages and pictures of the repository, by where they lie on the site.
 ELSEWHERE = {
     "project/measured.md": "results/README.md",
     "project/papers.md": "results/paper/README.md",
     "project/matrix.md": "results/matrix/README.md",
     "project/infoenh_hosts.md": "results/infoenh_hosts/README.md",
+    "images/infoenh_study.png": "results/infoenh_study/figure.png",
     "project/mosi_text_audio.md": "results/mosi_text_audio/README.md",
     "project/mosi_frozen_text.md": "results/mosi_frozen_text/README.md",
     "project/mmmo_audio_vision.md": "results/mmmo_audio_vision/README.md",
@@ -48,8 +49,8 @@ MODULES = {
         "data.retrieval", "data.shards", "datasets", "metrics",
     ]),
     "training": ("Training", [
-        "runs.options", "training.trainer", "training.checkpoint", "config.schema",
-        "config.resolve", "config.described",
+        "runs.options", "runs.tracking", "training.callbacks", "training.trainer",
+        "training.checkpoint", "config.schema", "config.resolve", "config.described",
     ]),
     "results": ("Records, tables, figures", [
         "records.record", "records.store", "reporting.comparison", "reporting.comparison_table",

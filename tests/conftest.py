@@ -22,6 +22,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["MMSA_EXT_CACHE"] = "off"  # tests never write into the user's cache
 
+if not hasattr(os, "mkfifo"):
+    os.mkfifo = lambda path: pytest.skip("there are no FIFOs on Windows")
+
 # A busy machine must not fail a test, and a failure must be there again at the next run.
 settings.register_profile(
     "steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

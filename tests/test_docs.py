@@ -96,7 +96,8 @@ def test_commands_parse(line, tmp_path, monkeypatch):
     for path in (path for path in named if path.suffix in (".pkl", ".pth")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    Path("shards").mkdir(exist_ok=True)
+    for folder in ("shards", "my-model"):
+        Path(folder).mkdir(exist_ok=True)
     for path in (path for path in named if path.suffix == ".json"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text('{"mydata": {"label_range": [0, 10]}}')

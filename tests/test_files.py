@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -232,3 +233,20 @@ def test_what_lasts_lies_outside_of_a_scratch_folder(tmp_path):
     with files.scratch_folder(tmp_path) as scratch:
         assert files.outside_scratch(scratch) == tmp_path
     assert files.outside_scratch(tmp_path) == tmp_path
+
+
+def test_a_scratch_folder_goes_where_an_open_file_cannot_be_removed(tmp_path, monkeypatch):
+    """As on Windows, of the lock file, as long as the lock is held."""
+    remove, held = shutil.rmtree, []
+
+    def refuse(folder, **options):
+        if not held:
+            held.append(folder)
+        else:
+            remove(folder, **options)
+
+    monkeypatch.setattr(files.shutil, "rmtree", refuse)
+    with files.scratch_folder(tmp_path):
+        pass
+    assert held
+    assert not list(tmp_path.iterdir())

@@ -229,7 +229,7 @@ def test_constraints_pin_every_direct_requirement(metadata):
         if "==" in line
     )
     names = {name.lower().replace("_", "-") for name in pinned}
-    exact = re.compile(r"[\d.]+(\.post\d+)?")
+    exact = re.compile(r"[\d.]+((a|b|rc)\d+)?(\.post\d+)?")
     assert all(exact.fullmatch(version) for version in pinned.values()), "local versions"
     for line in metadata.get_all("Requires-Dist"):
         if 'extra == "ray"' not in line:

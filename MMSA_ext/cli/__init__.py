@@ -6,6 +6,7 @@ what it needs when it is carried out: help and mistakes in the options come at o
 
 import sys
 import warnings
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -85,6 +86,9 @@ def main() -> None:
         return f"warning: {message}\n" if ours else usual(message, category, *place, **options)
 
     warnings.formatwarning = plain
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # Windows gives pipes a code page, without an arrow
+            stream.reconfigure(errors="replace")
     try:
         with stoppable():
             app()

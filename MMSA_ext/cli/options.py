@@ -214,6 +214,16 @@ Imports = Annotated[
     ),
 ]
 
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="TRACKER",
+        help="Log to tensorboard, wandb or mlflow too, below the results (docs/training.md); "
+        "repeatable.",
+    ),
+]
+
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:
     """`KEY=VALUE` pairs to a dictionary; values are JSON where they parse, else strings.
@@ -221,14 +231,24 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
     Raises:
         ConfigError: If a pair is none, a key is given twice, or a value is JSON without a meaning.
     """
-    values: dict[str, Any] = {}
+    values = split_pairs("--set", "num_epochs=20", pairs)
+    return {key: json_or_text(text, f"--set {key}") for key, text in values.items()}
+
+
+def split_pairs(option: str, example: str, pairs: list[str]) -> dict[str, str]:
+    """`KEY=TEXT` pairs of an option to a dictionary.
+
+    Raises:
+        ConfigError: If a pair is none, or a key is given twice.
+    """
+    values: dict[str, str] = {}
     for pair in pairs:
         key, separator, text = pair.partition("=")
         if not separator or not all(key.split(".")):
-            raise ConfigError(f"--set {pair}: write KEY=VALUE, such as --set num_epochs=20.")
+            raise ConfigError(f"{option} {pair}: write KEY=VALUE, such as {option} {example}.")
         if key in values:
-            raise ConfigError(f"--set {key} is given twice; leave one out.")
-        values[key] = json_or_text(text, f"--set {key}")
+            raise ConfigError(f"{option} {key} is given twice; leave one out.")
+        values[key] = text
     return values
 
 
@@ -263,6 +283,7 @@ def _run_options(
     repeat: Repeat = False,
     dataset_file: DatasetFile = "",
     imports: Imports = None,
+    track: Track = None,
 ) -> RunOptions:
     return RunOptions(
         custom_feature=features or None,
@@ -278,6 +299,7 @@ def _run_options(
         reuse=not repeat,
         dataset_file=dataset_file or None,
         imports=imports or (),
+        track=track or (),
     )
 
 

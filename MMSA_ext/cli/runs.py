@@ -22,6 +22,7 @@ from MMSA_ext.cli.options import (
     feature_source,
     given_once,
     parse_overrides,
+    split_pairs,
     takes_imports,
     takes_run_options,
 )
@@ -38,6 +39,9 @@ Synthetic = Annotated[
     bool,
     typer.Option("--synthetic", help="Use generated data with known structure; needs no file."),
 ]
+OnTest = Annotated[
+    bool, typer.Option("--tune-on-test", help="Select by the TEST split, as MMSA does.")
+]
 
 
 @takes_run_options
@@ -53,9 +57,7 @@ def run(
     tune_times: Annotated[
         int | None, typer.Option("-tt", "--tune-times", help="Trials, with --tune. Default: 50.")
     ] = None,
-    tune_on_test: Annotated[
-        bool, typer.Option("--tune-on-test", help="Select by the TEST split, as MMSA does.")
-    ] = False,
+    tune_on_test: OnTest = False,
     seeds: Seeds = None,
     synthetic: Synthetic = False,
     front_padding: FrontPadding = "",
@@ -81,6 +83,7 @@ def run(
             "--model-save-dir": options.model_save_dir,
             "--res-save-dir": options.res_save_dir,
             "--log-dir": options.log_dir,
+            "--track": options.track,
             "more than one --seeds": len(set(seeds or ())) > 1,
         }
         if given := [option for option, value in useless.items() if value]:
@@ -112,10 +115,31 @@ def tune(
     config: ConfigFile = "",
     overrides: Overrides = None,
     trials: Annotated[int, typer.Option("-tt", "--tune-times", help="Trials.")] = 50,
+    space: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUES",
+            help="Search this key, and of others only those given likewise: choices 8,16,32 or a "
+            "JSON list; a range 1..4, 0.0..0.5 or 1e-5..1e-3:log; repeatable.",
+        ),
+    ] = None,
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune/--no-prune",
+            help="End trials whose validation is worse than that of most after as many epochs.",
+        ),
+    ] = False,
+    jobs: Annotated[int, typer.Option("-j", "--jobs", help="Processes that make trials.")] = 1,
+    tune_on_test: OnTest = False,
     seeds: Seeds = None,
     synthetic: Synthetic = False,
 ) -> None:
-    """Search hyper-parameters on the validation split, as `run --tune`."""
+    """Search hyper-parameters on the validation split; the best are then tested, as by `run`.
+
+    Trials are kept in an SQLite file; the same command goes on until there are as many as asked
+    for. They run on the first seed, the best configuration on all seeds that are given.
+    """
     model, dataset = _names(model_argument, dataset_argument, model_option, dataset_option)
     _run(
         model,
@@ -126,6 +150,10 @@ def tune(
         seeds=seeds,
         is_tune=True,
         tune_times=trials,
+        tune_on_test=tune_on_test,
+        space=split_pairs("--space", "batch_size=8,16,32", space) if space else None,
+        prune=prune,
+        jobs=jobs,
     )
 
 

@@ -22,11 +22,12 @@ from MMSA_ext.datasets import known_from
 from MMSA_ext.errors import ConfigError, WriteError
 from MMSA_ext.experiments.files import Experiment
 from MMSA_ext.experiments.plan import Plan, TimeLeft, Unit
-from MMSA_ext.experiments.workers import Engine, LocalProcesses, LostWorkerError, Outcome, Worker
+from MMSA_ext.experiments.workers import Engine, LocalProcesses, Outcome, Worker
 from MMSA_ext.own_models import import_modules
 from MMSA_ext.records.store import RunStore
 from MMSA_ext.registry import own_modules
 from MMSA_ext.runs.options import RunOptions
+from MMSA_ext.runs.processes import LostWorkerError
 from MMSA_ext.validation import whole_number
 
 # How often units that other processes have claimed are looked at again.
@@ -99,8 +100,9 @@ def run(
 
     Raises:
         ConfigError: If configurations are not usable, all of them named; if a feature file is
-            given for several data sets; if `jobs` is no positive number; if a device or the
-            verbosity is not there; or if a folder cannot be written to.
+            given for several data sets; if `track` is given with another engine; if `jobs` is no
+            positive number; if a device or the verbosity is not there; or if a folder cannot be
+            written to.
         FeatureFileError: If a feature file that is given cannot be read.
         WriteError: If the store cannot be written to. Where that happens later, the units that are
             not begun are refused.
@@ -122,6 +124,11 @@ def _run(
         raise ConfigError(
             f"one feature file cannot serve {', '.join(experiment.datasets)}: choose one of them "
             "(--dataset), or set MMSA_DATA_ROOT to the folder with MMSA's data."
+        )
+    if engine is not None and given.track:
+        raise ConfigError(
+            "trackers log below the results of this machine, which a cluster's runs do not have: "
+            "leave out --track (track=), or --engine ray."
         )
     if engine is None:  # of another engine's machines nothing is known here
         mmsa_bridge.device_numbers(given.gpu_ids)

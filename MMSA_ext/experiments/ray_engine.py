@@ -25,13 +25,14 @@ import pandas as pd
 
 from MMSA_ext.errors import ConfigError, WriteError
 from MMSA_ext.experiments.plan import Unit
-from MMSA_ext.experiments.workers import Engine, LostWorkerError, Outcome, Worker
+from MMSA_ext.experiments.workers import Engine, Outcome, Worker
 from MMSA_ext.extras import import_extra
 from MMSA_ext.files import scratch_folder, write_atomically
 from MMSA_ext.paths import Places
 from MMSA_ext.records.rescue import store_or_rescue
 from MMSA_ext.records.store import RunRecord, RunStore
 from MMSA_ext.runs.options import RunOptions
+from MMSA_ext.runs.processes import LostWorkerError
 
 logger = logging.getLogger("MMSA")
 

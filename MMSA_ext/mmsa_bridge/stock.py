@@ -37,6 +37,7 @@ from MMSA_ext.mmsa_bridge.recording import (
 )
 from MMSA_ext.mmsa_bridge.registration import registered
 from MMSA_ext.mmsa_bridge.runtime import preserved_random_state, setup_seed
+from MMSA_ext.names import SPLITS
 
 # Where the class is not called as the model in capitals.
 _CLASS_NAMES = {"graph_mfn": "Graph_MFN"}
@@ -180,10 +181,10 @@ def train_and_test(
     *,
     seed: int,
     num_workers: int = 0,
-    also_predict: Collection[str] = ("train", "valid"),
+    splits: Collection[str] = SPLITS,
     on_epoch: Callable[[StockEpoch, nn.Module], None] | None = None,
 ) -> StockRun:
-    """Train a model with MMSA's loaders and trainer, and score the test split once.
+    """Train a model with MMSA's loaders and trainer, and score each of some splits once.
 
     A file at `args.model_save_path` is removed first, so that another run's weights can never be
     tested. The best weights are there afterwards.
@@ -193,8 +194,8 @@ def train_and_test(
             ends its loop after that epoch; absent or None, patience alone does.
         seed: Seed of all random streams.
         num_workers: Worker processes of each loader; does not change the numbers.
-        also_predict: Splits to predict and score, beside `test`, with the best weights, in file
-            order. This happens after the test and leaves the random streams as they were.
+        splits: Splits to predict and score with the best weights: `test` as MMSA does, then the
+            others, in file order, which leaves the random streams as they were.
         on_epoch: Called after each epoch with its record and the model.
 
     Returns:
@@ -221,9 +222,11 @@ def train_and_test(
             evaluations = _train(trainer, model, args, loaders, recorder, on_epoch)
             best_epoch = evaluations.best_epoch(args.KeyEval)
             _load_best(model, args)
-            scored = {"test": _evaluate(trainer, model, "test", loaders["test"], recorder)}
+            scored = {}
+            if "test" in splits:
+                scored["test"] = _evaluate(trainer, model, "test", loaders["test"], recorder)
             with preserved_random_state():
-                for split in also_predict:
+                for split in (name for name in splits if name != "test"):
                     loader = _in_file_order(loaders[split])
                     scored[split] = _evaluate(trainer, model, split, loader, recorder)
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,10 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
     tune_on_test: bool = False,
     dataset_file: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
+    track: Sequence[str] | str = (),
+    space: Mapping[str, Any] | None = None,
+    prune: bool = False,
+    jobs: int = 1,
 ) -> RunResults:
     """Train and test a model on a data set, with MMSA's signature and protocol.
 
@@ -53,10 +58,11 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
             case.
         config_file: Configuration file in MMSA's schema; the shipped ones by default.
         config: Overrides of the configuration.
-        seeds: Seeds from 0 to 2**32 - 1, each run once; 1111 to 1115 by default.
-        is_tune: Search hyper-parameters by the **validation** split, then return the runs of the
-            best configuration found, on `seeds[0]`.
-        tune_times: Configurations to try.
+        seeds: Seeds from 0 to 2**32 - 1, each run once; 1111 to 1115 by default, of a search 1111.
+        is_tune: Search hyper-parameters by the **validation** split, on the first seed, then
+            return the runs of the best configuration found, on all seeds that are given.
+        tune_times: Configurations to try; a search that is called again goes on until there are so
+            many.
         custom_feature: Feature file in place of the configured one.
         feature_T: Feature file whose text is used.
         feature_A: Feature file whose audio is used.
@@ -74,6 +80,13 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
             this way are not test results, and their records say so.
         dataset_file: JSON file with definitions of data sets, known while this runs.
         callbacks: Told how each seed goes on, see `Callback`.
+        track: `tensorboard`, `wandb` or `mlflow`, or several: they log each seed that is computed,
+            below `res_save_dir`, see `runs.tracking`.
+        space: What to search, in place of the configuration's: by key, a list of choices or a text
+            such as `"1e-5..1e-3:log"` or `"1..4"`; nested keys have a dot.
+        prune: End trials whose validation is worse than that of most after as many epochs.
+        jobs: Processes that make trials; with more than one, the points that are tried depend on
+            which trial ends first.
 
     Returns:
         Per-seed results, summary and the files written.
@@ -98,6 +111,7 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
         reuse=reuse,
         dataset_file=dataset_file,
         callbacks=callbacks,
+        track=track,
     )
     return run_model(
         model_name,
@@ -109,6 +123,9 @@ def MMSA_run(  # noqa: N802 (MMSA's name)
         is_tune=is_tune,
         tune_times=tune_times,
         tune_on_test=tune_on_test,
+        space=space,
+        prune=prune,
+        jobs=jobs,
     )
 
 
@@ -123,34 +140,58 @@ def run_model(
     is_tune: bool = False,
     tune_times: int = 50,
     tune_on_test: bool = False,
+    space: Mapping[str, Any] | None = None,
+    prune: bool = False,
+    jobs: int = 1,
 ) -> RunResults:
     """`MMSA_run`, with what is not the run's own in one object; arguments and errors are those."""
-    wanted = distinct_seeds(seeds if seeds is not None else ()) or list(DEFAULT_SEEDS)
-    tune_times = whole_number("tune_times", tune_times, 1)
-    if flag("tune_on_test", tune_on_test) and not flag("is_tune", is_tune):
-        raise ConfigError("tune_on_test has no effect without a search; add is_tune=True (--tune).")
+    wanted = distinct_seeds(seeds if seeds is not None else ())
+    tune_times, jobs = whole_number("tune_times", tune_times, 1), whole_number("jobs", jobs, 1)
+    is_tune = flag("is_tune", is_tune)
+    useless = {
+        "tune_on_test": flag("tune_on_test", tune_on_test),
+        "space": space is not None,
+        "prune": flag("prune", prune),
+        "jobs": jobs > 1,
+    }
+    if not is_tune and (given := [name for name, value in useless.items() if value]):
+        raise ConfigError(f"{given[0]} has no effect without a search; add is_tune=True (--tune).")
+    if prune and tune_on_test:
+        raise ConfigError("prune judges by validation, tune_on_test by test; leave one out.")
+    opening = partial(open_run, model_name, dataset_name, config_file=config_file)
     with ExitStack() as opened:
         opened.enter_context(known_from(options.dataset_file))
-        searched: dict[str, list[Any]] = {}
-        if flag("is_tune", is_tune):
-            from MMSA_ext.runs.tuning import search_space
+        if not is_tune:
+            run = opened.enter_context(opening(options, config=config))
+            return run.seeds(wanted or DEFAULT_SEEDS)
+        from MMSA_ext.runs import search_space
+        from MMSA_ext.runs.tuning import Search, tune
 
-            searched = search_space(model_name, dataset_name, config_file)
-        opening = open_run(
-            model_name,
-            dataset_name,
-            options,
-            config_file=config_file,
-            config=config,
-            searched=searched,
+        first: dict[str, Any] = {}
+        if space is None:
+            searched = search_space.shipped_space(model_name, dataset_name, config_file)
+        else:
+            searched = search_space.given_space(space, config)
+            # So that a key is checked as one that is set.
+            first = {key: values.some()[0] for key, values in searched.items()}
+        opening = partial(
+            opening,
+            config={**config, **first} if isinstance(config, Mapping) else config or first,
+            searched=None if first else {k: list(v.some()) for k, v in searched.items()},
         )
-        run = opened.enter_context(opening)
-        if is_tune:
-            from MMSA_ext.runs.tuning import tune
-
-            run = tune(run, searched, tune_times, wanted[0], given=config, on_test=tune_on_test)
-            wanted = wanted[:1]
-        return run.seeds(wanted)
+        run = opened.enter_context(opening(options))
+        wanted = wanted or [DEFAULT_SEEDS[0]]
+        search = Search(
+            searched,
+            own=space is not None,
+            trials=tune_times,
+            seed=wanted[0],
+            given=config or {},
+            on_test=tune_on_test,
+            prune=prune,
+            jobs=jobs,
+        )
+        return tune(run, search, opening).seeds(wanted)
 
 
 @contextmanager

@@ -21,9 +21,9 @@ from MMSA_ext.data.recipes import described
 from MMSA_ext.datasets import DEFINITION, Dataset, dataset_of
 from MMSA_ext.names import MODALITIES
 from MMSA_ext.registry import host_of, paper_of, unread_modalities
+from MMSA_ext.reporting.metric_names import ordered_metrics
 from MMSA_ext.reporting.render import Cell, Column, Row, Table, number, to_markdown
 from MMSA_ext.reporting.statistics import summarise
-from MMSA_ext.reporting.tables import ordered_metrics
 
 __all__ = ["PLACE", "UNDECIDED", "citations", "model_card"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,7 +55,11 @@ class SeedOutcome:
 
 
 def run_stock_seed(
-    args: EasyDict, seed: int, num_workers: int = 0, callbacks: Sequence[Callback] = ()
+    args: EasyDict,
+    seed: int,
+    num_workers: int = 0,
+    callbacks: Sequence[Callback] = (),
+    splits: Collection[str] = SPLITS,
 ) -> SeedOutcome:
     """Train and test one of MMSA's own models in MMSA's own trainer, bit for bit as MMSA does.
 
@@ -64,6 +68,7 @@ def run_stock_seed(
         seed: Seed of all random streams.
         num_workers: Worker processes of MMSA's loaders.
         callbacks: Told of epochs.
+        splits: What the chosen epoch is scored on.
     """
     with measured(args.device) as outcome:
 
@@ -75,7 +80,9 @@ def run_stock_seed(
 
         if "pretrained" in args:
             args.pretrained = resolve(args.pretrained)
-        run = mmsa_bridge.train_and_test(args, seed=seed, num_workers=num_workers, on_epoch=note)
+        run = mmsa_bridge.train_and_test(
+            args, seed=seed, num_workers=num_workers, splits=splits, on_epoch=note
+        )
         outcome.metrics = run.metrics
         outcome.chosen_epoch = run.best_epoch
         outcome.predictions = _in_order(run.predictions)

@@ -12,6 +12,7 @@ from MMSA_ext.errors import ConfigError
 from MMSA_ext.names import MODALITY_FILES
 from MMSA_ext.own_models import is_file
 from MMSA_ext.paths import Places, expand, expand_given
+from MMSA_ext.runs import tracking
 from MMSA_ext.training import callbacks
 from MMSA_ext.training.callbacks import Callback
 from MMSA_ext.validation import flag, verbosity, whole_number
@@ -39,6 +40,7 @@ class RunOptions:
         dataset_file: JSON file with definitions of data sets, see `datasets.read_datasets`.
         imports: Modules of models of one's own, see `own_models.import_modules`.
         callbacks: Told how the runs go on.
+        track: Names of trackers that log them, see `tracking`.
 
     Raises:
         ConfigError: If a value is none that can be meant. Whether files, folders and devices are
@@ -59,6 +61,7 @@ class RunOptions:
     dataset_file: str | Path | None = None
     imports: Sequence[str] = ()
     callbacks: Sequence[Callback] = ()
+    track: Sequence[str] | str = ()
 
     def __post_init__(self) -> None:
         checked = {
@@ -68,6 +71,7 @@ class RunOptions:
             "dataset_file": expand_given(self.dataset_file),
             "imports": _modules(self.imports),
             "callbacks": callbacks.checked(self.callbacks),
+            "track": tracking.checked(self.track),
             **{name: expand_given(path) for name, path in self.files.items()},
         }
         for name, value in checked.items():

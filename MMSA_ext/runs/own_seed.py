@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -31,6 +31,7 @@ def run_extension_seed(
     seed: int,
     callbacks: Sequence[Callback] = (),
     resume: ResumePoint | None = None,
+    splits: Collection[str] = SPLITS,
 ) -> SeedOutcome:
     """Train and test one of this package's models.
 
@@ -40,6 +41,7 @@ def run_extension_seed(
         seed: Seed of all random streams.
         callbacks: Told of steps and epochs.
         resume: Where the state after each epoch is kept, and found; None keeps none.
+        splits: What the chosen epoch is scored on.
     """
     began = time.perf_counter()
     with measured(args.device) as outcome:
@@ -53,7 +55,7 @@ def run_extension_seed(
         trainer.do_train(model, loaders)
         outcome.timings["train"] = time.perf_counter() - began
         _load_weights(model, args.model_save_path)
-        outcome.metrics, outcome.predictions = _score_splits(trainer, model, loaders)
+        outcome.metrics, outcome.predictions = _score_splits(trainer, model, loaders, splits)
         outcome.state_dict = weights_of(model)
         encoder = getattr(core_model(model), "text_encoder", None)
         outcome.text_encoder_config = encoder and encoder_config(encoder.encoder)
@@ -85,10 +87,13 @@ def score_extension_seed(
 
 
 def _score_splits(
-    trainer: Trainer, model: nn.Module, loaders: dict[str, FeatureLoader]
+    trainer: Trainer,
+    model: nn.Module,
+    loaders: dict[str, FeatureLoader],
+    splits: Collection[str] = SPLITS,
 ) -> tuple[dict[str, dict[str, float]], pd.DataFrame]:
     predictions = {}
-    for split in SPLITS:
+    for split in splits:
         ordered = FeatureLoader(loaders[split].split, trainer.config.eval_batch_size)
         predictions[split] = predict(core_model(model), ordered, trainer.device)
     metrics = {split: trainer.score(found) for split, found in predictions.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -28,6 +28,7 @@ from MMSA_ext.data.features import FeatureSet, base_file, fingerprint, read_feat
 from MMSA_ext.data.scaling import FeatureScaling, wants_scaling
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, MMSAExtError, suggest
 from MMSA_ext.files import check_writable, exclusive, scratch_folder
+from MMSA_ext.names import SPLITS
 from MMSA_ext.paths import DATA_ROOT_VARIABLE, Places, shown, why_no_file
 from MMSA_ext.records.record import metric_name
 from MMSA_ext.records.rescue import store_or_rescue
@@ -44,7 +45,7 @@ from MMSA_ext.records.store import (
 from MMSA_ext.records.store import collect_environment as describe_environment
 from MMSA_ext.registry import trains_in_mmsa, unread_modalities
 from MMSA_ext.reporting.tables import append_mmsa_csv, write_seed_csv
-from MMSA_ext.runs import requirements
+from MMSA_ext.runs import requirements, tracking
 from MMSA_ext.runs.identity import run_identity
 from MMSA_ext.runs.inputs import adopt_shapes, seen_features
 from MMSA_ext.runs.one_seed import SeedOutcome, run_stock_seed, score_stock_seed
@@ -56,6 +57,7 @@ from MMSA_ext.stopping import deferred
 from MMSA_ext.training.callbacks import (
     Callback,
     EpochProgress,
+    Following,
     RunEnd,
     RunStart,
     following,
@@ -209,11 +211,8 @@ class Run:
         self._check_places(identity)
         logger.info("-" * 30 + " Running with seed %d [%d] " + "-" * 30, seed, position)
         checkpoint = self._checkpoint_path(identity)
-        followers = [*self.options.callbacks, *callbacks]
-        if self.options.verbose_level > 0:
-            followers.append(ProgressBar())
         with (
-            following(followers, _start(identity, resume)) as followed,
+            self._followed(_start(identity, resume), callbacks) as (followers, followed),
             scratch_folder(self.places.models) as scratch,
         ):
             outcome = self._train(identity, position, scratch / "weights.pth", followers, resume)
@@ -235,6 +234,64 @@ class Run:
             logger.info("Result for seed %d: %s", seed, record.metrics.get("test", record.reason))
         return self._result(read_record(path), reused=False)  # as stored, with its digests
 
+    def trial(
+        self,
+        seed: int,
+        position: int = 1,
+        *,
+        splits: Collection[str] = ("valid",),
+        callbacks: Sequence[Callback] = (),
+    ) -> SeedOutcome:
+        """Train one seed and score it on some splits alone; no record and no checkpoint is made.
+
+        Stopped, it leaves the state after its last epoch, and the same call goes on there.
+
+        Args:
+            seed: The seed.
+            position: Shown in log lines.
+            splits: What the chosen epoch is scored on.
+            callbacks: Told of this training, after those of the options.
+
+        Raises:
+            WriteError: A folder cannot be written to.
+        """
+        identity = self.identity(seed)
+        self._check_folders(identity)
+        resume = self._resume_point(identity)
+        if not self.reuse:
+            resume.remove()
+        start = _start(identity, resume)
+        start = replace(start, run_id=f"{start.run_id}-trial")  # a run so configured is another
+        with self._followed(start, callbacks) as (followers, followed):
+            with scratch_folder(self.places.models) as scratch:
+                weights = scratch / "weights.pth"
+                outcome = self._train(identity, position, weights, followers, resume, splits)
+            resume.remove()
+            followed.end = replace(
+                followed.end,
+                status="diverged" if outcome.diverged else "finished",
+                reason=outcome.diverged,
+                metrics={split: _named(values) for split, values in outcome.metrics.items()},
+                chosen_epoch=outcome.chosen_epoch,
+            )
+        return outcome
+
+    def forget(self, seed: int) -> None:
+        """Remove the state of a training that is not to go on."""
+        self._resume_point(self.identity(seed)).remove()
+
+    @contextmanager
+    def _followed(
+        self, start: RunStart, callbacks: Sequence[Callback]
+    ) -> Iterator[tuple[list[Callback], Following]]:
+        """All who are told of a training, and how it ends."""
+        trackers = tracking.trackers(self.options.track, self.places.results)
+        followers = [*trackers, *self.options.callbacks, *callbacks]  # one of theirs may stop it
+        if self.options.verbose_level > 0:
+            followers.append(ProgressBar())
+        with following(followers, start) as followed:
+            yield followers, followed
+
     def _check_places(self, identity: RunIdentity) -> None:
         """Find out before training whether its result can be stored; tidy up after dead processes.
 
@@ -242,6 +299,9 @@ class Run:
             WriteError: It cannot.
         """
         self.store.check_writable(identity.dataset, identity.model)
+        self._check_folders(identity)
+
+    def _check_folders(self, identity: RunIdentity) -> None:
         longest = new_file(self._checkpoint_path(identity)).name
         check_writable(self.places.models, _MODELS_BYTES, longest)
         check_writable(self.places.logs, _LOG_BYTES)
@@ -322,6 +382,7 @@ class Run:
         weights: Path,
         callbacks: Sequence[Callback],
         resume: ResumePoint,
+        splits: Collection[str] = SPLITS,
     ) -> SeedOutcome:
         args = mmsa_bridge.complete_args(
             self.args,
@@ -333,7 +394,7 @@ class Run:
         )
         try:
             with mmsa_bridge.provided_features(self._seen_features):
-                known = self._trained_on_clean_data(identity)
+                known = self._trained_on_clean_data(identity) if "test" in splits else None
                 if known is not None:
                     try:
                         return self._score_corrupted(args, *known)
@@ -341,8 +402,12 @@ class Run:
                         logger.warning("%s The model is trained anew.", error)
                 if trains_in_mmsa(args.model_name):
                     with mmsa_keys.explained(self.args):
-                        return run_stock_seed(args, identity.seed, self.options.loaders, callbacks)
-            return run_extension_seed(args, self._seen_features, identity.seed, callbacks, resume)
+                        return run_stock_seed(
+                            args, identity.seed, self.options.loaders, callbacks, splits
+                        )
+            return run_extension_seed(
+                args, self._seen_features, identity.seed, callbacks, resume, splits
+            )
         except MMSAExtError:
             raise
         except (OSError, RuntimeError):  # torch's writer raises the latter

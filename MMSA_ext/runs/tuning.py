@@ -1,26 +1,56 @@
-"""Hyper-parameter search over MMSA's search spaces, selected on the validation split."""
+"""Hyper-parameter search, selected on the validation split.
+
+A trial trains one configuration and scores it on the validation split; it is kept in the study
+alone, never as a record that a table could read. Only the configuration that wins is run as a run
+is, and scored on the test split.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import math
+import os
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 import pandas as pd
+from joblib import Parallel, delayed
+from optuna.trial import FrozenTrial, TrialState
 
-from MMSA_ext import mmsa_bridge
-from MMSA_ext.config.resolve import checked, get_config_tune, merge, unread
-from MMSA_ext.datasets import DEFINITION
-from MMSA_ext.errors import ConfigError
-from MMSA_ext.files import write_atomically
+from MMSA_ext.config.resolve import checked, merge
+from MMSA_ext.datasets import DEFINITION, Dataset, get_dataset, known
+from MMSA_ext.errors import ConfigError, MMSAExtError
+from MMSA_ext.files import check_writable, exclusive, write_atomically
+from MMSA_ext.records.record import content_digest
+from MMSA_ext.registry import own_modules, trains_in_mmsa
 from MMSA_ext.reporting.render import csv_text
+from MMSA_ext.runs import study as studies
+from MMSA_ext.runs.options import RunOptions
+from MMSA_ext.runs.processes import (
+    LostWorkerError,
+    Process,
+    check_copied,
+    end,
+    options_of,
+    threads_each,
+    threads_of_new_processes,
+)
+from MMSA_ext.runs.search_space import Space, point, usable, without
+from MMSA_ext.training.callbacks import Callback, EpochProgress, RunStart
 from MMSA_ext.training.trainer import MINIMISED
 
 if TYPE_CHECKING:
     from MMSA_ext.runs.seeds import Run
+
+__all__ = ["ON_TEST_NOTE", "Search", "tune"]
 
 logger = logging.getLogger("MMSA")
 
@@ -29,104 +59,436 @@ ON_TEST = {"tuned_on": "test"}
 ON_TEST_NOTE = (
     "hyper-parameters were selected on the TEST split (tune_on_test); this is no test result"
 )
+# Trials that are trained whole before one may be pruned.
+_FIRST_WHOLE = 5
+# A trial whose process died so often is not tried again.
+_ATTEMPTS = 3
+_STUDY_BYTES = 2**20
+
+Opening = Callable[[RunOptions], AbstractContextManager["Run"]]
 
 
-def tune(
-    run: Run,
-    space: Mapping[str, list[Any]],
-    trials: int,
-    seed: int,
-    *,
-    given: Mapping[str, Any] | None = None,
-    on_test: bool = False,
-) -> Run:
+@dataclass(frozen=True)
+class Search:
+    """What is searched, and how.
+
+    Attributes:
+        space: What is tried.
+        own: Whether the space is the user's, and not from a file.
+        trials: How many configurations.
+        seed: Of the search and of every trial.
+        given: Overrides that the user set; they are not searched.
+        on_test: Select by the test split, as MMSA 2.2.1 does; every record says so.
+        prune: End trials that are worse than most by validation.
+        jobs: Processes that make trials.
+    """
+
+    space: Space
+    own: bool
+    trials: int
+    seed: int
+    given: Mapping[str, Any]
+    on_test: bool = False
+    prune: bool = False
+    jobs: int = 1
+
+    @property
+    def split(self) -> str:
+        """The split that selects."""
+        return "test" if self.on_test else "valid"
+
+
+def tune(run: Run, search: Search, opening: Opening) -> Run:
     """Search the configuration with the best validation `KeyEval`.
 
-    Trials are ordinary runs in the record store, and the search draws the same points in the same
-    order whenever it is started, so an interrupted search continues where it stopped, and one with
-    more trials goes on from one with fewer.
-
-    `<results>/tune/<dataset>-<model>.csv` has one row a trial. The best configuration is written
-    twice, complete, so that either file with the same seed gives the same numbers:
+    The study lies in `<results>/tune/<dataset>-<model>.db`; started again, the search goes on until
+    there are as many trials as asked for. `...csv` has one row a trial. The best configuration is
+    written twice, complete, so that either file with the same seed gives the same numbers:
     `...-best.json` is what `config=` of `MMSA_run` takes, and `...-best-config.json` a file for
-    `config_file=`, in MMSA's schema. Names end in `-on-test` where the test split selected. Of the
-    trials that are trained now, only the best keeps its checkpoint.
+    `config_file=`, in MMSA's schema. Names end in `-on-test` where the test split selected.
 
     Args:
         run: The run whose configuration is tuned.
-        space: Choices of each key, from `search_space`.
-        trials: Number of configurations.
-        seed: Seed of the search and of every trial.
-        given: Overrides that the user set; they are not searched.
-        on_test: Select by the test split, as MMSA 2.2.1 does; every record says so.
+        search: What is searched.
+        opening: Opens the same run in other processes.
 
     Returns:
-        The run with the best configuration.
+        The run with the best configuration; nothing of it is trained yet.
 
     Raises:
         ConfigError: If nothing is left to search, a choice cannot be used, or every trial diverged.
+        WriteError: If the study cannot be written, or another search writes it.
     """
     name, dataset = run.args.model_name, run.args.dataset_name
-    given = dict(given or {})
-    fixed = {*given, *(path for path, _ in mmsa_bridge.leaves(given))}
-    whole = {key for key, value in given.items() if not isinstance(value, Mapping)}
-    space = {k: v for k, v in space.items() if k not in fixed and k.split(".")[0] not in whole}
-    space = _read_by(run.args, space)
+    space = search.space if search.own else without(search.space, search.given)
+    space = usable(run.args, space, own=search.own)
     if not space:
         raise ConfigError(
-            f"{name!r} has nothing to search on {dataset!r}: add 'debugParams' with 'd_paras' to a "
-            "configuration file (-c), or fix fewer keys."
+            f"{name!r} has nothing to search on {dataset!r}: say what, space={{...}} (--space), or "
+            "fix fewer keys."
         )
-    split, stem = ("test", "-on-test") if on_test else ("valid", "")
-    if on_test:
+    search = replace(search, space=space)
+    if search.on_test:
         run = run.with_overrides({}, notes=(ON_TEST_NOTE,), marks=ON_TEST)
-    key = run.args.get("KeyEval", "Loss")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        direction="minimize" if key in MINIMISED else "maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed),
-    )
-    checkpoints: dict[int, Path] = {}
-
-    def objective(trial: optuna.Trial) -> float:
-        point = _suggest(trial, space)
-        result = run.with_overrides(point).seed(seed, trial.number + 1)
-        trial.set_user_attr("configuration", point)
-        trial.set_user_attr("record", result.record_path.name)
-        # What was there before the search is the user's and stays.
-        if result.checkpoint is not None and not result.reused:
-            checkpoints[trial.number] = result.checkpoint
-        value = result.record.metrics.get(split, {}).get(key)
-        if result.diverged or value is None:
-            raise optuna.TrialPruned
-        return value
-
-    def save(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        rows = [_row(done, f"{split}_{key}") for done in study.trials]
-        table = csv_text(pd.DataFrame(rows))
-        _write(run, f"{stem}.csv", table)
-        logger.info("Trial %d of %d: %s", trial.number + 1, trials, rows[-1])
-        best = _best_number(study)
-        kept = checkpoints.get(best) if best is not None else None
-        for number in [number for number in checkpoints if number != best]:
-            if (dropped := checkpoints.pop(number)) != kept:  # a point may be drawn twice
-                dropped.unlink(missing_ok=True)
-
-    study.optimize(objective, n_trials=trials, callbacks=[save])
-    if _best_number(study) is None:
-        raise ConfigError(f"all {trials} trials diverged; search other values, lower rates first.")
-    best: dict[str, Any] = study.best_trial.user_attrs["configuration"]
-    chosen = run.with_overrides(best)
-    _write(run, f"{stem}-best.json", _json(merge(given, best)))
-    path = _write(run, f"{stem}-best-config.json", _json(_as_config_file(chosen)))
-    logger.info("Best configuration by %s %s: %s", split, key, best)
-    logger.info("MMSA_run(%r, %r, config_file=%r, seeds=[%d])", name, dataset, str(path), seed)
-    return chosen
+    folder = run.places.results / "tune"
+    check_writable(folder, _STUDY_BYTES)
+    with exclusive(folder / f".{dataset}-{name}.lock", timeout=0):
+        return _Tuning(run, search, opening).best()
 
 
-def _best_number(study: optuna.Study) -> int | None:
-    finished = [trial for trial in study.trials if trial.value is not None]
-    return study.best_trial.number if finished else None
+class _Tuning:
+    """One search: the study, and the files that show it."""
+
+    def __init__(self, run: Run, search: Search, opening: Opening) -> None:
+        self.run, self.search, self.opening = run, search, opening
+        self.key = run.args.get("KeyEval", "Loss")
+        self.stem = f"{run.args.dataset_name}-{run.args.model_name}"
+        self.folder = run.places.results / "tune"
+        self.path = self.folder / f"{self.stem}.db"
+        self.work = Work(self.path, _study_name(run, search), search, self.key)
+        self.saving = threading.Lock()
+
+    def best(self) -> Run:
+        """Make the trials that are missing; the run with the best configuration."""
+        search = self.search
+        with studies.using(self.path):
+            self.study = studies.open_study(
+                self.path,
+                self.work.study,
+                direction="minimize" if self.key in MINIMISED else "maximize",
+                anew=not self.run.options.reuse,
+            )
+            self._describe()
+            if again := studies.put_back(self.study):
+                logger.info("%d trials were stopped, and are made again.", again)
+            done = len(studies.finished(self.study))
+            if done:
+                logger.info("%d trials are in %s already.", done, self.path)
+                self._save()
+            try:
+                self._make(search.trials - done)
+            except (KeyboardInterrupt, SystemExit) as stopped:
+                done = len(studies.finished(self.study))
+                stopped.add_note(
+                    f"Stopped; {done} of {search.trials} trials are in {self.path}. The same "
+                    "command " + ("goes on." if self.run.options.reuse else "starts over.")
+                )
+                raise
+            return self._chosen()
+
+    def _describe(self) -> None:
+        """What the study is, for people."""
+        search = self.search
+        about = {
+            "configuration": self.run.identity(search.seed).configuration,
+            "space": {key: values.plain() for key, values in search.space.items()},
+            "seed": search.seed,
+            "selected by": f"{search.split} {self.key}",
+            "pruning": search.prune,
+        }
+        if self.study.user_attrs != about:
+            for key, value in about.items():
+                self.study.set_user_attr(key, value)
+
+    def _make(self, missing: int) -> None:
+        """Make trials, here or in several processes."""
+        jobs = min(self.search.jobs, missing)
+        if jobs > 1:
+            self._make_in_processes(jobs, missing)
+            return
+        for _ in range(missing):
+            self._made(self.work.trial(self.run, self.study))
+
+    def _make_in_processes(self, jobs: int, missing: int) -> None:
+        options = self.run.options
+        check_copied(options)
+        own = own_modules({self.run.args.model_name})
+        options = replace(options, imports=(*options.imports, *own))
+        data_set = get_dataset(self.run.args.dataset_name)
+        with ExitStack() as stack:
+            stack.enter_context(threads_of_new_processes(threads_each(jobs)))
+            processes = [
+                Process(
+                    partial(
+                        TrialMaker,
+                        self.work,
+                        self.opening,
+                        options_of(number, jobs, options),
+                        data_set,
+                    )
+                )
+                for number in range(jobs)
+            ]
+            stack.callback(end, processes)
+            idle: queue.SimpleQueue[Process] = queue.SimpleQueue()
+            for process in processes:
+                idle.put(process)
+            threads = Parallel(jobs, backend="threading", pre_dispatch="n_jobs")
+            threads(delayed(self._ask)(idle) for _ in range(missing))
+
+    def _ask(self, idle: queue.SimpleQueue[Process]) -> None:
+        """Let a process make a trial, in one of the threads."""
+        process = idle.get()
+        try:
+            for attempt in range(1, _ATTEMPTS + 1):
+                process.send("trial")
+                try:
+                    answer = process.receive()
+                except LostWorkerError as error:
+                    self._give_back(process)
+                    if attempt == _ATTEMPTS:
+                        raise ConfigError(f"a trial fails again and again: {error}") from error
+                    continue
+                if isinstance(answer, Exception):
+                    raise answer
+                self._made(answer)
+                return
+        finally:
+            idle.put(process)
+
+    def _give_back(self, process: Process) -> None:
+        """The trials that a dead process was making are to be made again."""
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.user_attrs.get("process") == process.process.pid:
+                studies.give_back(self.study, trial.number, trial.params)
+
+    def _made(self, number: int) -> None:
+        """A trial is over."""
+        with self.saving:
+            done = self._save()
+            trial = next(trial for trial in done if trial.number == number)
+            logger.info("Trial %d of %d: %s", len(done), self.search.trials, self._row(trial))
+
+    def _save(self) -> list[FrozenTrial]:
+        """Write the table of trials."""
+        done = studies.finished(self.study)
+        self._write(".csv", csv_text(pd.DataFrame([self._row(trial) for trial in done])))
+        return done
+
+    def _row(self, trial: FrozenTrial) -> dict[str, Any]:
+        told = trial.user_attrs
+        whole = trial.state == TrialState.COMPLETE
+        return {
+            **told.get("configuration", {}),
+            f"{self.search.split}_{self.key}": trial.value if whole else told["outcome"],
+            "run": told.get("run", ""),
+        }
+
+    def _chosen(self) -> Run:
+        done = studies.finished(self.study)
+        if not any(trial.state == TrialState.COMPLETE for trial in done):
+            raise ConfigError(
+                f"all {len(done)} trials diverged; search other values, lower rates first."
+            )
+        best: dict[str, Any] = self.study.best_trial.user_attrs["configuration"]
+        chosen = self.run.with_overrides(best)
+        self._write("-best.json", _json(merge(self.search.given, best)))
+        path = self._write("-best-config.json", _json(_as_config_file(chosen)))
+        logger.info("Best configuration by %s %s: %s", self.search.split, self.key, best)
+        logger.info(
+            "MMSA_run(%r, %r, config_file=%r, seeds=[%d])",
+            chosen.args.model_name,
+            chosen.args.dataset_name,
+            str(path),
+            self.search.seed,
+        )
+        return chosen
+
+    def _write(self, suffix: str, content: str) -> Path:
+        path = self.folder / f"{self.stem}{'-on-test' * self.search.on_test}{suffix}"
+        write_atomically(path, content)
+        return path
+
+
+@dataclass(frozen=True)
+class Work:
+    """How a trial of a study is made, in any process.
+
+    Attributes:
+        path: File of the study.
+        study: Name of the study.
+        search: What is searched.
+        key: The metric that selects.
+    """
+
+    path: Path
+    study: str
+    search: Search
+    key: str
+
+    def trial(self, run: Run, study: optuna.Study) -> int:
+        """Make one trial; its number in the study.
+
+        Raises:
+            ConfigError: If the configuration of the trial cannot be used.
+        """
+        search = self.search
+        trial = studies.draw_from(study, search.seed, several=search.jobs > 1)
+        try:
+            trial.set_user_attr("process", os.getpid())
+            drawn = point(trial, search.space)
+            trial.set_user_attr("configuration", drawn)
+            checked(merge(run.args, drawn), drawn=True)
+            tried = run.with_overrides(drawn)
+            trial.set_user_attr("run", tried.identity(search.seed).short_id)
+            twin = self._twin(study, trial)
+            if twin is None:
+                self._train(tried, trial, study)
+            else:
+                self._copy(twin, trial, study)
+        except ConfigError as error:
+            study.tell(trial, state=TrialState.FAIL)
+            raise ConfigError(f"trial {trial.number}, {drawn}: {error}") from error
+        except BaseException:  # a signal, a full disk: the point is tried again
+            studies.give_back(study, trial.number, trial.params)
+            raise
+        number: int = trial.number
+        return number
+
+    def _train(self, run: Run, trial: optuna.Trial, study: optuna.Study) -> None:
+        search = self.search
+        follower = _Follower(trial, self.key, self._pruner(run))
+        splits = ("valid", "test") if search.on_test else ("valid",)
+        try:
+            outcome = run.trial(search.seed, trial.number + 1, splits=splits, callbacks=(follower,))
+        except _PrunedError:
+            run.forget(search.seed)
+            trial.set_user_attr("outcome", "pruned")
+            study.tell(trial, state=TrialState.PRUNED)
+            return
+        found = {
+            split: {name: v if math.isfinite(v) else None for name, v in values.items()}
+            for split, values in outcome.metrics.items()
+        }
+        value = found.get(search.split, {}).get(self.key)
+        trial.set_user_attr("metrics", found)
+        trial.set_user_attr("chosen epoch", outcome.chosen_epoch)
+        trial.set_user_attr("seconds", outcome.timings.get("total"))
+        if outcome.diverged or value is None:
+            reason = outcome.diverged or f"{search.split} {self.key} is not defined"
+            trial.set_user_attr("reason", reason)
+            trial.set_user_attr("outcome", "diverged")
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            trial.set_user_attr("outcome", "finished")
+            study.tell(trial, value)
+
+    def _pruner(self, run: Run) -> optuna.pruners.BasePruner | None:
+        """Of a trial: not before its rate has warmed up, and an epoch could be selected."""
+        if not self.search.prune:
+            return None
+        args = run.args
+        if trains_in_mmsa(args.model_name):
+            first = args.get("early_stop") or 0
+        else:
+            first = max(
+                args.num_epochs // 4,
+                math.ceil(args.num_epochs * args.get("warmup_ratio", 0.0)),
+                args.get("first_selected_epoch", 1) - 1,
+            )
+        return optuna.pruners.MedianPruner(_FIRST_WHOLE, n_warmup_steps=first + 1)
+
+    def _twin(self, study: optuna.Study, trial: optuna.Trial) -> FrozenTrial | None:
+        """A trial of the same configuration, which would give the same numbers."""
+        name = study.trials[trial.number].user_attrs["run"]
+        same = (other for other in studies.finished(study) if other.user_attrs.get("run") == name)
+        return next(same, None)
+
+    def _copy(self, twin: FrozenTrial, trial: optuna.Trial, study: optuna.Study) -> None:
+        for step, value in twin.intermediate_values.items():
+            trial.report(value, step)
+        for key in ("metrics", "chosen epoch", "reason", "outcome"):
+            if key in twin.user_attrs:
+                trial.set_user_attr(key, twin.user_attrs[key])
+        trial.set_user_attr("same as", twin.number)
+        if twin.state == TrialState.COMPLETE:
+            study.tell(trial, twin.value)
+        else:
+            study.tell(trial, state=TrialState.PRUNED)
+
+
+class TrialMaker:
+    """Makes trials in a process of its own.
+
+    Args:
+        work: What is done.
+        opening: Opens the run.
+        options: How it is made here.
+        data_set: Its data set, which need not be registered here.
+    """
+
+    def __init__(
+        self, work: Work, opening: Opening, options: RunOptions, data_set: Dataset
+    ) -> None:
+        self._work, self._stack = work, ExitStack()
+        self._opening, self._options, self._data_set = opening, options, data_set
+        self._run: Run | None = None
+        self._study: optuna.Study | None = None
+
+    def execute(self, request: str) -> int | Exception:
+        """Make a trial: its number, or what went wrong."""
+        try:
+            if self._run is None:
+                self._stack.enter_context(known(self._data_set))
+                self._run = self._stack.enter_context(self._opening(self._options))
+                if self._work.search.on_test:
+                    self._run = self._run.with_overrides({}, notes=(ON_TEST_NOTE,), marks=ON_TEST)
+            with studies.using(self._work.path):
+                if self._study is None:
+                    self._study = studies.open_study(self._work.path, self._work.study)
+                return self._work.trial(self._run, self._study)
+        except MMSAExtError as error:
+            return error
+        except Exception as error:
+            logger.exception("A trial failed.")
+            return RuntimeError(f"a trial failed: {type(error).__name__}: {error}")
+
+    def close(self) -> None:
+        """Let go of the data."""
+        self._stack.close()
+
+
+class _PrunedError(MMSAExtError):
+    """Ends a trial that is worse than most."""
+
+
+class _Follower(Callback):
+    """Reports the epochs of a trial to the study, and ends it where the pruner says so."""
+
+    def __init__(
+        self, trial: optuna.Trial, key: str, pruner: optuna.pruners.BasePruner | None
+    ) -> None:
+        self._trial, self._key, self._pruner = trial, key, pruner
+
+    def on_start(self, start: RunStart) -> None:
+        """A trial that goes on has epochs already."""
+        for epoch in start.epochs:
+            self._report(epoch)
+
+    def on_epoch(self, epoch: EpochProgress) -> None:
+        """An epoch of the training that counts is over."""
+        if not self._report(epoch) or self._pruner is None:
+            return
+        study = self._trial.study
+        if self._pruner.prune(study, study.trials[self._trial.number]):
+            raise _PrunedError(f"pruned after epoch {epoch.epoch}")
+
+    def _report(self, epoch: EpochProgress) -> bool:
+        value = epoch.valid.get(self._key)
+        if epoch.stage is not None or epoch.epoch == 0 or value is None or math.isnan(value):
+            return False
+        self._trial.report(value, epoch.epoch)
+        return True
+
+
+def _study_name(run: Run, search: Search) -> str:
+    """What decides the trials, as a name."""
+    identity = run.identity(search.seed)
+    space = {key: values.plain() for key, values in search.space.items()}
+    decided = {"run": identity.digest, "space": space, "prune": search.prune}
+    digest = content_digest({**decided, "order": list(space)})[:16]
+    where = ", on TEST" if search.on_test else ""
+    return f"{identity.model} on {identity.dataset}, seed {search.seed}{where}, {digest}"
 
 
 def _as_config_file(run: Run) -> dict[str, Any]:
@@ -146,74 +508,3 @@ def _as_config_file(run: Run) -> dict[str, Any]:
 
 def _json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2, default=str) + "\n"
-
-
-def _write(run: Run, suffix: str, content: str) -> Path:
-    folder = run.places.results / "tune"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{run.args.dataset_name}-{run.args.model_name}{suffix}"
-    write_atomically(path, content)
-    return path
-
-
-def search_space(
-    model_name: str, dataset_name: str, config_file: str | Path | None = ""
-) -> dict[str, list[Any]]:
-    """Choices of each tuned key, from `debugParams` of MMSA's tuning file.
-
-    Nested keys, two levels as in MMSA, are joined by a dot. Empty if the model has no choices.
-
-    Raises:
-        ConfigError: If the model, the data set or the file is not known.
-    """
-    args = get_config_tune(model_name, dataset_name, config_file, random_choice=False)
-    space: dict[str, list[Any]] = {}
-    for key in args.d_paras:
-        if isinstance(args[key], dict):
-            space.update({f"{key}.{inner}": list(v) for inner, v in args[key].items()})
-        elif isinstance(args[key], list | tuple):
-            space[key] = list(args[key])
-    return space
-
-
-def _read_by(args: Mapping[str, Any], space: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    """The keys of a search space that have an effect, whose choices can all be used.
-
-    Of what MMSA searches, some models read not all; trials that differ in no more would be the
-    same run.
-
-    Raises:
-        ConfigError: If a choice cannot be used.
-    """
-    start = merge(args, {key: choices[0] for key, choices in space.items()})
-    idle = unread(start, space)
-    if idle:
-        name = args["model_name"]
-        logger.info("Not searched, as %s does not read it: %s.", name, ", ".join(idle))
-    searched = {key: choices for key, choices in space.items() if key not in idle}
-    for key, choices in searched.items():
-        for choice in choices:
-            checked(merge(start, {key: choice}), drawn=True)
-    return searched
-
-
-def _suggest(trial: optuna.Trial, space: dict[str, list[Any]]) -> dict[str, Any]:
-    """One point of the space; choices are drawn by position, as some are lists."""
-    point: dict[str, Any] = {}
-    for key, choices in space.items():
-        choice = choices[trial.suggest_categorical(key, range(len(choices)))]
-        outer, _, inner = key.partition(".")
-        if inner:
-            point.setdefault(outer, {})[inner] = choice
-        else:
-            point[key] = choice
-    return point
-
-
-def _row(trial: optuna.trial.FrozenTrial, score: str) -> dict[str, Any]:
-    attributes = trial.user_attrs
-    return {
-        **attributes.get("configuration", {}),
-        score: "diverged" if trial.value is None else trial.value,
-        "record": attributes.get("record", ""),
-    }

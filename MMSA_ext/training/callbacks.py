@@ -16,17 +16,7 @@ from typing import Any, Literal
 
 from MMSA_ext.errors import ConfigError
 
-__all__ = [
-    "Callback",
-    "EpochProgress",
-    "Following",
-    "RunEnd",
-    "RunStart",
-    "StepProgress",
-    "checked",
-    "following",
-    "listeners",
-]
+__all__ = ["Callback", "EpochProgress", "RunEnd", "RunStart", "StepProgress"]
 
 logger = logging.getLogger("MMSA")
 
@@ -89,8 +79,8 @@ class RunStart:
         model: Name of the model.
         dataset: Name of the data set.
         seed: The seed.
-        run_id: The run's name in files and tables: 16 hex digits. A run that was stopped and goes
-            on has the same.
+        run_id: The run's name in files and tables: 16 hex digits; of a trial of a search they end
+            with `-trial`. A run that was stopped and goes on has the same.
         configuration: The configuration that is part of its name, as plain JSON.
         epochs: What is known of it already, if it was stopped and goes on: `on_epoch` is not told
             of these again. Empty for a new run.
@@ -142,7 +132,7 @@ class Callback:
     each is over, but of no step, no epoch 0, no losses of training (only metrics), no learning
     rate; and they do not go on where they were stopped, so that `RunStart.epochs` is empty.
 
-    *Raising.* Whatever `on_start`, `on_step` or `on_epoch` raises ends the run and leaves
+    *Raising.* Whatever `on_start`, `on_step` or `on_epoch` raises ends the run and comes out of
     `MMSA_run` as it is: a mistake is seen at once, and raising is how a callback stops training,
     such as `optuna.TrialPruned` from `on_epoch`. No record is made, as the run is not what its name
     says; `on_end` of every callback that was started says `stopped`. The state of this package's

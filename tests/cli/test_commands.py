@@ -1,5 +1,6 @@
 """The command line, as a user types it."""
 
+import io
 import json
 import os
 import pickle
@@ -402,3 +403,15 @@ def test_config_explains_every_key():
     assert "    Attention heads.\n" in shown
     assert "own code" not in shown
     assert "read by MMSA's own code" in runner.invoke(app, ["config", "self_mm", "mosi"]).output
+
+
+def test_what_a_code_page_lacks_does_not_end_a_command(monkeypatch):
+    """As on Windows, where a pipe has no arrow."""
+    pipe = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr("sys.stdout", pipe)
+    monkeypatch.setattr("sys.argv", ["mmsa-ext", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    pipe.write("MAE \N{DOWNWARDS ARROW}")
+    pipe.flush()
+    assert pipe.buffer.getvalue().decode("cp1252").endswith("MAE ?")

@@ -18,16 +18,14 @@ from MMSA_ext.errors import ConfigError, WriteError
 from MMSA_ext.experiments import Plan, run
 from MMSA_ext.experiments.execution import run_missing
 from MMSA_ext.experiments.plan import Claims
-from MMSA_ext.experiments.workers import (
-    LocalProcesses,
+from MMSA_ext.experiments.workers import LocalProcesses, Outcome, Worker
+from MMSA_ext.runs.options import RunOptions
+from MMSA_ext.runs.processes import (
     LostWorkerError,
-    Outcome,
-    Worker,
-    _threads_of_new_processes,
     options_of,
     threads_each,
+    threads_of_new_processes,
 )
-from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.stopping import handlers
 from tests.experiments.conftest import CONTENT
 
@@ -67,6 +65,10 @@ class TestHere:
         repeated = run(experiment.narrowed(seeds=[1]), **options, reuse=False)
         assert not any(outcome.reused for outcome in repeated)
         assert begun(tmp_path)["1"] == 4
+
+    def test_trackers_are_refused_where_their_folder_would_be_lost(self, make, options):
+        with pytest.raises(ConfigError, match="leave out --track"):
+            run(make(), engine=Mock(), track="tensorboard", **options)
 
     def test_a_refused_row_does_not_stop_the_others(self, make, options, tiny, store):
         rows = [
@@ -332,7 +334,7 @@ def test_processes_share_the_threads(monkeypatch, cores, jobs, each):
 def test_threads_that_the_user_set_stand(monkeypatch, caplog):
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     monkeypatch.setattr("torch.get_num_threads", lambda: 4)
-    monkeypatch.setattr("MMSA_ext.experiments.workers.cpu_count", lambda: 8)
+    monkeypatch.setattr("MMSA_ext.runs.processes.cpu_count", lambda: 8)
     assert threads_each(2) == 4
     assert not caplog.messages
     assert threads_each(3) == 4
@@ -353,7 +355,7 @@ def test_a_new_process_is_told_its_threads_and_this_one_keeps_its_own(monkeypatc
     for name, value in before.items():
         monkeypatch.setenv(name, value)
     script = f"import os; print(*[os.environ[name] for name in {names}])"
-    with _threads_of_new_processes(3):
+    with threads_of_new_processes(3):
         shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert shown.stdout.split() == told
     assert {name: os.environ[name] for name in names if name in os.environ} == before
@@ -446,10 +448,10 @@ def wait_until(reached):
 @pytest.mark.parametrize(
     ("number", "whom", "code"),
     [
-        (signal.SIGINT, os.killpg, 130),  # as a terminal sends it, to the processes too
+        (signal.SIGINT, "killpg", 130),  # as a terminal sends it, to the processes too
         # That all that is told to stop ends with this code, tests/test_stopping.py has too.
-        pytest.param(signal.SIGTERM, os.kill, 143, marks=pytest.mark.slow),
-        (signal.SIGKILL, os.kill, -9),
+        pytest.param(signal.SIGTERM, "kill", 143, marks=pytest.mark.slow),
+        (9, "kill", -9),
     ],
 )
 def test_stopped_in_any_way_its_processes_end_and_the_claims_are_free(
@@ -462,7 +464,7 @@ def test_stopped_in_any_way_its_processes_end_and_the_claims_are_free(
     wait_until(lambda: log.is_file() and begun(tmp_path).total() == 2)
     claims = Claims(store)
     assert [claims.held(unit.key) for unit in plan.units] == [True, True, False, False]
-    whom(running.pid, number)
+    getattr(os, whom)(running.pid, number)
     _, error = running.communicate(timeout=60)
     assert running.returncode == code
     assert ("goes on after what was finished" in error) == (code > 0)

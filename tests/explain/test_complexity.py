@@ -260,11 +260,6 @@ def test_unknown_keys_are_refused():
         measure("dashfusion", "sims", T, {"bottleneck_token": 4})
 
 
-@pytest.mark.parametrize("name", ["dashfusion", "dashfusion_released"])
-def test_the_document_shows_what_the_command_prints(name):
-    assert report(name, "sims", T) in DOCUMENT.read_text(encoding="utf-8")
-
-
 @pytest.mark.parametrize("name", ["dashfusion", "dashfusion_released", "text_only"])
 @pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims"])
 def test_the_documents_overview_is_current(name, dataset):

@@ -73,6 +73,6 @@ def train(
         cpu = torch.device("cpu")
         args = mmsa_bridge.complete_args(args, device=cpu, model_save_path=tmp_path / "m.pth")
         with mmsa_bridge.progress_bars(False):
-            return mmsa_bridge.train_and_test(args, seed=1, also_predict=())
+            return mmsa_bridge.train_and_test(args, seed=1, splits=("test",))
 
     return run

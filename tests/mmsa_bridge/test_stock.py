@@ -200,9 +200,9 @@ def test_patience_may_end_a_run_before_its_cap(
 def test_what_else_is_predicted_does_not_change_the_run(
     run_lf_dnn: Callable[..., mmsa_bridge.StockRun],
 ) -> None:
-    run_lf_dnn(also_predict=())
+    run_lf_dnn(splits=("test",))
     stream = torch.rand(1), np.random.rand(), random.random()
-    run = run_lf_dnn(also_predict=("valid",))
+    run = run_lf_dnn(splits=("valid", "test"))
     assert set(run.metrics) == {"test", "valid"}
     assert (torch.rand(1), np.random.rand(), random.random()) == stream
 

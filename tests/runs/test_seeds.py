@@ -32,7 +32,7 @@ class Training:
     def __init__(self):
         self.seeds, self.version, self.then = [], 1.0, lambda: None
 
-    def __call__(self, run, identity, position, weights):
+    def __call__(self, run, identity, position, weights, *_):
         self.seeds.append(identity.seed)
         weights.write_bytes(b"best so far")
         self.then()

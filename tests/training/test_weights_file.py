@@ -247,7 +247,7 @@ def test_a_full_disk_is_said_as_such(small_disk, write):
 
 def test_what_the_disk_says_gets_through_the_writer_of_torch():
     device = Path("/dev/full")
-    if not device.exists():
+    if not device.is_char_device():
         pytest.skip("there is no device that is always full here")
     with pytest.raises(OSError, match="No space left") as error:
         weights_file._dump(device, {"w": torch.zeros(10**6)})

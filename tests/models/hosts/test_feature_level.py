@@ -102,7 +102,7 @@ class TestTrainers:
         self, host, feature_path, optimizers
     ):
         args = tiny_args(host, path=feature_path)
-        run = mmsa_bridge.train_and_test(args, seed=0, also_predict=())
+        run = mmsa_bridge.train_and_test(args, seed=0, splits=("test",))
         model = run.model.Model
         (optimizer,) = optimizers
         rates = {}

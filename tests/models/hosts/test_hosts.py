@@ -218,11 +218,11 @@ def test_the_loss_joins_in_the_real_trainer(name, args_of, trained, monkeypatch)
     args, attached = args_of(name, infoenh=LOUD), trained(name).gradients
     loss_added_by_trainer(monkeypatch, name)
     with gradients_at_each_step() as summed:
-        train(args, also_predict=())
+        train(args, splits=("test",))
     with monkeypatch.context() as patch:
         patch.setattr(EnhancedHost, "attach", lambda self, outputs, enhanced: outputs)
         with gradients_at_each_step() as without:
-            train(args, also_predict=())
+            train(args, splits=("test",))
     assert len(attached) == len(summed) >= 2
     for ours, theirs in zip(attached, summed, strict=True):
         assert _largest_difference(ours, theirs) < 1e-5
@@ -372,7 +372,7 @@ def test_every_parameter_gets_a_gradient_and_infoenh_moves(name, host, args_of):
                     reached.add(parameter)
 
     with before_each_step(look):
-        run = train(args_of(name, **EPOCHS.get(host, {})), also_predict=())
+        run = train(args_of(name, **EPOCHS.get(host, {})), splits=("test",))
     parameters = dict(enhanced_host(run.model).named_parameters())
     excepted = UNUSED_BY_HOST.get(host, ()) + REPLACED.get(host, ())
     silent = [key for key, parameter in parameters.items() if parameter not in reached]
@@ -394,7 +394,7 @@ def test_parameters_are_named_so_that_mmsas_optimizers_take_them(prepared, args_
 
 def test_the_seed_decides_everything(name, args_of, trained):
     """That the same seed gives the same is shown by MMSA's own function below."""
-    other = train(args_of(name, infoenh=LOUD), seed=2, also_predict=())
+    other = train(args_of(name, infoenh=LOUD), seed=2, splits=("test",))
     first = trained(name).run.predictions["test"].prediction
     assert not np.array_equal(first, other.predictions["test"].prediction)
 

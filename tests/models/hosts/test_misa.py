@@ -60,7 +60,7 @@ class TestFrameLengths:
 
     def test_it_trains(self, args_of):
         args = args_of("misa_infoenh", frame_lengths="own")
-        assert train(args, also_predict=()).best_epoch == 1
+        assert train(args, splits=("test",)).best_epoch == 1
 
 
 def test_widened_projections_read_the_hidden_width(variant):

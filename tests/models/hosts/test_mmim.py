@@ -51,7 +51,7 @@ class TestTwoStages:
         seen = []
         for alpha in (0.0, 5.0):
             with gradients_at_each_step() as gradients:
-                train(args_of(NAME, infoenh=INFOENH | {"alpha": alpha}), also_predict=())
+                train(args_of(NAME, infoenh=INFOENH | {"alpha": alpha}), splits=("test",))
             seen.append(gradients)
         without, with_loss = seen
         assert len(without) == 2 * STEPS
@@ -76,7 +76,7 @@ class TestTwoStages:
             found.setdefault(len(groups), groups)
 
         with before_each_step(look):
-            run = train(args_of(NAME), also_predict=())
+            run = train(args_of(NAME), splits=("test",))
         (first,), (_, main) = found[1], found[2]
         ours = {p for n, p in run.model.named_parameters() if "infoenh" in n}
         assert ours

@@ -41,7 +41,7 @@ def test_widen(variant, args_of, heads, widths):
     assert read == ([widths] * 3 if widths else [16, 16, 32])
     options = INFOENH | {"vector": "widen", "hidden": 5, "unimodal_heads": heads}
     args = args_of("self_mm_infoenh", infoenh=options)
-    assert train(args, also_predict=()).best_epoch == 1
+    assert train(args, splits=("test",)).best_epoch == 1
 
 
 def test_with_the_residual_the_hosts_own_projections_learn(variant):
