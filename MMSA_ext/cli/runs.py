@@ -132,7 +132,9 @@ def tune(
     ] = False,
     jobs: Annotated[int, typer.Option("-j", "--jobs", help="Processes that make trials.")] = 1,
     tune_on_test: OnTest = False,
-    seeds: Seeds = None,
+    seeds: Annotated[
+        list[int] | None, typer.Option("-s", "--seeds", help="Seed; repeatable. Default: 1111.")
+    ] = None,
     synthetic: Synthetic = False,
 ) -> None:
     """Search hyper-parameters on the validation split; the best are then tested, as by `run`.

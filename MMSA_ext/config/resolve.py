@@ -111,8 +111,8 @@ def resolve(
         dataset_name: A data set that is known, any case.
         config_file: File in MMSA's schema; empty for the shipped ones.
         overrides: Values that replace the file's; nested keys as in `merge`.
-        searched: Choices of the keys that a search will set, from `tuning.search_space`; those that
-            the configuration lacks have the first.
+        searched: Choices of the keys that a search will set; those that the configuration lacks
+            have the first.
 
     Raises:
         ConfigError: With every problem in one message.

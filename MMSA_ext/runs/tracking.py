@@ -51,10 +51,10 @@ class Point(NamedTuple):
 class Tracker(Callback):
     """What all trackers log, under the same names. One that fails costs a warning, not the run.
 
-    At the start the configuration, nested keys joined by dots, with `model`, `dataset`, `seed` and
-    `run_id`; by epoch `train/<name>`, `valid/<name>`, `learning_rate` and `seconds`; by step
-    `step/Loss`; at the end, of a finished run, `test/<name>` and `chosen_epoch`. What an encoder's
-    own training logs begins with the name of its stage.
+    At the start the configuration, nested keys joined by dots, with `seed` and `run_id`; by epoch
+    `train/<name>`, `valid/<name>`, `learning_rate` and `seconds`; by step `step/Loss`; at the end,
+    of a finished run, `chosen_epoch`, its `chosen/valid/<name>` and, where it is tested,
+    `test/<name>`. What an encoder's own training logs begins with the name of its stage.
 
     A run that goes on after a stop goes on in the tracker. What has been logged is noted beside it,
     so that an epoch that is computed again is not logged again.
@@ -111,7 +111,7 @@ class Tracker(Callback):
 
     def _begin(self, start: RunStart) -> None:
         title = f"{start.model}-{start.dataset}-{start.run_id}-seed{start.seed}"
-        about = {name: getattr(start, name) for name in ("model", "dataset", "seed", "run_id")}
+        about: dict[str, Setting] = {"seed": start.seed, "run_id": start.run_id}
         self.folder.mkdir(parents=True, exist_ok=True)
         self._note = self.folder / f".{title}.json"
         if self.open(title, start.run_id, dict(_flat(start.configuration)) | about):
@@ -132,8 +132,10 @@ class Tracker(Callback):
         self._log()
         results = {}
         if end.status == "finished" and "end" not in self._logged:
-            measured = {f"test/{k}": v for k, v in end.metrics.get("test", {}).items()}
-            measured["chosen_epoch"] = end.chosen_epoch
+            measured: dict[str, float | None] = {"chosen_epoch": end.chosen_epoch}
+            for split, under in (("valid", "chosen/valid"), ("test", "test")):
+                values = end.metrics.get(split, {})  # a trial of a search is not tested
+                measured |= {f"{under}/{name}": value for name, value in values.items()}
             results = {_tame(name): float(v) for name, v in measured.items() if v is not None}
         self.close(end.status, results)
         if results:

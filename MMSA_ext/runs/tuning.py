@@ -248,9 +248,10 @@ class _Tuning:
 
     def _give_back(self, process: Process) -> None:
         """The trials that a dead process was making are to be made again."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.user_attrs.get("process") == process.process.pid:
-                studies.give_back(self.study, trial.number, trial.params)
+        with self.saving:
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if trial.user_attrs.get("process") == process.process.pid:
+                    studies.give_back(self.study, trial.number, trial.params)
 
     def _made(self, number: int) -> None:
         """A trial is over."""

@@ -100,13 +100,12 @@ class RunEnd:
 
     Attributes:
         start: What `on_start` was told.
-        status: `finished` and `diverged` runs have a record; a `stopped` one has none: a callback
-            or an error ended it, or a signal.
+        status: A callback, an error or a signal ended a `stopped` run.
         reason: Why it diverged or was stopped, as a sentence.
         metrics: By split, MMSA's metrics of the chosen epoch before its x100; None where one is
-            undefined. Empty unless finished.
+            undefined. Empty unless finished; of a trial the split that it is judged by.
         chosen_epoch: Epoch whose weights were tested; None unless finished.
-        record: The record's file; None if stopped.
+        record: The record's file; None if stopped, and of a trial of a search.
     """
 
     start: RunStart
@@ -124,9 +123,9 @@ class Callback:
     and `on_epoch` as training goes on, then `on_end`. Several are told in the given order.
 
     *What is told of.* Seeds that are computed: one that is looked up in the store is not mentioned.
-    In a search each trial is a run of its own. Weights that are there and only tested, on corrupted
-    data, have a start and an end. Where encoders are trained alone first (ConFEDE), `stage` of
-    steps and epochs says which; it is None in the training that follows.
+    In a search each trial is a run of its own, without a record. Weights that are there and only
+    tested, on corrupted data, have a start and an end. Where encoders are trained alone first
+    (ConFEDE), `stage` of steps and epochs says which; it is None in the training that follows.
 
     *MMSA's own models*, and InfoEnh in them, train in MMSA's own trainers. These tell of epochs, as
     each is over, but of no step, no epoch 0, no losses of training (only metrics), no learning
@@ -141,8 +140,8 @@ class Callback:
     raises comes after the record is stored and all callbacks are told, so the next call looks the
     run up; of a run that was stopped, it is logged and the first reason stands.
 
-    *Processes.* `mmsa-ext experiment run --jobs N` and `experiments.run(jobs=N)` hand each process
-    a copy (by pickle); what a copy keeps in memory stays there.
+    *Processes.* With `--jobs` (`jobs=`) of an experiment or a search each process has a copy, by
+    pickle; what a copy keeps in memory stays there.
     """
 
     def on_start(self, start: RunStart) -> None:

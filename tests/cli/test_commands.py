@@ -29,7 +29,7 @@ def settings(model, encoder):
     return [f"--set={key}={value}" for key, value in tiny_config(model, encoder).items()]
 
 
-def test_run_predict_and_where_everything_is(tmp_path, feature_file, tiny_encoder):
+def test_run_predict_and_where_everything_is(tmp_path, feature_file, tiny_encoder, pictures):
     arguments = ["run", "-m", "dashfusion", "-d", "mosi", "-f", str(feature_file), "-s", "1"]
     result = runner.invoke(
         app, [*arguments, *settings("dashfusion", tiny_encoder), *options(tmp_path)]

@@ -72,8 +72,8 @@ def settings(record):
     return {
         "num_epochs": EPOCHS,
         "seed": identity.seed,
-        "model": "text_only",
-        "dataset": "mosi",
+        "model_name": "text_only",
+        "dataset_name": "mosi",
         "run_id": identity.short_id,
     }
 
@@ -93,7 +93,8 @@ def test_tensorboard(tracked):
     for name, points in expected(record).items():
         assert curve(name) == points, name
     assert [step for step, _ in curve("step/Loss")] == list(range(1, EPOCHS * STEPS + 1))
-    assert curve("test/MAE") == [(0, pytest.approx(record.metrics["test"]["MAE"]))]
+    for name, split in (("test/MAE", "test"), ("chosen/valid/MAE", "valid")):
+        assert curve(name) == [(0, pytest.approx(record.metrics[split]["MAE"]))]
     (text,) = events.Tensors("configuration/text_summary")
     written = text.tensor_proto.string_val[0].decode()
     for key, value in settings(record).items():
@@ -210,7 +211,7 @@ def test_names_are_flat_and_tame(tmp_path):
         followed.end = FINISHED
     assert memory.settings == {
         "a.b": 2, "a.c": "{}", "d": "null", "e": "[1, 2]",
-        "model": "m", "dataset": "mosi", "seed": 1, "run_id": "0" * 16,
+        "seed": 1, "run_id": "0" * 16,
     }  # fmt: skip
     assert memory.points == [
         Point("stage_one_text/step", 5, {"stage_one_text/step/Loss": 0.25}),

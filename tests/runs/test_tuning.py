@@ -1,15 +1,30 @@
 """Tuning selects on validation, and says so when it does not."""
 
+import itertools
 import json
 import logging
+import os
+import pickle
+import shutil
+from unittest import mock
 
+import optuna
 import pandas as pd
 import pytest
 
-from MMSA_ext import MMSA_run, mmsa_files
-from MMSA_ext.errors import ConfigError
-from MMSA_ext.runs.tuning import search_space
+from MMSA_ext import MMSA_run, mmsa_bridge, mmsa_files
+from MMSA_ext.errors import ConfigError, WriteError
+from MMSA_ext.files import exclusive
+from MMSA_ext.runs import own_seed
+from MMSA_ext.runs.processes import LostWorkerError
+from MMSA_ext.runs.search_space import shipped_space
 from tests.conftest import tiny_config
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch):
+    """They take longer than the runs."""
+    monkeypatch.setattr("MMSA_ext.runs.seeds.Run._draw", lambda self, results: ())
 
 
 @pytest.fixture
@@ -19,10 +34,13 @@ def tune(tmp_path, feature_file, tiny_encoder):
         config = tiny_config("text_only", tiny_encoder, num_epochs=1) | given
         for key in {"learning_rate", "batch_size"} - given.keys():
             del config[key]
+        options = {"seeds": [3], "custom_feature": feature_file} | options
+        options = {"res_save_dir": tmp_path / "r"} | options
+        for key in options.get("space", ()):
+            config.pop(key, None)
         return MMSA_run(
-            "text_only", "mosi", config=config | {"featurePath": str(feature_file)}, seeds=[3],
-            is_tune=True, tune_times=tune_times, verbose_level=0, model_save_dir=tmp_path / "m",
-            res_save_dir=tmp_path / "r", log_dir=tmp_path / "l", **options,
+            "text_only", "mosi", config=config, is_tune=True, tune_times=tune_times,
+            verbose_level=0, model_save_dir=tmp_path / "m", log_dir=tmp_path / "l", **options,
         )  # fmt: skip
 
     return call
@@ -41,7 +59,6 @@ def test_selection_split_and_best_configuration(tune, tmp_path, on_test, split):
     assert best.keys() > {"learning_rate", "weight_decay", "batch_size", "pretrained", "dim"}
     for key in ("learning_rate", "weight_decay", "batch_size", "dim", "num_epochs"):
         assert chosen.identity.configuration[key] == best[key]
-    assert results.seeds[0].reused
     assert any("TEST split" in note for note in chosen.notes) == on_test
 
 
@@ -80,46 +97,258 @@ def test_the_best_configuration_gives_the_reported_numbers_again(
     assert again.predictions_sha256 == reported.predictions_sha256
 
 
-def test_a_search_that_is_interrupted_goes_on(tune, tmp_path, monkeypatch):
+@pytest.fixture
+def trained(monkeypatch):
+    """Names of the runs and trials that were trained; `stop_at` such a number ends the search."""
     from MMSA_ext.runs.seeds import Run
 
-    train, trained = Run._train, []
+    train, names = Run._train, []
 
-    def interrupted(self, identity, *rest):
-        if len(trained) == 2:
-            trained.append("stop")
+    def counted(self, identity, *rest):
+        names.append(identity.short_id)
+        if len(names) == counted.stop_at:
             raise KeyboardInterrupt
-        trained.append(identity.short_id)
         return train(self, identity, *rest)
 
-    monkeypatch.setattr(Run, "_train", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    counted.stop_at = None
+    monkeypatch.setattr(Run, "_train", counted)
+    return mock.Mock(names=names, stop_at=lambda n: setattr(counted, "stop_at", n))
+
+
+def table(folder, stem="mosi-text_only"):
+    return pd.read_csv(folder / f"r/tune/{stem}.csv")
+
+
+def study(folder, number=0):
+    """A study that the file has, as anyone reads it with Optuna."""
+    storage = f"sqlite:///{folder}/r/tune/mosi-text_only.db"
+    name = optuna.get_all_study_names(storage)[number]
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def test_trials_are_in_the_study_and_only_the_winner_in_the_store(tune, trained, tmp_path):
+    results = tune(seeds=[3, 4])
+    assert [seed.seed for seed in results.seeds] == [3, 4]
+    assert [json.loads(path.read_text())["identity"]["seed"] for path in records(tmp_path)] == [
+        3,
+        4,
+    ]
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {
+        seed.checkpoint.name for seed in results.seeds
+    }
+    trials = table(tmp_path)
+    assert trained.names[:3] == list(trials["run"])
+    found = study(tmp_path)
+    assert [trial.value for trial in found.trials] == pytest.approx(
+        list(trials["valid_MAE"]), abs=1e-4
+    )
+    winner = results.seeds[0].record
+    assert winner.identity.short_id == found.best_trial.user_attrs["run"]
+    assert winner.metrics["valid"] == found.best_trial.user_attrs["metrics"]["valid"]
+    for trial in found.trials:
+        assert trial.user_attrs["metrics"].keys() == {"valid"}
+        assert trial.intermediate_values == {1: trial.value}
+    assert found.user_attrs["selected by"] == "valid MAE"
+    assert found.user_attrs["space"]["batch_size"] == [16, 32]
+
+
+def records(folder):
+    return sorted((folder / "r/runs").rglob("*.json"), key=lambda path: path.stem[-1])
+
+
+@pytest.mark.parametrize("model", ["text_only", "lf_dnn"])
+def test_the_test_split_is_scored_once_for_the_winner_alone(
+    model, tune, tmp_path, feature_file, monkeypatch
+):
+    scored = []
+    if model == "text_only":
+        predict = own_seed.predict
+
+        def spy(core, loader, device):
+            scored.append(loader.split.name)
+            return predict(core, loader, device)
+
+        monkeypatch.setattr(own_seed, "predict", spy)
         tune()
-    assert len(trained) == 3
-    results = tune()
-    assert len(trained) == 4
-    assert len(pd.read_csv(tmp_path / "r/tune/mosi-text_only.csv")) == 3
-    assert not results.seeds[0].diverged
-    first = pd.read_csv(tmp_path / "r/tune/mosi-text_only.csv")
-    tune(tune_times=7)
-    assert len(trained) > 4
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "r/tune/mosi-text_only.csv")[:3], first)
+    else:
+        trainer = mmsa_bridge.trainer_class(model)
+        do_test = trainer.do_test
+
+        def spy(self, network, loader, mode="VAL", **options):
+            scored.append({"VAL": "epoch", "TEST": "test"}.get(mode, "other"))
+            return do_test(self, network, loader, mode=mode, **options)
+
+        monkeypatch.setattr(trainer, "do_test", spy)
+        MMSA_run(
+            model, "mosi", config={"early_stop": 0}, space={"batch_size": [4, 6]}, is_tune=True,
+            seeds=[1], tune_times=2, custom_feature=feature_file, verbose_level=0, gpu_ids="cpu",
+            num_workers=0, model_save_dir=tmp_path, res_save_dir=tmp_path, log_dir=tmp_path,
+        )  # fmt: skip
+    assert scored.count("test") == 1
+    assert "test" not in scored[: -3 if model == "text_only" else -4]
 
 
-def test_an_interrupted_search_repeats_nothing_and_keeps_one_checkpoint(tune, tmp_path):
-    first = tune()
-    assert list((tmp_path / "m").glob("*.pth")) == [first.seeds[0].checkpoint]
-    assert tune().seeds[0].reused
-
-
-def test_a_checkpoint_from_before_the_search_is_kept(tune, tmp_path):
-    first = tune()
-    records = [json.loads(path.read_text()) for path in (tmp_path / "r/runs").rglob("*.json")]
-    files = [tmp_path / "m" / record["checkpoint"] for record in records]
-    checkpoint = next(path for path in files if path != first.seeds[0].checkpoint)
-    checkpoint.write_bytes(b"a checkpoint of an ordinary run")
+def test_a_search_that_is_interrupted_goes_on_as_without_a_break(tune, trained, tmp_path):
     tune()
-    assert checkpoint.is_file()
+    whole, names = table(tmp_path), list(trained.names)
+    assert len(names) == 4  # the winner, too
+    shutil.rmtree(tmp_path / "r")
+    trained.names.clear()
+    trained.stop_at(3)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        tune()
+    assert stopped.value.__notes__[0].startswith("Stopped; 2 of 3 trials are in ")
+    tune()
+    assert trained.names == [*names[:3], *names[2:]]
+    pd.testing.assert_frame_equal(table(tmp_path), whole)
+    states = [trial.state.name for trial in study(tmp_path).trials]
+    assert states == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
+    assert tune(tune_times=4).seeds[0].record.identity.seed == 3
+    assert len(table(tmp_path)) == 4
+    pd.testing.assert_frame_equal(table(tmp_path)[:3], whole)
+
+
+def test_a_trial_whose_process_was_killed_is_made_again(tune, tmp_path):
+    tune(tune_times=1)
+    killed = study(tmp_path).ask()
+    killed.suggest_categorical("learning_rate", [2e-05, 5e-05, 0.0001])
+    killed.suggest_categorical("weight_decay", [0.0, 0.001, 0.01])
+    tune(tune_times=2)
+    first, failed, again = study(tmp_path).trials
+    assert [trial.state.name for trial in (first, failed, again)] == [
+        "COMPLETE",
+        "FAIL",
+        "COMPLETE",
+    ]
+    assert again.params.items() > killed.params.items()
+    assert again.user_attrs["again"] == failed.number
+    assert len(table(tmp_path)) == 2
+
+
+def test_what_decides_the_trials_makes_another_study(tune, tmp_path, feature_data):
+    first = tune(tune_times=1)
+    tune(tune_times=1, seeds=[4])
+    tune(tune_times=1, config={"dim": 8})
+    tune(tune_times=1, space={"batch_size": [4, 6]})
+    feature_data["train"]["audio"][0, 0, 0] += 1
+    other = tmp_path / "other.pkl"
+    other.write_bytes(pickle.dumps(feature_data))
+    tune(tune_times=1, custom_feature=other)
+    storage = f"sqlite:///{tmp_path}/r/tune/mosi-text_only.db"
+    assert len(optuna.get_all_study_names(storage)) == 5
+    assert tune(tune_times=1).seeds[0].record == first.seeds[0].record
+    assert len(optuna.get_all_study_names(storage)) == 5
+
+
+def test_a_point_that_is_drawn_again_is_not_trained_again(tune, trained, tmp_path):
+    tune(tune_times=5, space={"batch_size": [4, 6]})
+    trials = table(tmp_path)
+    assert len(trials) == 5
+    assert len(trained.names) == 3  # two points, and the winner
+    assert trials.groupby("batch_size")["valid_MAE"].nunique().max() == 1
+
+
+def test_a_search_is_made_anew_where_nothing_is_reused(tune, trained, tmp_path):
+    tune(tune_times=2)
+    tune(tune_times=2, reuse=False)
+    assert trained.names[:3] == trained.names[3:]
+    assert len(study(tmp_path).trials) == 2
+
+
+class TestPruning:
+    """By validation, with the first trials whole."""
+
+    @pytest.fixture(autouse=True)
+    def one_whole_trial(self, monkeypatch):
+        monkeypatch.setattr("MMSA_ext.runs.tuning._FIRST_WHOLE", 1)
+
+    def test_of_ours_leaves_nothing_behind(self, tune, trained, tmp_path):
+        config = {"num_epochs": 3, "warmup_ratio": 0.0, "batch_size": 4, "weight_decay": 0.0}
+        space = {"learning_rate": [1e-3, 1e-9]}
+        results = tune(config=config, space=space, tune_times=4, prune=True)
+        trials = table(tmp_path)
+        assert set(trials[trials["learning_rate"] == 1e-9]["valid_MAE"]) == {"pruned"}
+        found = study(tmp_path)
+        pruned = [trial for trial in found.trials if trial.state.name == "PRUNED"]
+        assert pruned
+        assert all(len(trial.intermediate_values) < 3 for trial in pruned)
+        assert len(records(tmp_path)) == 1
+        assert [*(tmp_path / "m").iterdir()] == [results.seeds[0].checkpoint]
+        assert results.seeds[0].record.identity.configuration["learning_rate"] == 1e-3
+
+    def test_of_mmsas(self, tmp_path, feature_file):
+        folders = dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), tmp_path)
+        MMSA_run(
+            "lf_dnn", "mosi", config={"num_epochs": 4, "early_stop": 1, "batch_size": 4},
+            space={"learning_rate": [1e-2, 2e-2, 3e-2, 1e-9]}, seeds=[1], is_tune=True,
+            tune_times=8, prune=True, custom_feature=feature_file, gpu_ids="cpu", num_workers=0,
+            verbose_level=0, **folders,
+        )  # fmt: skip
+        trials = pd.read_csv(tmp_path / "tune/mosi-lf_dnn.csv")
+        assert "pruned" in set(trials["valid_Loss"])
+        assert len([*tmp_path.glob("*.pth")]) == 1
+
+    def test_not_by_another_split_than_selects(self, tune):
+        with pytest.raises(ConfigError, match="prune judges by validation"):
+            tune(prune=True, tune_on_test=True)
+
+
+@pytest.mark.slow
+def test_several_processes_make_the_trials_of_one_study(tune, tmp_path):
+    tune(tune_times=4, jobs=2)
+    found = study(tmp_path)
+    assert [trial.state.name for trial in found.trials] == ["COMPLETE"] * 4
+    assert len({trial.user_attrs["process"] for trial in found.trials}) == 2
+    assert os.getpid() not in {trial.user_attrs["process"] for trial in found.trials}
+    assert len(table(tmp_path)) == 4
+    assert len(records(tmp_path)) == 1
+
+
+def test_a_process_that_dies_costs_its_trial_which_is_made_again(tune, tmp_path, monkeypatch):
+    numbers = itertools.count(1)
+
+    class Dying:
+        """A process that leaves a trial behind, and then does as it is told."""
+
+        def __init__(self, make):
+            self.process, self.asked = mock.Mock(pid=next(numbers)), 0
+            self.maker = make.func(*make.args)
+
+        def send(self, request):
+            self.asked += 1
+
+        def receive(self):
+            if self.asked == 1:
+                trial = study(tmp_path).ask()
+                trial.set_user_attr("process", self.process.pid)
+                raise LostWorkerError("killed")
+            return self.maker.execute("trial")
+
+    monkeypatch.setattr("MMSA_ext.runs.tuning.Process", Dying)
+    tune(tune_times=2, jobs=2)
+    states = sorted(trial.state.name for trial in study(tmp_path).trials)
+    assert states == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
+
+
+class TestFile:
+    def test_that_is_no_study(self, tune, tmp_path):
+        path = tmp_path / "r/tune/mosi-text_only.db"
+        path.parent.mkdir(parents=True)
+        path.write_text("not SQLite at all, but long enough to be a file of it" * 10)
+        with pytest.raises(ConfigError, match=r"mosi-text_only.db: cannot be read as a study"):
+            tune()
+
+    def test_that_another_search_writes(self, tune, tmp_path):
+        folder = tmp_path / "r/tune"
+        folder.mkdir(parents=True)
+        with (
+            exclusive(folder / ".mosi-text_only.lock"),
+            pytest.raises(WriteError, match="another process has held this lock"),
+        ):
+            tune()
+
+    def test_in_a_folder_of_any_name(self, tune, tmp_path):
+        assert not tune(tune_times=1, res_save_dir=tmp_path / "100%?a=b #1 é").seeds[0].diverged
 
 
 def test_selection_on_test_is_never_mixed_with_selection_on_validation(tune):
@@ -148,10 +377,10 @@ def test_all_trials_diverged(tune):
 
 
 def test_search_space_is_mmsas():
-    space = search_space("lf_dnn", "mosi")
-    assert [128, 16, 128] in space["hidden_dims"]
-    assert space["batch_size"] == [32, 64, 128]
-    assert "hidden_dims" not in search_space("dashfusion", "sims")
+    space = shipped_space("lf_dnn", "mosi")
+    assert [128, 16, 128] in space["hidden_dims"].values
+    assert space["batch_size"].values == (32, 64, 128)
+    assert "hidden_dims" not in shipped_space("dashfusion", "sims")
 
 
 class TestSearchSpaces:

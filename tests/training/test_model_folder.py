@@ -1,7 +1,9 @@
 """Folders of shared models: whole, without paths, and refused where anything is not as written."""
 
 import json
+import random
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -275,3 +277,27 @@ def test_safetensors_of_others_are_read(folder):
     digest = model_folder._sha256(folder / "model.safetensors")
     forged(folder, files=facts_of(folder)["files"] | {"model.safetensors": digest})
     assert same(model_folder.read(folder)[0], SAVED)
+
+
+def test_whatever_bytes_a_stranger_gives_the_answer_is_a_sentence(folder):
+    """Of weights with a digest that fits, and of a `config.json` in which any byte is another."""
+    draw, seen = random.Random(0), 0
+    weights, facts = folder / "model.safetensors", folder / "config.json"
+    whole, text = weights.read_bytes(), facts.read_bytes()
+    header = int.from_bytes(whole[:8], "little")
+    for number in range(120):
+        path, content = (weights, whole) if number % 2 else (facts, text)
+        damaged = bytearray(content)
+        for position in draw.sample(range(header if number % 2 else len(text)), draw.randint(1, 4)):
+            damaged[position] ^= draw.randint(1, 255)
+        weights.write_bytes(whole)
+        facts.write_bytes(text)
+        path.write_bytes(damaged)
+        if path == weights:
+            files = facts_of(folder)["files"]
+            forged(folder, files=files | {weights.name: model_folder._sha256(weights)})
+        with suppress(CheckpointError):
+            model_folder.read(folder)
+            continue
+        seen += 1
+    assert seen > 100

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
+from MMSA_ext.extras import install_command
 from MMSA_ext.files import write_atomically
 from MMSA_ext.records.store import StoreError
 
@@ -138,8 +139,8 @@ def _is_chinese(figure: Figure) -> bool:
 def _warn_once() -> None:
     warnings.warn(
         "a figure has Chinese text, and no font here has its characters: they show as boxes. "
-        "Install one: pip install 'MMSA_ext[chinese]', or on Debian and Ubuntu apt-get install "
-        "fonts-noto-cjk (or the smaller fonts-wqy-microhei). This is said once.",
+        "On Debian and Ubuntu apt-get install fonts-noto-cjk (or the smaller fonts-wqy-microhei) "
+        f"brings one, elsewhere {install_command('chinese')} (This is said once.)",
         FontWarning,
         stacklevel=4,
     )
