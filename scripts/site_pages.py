@@ -110,6 +110,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def _reference() -> Iterator[tuple[str, str]]:
     yield "reference/commands.md", _commands()
     yield "reference/configuration.md", _configuration()
+    yield "reference/shims.md", _shims()
     yield "reference/api.md", _api()
     for uri, (title, modules) in MODULES.items():
         blocks = "\n\n".join(f"::: MMSA_ext.{module}" for module in modules)
@@ -164,6 +165,16 @@ def _by_dataset(values: dict[str, str]) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+def _shims() -> str:
+    from MMSA_ext.mmsa_bridge.shims import SHIMS
+
+    rows = [f"| `{shim.name}` | {_cell(shim.reason)} |" for shim in SHIMS]
+    head = (
+        "# Repairs of MMSA\n\nEach changes one name of MMSA 2.2.1 while MMSA_ext is registered.\n\n"
+    )
+    return head + "\n".join(["| Shim | Without it |", "|---|---|", *rows]) + "\n"
 
 
 def _api() -> str:
