@@ -8,6 +8,9 @@ FROM python:3.11-slim
 # PyTorch's own index: the package index's wheels for Linux always bring CUDA.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
+# Data, results and caches are in one volume: MMSA's folders are below the home folder.
+RUN useradd --uid 1000 --home-dir /data --create-home mmsa
+
 WORKDIR /src
 COPY constraints.txt ./
 RUN pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" --constraint constraints.txt torch
@@ -16,9 +19,7 @@ COPY configs configs
 COPY MMSA_ext MMSA_ext
 RUN pip install --no-cache-dir --constraint constraints.txt ".[offline]"
 
-# Data, results and caches are in one volume: MMSA's folders are below the home folder.
-RUN useradd --uid 1000 --home-dir /data --create-home mmsa
-USER mmsa
+USER 1000
 ENV HOME=/data MMSA_DATA_ROOT=/data
 WORKDIR /data
 VOLUME /data

@@ -1,6 +1,7 @@
 """The documentation says what is so: snippets run, commands parse, links and keys exist."""
 
 import ast
+import csv
 import importlib
 import json
 import re
@@ -256,3 +257,24 @@ def test_results_readme_reads_records(tmp_path, monkeypatch, capsys):
     (code,) = blocks(ROOT / "results" / "README.md", "python")
     exec(code, {})
     assert (tmp_path / "seeds.csv").is_file()
+
+
+def test_the_numbers_of_the_first_page_are_those_of_the_records():
+    def shown(row: dict[str, str], scale: int, digits: int) -> str:
+        mean, *ends = (row[key] for key in ("mean", "ci_low", "ci_high"))
+        numbers = [f"{scale * float(value):.{digits}f}" for value in (mean, *ends) if mean]
+        return f"{numbers[0]} [{', '.join(numbers[1:])}]" if numbers else "-"
+
+    page = (ROOT / "README.md").read_text("utf-8")
+    for data, name in (("MOSI", "mosi_text_audio"), ("ICT-MMMO", "mmmo_audio_vision")):
+        with (ROOT / f"results/{name}/{name}-mosi.csv").open(newline="") as table:
+            of = {(row["row"], row["metric"]): row for row in csv.DictReader(table)}
+        for label, system in (("text only (control)", "Text only"), ("DashFusion", "DashFusion")):
+            line = re.search(rf"^\| {data}, .*: {re.escape(label)} \|.*$", page, re.MULTILINE)[0]
+            assert [cell.strip() for cell in line.split("|")[2:-1]] == [
+                of[system, "MAE"]["n"],
+                shown(of[system, "MAE"], 1, 3),
+                shown(of[system, "Corr"], 1, 3),
+                shown(of[system, "Non0_acc_2"], 100, 1),
+                shown(of[system, "Mult_acc_7"], 100, 1),
+            ]

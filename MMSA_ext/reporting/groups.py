@@ -28,6 +28,8 @@ _KEYS_SHOWN, _VALUE_SHOWN = 3, 32
 # Values that say little where there is not room for all.
 _NOT_SET: Final = "not set"
 _EMPTY: Final = ("null", "[]", "{}", "", "0", "0.0")
+# The model that stands beside every result: what the text alone gives.
+CONTROL: Final = "text_only"
 _MMSA_MODELS: Final = {*NO_HOSTS, *(model.host for model in MODELS.values() if model.host)}
 
 
@@ -90,7 +92,7 @@ def by_experiment(records: Iterable[RunRecord]) -> Groups:
 def _order(runs: Sequence[RunRecord], named: Mapping[str, str]) -> tuple[object, ...]:
     """Where an experiment stands; numbers in labels count as numbers."""
     of = runs[0].identity
-    kind = 0 if of.model == "text_only" else 1 if of.model in _MMSA_MODELS else 2
+    kind = 0 if of.model == CONTROL else 1 if of.model in _MMSA_MODELS else 2
     parts = re.split(r"(\d+\.?\d*(?:e-?\d+)?)", named[of.experiment])
     numbers = [(float(part), "") if i % 2 else (0.0, part) for i, part in enumerate(parts)]
     return kind, of.dataset, of.model, numbers, of.experiment

@@ -14,6 +14,7 @@ from MMSA_ext.metrics import FloatArray, SampleMetric, neutral_label
 from MMSA_ext.records.store import RunStore, StoreError
 from MMSA_ext.reporting.comparison import SystemRuns, provenance
 from MMSA_ext.reporting.groups import check_split, shared_seeds
+from MMSA_ext.reporting.metric_names import paper_name
 from MMSA_ext.reporting.render import (
     Cell,
     Fact,
@@ -266,7 +267,7 @@ def bootstrap_table(found: pd.DataFrame, facts: Sequence[Fact] = ()) -> Table:
     rows = [
         (
             line["predictions"],
-            line["metric"],
+            paper_name(line["metric"]),
             Cell(x100(line["difference"], signed=True)),
             Cell(interval(line["ci_low"], line["ci_high"])),
             p_text(line["p_value"]),
@@ -279,13 +280,13 @@ def bootstrap_table(found: pd.DataFrame, facts: Sequence[Fact] = ()) -> Table:
     pair = f"{first['a']} - {first['b']}"
     said = {
         "test": f"{first['test']}, two-sided, {resamples} resamples, percentiles",
-        "n": f"samples of the {first['split']} split; Non0 metrics: those not labelled neutral",
+        "n": f"samples of the {first['split']} split; neg/pos: those not labelled neutral",
         "cells": f"{pair}, x100; for MAE negative is better",
         "mean": "predictions of each sample averaged over the shared seeds, then scored",
         "p Holm": "corrected over the metrics of the same predictions",
     }
     undefined = [
-        Fact("undefined", f"{line['metric']}, {line['predictions']}: {line['note']}")
+        Fact("undefined", f"{paper_name(line['metric'])}, {line['predictions']}: {line['note']}")
         for line in lines
         if line["note"]
     ]
@@ -309,7 +310,7 @@ def power_table(found: pd.DataFrame, facts: Sequence[Fact] = ()) -> Table:
     points = f"{100 * first['gain']:g}"
     rows = [
         (
-            line["metric"],
+            paper_name(line["metric"]),
             mean_std(line["difference"], line["std"], signed=True),
             str(line["n"]),
             number(line["power_at_n"]),

@@ -277,6 +277,8 @@ def _width(columns: Sequence[Sequence[str]]) -> int:
 def _grid(columns: Sequence[Sequence[str]], tall: int) -> str:
     lines = [GAP.join(line) for line in zip(*columns, strict=True)]
     lines.insert(tall, "-" * len(lines[0]))
+    if not lines[0].strip():  # no head of this part has two lines
+        del lines[0]
     return "\n".join(map(str.rstrip, lines))
 
 

@@ -29,7 +29,7 @@ from MMSA_ext.reporting.groups import flatten
 from MMSA_ext.reporting.report_contents import SPLIT, Section, SeedGroup, comparison_of, sections
 
 # More systems than this cannot be told apart in one picture; the caption says what is shown.
-SYSTEMS_DRAWN: Final = 12
+SYSTEMS_DRAWN: Final = 8
 CONFUSIONS_DRAWN: Final = 6
 _PATH, _DIGITS = re.compile(r' d="[^"]*"'), re.compile(r"(\.\d\d)\d+")
 # Inches of the comparison, whose panels are beside each other as far as they fit: a page's text.

@@ -16,6 +16,7 @@ from MMSA_ext.records.store import RunRecord
 from MMSA_ext.reporting.comparison import Comparison, SystemRuns, compare
 from MMSA_ext.reporting.comparison_table import metric_column
 from MMSA_ext.reporting.groups import (
+    CONTROL,
     Data,
     by_data,
     by_experiment,
@@ -196,6 +197,7 @@ def _section(data: Data, title: str, runs: list[RunRecord]) -> Section:
             group[0].identity.model,
             tuple(group),
             tuple(run.identity.seed for run in group),
+            role="control" if group[0].identity.model == CONTROL else "system",
             differing=frozenset(differing[key]),
         )
         for key, group in groups.items()

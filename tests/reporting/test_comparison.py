@@ -221,6 +221,10 @@ class TestBest:
         assert self.marks(found, "MAE") == {"a": "second", "b": "best"}
         assert not texts(found, "best")
 
+    def test_the_loss_ranks_nobody(self, system):
+        rows = [system(name, {"Loss": (loss,)}, seeds=(1,)) for name, loss in (("a", 1), ("b", 2))]
+        assert self.marks(compare(rows, ["Loss"]), "Loss") == {"a": "", "b": ""}
+
     def test_a_single_row_is_not_the_best_of_anything(self, system):
         assert self.marks(compare([system("a", HOST)], ["MAE"]), "MAE") == {"a": ""}
 

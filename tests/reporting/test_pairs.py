@@ -127,7 +127,7 @@ class TestBootstrap:
         pair = select_groups(store.records(), ["one", "two"])
         found = bootstrap_groups(store, *pair, ["Non0_acc_2", "Has0_acc_2"], n_resamples=100)
         assert found["n"].tolist() == [N - 15, N]
-        assert "Non0 metrics: those not labelled neutral" in " ".join(
+        assert "neg/pos: those not labelled neutral" in " ".join(
             to_text(bootstrap_table(found)).split()
         )
 

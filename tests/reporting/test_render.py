@@ -79,6 +79,23 @@ def test_wide_text_is_broken_and_keeps_its_front(table):
     assert heads == [["system", "n", "MAE", "↓"], ["system", "n", "Non0_acc_2", "↑"]]
 
 
+def test_long_names_and_heads_of_two_lines_are_broken():
+    name = "lf_dnn (corruption.remove = [audio, vision], corruption.at = all)"
+    heads = (Column("system", "left"), Column("Acc-2\n(neg/pos)", "center", "higher"), Column("n"))
+    table = Table(heads, (Row((name, Cell("80.00", " ± 1.00"), "3")),))
+    assert to_text(table).split("\n")[:5] == [
+        "                                                     Acc-2",
+        "system                                         (neg/pos) ↑  n",
+        "-------------------------------------------------------------",
+        "lf_dnn (corruption.remove = [audio, vision],  80.00 ± 1.00  3",
+        "  corruption.at = all)",
+    ]
+    assert "Acc-2 (neg/pos) ↑" in to_markdown(table)
+    assert r"\shortstack{Acc-2 \\(neg/pos) $\uparrow$}" in to_latex(table)
+    # A part without such a head has one line of heads.
+    assert to_text(table, width=59).split("\n")[6].split() == ["system", "n"]
+
+
 def test_markdown(table):
     assert to_markdown(table).split("\n") == [
         "**Hosts & more**",

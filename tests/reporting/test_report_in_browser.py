@@ -261,6 +261,10 @@ def test_pictures_stand_before_the_rows(browser, long_page):
         "return [...document.querySelectorAll('.dataset img, .dataset table')].map(e => e.tagName)"
     )
     assert order[:3] == ["IMG", "IMG", "TABLE"]
+    names = [cell.text for cell in find(browser, ".results tbody th")]
+    assert "Loss" not in find(browser, ".results thead")[0].text
+    assert len(set(names)) == 3
+    assert sum("feature_scaling = none" in name for name in names) == 1
 
 
 def test_a_table_is_saved_as_csv(browser, long_page, tmp_path):

@@ -6,39 +6,12 @@ import numpy as np
 import pytest
 
 from MMSA_ext import Scorer, predict_file
-from MMSA_ext.data.features import write_features
 from MMSA_ext.data.shards import write_shards
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
 from MMSA_ext.training.checkpoint import load_checkpoint, save_checkpoint
-from tests.conftest import make_feature_data, tiny_config, train
 from tests.data.test_shards import samples_of
 
 MODELS = ("dashfusion", "lf_dnn", "self_mm")
-
-
-@pytest.fixture(scope="module")
-def data():
-    return make_feature_data()
-
-
-@pytest.fixture(scope="module")
-def features(data, tmp_path_factory):
-    return write_features(tmp_path_factory.mktemp("features") / "features.pkl", data)
-
-
-@pytest.fixture(scope="module")
-def checkpoints(features, tmp_path_factory, tiny_encoder):
-    """A model of this package, one of MMSA that reads word vectors and one that reads tokens."""
-    folder = tmp_path_factory.mktemp("models")
-    configs = {
-        "dashfusion": tiny_config("dashfusion", tiny_encoder, num_epochs=1),
-        "lf_dnn": {"early_stop": 1},
-        "self_mm": {"early_stop": 1, "update_epochs": 1, "pretrained": str(tiny_encoder)},
-    }
-    return {
-        model: train(model, features, folder, config=config).checkpoint
-        for model, config in configs.items()
-    }
 
 
 @pytest.fixture(scope="module")

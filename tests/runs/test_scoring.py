@@ -14,38 +14,14 @@ from typer.testing import CliRunner
 
 from MMSA_ext import Scorer, predict_file
 from MMSA_ext.cli import app
-from MMSA_ext.data.features import write_features
 from MMSA_ext.data.shards import write_shards
 from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.models.contract import core_model
 from MMSA_ext.runs.scoring import score_shards, score_texts
-from tests.conftest import make_feature_data, tiny_config, train
+from tests.conftest import tiny_config, train
 from tests.data.test_shards import samples_of
 
 runner = CliRunner()
-
-
-@pytest.fixture(scope="module")
-def data():
-    return make_feature_data()
-
-
-@pytest.fixture(scope="module")
-def features(data, tmp_path_factory):
-    return write_features(tmp_path_factory.mktemp("features") / "features.pkl", data)
-
-
-@pytest.fixture(scope="module")
-def checkpoints(features, tmp_path_factory, tiny_encoder):
-    folder = tmp_path_factory.mktemp("models")
-    own = tiny_config("dashfusion", tiny_encoder, num_epochs=1)
-    stock = {"early_stop": 1, "update_epochs": 1, "pretrained": str(tiny_encoder)}
-    text = tiny_config("text_only", tiny_encoder, num_epochs=1)
-    return {
-        "text_only": train("text_only", features, folder, config=text).checkpoint,
-        "dashfusion": train("dashfusion", features, folder, config=own).checkpoint,
-        "self_mm": train("self_mm", features, folder, config=stock).checkpoint,
-    }
 
 
 @pytest.fixture

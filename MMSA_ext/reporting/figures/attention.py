@@ -109,7 +109,7 @@ def _title(part: pd.DataFrame, modality: str) -> str:
     title = f"{modality}: at most {highest:.1f} x uniform, class token {share:.0%}"
     if not part["valid"].all():
         padding = part.loc[~part["valid"], "weight"].sum() / tokens
-        title += f", padding (right of the dashes) {padding:.0%}"
+        title += f",\npadding (right of the dashes) {padding:.0%}"
     return title
 
 

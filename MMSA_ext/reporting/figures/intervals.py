@@ -127,7 +127,9 @@ def write_heading(figure: Figure, comparison: Comparison, numbers: Sequence[int]
         comparison: What is drawn.
         numbers: Seeds of each mean drawn.
     """
-    title = f"{comparison.title}: {comparison.dataset}" if comparison.title else comparison.dataset
+    title, dataset = comparison.title, comparison.dataset
+    if dataset.lower() not in title.lower():
+        title = f"{title}: {dataset}" if title else dataset
     interval = f" and {100 * comparison.confidence:g} % t-interval" if max(numbers) > 1 else ""
     stands = f"{comparison.split} split: mean over {counted(numbers)}{interval}"
     write_title(figure, f"{title}\n{stands}")

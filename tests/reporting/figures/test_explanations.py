@@ -12,6 +12,7 @@ from MMSA_ext.reporting.figures.attention import attention_figure, head_figure
 from MMSA_ext.reporting.figures.attribution import attribution_figure
 from MMSA_ext.reporting.figures.cases import case_figure
 from MMSA_ext.reporting.figures.embeddings import embedding_figure
+from tests.reporting.figures.panels import overlapping_texts
 
 LONG = "a very long text that says much " * 12
 
@@ -72,7 +73,9 @@ def check(figure, folder):
 
 @pytest.mark.parametrize(("frames", "tokens", "padding"), [(1, 2, 4), (60, 20, 0)])
 def test_attention(frames, tokens, padding, sample, tmp_path):
-    check(attention_figure(maps(frames, tokens, padding), sample), tmp_path)
+    figure = attention_figure(maps(frames, tokens, padding), sample)
+    check(figure, tmp_path)
+    assert overlapping_texts(figure) == []
 
 
 def test_attention_by_head(sample, tmp_path):
