@@ -204,6 +204,10 @@ def predict(
         raise ConfigError("give an input or --text, one of them.")
     if text is not None and not text.strip():
         raise ConfigError("--text is empty; write what was said.")
+    if text is not None and output is not None:
+        raise ConfigError(
+            "-o has no effect on --text, whose score is printed; leave it out, or give a CSV of texts."
+        )
     values = parse_overrides(overrides or [])
     sharded, texts = source and is_sharded(source), source and source.suffix.lower() == ".csv"
     if front_padding:

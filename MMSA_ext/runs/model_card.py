@@ -21,7 +21,7 @@ from MMSA_ext.data.recipes import described
 from MMSA_ext.datasets import DEFINITION, Dataset, dataset_of
 from MMSA_ext.names import MODALITIES
 from MMSA_ext.registry import host_of, paper_of, unread_modalities
-from MMSA_ext.reporting.metric_names import ordered_metrics
+from MMSA_ext.reporting.metric_names import ordered_metrics, paper_name
 from MMSA_ext.reporting.render import Cell, Column, Row, Table, number, to_markdown
 from MMSA_ext.reporting.statistics import summarise
 
@@ -123,7 +123,7 @@ def _eval_results(
             dataset_name=title,
             dataset_split="test",
             metric_type=_hub_metric(metric),
-            metric_name=f"{metric} ({n}one seed)",
+            metric_name=f"{paper_name(metric)} ({n}one seed)",
             metric_value=value,
         )
         for metric, value in facts["metrics"].get("test", {}).items()
@@ -154,7 +154,7 @@ def _results(facts: Mapping[str, Any]) -> Table:
     rows = []
     for metric in ordered_metrics(name for split in splits for name in metrics[split]):
         cells: list[str | Cell] = [
-            metric,
+            paper_name(metric),
             *(Cell(number(metrics[s].get(metric), ".4f")) for s in splits),
         ]
         if len(seeds) > 1:

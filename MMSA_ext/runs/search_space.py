@@ -189,6 +189,8 @@ def _parsed(given: Any, where: str) -> Choices | Range:
 def _range(text: str, where: str) -> Range | None:
     """The range that a text is, if it is one."""
     ends, colon, scale = text.strip().partition(":")
+    if "..." in ends:  # or 1...2 would end at .2
+        return None
     low_text, dots, high_text = ends.partition("..")
     low, high = _number(low_text), _number(high_text)
     if not dots or low is None or high is None:

@@ -221,6 +221,7 @@ def test_list_names_models_papers_and_data_sets():
         (["run", "--res-save-dir", "x" * 3900], "the path is too long"),
         (["run", "-f", "nowhere.pkl"], "nowhere.pkl"),
         (["predict", "none.pth", "none.pkl"], "none.pth"),
+        (["predict", __file__, "--text", "a", "-o", "x.csv"], "-o has no effect on --text"),
         (["check-data", "none.pkl"], "none.pkl"),
         (["check-data"], "No feature file is given"),
         (["check-data", __file__, "--front-padding", "flip"], "front_padding is 'flip'"),

@@ -44,6 +44,7 @@ def test_grammar(given, meant):
         ("1..4:2", "'2' after the range; only :log can stand there"),
         ("8", "8 is one value; write choices"),
         ("1..x", r"'1\.\.x' is one value"),
+        ("1e-5...1e-3", r"'1e-5\.\.\.1e-3' is one value"),
         ("", "nothing between two commas|is one value"),
         ("8,,16", "nothing between two commas"),
         ("8,16,8", "8 is there twice"),

@@ -179,10 +179,11 @@ class TestTheCard:
         assert data.base_model is None
         metrics = shared.results.seeds[0].metrics
         assert len(data.eval_results) == len(metrics)
-        found = {result.metric_name.split(" ")[0]: result for result in data.eval_results}
+        found = {result.metric_name.partition(" (n = ")[0]: result for result in data.eval_results}
         assert found["MAE"].metric_value == metrics["MAE"]
         assert found["MAE"].metric_type == "mae"
         assert found["MAE"].metric_name == "MAE (n = 10, one seed)"
+        assert found["Acc-2 (neg/pos)"].metric_value == metrics["Non0_acc_2"]
         assert {result.dataset_split for result in data.eval_results} == {"test"}
 
     def test_its_text_says_what_was_measured(self, card, shared):
@@ -197,6 +198,7 @@ class TestTheCard:
             "tiny 1 (max_length 10)",
             "bert, 16 wide",
             "torch ",
+            "| Acc-2 (neg/non-neg) |",
             "scorer({",
             "mit, as whoever made this folder said",
         ):
