@@ -16,10 +16,12 @@ MODELS = {"text_only": "text alone", "dashfusion": "DashFusion: text, audio, vis
 BOUNDS = {"text": "best possible with text", "text+audio+vision": "best possible with all three"}
 
 
-def verdict(text: float, fused: float, best_text: float, best: float) -> str:
+def verdict(text: float, fused: float, best_text: float, best: float, constant: float) -> str:
     """Whether two mean absolute errors are as they should be, in a sentence."""
     if text < best_text or fused < best:
         return "Not as expected: an error is below the best possible, so something leaks."
+    if text >= constant:
+        return "Not as expected: text alone is no better than the best constant; nothing is learnt."
     if fused >= text:
         return "Not as expected: audio and vision do not make the error of text alone smaller."
     return (
@@ -53,7 +55,7 @@ def main(folder: Path) -> None:
     caption = "Generated data in MOSI's layout, 160 test samples, one seed"
     shown = [(name, *(number(value, ".3f") for value in values)) for name, *values in rows]
     print(f"\n{to_text(table_of(('', 'MAE', 'Corr'), shown, caption))}\n")
-    print(verdict(*errors, *optimum["mae"]))
+    print(verdict(*errors, *optimum["mae"], demo_optimum("mosi")["mae"]["none"]))
     print(f"Everything that was written: {folder}")
 
 

@@ -206,7 +206,7 @@ def predict(
         raise ConfigError("--text is empty; write what was said.")
     if text is not None and output is not None:
         raise ConfigError(
-            "-o has no effect on --text, whose score is printed; leave it out, or give a CSV of texts."
+            "-o has no effect on --text, whose score is printed; leave it out, or give a CSV."
         )
     values = parse_overrides(overrides or [])
     sharded, texts = source and is_sharded(source), source and source.suffix.lower() == ".csv"

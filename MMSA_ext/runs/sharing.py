@@ -56,6 +56,10 @@ def open_trained(path: str, overrides: dict[str, Any] | None = None) -> Trained:
         return Trained(*model_folder.read(place))
     if reason := why_no_model(path):
         raise CheckpointError(f"{path}: {reason}.")
+    if place.name == model_folder.WEIGHTS and (place.parent / model_folder.CONFIG).is_file():
+        raise CheckpointError(
+            f"{path}: is part of a shared model; give its folder, {place.parent}."
+        )
     return Trained(load_checkpoint(place, overrides))
 
 

@@ -166,6 +166,12 @@ def test_a_stranger_s_folder_that_does_not_fit_together(shared, tmp_path, said):
     assert str(tmp_path / "model") in str(error.value)
 
 
+def test_a_file_of_the_folder_names_the_folder(shared):
+    weights = shared.folder / "model.safetensors"
+    with pytest.raises(CheckpointError, match=f"give its folder, {shared.folder}"):
+        _ = load_model(weights, gpu_ids="cpu")
+
+
 class TestTheCard:
     @pytest.fixture
     def card(self, shared):

@@ -20,10 +20,11 @@ def demo():
 @pytest.mark.parametrize(
     ("errors", "said"),
     [
-        ((0.8, 0.6, 0.7, 0.1), "As expected: audio and vision take 25% off the error of text"),
-        ((0.8, 0.8, 0.7, 0.1), "Not as expected: audio and vision do not make"),
-        ((0.6, 0.5, 0.7, 0.1), "Not as expected: an error is below the best possible"),
-        ((0.8, 0.05, 0.7, 0.1), "Not as expected: an error is below the best possible"),
+        ((0.8, 0.6, 0.7, 0.1, 1.4), "As expected: audio and vision take 25% off the error of text"),
+        ((0.8, 0.8, 0.7, 0.1, 1.4), "Not as expected: audio and vision do not make"),
+        ((0.6, 0.5, 0.7, 0.1, 1.4), "Not as expected: an error is below the best possible"),
+        ((0.8, 0.05, 0.7, 0.1, 1.4), "Not as expected: an error is below the best possible"),
+        ((1.4, 1.3, 0.7, 0.1, 1.4), "Not as expected: text alone is no better than the best const"),
     ],
 )
 def test_the_verdict(demo, errors, said):
