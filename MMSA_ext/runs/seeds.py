@@ -410,7 +410,7 @@ class Run:
                 args, self._seen_features, identity.seed, callbacks, resume, splits
             )
         except CallbackError as failed:
-            raise failed.error
+            raise failed.error from failed.error.__cause__
         except MMSAExtError:
             raise
         except (OSError, RuntimeError):  # torch's writer raises the latter
