@@ -22,7 +22,7 @@ from MMSA_ext.data.predictions import Predictions, predictions_frame
 from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.names import SPLITS
 from MMSA_ext.text_encoders import resolve
-from MMSA_ext.training.callbacks import Callback, EpochProgress
+from MMSA_ext.training.callbacks import Callback, CallbackError, EpochProgress
 
 
 @dataclass
@@ -75,8 +75,11 @@ def run_stock_seed(
         def note(epoch: mmsa_bridge.StockEpoch, model: nn.Module) -> None:
             entry = _history_entry(epoch, model)
             outcome.history.append(entry)
-            for callback in callbacks:
-                callback.on_epoch(EpochProgress.of(entry))
+            try:
+                for callback in callbacks:
+                    callback.on_epoch(EpochProgress.of(entry))
+            except Exception as error:
+                raise CallbackError(error) from error
 
         if "pretrained" in args:
             args.pretrained = resolve(args.pretrained)

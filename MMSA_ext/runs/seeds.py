@@ -56,6 +56,7 @@ from MMSA_ext.runs.results import RunResults, SeedResult
 from MMSA_ext.stopping import deferred
 from MMSA_ext.training.callbacks import (
     Callback,
+    CallbackError,
     EpochProgress,
     Following,
     RunEnd,
@@ -408,6 +409,8 @@ class Run:
             return run_extension_seed(
                 args, self._seen_features, identity.seed, callbacks, resume, splits
             )
+        except CallbackError as failed:
+            raise failed.error from failed.error.__cause__
         except MMSAExtError:
             raise
         except (OSError, RuntimeError):  # torch's writer raises the latter

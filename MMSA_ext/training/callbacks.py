@@ -157,6 +157,18 @@ class Callback:
         """The run that was started is over, however it ended; its record, if any, is stored."""
 
 
+class CallbackError(BaseException):  # no Exception, which other code takes for one of its own
+    """Carries what a callback raised out of MMSA's code.
+
+    Attributes:
+        error: What it raised.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class Following:
     """How the run ends, for the callbacks that follow it.
 

@@ -370,6 +370,7 @@ def _plain(command: str, text: str) -> str:
     if command == "verify":
         text = "\n".join(line for line in text.splitlines() if not line.startswith("damaged: "))
         return re.sub(r"\d+ records: (\d+) give their metrics back, .*", r"\1 equal", text)
+    text = re.sub(r", [\d.]+ MB\)", ")", text)  # of the page, with what it tells of junk
     return re.sub(r'<section class="warning".*?</section>\n', "", text, flags=re.DOTALL)
 
 

@@ -349,13 +349,18 @@ def test_a_stopped_search_starts_no_process_again(tune, monkeypatch):
                 signal.raise_signal(signal.SIGINT)
 
         def receive(self):
-            self.gone.wait()
+            assert self.gone.wait(60)
             raise LostWorkerError("ended")
 
     monkeypatch.setattr("MMSA_ext.runs.tuning.Process", Waiting)
     before = threading.active_count()
-    with pytest.raises(KeyboardInterrupt):
-        tune(tune_times=4, jobs=2)
+    # A shell has its background commands ignore the signal.
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            tune(tune_times=4, jobs=2)
+    finally:
+        signal.signal(signal.SIGINT, usual)
     deadline = time.monotonic() + 20
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -140,11 +140,12 @@ def test_what_a_callback_raises_stops_the_run_which_goes_on_after_that_epoch(run
 def test_mmsas_trainers_are_left_by_what_a_callback_raises(run):
     seen, error = Seen(), ValueError("not worth it")
     stopping = Raising("on_epoch", error, lambda epoch: epoch.epoch == 1)
-    with pytest.raises(ValueError, match="not worth it"):
-        run([seen, stopping], "lf_dnn")
+    with pytest.raises(ValueError, match="not worth it") as raised:
+        run([seen, stopping], "lf_dnn", learning_rate=0.002)  # which is not why it fails
+    assert raised.value is error
     assert [epoch.epoch for epoch in seen.of(EpochProgress)] == [1]
     assert seen.told[-1].status == "stopped"
-    assert run([seen], "lf_dnn").record.finished
+    assert run([seen], "lf_dnn", learning_rate=0.002).record.finished
 
 
 def test_what_is_raised_at_the_end_costs_no_result(run):

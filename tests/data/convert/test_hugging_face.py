@@ -125,7 +125,7 @@ def test_without_the_package(tmp_path: Path) -> None:
     sources.hugging_face(tmp_path)
     with (
         mock.patch.dict("sys.modules", datasets=None),
-        pytest.raises(ConfigError, match=r"MMSA_ext\[datasets\]"),
+        pytest.raises(ConfigError, match=r"\[datasets\]"),
     ):
         converted(tmp_path, "hub")
 
