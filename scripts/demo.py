@@ -55,7 +55,7 @@ def main(folder: Path) -> None:
     caption = "Generated data in MOSI's layout, 160 test samples, one seed"
     shown = [(name, *(number(value, ".3f") for value in values)) for name, *values in rows]
     print(f"\n{to_text(table_of(('', 'MAE', 'Corr'), shown, caption))}\n")
-    print(verdict(*errors, *optimum["mae"], demo_optimum("mosi")["mae"]["none"]))
+    print(verdict(*errors, *optimum["mae"], constant=demo_optimum("mosi")["mae"]["none"]))
     print(f"Everything that was written: {folder}")
 
 
