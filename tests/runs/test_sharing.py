@@ -224,6 +224,7 @@ class TestTheCard:
         assert card.data.license == "unknown"
         for said in ("one seed", "No run record was at hand", "Not decided. Whoever publishes"):
             assert said in card.text
+        assert "has to: the terms of CMU-MOSI and of the text encoder (" in card.text
         assert "12 train samples" in card.text
 
     def test_diverged_seeds_and_hub_encoders_and_generated_data(self, shared):
@@ -237,6 +238,7 @@ class TestTheCard:
         assert "- a note" in card.text
         assert card.data.base_model == "bert-base-uncased"
         assert "**These data are generated.**" in card.text
+        assert "The terms of the text encoder (" in card.text  # and of nobody's data
         assert card.data.eval_results[0].dataset_name == "generated data in the form of CMU-MOSI"
 
     @pytest.mark.parametrize(
