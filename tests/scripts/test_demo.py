@@ -26,7 +26,7 @@ def demo():
         ),
         (
             (0.8, 0.72, 0.7, 0.1, 1.4),
-            "As expected: audio and vision take 10% off the error of text alone, which one seed may",
+            "As expected: audio and vision take 10% off the error of text alone, which one seed",
         ),
         ((0.8, 0.8, 0.7, 0.1, 1.4), "Not as expected: audio and vision do not make"),
         ((0.6, 0.5, 0.7, 0.1, 1.4), "Not as expected: an error is below the best possible"),
