@@ -409,6 +409,7 @@ def test_tuning_on_it(own_file, tiny_encoder, tmp_path):
     assert list_datasets() == list(SHIPPED)
 
 
+@pytest.mark.slow
 def test_an_experiment_on_it_in_processes_of_their_own(own_file, tiny_encoder, tmp_path):
     from MMSA_ext import experiments
 

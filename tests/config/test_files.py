@@ -100,7 +100,14 @@ def test_a_file_is_completed_by_the_shipped_ones(tmp_path: Path) -> None:
         assert args.featurePath == "/mine/m.pkl"
 
 
-@pytest.mark.parametrize("model", ["dashfusion", "text_only", "lf_dnn", "self_mm_infoenh"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "dashfusion",
+        "self_mm_infoenh",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("text_only", "lf_dnn")),
+    ],
+)
 def test_one_model_is_configured_by_few_files_and_its_own_module(model: str) -> None:
     script = f"""
         import json, sys

@@ -368,7 +368,7 @@ def test_unreadable_transcripts_are_refused(tmp_path, content):
         synthetic.make("mosi", transcripts=path, tokenizer="unused")
 
 
-@pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims"])
+@pytest.mark.parametrize("dataset", ["mosi", pytest.param("mosei", marks=pytest.mark.slow), "sims"])
 def test_real_transcripts(real_data, dataset, tmp_path):
     from transformers import BertTokenizer
 

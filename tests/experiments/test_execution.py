@@ -451,7 +451,8 @@ def wait_until(reached):
         (signal.SIGINT, "killpg", 130),  # as a terminal sends it, to the processes too
         # That all that is told to stop ends with this code, tests/test_stopping.py has too.
         pytest.param(signal.SIGTERM, "kill", 143, marks=pytest.mark.slow),
-        (9, "kill", -9),
+        # Of a killed one the next test has as much.
+        pytest.param(9, "kill", -9, marks=pytest.mark.slow),
     ],
 )
 def test_stopped_in_any_way_its_processes_end_and_the_claims_are_free(

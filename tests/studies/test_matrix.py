@@ -53,6 +53,7 @@ def test_one_epoch_is_asked_for_in_every_loop(model):
         assert overrides["stage_one"]["text"] == {"epochs": 1}
 
 
+@pytest.mark.slow
 def test_cells_in_processes_of_their_own_and_resumed(files, encoder, tmp_path):
     mosi = [file for file in files if file.dataset == "mosi"]
     models = ["lf_dnn", "mlf_dnn", "mctn"]
