@@ -305,7 +305,7 @@ def checked(names: Any) -> tuple[str, ...]:
         raise ConfigError(f"track is {names!r:.80}; give names of {', '.join(TRACKERS)}.")
     for name in listed:
         if name not in TRACKERS:
-            raise ConfigError(f"no tracker {name!r}; {suggest(name, list(TRACKERS))}")
+            raise ConfigError(f"no tracker {name!r:.80}; {suggest(name, list(TRACKERS))}")
         if find_spec(name) is None:
             raise ConfigError(
                 f"--track {name} needs {name}, which is not installed: {install_command(name)}"
