@@ -113,7 +113,14 @@ def attempt(number: int, folder: Path, encoder: Path) -> tuple[str, str]:
     said = f"{number}: {model} {config.get('front_padding', '')} {done}"
     path = folder / "features.pkl"
     path.write_bytes(pickle.dumps(data))
-    report = check_features(path, "sims", front_padding=config.get("front_padding"))
+    try:
+        report = check_features(path, "sims", front_padding=config.get("front_padding"))
+    except FeatureFileError as unread:  # what is in it cannot be looked at
+        try:
+            train(model, path, folder / "out", "sims", config=config, reuse=False)
+        except FeatureFileError as error:
+            return (REFUSED if str(error) == str(unread) else "two refusals"), f"{said} {error}"
+        return "trained on a file that cannot be read", said
     report.render().encode()
     try:
         seed = train(model, path, folder / "out", "sims", config=config, reuse=False)

@@ -261,7 +261,7 @@ class SeedPlace(Place):
             notes=(str(version),),
         )
 
-        def train(identity: RunIdentity, position: int, weights: Path) -> SeedOutcome:
+        def train(identity: RunIdentity, position: int, weights: Path, *_: object) -> SeedOutcome:
             weights.write_bytes(b"unfinished")
             return outcome
 
