@@ -306,7 +306,8 @@ def checked(names: Any) -> tuple[str, ...]:
     for name in listed:
         if name not in TRACKERS:
             raise ConfigError(f"no tracker {name!r:.80}; {suggest(name, list(TRACKERS))}")
-        if find_spec(name) is None:
+        found = find_spec(name)
+        if found is None or found.origin is None:  # the latter is a folder, such as of its logs
             raise ConfigError(
                 f"--track {name} needs {name}, which is not installed: {install_command(name)}"
             )

@@ -4,6 +4,7 @@ import json
 import logging
 import pickle
 import struct
+from importlib.machinery import ModuleSpec
 from unittest import mock
 
 import pytest
@@ -269,9 +270,10 @@ def test_what_is_no_tracker_is_refused(given, said):
         MMSA_run("text_only", "mosi", track=given)
 
 
-def test_an_absent_library_is_said_before_anything_is_done():
+@pytest.mark.parametrize("found", [None, ModuleSpec("wandb", None)], ids=["none", "a folder"])
+def test_an_absent_library_is_said_before_anything_is_done(found):
     with (
-        mock.patch.object(tracking, "find_spec", return_value=None),
+        mock.patch.object(tracking, "find_spec", return_value=found),
         pytest.raises(
             ConfigError, match=r"wandb, which is not installed: .*pip install .*\[wandb\]"
         ),
