@@ -22,6 +22,10 @@ class FeatureFileError(MMSAExtError, ValueError):
     """A feature file is missing, unsafe, damaged or inconsistent."""
 
 
+class MediaError(MMSAExtError, ValueError):
+    """A video, audio or subtitle file is missing, damaged, or is none."""
+
+
 class TextEncoderError(MMSAExtError, OSError):
     """A text encoder cannot be loaded."""
 

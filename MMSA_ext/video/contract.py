@@ -1,0 +1,127 @@
+"""What the parts of an extraction hand to each other.
+
+Times are seconds from the start of the clip, whose own `start` is seconds from the start of the
+file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Clip", "Extractor", "Recogniser", "Track", "Transcript", "Word"]
+
+Samples = NDArray[np.float32]  # (n,) mono, in [-1, 1]
+Image = NDArray[np.uint8]  # (height, width, 3), RGB, as it is to be looked at
+
+
+class Clip(Protocol):
+    """A stretch of a video or audio file; `media.open_clip` gives one."""
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+
+    @property
+    def has_audio(self) -> bool: ...
+
+    @property
+    def has_pictures(self) -> bool: ...
+
+    def audio(self, rate: int) -> Samples:
+        """The sound at so many samples a second; empty where there is none."""
+
+    def pictures(self, rate: float) -> Iterator[tuple[float, Image]]:
+        """Times and pictures, so many a second, whatever the rate of the file; one at a time."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """What an extractor makes of a clip.
+
+    Attributes:
+        frames: (L, d) float32, finite; (0, d) where there is nothing.
+        times: (L,) float64, the middle of what each frame describes.
+        found: Share of the frames that describe what was looked for, such as a face; 0 to 1.
+        missing: Why there is nothing, as a sentence's part, such as "no face in 50 pictures"; empty
+            where there is something.
+        shown: What a page shows beside, by name, each with L rows: `loudness` (L,) in dB relative
+            to full scale; `face` (L, 4) left, top, right, bottom as shares of the picture, NaN
+            where there is no face.
+    """
+
+    frames: NDArray[np.float32]
+    times: NDArray[np.float64]
+    found: float = 1.0
+    missing: str = ""
+    shown: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+class Extractor(Protocol):
+    """What makes the frames of one modality: found by name, see `extractors`.
+
+    It can be pickled, and loads what it needs when it is first called.
+    """
+
+    name: str
+    modality: Literal["audio", "vision"]
+    width: int  # d
+
+    def recipe(self) -> dict[str, Any]:
+        """`name`, `version` and what else decides the numbers, as `data.recipes` has it."""
+
+    def __call__(self, clip: Clip) -> Track:
+        """Features of a clip.
+
+        Raises:
+            ConfigError: A package that it needs is not installed, with the line that installs it.
+            MediaError: The file cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word, and when it is said."""
+
+    text: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What is said in a clip.
+
+    Attributes:
+        text: The transcript; empty where nothing is said, or nobody knows.
+        words: The words of it, in time; empty only where the text is.
+        source: Where the text is from: `given`, `subtitles`, a recogniser's name, or `none`.
+        timing: Where the times are from: `given`, `aligned`, `spread` (over what sounds like
+            speech), or `none`.
+        coverage: Share of the words that alignment found, 0 to 1; 1 where times are given, 0 where
+            they are spread.
+    """
+
+    text: str
+    words: tuple[Word, ...] = ()
+    source: str = "none"
+    timing: str = "none"
+    coverage: float = 0.0
+
+
+class Recogniser(Protocol):
+    """Recognises speech."""
+
+    name: str
+
+    def __call__(self, clip: Clip) -> list[Word]:
+        """The words of a clip.
+
+        Raises:
+            ConfigError: Its package or its model is not there, with the mend.
+            MediaError: The file cannot be read.
+        """
