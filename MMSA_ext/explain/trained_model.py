@@ -142,12 +142,28 @@ def load_trained(
     """
     scorer = Scorer(checkpoint_path, overrides, gpu_ids=gpu_ids, any_recipe=any_recipe)
     features = scorer.read(feature_path)
-    chosen = select_samples(features, ids, split, limit, seed)
+    return look_into(scorer, select_samples(features, ids, split, limit, seed), features)
+
+
+def look_into(
+    scorer: Scorer, chosen: FeatureSet, features: FeatureSet | None = None
+) -> TrainedModel:
+    """Score samples with a model that is loaded already.
+
+    Args:
+        scorer: The model.
+        chosen: The samples, as `Scorer.read` or `Scorer.features` gives them.
+        features: What they were chosen from; by default they are all there is.
+
+    Raises:
+        CheckpointError, FeatureFileError: As `Scorer.predict`.
+    """
     score = _score_stock if scorer.is_stock else _score_own
     with mmsa_bridge.registered():
         network, calls, predictions = score(scorer, chosen)
     samples = _sample_table(chosen).assign(prediction=predictions)
-    return TrainedModel(scorer.args.model_name, network, scorer.args, calls, samples, features)
+    name, args = scorer.args.model_name, scorer.args
+    return TrainedModel(name, network, args, calls, samples, features or chosen)
 
 
 def _sample_table(features: FeatureSet) -> pd.DataFrame:

@@ -515,8 +515,24 @@ class Scorer:
                 vectors.append((rows, found.features[FUSED].float().numpy()))
         return Scores(prediction, self._joined(vectors, count) if self._embed else None, errors)
 
+    def features(self, utterances: Utterances, source: str | Path) -> FeatureSet:
+        """Utterances as the model is to be given them, as `read` gives those of a file.
+
+        Args:
+            utterances: All are padded together.
+            source: What messages call them.
+
+        Raises:
+            CheckpointError, TextEncoderError: As `__call__`.
+            FeatureFileError: As `read`.
+        """
+        return self._padded(self._read_parts(utterances), source)
+
+    def _padded(self, utterances: Utterances, source: str | Path) -> FeatureSet:
+        return self._as_trained(features_of({SINGLE: utterances.padded()}, source))
+
     def _scored(self, utterances: Utterances, source: str | Path) -> Predictions:
-        features = self._as_trained(features_of({SINGLE: utterances.padded()}, source))
+        features = self._padded(utterances, source)
         on_cpu = torch.device(self.args.device).type == "cpu"
         found = self._predictions(features, _AT_ONCE_ON_CPU if on_cpu else None)[SINGLE]
         _check_finite(predictions_frame({SINGLE: found}), features)
