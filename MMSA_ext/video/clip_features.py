@@ -1,0 +1,192 @@
+"""What is extracted of one clip: a track a modality, and what is said."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from MMSA_ext.errors import MediaError
+from MMSA_ext.files import reason
+from MMSA_ext.paths import shown
+from MMSA_ext.video.clip_cache import ClipCache, key_of
+from MMSA_ext.video.contract import Clip, Extractor, Recogniser, Track, Transcript, Word
+
+if TYPE_CHECKING:
+    from MMSA_ext.data.recipes import Recipe
+
+__all__ = ["ClipFeatures", "Extraction", "Stretch", "file_digest", "frames_of", "missing"]
+
+_NO_WORDS = "no transcript, no subtitles and no recogniser"
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What of a file is a clip, and what is known of its words.
+
+    Attributes:
+        path: Video or audio file.
+        start: Seconds.
+        end: Seconds; None is the end of the file.
+        text: Transcript; None where it is not known.
+        subtitles: Subtitles of the whole file; None where there are none.
+    """
+
+    path: Path
+    start: float = 0.0
+    end: float | None = None
+    text: str | None = None
+    subtitles: Path | None = None
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """What a clip gave.
+
+    Attributes:
+        duration: Seconds.
+        tracks: By modality, `audio`, `vision`; those that were asked for.
+        transcript: What is said.
+        damage: What is wrong with the file, as a sentence's part; empty if it is sound.
+    """
+
+    duration: float
+    tracks: dict[str, Track]
+    transcript: Transcript
+    damage: str = ""
+
+
+def missing(tracks: Mapping[str, Track], transcript: Transcript) -> dict[str, str]:
+    """By modality, `text` too, why there is nothing; only what is missing."""
+    said = {name: track.missing for name, track in tracks.items() if not len(track.frames)}
+    if not transcript.text.strip():
+        said["text"] = _NO_WORDS if transcript.source == "none" else "no words were found"
+    return said
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How clips are extracted; called with a stretch.
+
+    Attributes:
+        extractors: By modality.
+        recogniser: What makes words where none are given; or None.
+        cache: What was extracted before.
+    """
+
+    extractors: Mapping[str, Extractor]
+    recogniser: Recogniser | None
+    cache: ClipCache
+
+    @property
+    def recipe(self) -> Recipe:
+        """Who makes the modalities."""
+        return {name: extractor.recipe() for name, extractor in self.extractors.items()}
+
+    def __call__(self, stretch: Stretch) -> ClipFeatures:
+        """Extract a clip, or take from the cache what was extracted before.
+
+        Raises:
+            ConfigError: A package or a model that is needed is not there.
+            MediaError: The file cannot be read.
+        """
+        from MMSA_ext.video.media import open_clip
+
+        clip = open_clip(stretch.path, stretch.start, stretch.end)
+        tracks = self.tracks(stretch, clip)
+        return ClipFeatures(clip.duration, tracks, self.transcript(stretch, clip), clip.damage)
+
+    def tracks(self, stretch: Stretch, clip: Clip) -> dict[str, Track]:
+        """What the extractors make of a clip, by modality.
+
+        Args:
+            stretch: Which the clip is.
+            clip: The clip.
+
+        Raises:
+            ConfigError, MediaError: As `__call__`.
+        """
+        found = {}
+        for modality, extractor in self.extractors.items():
+            key = self.key(stretch, modality)
+            track = self.cache.track(key)
+            if track is None:
+                track = extractor(clip)
+                self.cache.keep_track(key, track)
+            found[modality] = track
+        return found
+
+    def key(self, stretch: Stretch, modality: str) -> str:
+        """Where the cache has a track."""
+        made = self.extractors[modality].recipe()
+        return key_of(file_digest(stretch.path), stretch.start, stretch.end, made)
+
+    def transcript(self, stretch: Stretch, clip: Clip) -> Transcript:
+        """What is said in a clip; what was recognised before is taken from the cache.
+
+        Args:
+            stretch: Which says what is known of the words.
+            clip: The clip that it is.
+
+        Raises:
+            ConfigError: The recogniser's package or model is not there.
+            MediaError: The file, or its subtitles, cannot be read.
+        """
+        from MMSA_ext.video.words import transcript
+
+        known = None
+        if self.recogniser is not None:
+            content = [file_digest(stretch.path), stretch.start, stretch.end]
+            known = _Remembering(self.recogniser, self.cache, content)
+        return transcript(clip, text=stretch.text, subtitles=stretch.subtitles, recogniser=known)
+
+
+@dataclass
+class _Remembering:
+    """A recogniser whose words are kept."""
+
+    recogniser: Recogniser
+    cache: ClipCache
+    content: list[Any]
+
+    @property
+    def name(self) -> str:
+        return self.recogniser.name
+
+    def __call__(self, clip: Clip) -> list[Word]:
+        key = key_of(*self.content, {"recogniser": self.name})
+        words = self.cache.words(key)
+        if words is None:
+            words = self.recogniser(clip)
+            self.cache.keep_words(key, words)
+        return words
+
+
+def frames_of(track: Track, width: int) -> NDArray[np.float32]:
+    """Frames (L, d) of a track; of a missing modality one of zeros."""
+    return track.frames if len(track.frames) else np.zeros((1, width), np.float32)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        MediaError: It cannot be read.
+    """
+    try:
+        status = path.stat()
+        return _digest(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise MediaError(f"{shown(path)}: cannot be read ({reason(error)}).") from None
+
+
+@lru_cache(maxsize=16)  # many clips of one long video
+def _digest(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
