@@ -32,11 +32,21 @@ class Clip(Protocol):
     @property
     def has_pictures(self) -> bool: ...
 
+    @property
+    def damage(self) -> str:
+        """What is wrong with the file, as a sentence's part; empty if nothing is known.
+
+        That it breaks off is known at once, what cannot be decoded when it was tried.
+        """
+
     def audio(self, rate: int) -> Samples:
         """The sound at so many samples a second; empty where there is none."""
 
-    def pictures(self, rate: float) -> Iterator[tuple[float, Image]]:
-        """Times and pictures, so many a second, whatever the rate of the file; one at a time."""
+    def pictures(self, rate: float, largest: int = 1280) -> Iterator[tuple[float, Image]]:
+        """Times and pictures, so many a second, whatever the rate of the file; one at a time.
+
+        The longer side of a picture has `largest` pixels at most.
+        """
 
 
 @dataclass(frozen=True)
