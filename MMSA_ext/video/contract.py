@@ -27,10 +27,12 @@ class Clip(Protocol):
         """Seconds."""
 
     @property
-    def has_audio(self) -> bool: ...
+    def has_audio(self) -> bool:
+        """Whether the file has sound."""
 
     @property
-    def has_pictures(self) -> bool: ...
+    def has_pictures(self) -> bool:
+        """Whether the file has pictures."""
 
     @property
     def damage(self) -> str:
