@@ -164,7 +164,8 @@ class VideoScore:
         lengths = [one.end - one.start for one in scored]
         if not scored:
             return math.nan
-        return float(np.average([one.prediction for one in scored], weights=lengths))
+        weights = lengths if any(lengths) else None  # a sentence alone takes no time
+        return float(np.average([one.prediction for one in scored], weights=weights))
 
     @property
     def words(self) -> list[Word]:

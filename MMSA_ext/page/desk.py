@@ -1,0 +1,149 @@
+"""Where requests are served: one at a time, by one model, in the package's sentences."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from MMSA_ext.errors import ConfigError, MMSAExtError
+from MMSA_ext.page.checkpoints import Checkpoints
+from MMSA_ext.page.reading import Reading, as_one_utterance, read
+from MMSA_ext.paths import shown
+from MMSA_ext.runs.prediction import Scorer
+from MMSA_ext.runs.video_scoring import VideoFeatures, extract_video
+
+__all__ = ["LONGEST_SECONDS", "Desk", "in_a_sentence", "unforeseen", "without_paths"]
+
+LONGEST_SECONDS = 600.0
+
+
+class Desk:
+    """Scores what clients send. Its methods may be called by several threads: they wait in line.
+
+    Args:
+        checkpoints: The models that are offered.
+        recogniser: Name of what recognises speech where no words are given; None is nothing.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, recogniser: str | None = None) -> None:
+        self.checkpoints, self.recogniser = checkpoints, recogniser
+        self._lock = threading.Lock()
+
+    def sentence(self, model: str | None, text: str) -> Reading:
+        """Score a sentence alone.
+
+        Args:
+            model: Name of the checkpoint; None is the first.
+            text: The sentence.
+
+        Raises:
+            UnknownCheckpointError: There is no such model.
+            ConfigError: There is no text, or the model reads more than text.
+            MMSAExtError: The model, or its text encoder, cannot be used.
+        """
+        return self._read(model, lambda scorer: as_one_utterance(scorer, text))
+
+    def video(
+        self,
+        model: str | None,
+        path: Path,
+        *,
+        text: str | None = None,
+        subtitles: Path | None = None,
+        cache: Path | None = None,
+    ) -> Reading:
+        """Score a video or audio file.
+
+        Args:
+            model: As in `sentence`.
+            path: The file.
+            text: What is said in it, if that is known.
+            subtitles: `.srt` or `.vtt` file, likewise.
+            cache: Folder that keeps what is extracted; None keeps nothing.
+
+        Raises:
+            UnknownCheckpointError: There is no such model.
+            ConfigError: A package is not installed.
+            MediaError: The file cannot be read, is too long, or has nothing that the model reads.
+            MMSAExtError: As `runs.video_scoring.score_video`.
+        """
+
+        def extracted(scorer: Scorer) -> VideoFeatures:
+            _check_length(path)
+            return extract_video(
+                scorer,
+                path,
+                text=text,
+                subtitles=subtitles,
+                recogniser=None if text or subtitles else self.recogniser,
+                cache=False if cache is None else cache,
+            )
+
+        return self._read(model, extracted)
+
+    def edited(self, reading: Reading, texts: Sequence[str]) -> Reading:
+        """Score a reading's video again with other transcripts, without extracting it.
+
+        Args:
+            reading: What was read of it before.
+            texts: One an utterance.
+
+        Raises:
+            ConfigError: There are more or fewer.
+            MMSAExtError: As `video`.
+        """
+        return self._read(reading.model, lambda _: reading.score.features.with_texts(texts))
+
+    def _read(self, model: str | None, features: Callable[[Scorer], VideoFeatures]) -> Reading:
+        with self._turn(model) as (name, scorer):
+            return read(name, scorer, features(scorer))
+
+    @contextmanager
+    def _turn(self, model: str | None) -> Iterator[tuple[str, Scorer]]:
+        with self._lock:
+            yield self.checkpoints.open(model)
+
+    def said(self, error: MMSAExtError, names: Mapping[Path, str] | None = None) -> str:
+        """An error as clients read it: models by their names, and no path of this machine.
+
+        Args:
+            error: What was raised.
+            names: Further paths, and what stands in their place.
+        """
+        own = {path: name for name, path in self.checkpoints.places().items()}
+        return in_a_sentence(str(error), own | dict(names or {}))
+
+
+def in_a_sentence(message: str, names: Mapping[Path, str]) -> str:
+    """A message on one line, with names in place of paths."""
+    lines = "; ".join(line.strip() for line in message.splitlines()).replace(":; ", ": ")
+    for path, name in names.items():
+        for written in dict.fromkeys((str(path), shown(path))):
+            lines = lines.replace(written, name)
+    return lines
+
+
+def unforeseen(error: Exception) -> str:
+    """What a client is told of an error that is no sentence of the package."""
+    return f"An error that nobody foresaw ({type(error).__name__}); the terminal has all of it."
+
+
+def without_paths(reading: Reading, names: Mapping[Path, str]) -> Reading:
+    """A reading whose utterances' errors name no path."""
+    score = reading.score
+    told = tuple(replace(one, error=in_a_sentence(one.error, names)) for one in score.utterances)
+    return replace(reading, score=replace(score, utterances=told))
+
+
+def _check_length(path: Path) -> None:
+    from MMSA_ext.video.media import open_clip
+
+    duration = open_clip(path).duration
+    if duration > LONGEST_SECONDS:
+        raise ConfigError(
+            f"{path}: lasts {duration / 60:.0f} minutes, and the page takes {LONGEST_SECONDS / 60:.0f} at most; "
+            "score it by `mmsa-ext predict`, or give a part of it."
+        )

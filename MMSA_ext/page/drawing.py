@@ -1,0 +1,218 @@
+"""A reading as HTML: one template, whose values are escaped; no script, no address."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from numpy.typing import NDArray
+
+from MMSA_ext.page.reading import Contributions, Reading, in_words
+from MMSA_ext.runs.video_scoring import VideoScore
+from MMSA_ext.video.contract import Image
+
+__all__ = ["Face", "draw", "draw_error", "face_strip", "style"]
+
+_NAMES = {"text": "words", "audio": "sound", "vision": "face"}
+_PICTURES = 8
+_PICTURE_WIDTH = 240  # pixels
+_POINTS = 400  # of the loudness; the panel is not wider
+_QUIETEST = -60.0  # dB, where the panel begins
+_FAINT = 0.06  # share of the strongest word below which a word has no colour
+
+
+@dataclass(frozen=True)
+class Face:
+    """A picture of the video.
+
+    Attributes:
+        time: Seconds from the start of the file.
+        address: The picture as a data address (JPEG).
+        box: Left, top, width, height of the face in per cent of the picture; None without a face.
+    """
+
+    time: float
+    address: str
+    box: tuple[float, float, float, float] | None
+
+
+def draw(reading: Reading, *, faces: Sequence[Face] = (), notes: Sequence[str] = ()) -> str:
+    """The page's answer.
+
+    Args:
+        reading: What is shown.
+        faces: See `face_strip`.
+        notes: Sentences that stand below the score, such as what the model learnt from.
+    """
+    score = reading.score
+    low, high = score.label_range
+    return _template("reading.html").render(
+        reading=reading,
+        score=score,
+        prediction=score.prediction,
+        low=low,
+        high=high,
+        names=_NAMES,
+        notes=notes,
+        missing=_missing(reading),
+        modalities=_modalities(reading),
+        strongest=_strongest(reading.contributions),
+        loudness=_loudness(score),
+        found=_found(score),
+        faces=faces,
+        ticks=_ticks(score.features.duration),
+    )
+
+
+def draw_error(message: str) -> str:
+    """A sentence in place of an answer."""
+    return _template("error.html").render(message=message)
+
+
+@cache
+def style() -> str:
+    """The page's style sheet."""
+    return (files("MMSA_ext.page") / "templates" / "page.css").read_text(encoding="utf-8")
+
+
+def face_strip(score: VideoScore, pictures: Sequence[tuple[float, Image]]) -> list[Face]:
+    """Pictures of a video, with the box of the face that was found nearest in time.
+
+    Args:
+        score: The video.
+        pictures: Times in seconds from the start of the file, and pictures.
+    """
+    times, boxes = score.shown("face")
+    strip = []
+    for time, picture in pictures:
+        box = None
+        if len(times):
+            nearest = int(np.abs(times - time).argmin())
+            left, top, right, bottom = (float(x) for x in np.clip(boxes[nearest], 0, 1) * 100)
+            if not math.isnan(left):
+                box = (left, top, right - left, bottom - top)
+        strip.append(Face(time, _jpeg(picture), box))
+    return strip
+
+
+def picture_rate(duration: float) -> float:
+    """Pictures a second that make a strip."""
+    return _PICTURES / max(duration, 1e-3)
+
+
+def _jpeg(picture: Image) -> str:
+    from PIL import Image as Pictures  # gradio brings it
+
+    image = Pictures.fromarray(picture)
+    image.thumbnail((_PICTURE_WIDTH, 2 * _PICTURE_WIDTH))
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _missing(reading: Reading) -> list[str]:
+    """What there was nothing of, as sentences' parts: the same reason once, with its count."""
+    utterances = reading.score.utterances
+    counts = Counter(
+        (modality, reason) for one in utterances for modality, reason in one.missing.items()
+    )
+    said = []
+    for (modality, reason), count in counts.items():
+        where = "" if count == len(utterances) else f" in {count} of {len(utterances)} utterances"
+        said.append(f"No {_NAMES[modality]}{where}: {reason}.")
+    if reading.score.features.damage:
+        said.append(f"The file is damaged: {reading.score.features.damage}.")
+    return said
+
+
+def _modalities(reading: Reading) -> dict[str, float]:
+    """Contribution of each modality, as a mean over the utterances, weighted as the score is."""
+    own = [
+        (found, one.end - one.start)
+        for found, one in zip(reading.contributions, reading.score.utterances, strict=True)
+        if found is not None
+    ]
+    if not own:
+        return {}
+    weights = [length for _, length in own] if any(length for _, length in own) else None
+
+    def mean(values: list[float]) -> float:
+        return float(np.average(values, weights=weights))
+
+    parts = {m: mean([found.modalities[m] for found, _ in own]) for m in reading.reads}
+    return {"baseline": mean([found.baseline for found, _ in own])} | parts
+
+
+def _strongest(contributions: Sequence[Contributions | None]) -> float:
+    """The largest contribution of a word, by which the colours are scaled."""
+    values = [abs(v) for found in contributions if found for _, v in found.words]
+    return max(values, default=0.0) or 1.0
+
+
+def _loudness(score: VideoScore) -> str:
+    """The loudness as points of an SVG polygon, 1000 wide and 100 high; empty without sound."""
+    times, values = score.shown("loudness")
+    if not len(times):
+        return ""
+    keep = np.linspace(0, len(times) - 1, min(len(times), _POINTS)).astype(int)
+    x = times[keep] / score.features.duration * 1000
+    level = np.nan_to_num(values.reshape(len(values), -1)[keep, 0], nan=_QUIETEST)
+    y = 100 - 100 * np.clip(1 - level / _QUIETEST, 0, 1)
+    return " ".join(f"{a:.1f},{b:.1f}" for a, b in _closed(x, y))
+
+
+def _closed(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[tuple[float, float]]:
+    return [(float(x[0]), 100.0), *zip(x.tolist(), y.tolist(), strict=True), (float(x[-1]), 100.0)]
+
+
+def _found(score: VideoScore) -> float | None:
+    """Share of the pictures with a face; None where no face was looked for."""
+    _, boxes = score.shown("face")
+    return float(np.isfinite(boxes).all(axis=1).mean()) if len(boxes) else None
+
+
+def _ticks(duration: float) -> list[tuple[float, str]]:
+    """Per cent of the duration, and what stands there: at most six round times."""
+    steps = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
+    step = next((step for step in steps if duration / step <= 5), 7200)
+    return [(t / max(duration, 1) * 100, _clock(t)) for t in range(0, int(duration) + 1, step)]
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _signed(value: float) -> str:
+    """A number with its sign, the minus a real one."""
+    return "no score" if math.isnan(value) else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _color(value: float, strongest: float) -> str:
+    """Colour behind a word: the stronger, the fuller; none where it hardly counts."""
+    share = abs(value) / strongest
+    if share < _FAINT:
+        return "transparent"
+    color = "var(--plus)" if value > 0 else "var(--minus)"
+    return f"color-mix(in srgb, {color} {round(12 + 58 * min(share, 1.0))}%, transparent)"
+
+
+@cache
+def _template(name: str) -> Template:
+    environment = Environment(
+        loader=PackageLoader("MMSA_ext.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"signed": _signed, "clock": _clock, "color": _color}
+    environment.globals["in_words"] = in_words
+    return environment.get_template(name)
