@@ -22,7 +22,7 @@ _Number = TypeVar("_Number", int, float)
 
 if TYPE_CHECKING:
     from MMSA_ext.data import front_padding as padding_in_front
-    from MMSA_ext.data.convert.conversion import Incomplete
+    from MMSA_ext.data.convert.writing import Incomplete
     from MMSA_ext.data.encode_text import Padding, TextCoverage
     from MMSA_ext.data.fit_lengths import TooLong
 

@@ -27,7 +27,7 @@ from MMSA_ext.names import FRAMES, MODALITIES
 from MMSA_ext.paths import expand, shown
 from MMSA_ext.runs.prediction import Scorer
 from MMSA_ext.video.clip_cache import opened_cache
-from MMSA_ext.video.clip_features import Extraction, Stretch, frames_of, missing
+from MMSA_ext.video.clip_features import Extraction, Request, frames_of, missing
 from MMSA_ext.video.contract import Extractor, Recogniser, Track, Transcript, Word
 
 if TYPE_CHECKING:
@@ -313,7 +313,7 @@ def extract_video(
         in_training = {key: made for key, made in scorer.recipe.items() if key == "text"}
         scorer.check_recipe(in_training | extraction.recipe, file)
         clip = open_clip(file)
-        whole = extraction.transcript(Stretch(file, text=text, subtitles=given), clip)
+        whole = extraction.transcript(Request(file, text=text, subtitles=given), clip)
         parts = tuple(_extracted(extraction, file, part) for part in utterances(clip, whole, split))
     return VideoFeatures(file, clip.duration, extraction.recipe, parts, clip.damage)
 
@@ -321,9 +321,9 @@ def extract_video(
 def _extracted(extraction: Extraction, file: Path, part: Utterance) -> UtteranceFeatures:
     from MMSA_ext.video.media import open_clip
 
-    stretch = Stretch(file, part.start, part.end)
+    request = Request(file, part.start, part.end)
     try:
-        tracks = extraction.tracks(stretch, open_clip(file, part.start, part.end))
+        tracks = extraction.tracks(request, open_clip(file, part.start, part.end))
     except MediaError as error:
         return UtteranceFeatures(part.start, part.end, part.transcript, {}, str(error))
     return UtteranceFeatures(part.start, part.end, part.transcript, tracks)
