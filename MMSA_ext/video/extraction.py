@@ -335,15 +335,13 @@ def _tell(
             report.found.setdefault(key, Spread()).add(share)
         for key, why in outcome.missing.items():
             if key not in absent and key != "text":  # empty texts are counted as they are written
-                report.count(
-                    f"{key} is missing, a frame of zeros in its place", f"id {name!r} ({why})"
-                )
+                told = f"{key} is missing, a frame of zeros in its place"
+                report.count(told, f"id {name!r} ({why})")
         if outcome.missing.keys() >= set(asked):
             report.count("Nothing at all was found", f"id {name!r}")
         if outcome.damage:
-            report.count(
-                "Damaged, and extracted as far as it can be read", f"id {name!r} ({outcome.damage})"
-            )
+            told = "Damaged, and extracted as far as it can be read"
+            report.count(told, f"id {name!r} ({outcome.damage})")
     for key in sorted(absent if sound else ()):
         report.note(f"{key} is missing in all clips ({sound[0][1].missing[key]}): it is absent.")
     report.transcripts = "text" not in absent
