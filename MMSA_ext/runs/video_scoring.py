@@ -9,10 +9,12 @@ Both steps stand apart, so that an edited transcript is scored without extractin
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +31,7 @@ from MMSA_ext.runs.prediction import Scorer
 from MMSA_ext.video.clip_cache import opened_cache
 from MMSA_ext.video.clip_features import Extraction, Request, frames_of, missing
 from MMSA_ext.video.contract import Extractor, Recogniser, Track, Transcript, Word
-from MMSA_ext.video.extractors import extractor, list_extractors
+from MMSA_ext.video.extractors import ExtractorEntry, extractor, list_extractors
 
 if TYPE_CHECKING:
     from MMSA_ext.video.utterances import Split, Utterance
@@ -108,7 +110,7 @@ class VideoFeatures:
         """
         if len(texts) != len(self.utterances):
             raise ConfigError(
-                f"{len(texts)} texts are given, for {len(self.utterances)} utterances; give as many."
+                f"{len(texts)} texts are given for {len(self.utterances)} utterances; give as many."
             )
         changed = tuple(
             one if text == one.transcript.text else replace(one, transcript=self._timed(one, text))
@@ -165,7 +167,8 @@ class VideoScore:
         lengths = [one.end - one.start for one in scored]
         if not scored:
             return math.nan
-        return float(np.average([one.prediction for one in scored], weights=lengths))
+        weights = lengths if any(lengths) else None  # a sentence alone takes no time
+        return float(np.average([one.prediction for one in scored], weights=weights))
 
     @property
     def words(self) -> list[Word]:
@@ -351,11 +354,17 @@ def extractors_of(scorer: Scorer) -> dict[str, Extractor]:
                 f"{scorer.path}: {_why_not(scorer, modality, list(known))}, so no video can be "
                 f"scored. {_MEND}"
             )
-        taken = known[made["name"]].options
+        options = _options(known[made["name"]])
         found[modality] = extractor(
-            made["name"], **{key: value for key, value in made.items() if key in taken}
+            made["name"], **{key: value for key, value in made.items() if key in options}
         )
     return found
+
+
+def _options(entry: ExtractorEntry) -> set[str]:
+    """Options of an extractor, which its recipe names alike."""
+    made = resolve_name(entry.make) if isinstance(entry.make, str) else entry.make
+    return {*inspect.signature(made).parameters}
 
 
 def _why_not(scorer: Scorer, modality: str, known: list[str]) -> str:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from MMSA_ext.data.convert.options import Options
     from MMSA_ext.data.convert.report import ConversionReport
 
-__all__ = ["Item", "is_media", "media_files", "read_corpus"]
+__all__ = ["Item", "beside", "is_media", "media_files", "read_corpus"]
 
 _MEDIA = (
     *(".3gp", ".asf", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"),
@@ -92,7 +92,7 @@ def read_corpus(source: Path, options: Options, report: ConversionReport) -> lis
 
 
 def _of_file(file: Path) -> Item:
-    text, subtitles = _beside(file)
+    text, subtitles = beside(file)
     sample = Sample(file.stem, SINGLE)
     return Item(sample, Request(file, text=text, subtitles=subtitles))
 
@@ -110,8 +110,8 @@ def _of_folder(folder: Path, report: ConversionReport) -> list[Item]:
     return items
 
 
-def _beside(file: Path) -> tuple[str | None, Path | None]:
-    """Transcript and subtitles from files of the same name.
+def beside(file: Path) -> tuple[str | None, Path | None]:
+    """Transcript and subtitles of a video, from files of the same name beside it.
 
     Raises:
         MediaError: The transcript cannot be read.
