@@ -188,7 +188,7 @@ def _nothing(width: int, why: str) -> Track:
 
 
 def _levels(sound: Samples, rate: int, starts: NDArray[np.float64]) -> NDArray[np.float32]:
-    """dB to full scale of 20 ms from each start."""
+    """Level in dB to full scale of 20 ms from each start."""
     power = np.concatenate([[0.0], np.cumsum(np.square(sound, dtype=np.float64))])
     first = np.clip((starts * rate).astype(int), 0, len(sound) - 1)
     last = np.minimum(first + rate // 50, len(sound))
