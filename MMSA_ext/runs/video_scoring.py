@@ -9,10 +9,12 @@ Both steps stand apart, so that an edited transcript is scored without extractin
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +29,9 @@ from MMSA_ext.names import FRAMES, MODALITIES
 from MMSA_ext.paths import expand, shown
 from MMSA_ext.runs.prediction import Scorer
 from MMSA_ext.video.clip_cache import opened_cache
-from MMSA_ext.video.clip_features import Extraction, Stretch, frames_of, missing
+from MMSA_ext.video.clip_features import Extraction, Request, frames_of, missing
 from MMSA_ext.video.contract import Extractor, Recogniser, Track, Transcript, Word
+from MMSA_ext.video.extractors import ExtractorEntry, extractor, list_extractors
 
 if TYPE_CHECKING:
     from MMSA_ext.video.utterances import Split, Utterance
@@ -107,7 +110,7 @@ class VideoFeatures:
         """
         if len(texts) != len(self.utterances):
             raise ConfigError(
-                f"{len(texts)} texts are given for {len(self.utterances)} utterances; give one each."
+                f"{len(texts)} texts are given for {len(self.utterances)} utterances; give as many."
             )
         changed = tuple(
             one if text == one.transcript.text else replace(one, transcript=self._timed(one, text))
@@ -314,7 +317,7 @@ def extract_video(
         in_training = {key: made for key, made in scorer.recipe.items() if key == "text"}
         scorer.check_recipe(in_training | extraction.recipe, file)
         clip = open_clip(file)
-        whole = extraction.transcript(Stretch(file, text=text, subtitles=given), clip)
+        whole = extraction.transcript(Request(file, text=text, subtitles=given), clip)
         parts = tuple(_extracted(extraction, file, part) for part in utterances(clip, whole, split))
     return VideoFeatures(file, clip.duration, extraction.recipe, parts, clip.damage)
 
@@ -322,59 +325,69 @@ def extract_video(
 def _extracted(extraction: Extraction, file: Path, part: Utterance) -> UtteranceFeatures:
     from MMSA_ext.video.media import open_clip
 
-    stretch = Stretch(file, part.start, part.end)
+    request = Request(file, part.start, part.end)
     try:
-        tracks = extraction.tracks(stretch, open_clip(file, part.start, part.end))
+        tracks = extraction.tracks(request, open_clip(file, part.start, part.end))
     except MediaError as error:
         return UtteranceFeatures(part.start, part.end, part.transcript, {}, str(error))
     return UtteranceFeatures(part.start, part.end, part.transcript, tracks)
 
 
 def extractors_of(scorer: Scorer) -> dict[str, Extractor]:
-    """What extracts a video for a model, by modality that it reads.
+    """What extracts a video for a model, by modality that it reads, with the options of training.
 
     Raises:
         CheckpointError: Its features cannot be made again, or nobody knows who made them.
         ConfigError: A package is not installed.
     """
-    from MMSA_ext.video.extractors import EXTRACTORS, extractor
-
     if "text" in scorer.reads and not scorer.args.get("use_bert"):
         raise CheckpointError(
             f"{scorer.path}: {scorer.args.model_name} reads word vectors, which are not made of a "
             "video; models that read tokens are (docs/video.md)."
         )
+    known = {entry.name: entry for entry in list_extractors()}
     found = {}
     for modality in (modality for modality in FRAMES if modality in scorer.reads):
         made = scorer.recipe.get(modality)
-        if made is None or made["name"] not in EXTRACTORS:
-            raise CheckpointError(f"{scorer.path}: {_why_not(scorer, modality)} {_MEND}")
-        found[modality] = extractor(made["name"])
+        if made is None or made["name"] not in known:
+            raise CheckpointError(
+                f"{scorer.path}: {_why_not(scorer, modality, list(known))}, so no video can be "
+                f"scored. {_MEND}"
+            )
+        options = _options(known[made["name"]])
+        found[modality] = extractor(
+            made["name"], **{key: value for key, value in made.items() if key in options}
+        )
     return found
 
 
-def _why_not(scorer: Scorer, modality: str) -> str:
-    """Why the training features of a modality cannot be made of a video."""
-    from MMSA_ext.video.extractors import EXTRACTORS
+def _options(entry: ExtractorEntry) -> set[str]:
+    """Options of an extractor, which its recipe names alike."""
+    made = resolve_name(entry.make) if isinstance(entry.make, str) else entry.make
+    return {*inspect.signature(made).parameters}
 
+
+def _why_not(scorer: Scorer, modality: str, known: list[str]) -> str:
+    """Why the training features of a modality cannot be made of a video."""
     if (made := scorer.recipe.get(modality)) is not None:
-        known = ", ".join(EXTRACTORS)
         return (
-            f"the {modality} that it was trained on is by {described(made)}, which is not among the "
-            f"extractors here ({known}), so no video can be scored."
+            f"the {modality} features of its training are by {described(made)}, which is none of "
+            f"the extractors here ({', '.join(known)})"
         )
-    width = int(scorer.args.feature_dims[MODALITIES.index(modality)])
-    official = _NOT_TO_BE_HAD.get((str(scorer.args.dataset_name), modality, width))
-    if official:
+    data, width = str(scorer.args.dataset_name), _width(scorer, modality)
+    if official := _NOT_TO_BE_HAD.get((data, modality, width)):
         return (
-            f"it was trained on official {modality} features of {scorer.args.dataset_name} "
-            f"({width} a frame, by {official}), which cannot be made again: {official} cannot be "
-            "had, so no video can be scored."
+            f"it was trained on the official {modality} features of {data} ({width} a frame, by "
+            f"{official}), which cannot be made again, because {official} cannot be had"
         )
     return (
         f"it does not say who made the {modality} features of its training ({width} a frame), so "
-        "none can be made alike of a video."
+        "they cannot be made again"
     )
+
+
+def _width(scorer: Scorer, modality: str) -> int:
+    return int(scorer.args.feature_dims[MODALITIES.index(modality)])
 
 
 def score_features(scorer: Scorer, features: VideoFeatures) -> VideoScore:
@@ -422,9 +435,8 @@ def to_utterances(
     """
     count = len(features.utterances)
     chosen = [features.utterances[i] for i in (range(count) if rows is None else rows)]
-    widths = dict(zip(FRAMES, map(int, scorer.args.feature_dims[1:]), strict=True))
     arrays = {
-        modality: [frames_of(one.tracks[modality], widths[modality]) for one in chosen]
+        modality: [frames_of(one.tracks[modality], _width(scorer, modality)) for one in chosen]
         for modality in FRAMES
         if modality in scorer.reads
     }

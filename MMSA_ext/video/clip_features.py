@@ -21,13 +21,13 @@ from MMSA_ext.video.contract import Clip, Extractor, Recogniser, Track, Transcri
 if TYPE_CHECKING:
     from MMSA_ext.data.recipes import Recipe
 
-__all__ = ["ClipFeatures", "Extraction", "Stretch", "file_digest", "frames_of", "missing"]
+__all__ = ["ClipFeatures", "Extraction", "Request", "file_digest", "frames_of", "missing"]
 
 _NO_WORDS = "no transcript, no subtitles and no recogniser"
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Request:
     """What of a file is a clip, and what is known of its words.
 
     Attributes:
@@ -72,7 +72,7 @@ def missing(tracks: Mapping[str, Track], transcript: Transcript) -> dict[str, st
 
 @dataclass(frozen=True)
 class Extraction:
-    """How clips are extracted; called with a stretch.
+    """How clips are extracted; called with a request.
 
     Attributes:
         extractors: By modality.
@@ -89,7 +89,7 @@ class Extraction:
         """Who makes the modalities."""
         return {name: extractor.recipe() for name, extractor in self.extractors.items()}
 
-    def __call__(self, stretch: Stretch) -> ClipFeatures:
+    def __call__(self, request: Request) -> ClipFeatures:
         """Extract a clip, or take from the cache what was extracted before.
 
         Raises:
@@ -98,15 +98,15 @@ class Extraction:
         """
         from MMSA_ext.video.media import open_clip
 
-        clip = open_clip(stretch.path, stretch.start, stretch.end)
-        tracks = self.tracks(stretch, clip)
-        return ClipFeatures(clip.duration, tracks, self.transcript(stretch, clip), clip.damage)
+        clip = open_clip(request.path, request.start, request.end)
+        tracks = self.tracks(request, clip)
+        return ClipFeatures(clip.duration, tracks, self.transcript(request, clip), clip.damage)
 
-    def tracks(self, stretch: Stretch, clip: Clip) -> dict[str, Track]:
+    def tracks(self, request: Request, clip: Clip) -> dict[str, Track]:
         """What the extractors make of a clip, by modality.
 
         Args:
-            stretch: Which the clip is.
+            request: Which the clip is.
             clip: The clip.
 
         Raises:
@@ -114,7 +114,7 @@ class Extraction:
         """
         found = {}
         for modality, extractor in self.extractors.items():
-            key = self.key(stretch, modality)
+            key = self.key(request, modality)
             track = self.cache.track(key)
             if track is None:
                 track = extractor(clip)
@@ -122,16 +122,16 @@ class Extraction:
             found[modality] = track
         return found
 
-    def key(self, stretch: Stretch, modality: str) -> str:
+    def key(self, request: Request, modality: str) -> str:
         """Where the cache has a track."""
         made = self.extractors[modality].recipe()
-        return key_of(file_digest(stretch.path), stretch.start, stretch.end, made)
+        return key_of(file_digest(request.path), request.start, request.end, made)
 
-    def transcript(self, stretch: Stretch, clip: Clip) -> Transcript:
+    def transcript(self, request: Request, clip: Clip) -> Transcript:
         """What is said in a clip; what was recognised before is taken from the cache.
 
         Args:
-            stretch: Which says what is known of the words.
+            request: Which says what is known of the words.
             clip: The clip that it is.
 
         Raises:
@@ -142,9 +142,9 @@ class Extraction:
 
         known = None
         if self.recogniser is not None:
-            content = [file_digest(stretch.path), stretch.start, stretch.end]
+            content = [file_digest(request.path), request.start, request.end]
             known = _Remembering(self.recogniser, self.cache, content)
-        return transcript(clip, text=stretch.text, subtitles=stretch.subtitles, recogniser=known)
+        return transcript(clip, text=request.text, subtitles=request.subtitles, recogniser=known)
 
 
 @dataclass

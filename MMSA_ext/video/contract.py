@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -21,6 +22,14 @@ Image = NDArray[np.uint8]  # (height, width, 3), RGB, as it is to be looked at
 
 class Clip(Protocol):
     """A stretch of a video or audio file; `media.open_clip` gives one."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def start(self) -> float:
+        """Seconds from the start of the file."""
 
     @property
     def duration(self) -> float:
