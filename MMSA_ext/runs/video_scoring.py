@@ -354,10 +354,9 @@ def extractors_of(scorer: Scorer) -> dict[str, Extractor]:
                 f"{scorer.path}: {_why_not(scorer, modality, list(known))}, so no video can be "
                 f"scored. {_MEND}"
             )
-        options = _options(known[made["name"]])
-        found[modality] = extractor(
-            made["name"], **{key: value for key, value in made.items() if key in options}
-        )
+        told = made | {"width": _width(scorer, modality)}
+        options = {key: told[key] for key in _options(known[made["name"]]) if key in told}
+        found[modality] = extractor(made["name"], **options)
     return found
 
 

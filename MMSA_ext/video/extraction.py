@@ -33,8 +33,8 @@ from MMSA_ext.processes import (
 from MMSA_ext.stopping import Stopped
 from MMSA_ext.validation import whole_number
 from MMSA_ext.video.clip_cache import ClipCache, opened_cache
-from MMSA_ext.video.clip_features import Extraction, Request, frames_of, missing
-from MMSA_ext.video.contract import Extractor, Recogniser, Transcript
+from MMSA_ext.video.clip_features import Extraction, Request, frames_of
+from MMSA_ext.video.contract import Extractor, Recogniser
 from MMSA_ext.video.corpus import Item, read_corpus
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ class _Outcome:
     keys: dict[str, str] = field(default_factory=dict)
     found: dict[str, float] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    transcript: Transcript = field(default_factory=lambda: Transcript(""))
+    text: str = ""
     damage: str = ""
     error: str = ""
     fatal: MMSAExtError | None = None
@@ -248,8 +248,8 @@ class _Server:
         return _Outcome(
             {name: self.extraction.key(request, name) for name in clip.tracks},
             {name: track.found for name, track in clip.tracks.items()},
-            missing(clip.tracks, clip.transcript),
-            clip.transcript,
+            clip.missing,
+            clip.text,
             clip.damage,
         )
 
@@ -391,4 +391,4 @@ def _samples(
                 )
             arrays[modality] = frames_of(track, extractor.width)
             report.arrived(item.sample.split, modality, len(track.frames))
-        yield replace(item.sample, raw_text=outcome.transcript.text, **arrays)
+        yield replace(item.sample, raw_text=outcome.text, **arrays)
