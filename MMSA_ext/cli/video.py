@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from MMSA_ext.data.fit_lengths import TooLong
     from MMSA_ext.runs.video_scoring import VideoScore
     from MMSA_ext.video.contract import Extractor
-    from MMSA_ext.video.utterances import Split
+    from MMSA_ext.video.splitting import Split
 
 Asr = Annotated[
     str | None,

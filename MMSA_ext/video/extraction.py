@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joblib import cpu_count
 from tqdm import tqdm
@@ -36,9 +36,7 @@ from MMSA_ext.video.clip_cache import ClipCache, opened_cache
 from MMSA_ext.video.clip_features import Extraction, Request, frames_of
 from MMSA_ext.video.contract import Extractor, Recogniser
 from MMSA_ext.video.corpus import Item, read_corpus
-
-if TYPE_CHECKING:
-    from MMSA_ext.video.utterances import Split
+from MMSA_ext.video.splitting import Split, check_split, parts
 
 __all__ = ["ExtractionReport", "extract"]
 
@@ -132,6 +130,7 @@ def extract(
     """
     path = Path(expand(source))
     whole_number("jobs", jobs, 1)
+    check_split(split)
     writing = Writing.of(
         path,
         output,
@@ -199,20 +198,20 @@ def _with_words(
 def _split(extraction: Extraction, items: list[Item], path: Path, split: Split) -> list[Item]:
     """The utterances of one file."""
     from MMSA_ext.video.media import open_clip
-    from MMSA_ext.video.utterances import utterances
 
     if len(items) != 1 or path.suffix.lower() == ".csv":
         raise ConfigError(f"split={split!r} is of one video; a table says start and end.")
     request = items[0].request
     clip = open_clip(request.path)
-    parts = utterances(clip, extraction.transcript(request, clip), split)
-    width = len(str(len(parts)))
+    said = extraction.transcript(request, clip)
+    found = parts(clip, said, split, request.subtitles)
+    width = len(str(len(found)))
     return [
         Item(
             Sample(f"{path.stem}$_${number:0{width}}", "test"),
             Request(path, part.start, part.end, part.transcript.text),
         )
-        for number, part in enumerate(parts, 1)
+        for number, part in enumerate(found, 1)
     ]
 
 
