@@ -1,0 +1,196 @@
+"""When words are said that are known already."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from MMSA_ext.video.contract import Word
+from MMSA_ext.video.speech import RATE, Stretch, speech
+from MMSA_ext.video.sphinx import heard
+
+if TYPE_CHECKING:
+    from MMSA_ext.video.contract import Clip, Samples
+
+__all__ = ["aligned", "joined", "split_words", "spread", "timed"]
+
+# What is written without spaces, and read character by character: Chinese, Japanese.
+_IDEOGRAPH = (
+    r"[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+_OPENING = r"[(\[{<\u00ab\u2018\u201c\u3008\u300a\u300c\u300e\u3010\u3014\uff08\uff3b\uff5b]"
+_WORDS = re.compile(
+    rf"{_OPENING}{{,3}}{_IDEOGRAPH}(?:(?!{_OPENING})[^\w\s])*|(?:(?!{_OPENING}{{,3}}{_IDEOGRAPH})\S)+"
+)
+_WIDE = re.compile(rf"{_IDEOGRAPH}|[\u3000-\u3003\u3008-\u3020\uff00-\uff65]")
+# Share of the words that the dictionary must have; with less the language is another.
+_LEAST_KNOWN = 0.5
+# Share of the words that must be found; with less they are not what is said.
+_LEAST_FOUND = 0.5
+# With the default of 1e-48 the path that is right ends early in most clips, and there is no answer.
+_BEAM = 1e-100
+
+
+def split_words(text: str) -> list[str]:
+    """Words of a text with their punctuation: by spaces; Chinese and Japanese by characters.
+
+    Chinese characters are what BERT reads as words, so also what `explain` shows.
+    """
+    return _WORDS.findall(text)
+
+
+def joined(words: Sequence[str]) -> str:
+    """Words as a text: with spaces, but none beside a Chinese or Japanese character."""
+    text = ""
+    for word in words:
+        beside = text and not (_WIDE.match(text[-1]) or _WIDE.match(word[0]))
+        text += f" {word}" if beside else word
+    return text
+
+
+def spread(words: Sequence[str], stretches: Sequence[Stretch]) -> list[Word]:
+    """Words over stretches of time, each as long as its share of the letters.
+
+    A word lies in one stretch, that of its middle, and the words of a stretch fill it.
+
+    Args:
+        words: At least one word, or none.
+        stretches: At least one, in time.
+
+    Returns:
+        As many, in time.
+    """
+    if not words:
+        return []
+    weights = np.array([max(1, sum(c.isalnum() for c in word)) for word in words], dtype=float)
+    ends = np.cumsum(weights)
+    lengths = np.cumsum([end - start for start, end in stretches])
+    middles = (ends - weights / 2) * (lengths[-1] / ends[-1])
+    at = np.minimum(np.searchsorted(lengths, middles, side="right"), len(stretches) - 1)
+    said: list[Word] = []
+    for stretch, group in groupby(range(len(words)), key=at.__getitem__):
+        members = list(group)
+        start, end = stretches[int(stretch)]
+        edges = np.concatenate([[0.0], np.cumsum(weights[members])])
+        edges = start + (end - start) * edges / edges[-1]
+        edges[-1] = end
+        said += [
+            Word(words[i], float(a), float(b))
+            for i, a, b in zip(members, edges[:-1], edges[1:], strict=True)
+        ]
+    return said
+
+
+def timed(clip: Clip, words: Sequence[str]) -> tuple[list[Word], str, float]:
+    """When the words of a clip are said.
+
+    English words are looked for in the sound (`aligned`); between those that are found, the others
+    are spread. Where that finds less than half, or there is no pocketsphinx, all are spread over
+    what sounds like speech, or over the clip if nothing does.
+
+    Args:
+        clip: The clip.
+        words: Its words.
+
+    Returns:
+        The words with times, and `timing` and `coverage` as in `Transcript`.
+
+    Raises:
+        ConfigError: webrtcvad is not installed.
+        MediaError: The file cannot be read.
+    """
+    if not words:
+        return [], "none", 0.0
+    whole = [Stretch(0.0, clip.duration)]
+    stretches = speech(clip) or whole
+    found = aligned(words, clip.audio(RATE))
+    coverage = sum(place is not None for place in found) / len(words)
+    if coverage < _LEAST_FOUND:
+        return spread(words, stretches), "spread", 0.0
+    return _filled(words, found, stretches, clip.duration), "aligned", coverage
+
+
+def _filled(
+    words: Sequence[str],
+    found: Sequence[Stretch | None],
+    stretches: Sequence[Stretch],
+    duration: float,
+) -> list[Word]:
+    """Words that were found, and between them the others, where there is speech."""
+    said: list[Word] = []
+    for missing, group in groupby(range(len(words)), key=lambda i: found[i] is None):
+        members = list(group)
+        if not missing:
+            places = [found[i] or Stretch(0.0, 0.0) for i in members]
+            said += [
+                Word(words[i], min(start, duration), min(end, duration))
+                for i, (start, end) in zip(members, places, strict=True)
+            ]
+            continue
+        after = found[members[-1] + 1] if members[-1] + 1 < len(words) else None
+        gap = Stretch(said[-1].end if said else 0.0, duration if after is None else after.start)
+        inside = [Stretch(max(a, gap.start), min(b, gap.end)) for a, b in stretches]
+        places = [place for place in inside if place.end > place.start]
+        said += spread([words[i] for i in members], places or [gap])
+    return said
+
+
+def aligned(words: Sequence[str], samples: Samples) -> list[Stretch | None]:
+    """Where English words are in a sound, by pocketsphinx's forced alignment.
+
+    A word that its dictionary lacks, such as a number, is left out of what is looked for, and what
+    is heard there counts as noise.
+
+    Args:
+        words: In the order in which they are said.
+        samples: (n,) at 16,000 a second.
+
+    Returns:
+        From when to when, for each word; None for those not found, which may be all: other
+        languages, other words, no pocketsphinx.
+    """
+    nothing: list[Stretch | None] = [None] * len(words)
+    spelled = [_spelled(word) for word in words]
+    if not any(spelled) or not samples.any() or not importlib.util.find_spec("pocketsphinx"):
+        return nothing
+    decoder = _decoder()
+    known = [bool(parts) and all(map(decoder.lookup_word, parts)) for parts in spelled]
+    if sum(known) < _LEAST_KNOWN * len(words):
+        return nothing
+    sought = [(i, part) for i in range(len(words)) if known[i] for part in spelled[i]]
+    parts = [part for _, part in sought]
+    decoder.set_align_text(" ".join(parts))
+    said = heard(decoder, samples)
+    if [word for word, _ in said] != parts:
+        return nothing
+    found = list(nothing)
+    for (i, _), (_, place) in zip(sought, said, strict=True):
+        before = found[i]
+        found[i] = place if before is None else Stretch(before.start, place.end)
+    return found
+
+
+def _spelled(word: str) -> list[str]:
+    """Parts of a word as the dictionary writes them; none of what is not written in letters."""
+    plain = unicodedata.normalize("NFKD", word).replace("\u2019", "'").lower()
+    plain = "".join(c for c in plain if not unicodedata.combining(c))
+    if any((c.isalnum() and not c.isascii()) or c.isdigit() for c in plain):
+        return []
+    return [part for part in re.findall(r"[a-z']+", plain) if part.strip("'")]
+
+
+@lru_cache(maxsize=1)
+def _decoder() -> Any:
+    """One a process: reading its dictionary takes 0.15 s."""
+    from pocketsphinx import Decoder
+
+    # Its search for a better path in what was found loses words at the end.
+    beams = {"beam": _BEAM, "pbeam": _BEAM, "wbeam": _BEAM, "bestpath": False}
+    return Decoder(samprate=RATE, lm=None, loglevel="FATAL", **beams)
