@@ -21,15 +21,17 @@ from MMSA_ext.cli.data import (
     lengths_of,
     shares_of,
 )
-from MMSA_ext.cli.options import readable, takes_imports
+from MMSA_ext.cli.options import readable, split_pairs, takes_imports
 from MMSA_ext.errors import ConfigError, MediaError
+from MMSA_ext.json_files import json_or_text
 
 if TYPE_CHECKING:
     from MMSA_ext import Scorer
     from MMSA_ext.data.convert.writing import Incomplete
     from MMSA_ext.data.fit_lengths import TooLong
     from MMSA_ext.runs.video_scoring import VideoScore
-    from MMSA_ext.video.utterances import Split
+    from MMSA_ext.video.contract import Extractor
+    from MMSA_ext.video.splitting import Split
 
 Asr = Annotated[
     str | None,
@@ -64,8 +66,16 @@ def extract(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="New feature file; with --shards a folder.")
     ],
-    audio: Annotated[str, typer.Option(help="sims33, egemaps25 or none.")] = "sims33",
-    vision: Annotated[str, typer.Option(help="facemesh, openface or none.")] = "facemesh",
+    audio: Annotated[
+        str, typer.Option(metavar="NAME", help="Extractor: sims33, egemaps25; or none.")
+    ] = "sims33",
+    vision: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="facemesh, openface; or none. With options: facemesh:rate=10, openface:width=177.",
+        ),
+    ] = "facemesh",
     asr: Asr = None,
     pretrained: Tokenizer = None,
     text: Annotated[str | None, typer.Option(help="Transcript of the one video.")] = None,
@@ -90,8 +100,8 @@ def extract(
     report = extract_corpus(
         source,
         output,
-        audio=None if audio == "none" else audio,
-        vision=None if vision == "none" else vision,
+        audio=_extractor(audio),
+        vision=_extractor(vision),
         recogniser=asr,
         pretrained=pretrained,
         text=text,
@@ -111,6 +121,17 @@ def extract(
     typer.echo(report.render())
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
+
+
+def _extractor(told: str) -> Extractor | None:
+    """What `NAME:OPTION=VALUE,...` says; None of `none`."""
+    from MMSA_ext.video.extractors import extractor
+
+    name, _, options = told.partition(":")
+    if told == "none":
+        return None
+    values = split_pairs(told, f"{name}:OPTION=VALUE", options.split(",") if options else [])
+    return extractor(name, **{key: json_or_text(text, told) for key, text in values.items()})
 
 
 def score_videos(

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,9 +32,7 @@ from MMSA_ext.video.clip_cache import opened_cache
 from MMSA_ext.video.clip_features import Extraction, Request, frames_of, missing
 from MMSA_ext.video.contract import Extractor, Recogniser, Track, Transcript, Word
 from MMSA_ext.video.extractors import ExtractorEntry, extractor, list_extractors
-
-if TYPE_CHECKING:
-    from MMSA_ext.video.utterances import Split, Utterance
+from MMSA_ext.video.splitting import Part, Split, parts
 
 __all__ = [
     "UtteranceFeatures",
@@ -307,7 +305,6 @@ def extract_video(
     """
     from MMSA_ext.video.media import open_clip
     from MMSA_ext.video.recognition import recogniser as named
-    from MMSA_ext.video.utterances import utterances
 
     file, given = Path(expand(path)), None if subtitles is None else Path(expand(subtitles))
     own = named(recogniser) if isinstance(recogniser, str) else recogniser
@@ -318,16 +315,19 @@ def extract_video(
         scorer.check_recipe(in_training | extraction.recipe, file)
         clip = open_clip(file)
         whole = extraction.transcript(Request(file, text=text, subtitles=given), clip)
-        parts = tuple(_extracted(extraction, file, part) for part in utterances(clip, whole, split))
-    return VideoFeatures(file, clip.duration, extraction.recipe, parts, clip.damage)
+        found = parts(clip, whole, split, given)
+        utterances = tuple(_extracted(extraction, file, part, clip.duration) for part in found)
+    return VideoFeatures(file, clip.duration, extraction.recipe, utterances, clip.damage)
 
 
-def _extracted(extraction: Extraction, file: Path, part: Utterance) -> UtteranceFeatures:
+def _extracted(
+    extraction: Extraction, file: Path, part: Part, duration: float
+) -> UtteranceFeatures:
     from MMSA_ext.video.media import open_clip
 
-    request = Request(file, part.start, part.end)
+    end = part.end if part.end < duration else None
     try:
-        tracks = extraction.tracks(request, open_clip(file, part.start, part.end))
+        tracks = extraction.tracks(Request(file, part.start, end), open_clip(file, part.start, end))
     except MediaError as error:
         return UtteranceFeatures(part.start, part.end, part.transcript, {}, str(error))
     return UtteranceFeatures(part.start, part.end, part.transcript, tracks)
@@ -354,10 +354,9 @@ def extractors_of(scorer: Scorer) -> dict[str, Extractor]:
                 f"{scorer.path}: {_why_not(scorer, modality, list(known))}, so no video can be "
                 f"scored. {_MEND}"
             )
-        options = _options(known[made["name"]])
-        found[modality] = extractor(
-            made["name"], **{key: value for key, value in made.items() if key in options}
-        )
+        told = made | {"width": _width(scorer, modality)}
+        options = {key: told[key] for key in _options(known[made["name"]]) if key in told}
+        found[modality] = extractor(made["name"], **options)
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,15 @@ from MMSA_ext.video.contract import Clip, Extractor, Recogniser, Track, Transcri
 if TYPE_CHECKING:
     from MMSA_ext.data.recipes import Recipe
 
-__all__ = ["ClipFeatures", "Extraction", "Request", "file_digest", "frames_of", "missing"]
+__all__ = [
+    "ClipFeatures",
+    "Extraction",
+    "ReadsBeside",
+    "Request",
+    "file_digest",
+    "frames_of",
+    "missing",
+]
 
 _NO_WORDS = "no transcript, no subtitles and no recogniser"
 
@@ -50,15 +58,15 @@ class ClipFeatures:
     """What a clip gave.
 
     Attributes:
-        duration: Seconds.
         tracks: By modality, `audio`, `vision`; those that were asked for.
-        transcript: What is said.
+        text: What is said.
+        missing: Modality, `text` too -> why there is nothing; only what is missing.
         damage: What is wrong with the file, as a sentence's part; empty if it is sound.
     """
 
-    duration: float
     tracks: dict[str, Track]
-    transcript: Transcript
+    text: str
+    missing: dict[str, str]
     damage: str = ""
 
 
@@ -68,6 +76,14 @@ def missing(tracks: Mapping[str, Track], transcript: Transcript) -> dict[str, st
     if not transcript.text.strip():
         said["text"] = _NO_WORDS if transcript.source == "none" else "no words were found"
     return said
+
+
+@runtime_checkable
+class ReadsBeside(Protocol):
+    """An extractor that reads other files than the video."""
+
+    def beside(self, video: Path) -> list[Path]:
+        """The files, whose content decides the features, too."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +116,11 @@ class Extraction:
 
         clip = open_clip(request.path, request.start, request.end)
         tracks = self.tracks(request, clip)
-        return ClipFeatures(clip.duration, tracks, self.transcript(request, clip), clip.damage)
+        if request.text is None:
+            said = self.transcript(request, clip)
+        else:  # nobody asks for the times of the words
+            said = Transcript(request.text, source="given")
+        return ClipFeatures(tracks, said.text, missing(tracks, said), clip.damage)
 
     def tracks(self, request: Request, clip: Clip) -> dict[str, Track]:
         """What the extractors make of a clip, by modality.
@@ -124,8 +144,12 @@ class Extraction:
 
     def key(self, request: Request, modality: str) -> str:
         """Where the cache has a track."""
-        made = self.extractors[modality].recipe()
-        return key_of(file_digest(request.path), request.start, request.end, made)
+        extractor = self.extractors[modality]
+        files = [request.path]
+        if isinstance(extractor, ReadsBeside):
+            files += extractor.beside(request.path)
+        digests = list(map(file_digest, files))
+        return key_of(digests, request.start, request.end, extractor.recipe())
 
     def transcript(self, request: Request, clip: Clip) -> Transcript:
         """What is said in a clip; what was recognised before is taken from the cache.

@@ -172,14 +172,9 @@ def _request(
     start, end = times["start"] or 0.0, times["end"]
     if end is not None and end <= start:
         report.problem("end is not behind start", f"{place} has {start:g} and {end:g}")
-    told = cells.get("subtitles")
-    return Request(
-        path,
-        start,
-        end,
-        sample.raw_text.strip() or None,
-        _path(folder, told) if told else None,
-    )
+    text, told = sample.raw_text.strip(), cells.get("subtitles")
+    subtitles = _path(folder, told) if told and not text else None
+    return Request(path, start, end, text or None, subtitles)
 
 
 def _path(folder: Path, cell: str) -> Path:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joblib import cpu_count
 from tqdm import tqdm
@@ -33,12 +33,10 @@ from MMSA_ext.processes import (
 from MMSA_ext.stopping import Stopped
 from MMSA_ext.validation import whole_number
 from MMSA_ext.video.clip_cache import ClipCache, opened_cache
-from MMSA_ext.video.clip_features import Extraction, Request, frames_of, missing
-from MMSA_ext.video.contract import Extractor, Recogniser, Transcript
+from MMSA_ext.video.clip_features import Extraction, Request, frames_of
+from MMSA_ext.video.contract import Extractor, Recogniser
 from MMSA_ext.video.corpus import Item, read_corpus
-
-if TYPE_CHECKING:
-    from MMSA_ext.video.utterances import Split
+from MMSA_ext.video.splitting import Split, check_split, parts
 
 __all__ = ["ExtractionReport", "extract"]
 
@@ -132,6 +130,7 @@ def extract(
     """
     path = Path(expand(source))
     whole_number("jobs", jobs, 1)
+    check_split(split)
     writing = Writing.of(
         path,
         output,
@@ -199,20 +198,20 @@ def _with_words(
 def _split(extraction: Extraction, items: list[Item], path: Path, split: Split) -> list[Item]:
     """The utterances of one file."""
     from MMSA_ext.video.media import open_clip
-    from MMSA_ext.video.utterances import utterances
 
     if len(items) != 1 or path.suffix.lower() == ".csv":
         raise ConfigError(f"split={split!r} is of one video; a table says start and end.")
     request = items[0].request
     clip = open_clip(request.path)
-    parts = utterances(clip, extraction.transcript(request, clip), split)
-    width = len(str(len(parts)))
+    said = extraction.transcript(request, clip)
+    found = parts(clip, said, split, request.subtitles)
+    width = len(str(len(found)))
     return [
         Item(
             Sample(f"{path.stem}$_${number:0{width}}", "test"),
             Request(path, part.start, part.end, part.transcript.text),
         )
-        for number, part in enumerate(parts, 1)
+        for number, part in enumerate(found, 1)
     ]
 
 
@@ -223,7 +222,7 @@ class _Outcome:
     keys: dict[str, str] = field(default_factory=dict)
     found: dict[str, float] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    transcript: Transcript = field(default_factory=lambda: Transcript(""))
+    text: str = ""
     damage: str = ""
     error: str = ""
     fatal: MMSAExtError | None = None
@@ -248,8 +247,8 @@ class _Server:
         return _Outcome(
             {name: self.extraction.key(request, name) for name in clip.tracks},
             {name: track.found for name, track in clip.tracks.items()},
-            missing(clip.tracks, clip.transcript),
-            clip.transcript,
+            clip.missing,
+            clip.text,
             clip.damage,
         )
 
@@ -391,4 +390,4 @@ def _samples(
                 )
             arrays[modality] = frames_of(track, extractor.width)
             report.arrived(item.sample.split, modality, len(track.frames))
-        yield replace(item.sample, raw_text=outcome.transcript.text, **arrays)
+        yield replace(item.sample, raw_text=outcome.text, **arrays)
