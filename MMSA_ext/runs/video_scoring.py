@@ -354,7 +354,8 @@ def extractors_of(scorer: Scorer) -> dict[str, Extractor]:
                 f"{scorer.path}: {_why_not(scorer, modality, list(known))}, so no video can be "
                 f"scored. {_MEND}"
             )
-        told = made | {"width": _width(scorer, modality)}
+        told = {key: value for key, value in made.items() if key not in ("name", "version")}
+        told["width"] = _width(scorer, modality)
         options = {key: told[key] for key in _options(known[made["name"]]) if key in told}
         found[modality] = extractor(made["name"], **options)
     return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from MMSA_ext.extras import import_extra
 from MMSA_ext.video.contract import Word
 from MMSA_ext.video.speech import RATE, Stretch, speech
 from MMSA_ext.video.sphinx import heard
@@ -36,6 +37,7 @@ _LEAST_KNOWN = 0.5
 _LEAST_FOUND = 0.5
 # With the default of 1e-48 the path that is right ends early in most clips, and there is no answer.
 _BEAM = 1e-100
+_LEAST_ROOM = 0.06  # seconds for a word that is not found
 
 
 def split_words(text: str) -> list[str]:
@@ -110,11 +112,34 @@ def timed(clip: Clip, words: Sequence[str]) -> tuple[list[Word], str, float]:
         return [], "none", 0.0
     whole = [Stretch(0.0, clip.duration)]
     stretches = speech(clip) or whole
-    found = aligned(words, clip.audio(RATE))
+    found = _with_room(aligned(words, clip.audio(RATE)), clip.duration)
     coverage = sum(place is not None for place in found) / len(words)
     if coverage < _LEAST_FOUND:
         return spread(words, stretches), "spread", 0.0
     return _filled(words, found, stretches, clip.duration), "aligned", coverage
+
+
+def _with_room(found: Sequence[Stretch | None], duration: float) -> list[Stretch | None]:
+    """Places of words, without those that leave no time for words beside them: they are wrong."""
+    places = list(found)
+    at = 0
+    while at < len(places):
+        until = at
+        while until < len(places) and places[until] is None:
+            until += 1
+        before = places[at - 1] if at else None
+        after = places[until] if until < len(places) else None
+        room = (duration if after is None else after.start) - (before.end if before else 0.0)
+        if room >= _LEAST_ROOM * (until - at) or (before is None and after is None):
+            at = until + 1
+        elif before is not None:
+            at -= 1
+            places[at] = None
+            while at and places[at - 1] is None:
+                at -= 1
+        else:
+            places[until] = None
+    return places
 
 
 def _filled(
@@ -189,8 +214,7 @@ def _spelled(word: str) -> list[str]:
 @lru_cache(maxsize=1)
 def _decoder() -> Any:
     """One a process: reading its dictionary takes 0.15 s."""
-    from pocketsphinx import Decoder
-
+    package = import_extra("pocketsphinx", "asr-offline", "alignment")
     # Its search for a better path in what was found loses words at the end.
     beams = {"beam": _BEAM, "pbeam": _BEAM, "wbeam": _BEAM, "bestpath": False}
-    return Decoder(samprate=RATE, lm=None, loglevel="FATAL", **beams)
+    return package.Decoder(samprate=RATE, lm=None, loglevel="FATAL", **beams)

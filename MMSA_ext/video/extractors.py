@@ -70,8 +70,8 @@ _SHIPPED = (
         "sims33",
         "MMSA_ext.video.audio:Sims33",
         "audio",
-        "pitch, 20 MFCC and 12 chroma, as SIMS has them; librosa",
-        ("av", "soxr", "librosa"),
+        "pitch, 20 MFCC and 12 chroma, as SIMS has them",
+        ("av", "soxr"),
         "video",
     ),
     ExtractorEntry(

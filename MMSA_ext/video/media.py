@@ -288,7 +288,9 @@ def _facts(path: Path, size: int, changed: int) -> _Facts:
         audio = next(iter(container.streams.audio), None)
         video = _video_stream(container)
         if audio is None and video is None:
-            raise MediaError(f"{shown(path)}: has neither sound nor pictures, or breaks off before them.")
+            raise MediaError(
+                f"{shown(path)}: has neither sound nor pictures, or breaks off before them."
+            )
         if video is not None and video.width * video.height > _MOST_PIXELS:
             raise MediaError(
                 f"{shown(path)}: has pictures of {video.width} x {video.height}; make them smaller."

@@ -69,7 +69,7 @@ def _runs(voiced: NDArray[np.bool_]) -> NDArray[np.int64]:
     return changes.reshape(-1, 2).astype(np.int64)
 
 
-def _smoothed(runs: NDArray[np.float64], duration: float) -> list[Stretch]:
+def _smoothed(runs: NDArray[np.floating], duration: float) -> list[Stretch]:
     stretches: list[Stretch] = []
     for start, end in runs.tolist():
         if end - start < _CLICK - 1e-9:

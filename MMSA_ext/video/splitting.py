@@ -70,10 +70,9 @@ def parts(clip: Clip, said: Transcript, split: Split, subtitles: Path | None) ->
     if split == "whole" or (split == "auto" and not subtitles and clip.duration <= LONGEST):
         return [Part(0.0, clip.duration, said)]
     if subtitles is not None and split != "pauses":
-        found = by_cues(read_subtitles(subtitles))
+        found = by_cues(read_subtitles(subtitles), clip.duration)
     else:
         found = by_pauses(said.words, speech(clip))
-    found = [one for one in found if one.start < clip.duration]
     if not found:
         found = by_pauses([], [Stretch(0.0, clip.duration)])
     return [Part(one.start, min(one.end, clip.duration), one.transcript(said)) for one in found]

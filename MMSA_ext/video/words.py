@@ -65,8 +65,7 @@ def cue_words(cue: Cue) -> list[Word]:
 
 
 def _of_subtitles(clip: Clip, subtitles: str | os.PathLike[str] | Sequence[Cue]) -> Transcript:
-    is_path = isinstance(subtitles, str | os.PathLike)
-    cues = read_subtitles(subtitles) if is_path else list(subtitles)
+    cues = read_subtitles(subtitles) if isinstance(subtitles, str | os.PathLike) else subtitles
     end = clip.start + clip.duration
     words = [
         Word(

@@ -1,12 +1,32 @@
-"""Extractors that are quick, and say into a file what they have extracted."""
+"""Extractors that are quick, and say into a file what they have extracted; files for them."""
 
 import os
 import time
+import wave
 from pathlib import Path
 
 import numpy as np
 
 from MMSA_ext.video.contract import Track
+from tests.video.make import write
+
+
+def write_sound(path: Path, seconds: float = 0.5, level: float = 0.3, rate: int = 8000) -> Path:
+    """A tone as a WAV file."""
+    samples = level * np.sin(2 * np.pi * 220 * np.arange(int(seconds * rate)) / rate)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    return path
+
+
+def write_pictures(path: Path, seconds: float = 1.0, grey: int = 128, sound=None) -> Path:
+    """Grey pictures as a video file."""
+    pictures = [np.full((48, 64, 3), grey, np.uint8)] * round(10 * seconds)
+    return write(path, pictures, None if sound is None else np.float32(sound), rate=10)
 
 
 class Loudness:

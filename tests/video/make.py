@@ -76,3 +76,32 @@ def _frames(sound: np.ndarray, rate: int, form: str) -> list[av.AudioFrame]:
     frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
     cut = av.AudioResampler(format=form, layout="mono", rate=rate, frame_size=960)
     return [*cut.resample(frame), *cut.resample(None)]
+
+
+class FakeClip:
+    """A clip of given sound and pictures."""
+
+    damage = ""
+    start = 0.0
+
+    def __init__(
+        self,
+        sound: np.ndarray | None = None,
+        rate: int = 22_050,
+        pictures: list[np.ndarray] | None = None,
+        path: Path = Path("clip.mp4"),
+    ) -> None:
+        self.path = path
+        self._sound, self._rate, self._pictures = sound, rate, pictures
+        self.has_audio, self.has_pictures = sound is not None, pictures is not None
+        self.duration = len(sound) / rate if sound is not None else len(pictures or ()) / 25
+
+    def audio(self, rate: int) -> np.ndarray:
+        import soxr
+
+        if self._sound is None:
+            return np.zeros(0, np.float32)
+        return soxr.resample(self._sound.astype(np.float32), self._rate, rate)
+
+    def pictures(self, rate: float, largest: int = 1280) -> list[tuple[float, np.ndarray]]:
+        return [(k / rate, picture) for k, picture in enumerate(self._pictures or ())]

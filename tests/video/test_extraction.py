@@ -15,8 +15,7 @@ from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.data.shards import read_utterances, shard_files, shard_recipe
 from MMSA_ext.errors import ConfigError, FeatureFileError, MediaError
 from MMSA_ext.video import extract
-from tests.video.fakes import Brightness, Loudness
-from tests.video.files import write_pictures, write_sound
+from tests.video.fakes import Brightness, Loudness, write_pictures, write_sound
 
 SPLITS = ("train", "train", "valid", "test")
 
