@@ -14,6 +14,7 @@ import typer
 from MMSA_ext.cli import (
     cache,
     data,
+    demo,
     experiments,
     explain,
     models,
@@ -53,6 +54,7 @@ def _start(
 app.command("run")(runs.run)
 app.command("tune")(runs.tune)
 app.command("predict")(runs.predict)
+app.command("demo")(demo.demo)
 app.command("share")(sharing.share)
 app.command("push")(sharing.push)
 app.command("pull")(sharing.pull)

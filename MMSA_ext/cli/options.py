@@ -191,6 +191,15 @@ Checkpoint = Annotated[
         callback=trained_model, help="Checkpoint written by `run`, or folder of a shared model."
     ),
 ]
+
+
+def folder_there(path: _Path) -> _Path:
+    """Refuse what is no folder; one that is not given is left."""
+    if path and not Path(expand(path)).is_dir():
+        raise ConfigError(f"{shown(expand(path))}: no such folder.")
+    return path
+
+
 FrontPadding = Annotated[
     str,
     typer.Option(

@@ -16,10 +16,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from numpy.typing import NDArray
 
 from MMSA_ext.page.reading import Contributions, Reading, in_words
-from MMSA_ext.runs.video_scoring import VideoScore
+from MMSA_ext.runs.video_scoring import UtteranceScore, VideoScore
 from MMSA_ext.video.contract import Image
 
-__all__ = ["Face", "draw", "draw_error", "face_strip", "style"]
+__all__ = ["Face", "draw", "draw_error", "draw_parts", "face_strip", "picture_rate", "style"]
 
 _NAMES = {"text": "words", "audio": "sound", "vision": "face"}
 _PICTURES = 8
@@ -44,12 +44,11 @@ class Face:
     box: tuple[float, float, float, float] | None
 
 
-def draw(reading: Reading, *, faces: Sequence[Face] = (), notes: Sequence[str] = ()) -> str:
-    """The page's answer.
+def draw(reading: Reading, *, notes: Sequence[str] = ()) -> str:
+    """The score, the utterances over time and their words.
 
     Args:
         reading: What is shown.
-        faces: See `face_strip`.
         notes: Sentences that stand below the score, such as what the model learnt from.
     """
     score = reading.score
@@ -60,15 +59,28 @@ def draw(reading: Reading, *, faces: Sequence[Face] = (), notes: Sequence[str] =
         prediction=score.prediction,
         low=low,
         high=high,
-        names=_NAMES,
         notes=notes,
         missing=_missing(reading),
-        modalities=_modalities(reading),
         strongest=_strongest(reading.contributions),
+        coloured=any(found and found.words for found in reading.contributions),
         loudness=_loudness(score),
-        found=_found(score),
-        faces=faces,
         ticks=_ticks(score.features.duration),
+    )
+
+
+def draw_parts(reading: Reading, faces: Sequence[Face] = ()) -> str:
+    """What the score is made of, and the face.
+
+    Args:
+        reading: What is shown.
+        faces: See `face_strip`.
+    """
+    return _template("made_of.html").render(
+        reading=reading,
+        names=_NAMES,
+        modalities=_modalities(reading),
+        found=_found(reading.score),
+        faces=faces,
     )
 
 
@@ -190,6 +202,17 @@ def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
+def _moment(seconds: float, duration: float) -> str:
+    """A time, in a short video to a tenth of a second."""
+    return f"{seconds:.1f} s" if duration < 60 else _clock(seconds)
+
+
+def _when(utterance: UtteranceScore, duration: float) -> str:
+    """From when to when."""
+    start, end = (_moment(time, duration) for time in (utterance.start, utterance.end))
+    return f"{start.removesuffix(' s')}\N{EN DASH}{end}"
+
+
 def _signed(value: float) -> str:
     """A number with its sign, the minus a real one."""
     return "no score" if math.isnan(value) else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
@@ -213,6 +236,6 @@ def _template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"signed": _signed, "clock": _clock, "color": _color}
+    environment.filters |= {"signed": _signed, "color": _color, "moment": _moment, "when": _when}
     environment.globals["in_words"] = in_words
     return environment.get_template(name)

@@ -12,6 +12,7 @@ a voice of a sentiment of their own. Its label is the mean of the two, so each m
 from __future__ import annotations
 
 import csv
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,6 +60,7 @@ _FRAMES = (
     ("We had a {word} {thing}.", 1.0),
     ("It was not a {word} {thing}.", -0.5),
 )
+_AN = re.compile(r"\ba(?= [aeiou])")
 _SENTENCES = 210
 _HEADS = 48
 _HEAD: dict[str, Any] = {"seconds": 2.0, "rate": 15, "size": 160}
@@ -182,7 +184,7 @@ def _drawn(rng: np.random.Generator, count: int) -> list[tuple[str, float]]:
     every = list(product(words, _FRAMES, _THINGS))
     chosen = rng.choice(len(every), count, replace=False)
     return [
-        (frame.format(word=word, thing=thing), value * factor)
+        (_AN.sub("an", frame.format(word=word, thing=thing)), value * factor)
         for (word, value), (frame, factor), thing in (every[i] for i in chosen)
     ]
 

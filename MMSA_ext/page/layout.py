@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,14 @@ import gradio as gr
 
 from MMSA_ext.errors import ConfigError, MediaError, MMSAExtError
 from MMSA_ext.page.desk import Desk, unforeseen, without_paths
-from MMSA_ext.page.drawing import Face, draw, draw_error, face_strip, picture_rate
+from MMSA_ext.page.drawing import (
+    Face,
+    draw,
+    draw_error,
+    draw_parts,
+    face_strip,
+    picture_rate,
+)
 from MMSA_ext.page.reading import Reading
 from MMSA_ext.video.media import open_clip
 
@@ -24,10 +31,10 @@ logger = logging.getLogger("MMSA")
 _KEPT_SECONDS = 3600  # an upload that nobody scores
 _HEAD = (
     "<h1>What a model makes of a video</h1>"
-    "<p>A score on the scale of its training, when it was given, and what words, sound and face "
-    "added to it.</p>"
+    "<p>The score on the scale that the model learnt, how it goes over time, and what words, sound "
+    "and face add to it.</p>"
 )
-_EMPTY = "<p>Choose a video, a sound or a sentence, and press Score.</p>"
+_EMPTY = "<p class='empty'>Choose a video, a sound or a sentence, and press Score.</p>"
 
 
 @dataclass
@@ -79,7 +86,11 @@ def theme() -> gr.themes.Base:
 
 
 def build(
-    desk: Desk, folder: Path, *, notes: dict[str, str] | None = None, sample: Path | None = None
+    desk: Desk,
+    folder: Path,
+    *,
+    notes: Mapping[str, str] | None = None,
+    sample: tuple[Path, str] | None = None,
 ) -> gr.Blocks:
     """Lay the page out.
 
@@ -87,7 +98,7 @@ def build(
         desk: What scores.
         folder: In which gradio keeps uploads.
         notes: By checkpoint, a sentence that stands with its scores.
-        sample: A clip that is there when the page opens.
+        sample: A clip that is there when the page opens, and what is said in it.
     """
     visits, clicks = _Visits(folder), _Clicks(desk, folder, notes or {})
     names = list(desk.checkpoints.places())
@@ -99,7 +110,9 @@ def build(
         gr.HTML(_HEAD, elem_id="head")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                model = gr.Dropdown(names, value=next(iter(names), None), label="Model")
+                model = gr.Dropdown(
+                    names, value=next(iter(names), None), label="Model", elem_id="model"
+                )
                 inputs = _inputs(sample)
             with gr.Column(scale=3, min_width=300):
                 answer = gr.HTML(_EMPTY, elem_id="answer", apply_default_css=False)
@@ -108,7 +121,8 @@ def build(
                         label="Transcript, one line an utterance", lines=3, elem_id="transcript"
                     )
                     again = gr.Button("Score this transcript", elem_id="again")
-        shown = [answer, editor, transcript]
+                parts = gr.HTML(elem_id="parts", apply_default_css=False)
+        shown = [answer, editor, transcript, parts]
         _on_clicks(clicks, visits, model, inputs, shown, (transcript, again))
         page.load(clicks.models, model, model, api_visibility="private", show_progress="hidden")
         page.unload(visits.end)
@@ -127,21 +141,21 @@ class _Inputs:
     score_sentence: gr.Button
 
 
-def _inputs(sample: Path | None) -> _Inputs:
+def _inputs(sample: tuple[Path, str] | None) -> _Inputs:
     words = "What is said, if you know it"
+    clip, text = sample or (None, "")
     with gr.Tabs():
         with gr.Tab("Video"):
             video = gr.Video(
-                value=sample,
+                value=clip,
                 sources=["upload", "webcam"],
                 webcam_options=gr.WebcamOptions(mirror=False),
                 include_audio=True,
                 label="Video",
                 elem_id="video",
-                height=300,
                 buttons=[],
             )
-            said = gr.Textbox(label=words, lines=2, elem_id="said")
+            said = gr.Textbox(text, label=words, lines=2, elem_id="said")
             score_video = gr.Button("Score", variant="primary", elem_id="score-video")
         with gr.Tab("Sound"):
             audio = gr.Audio(type="filepath", editable=False, label="Sound", buttons=[])
@@ -195,7 +209,7 @@ def _on_clicks(
 class _Clicks:
     """What happens on a click; each gives the answer, and whether and how it can be edited."""
 
-    def __init__(self, desk: Desk, folder: Path, notes: dict[str, str]) -> None:
+    def __init__(self, desk: Desk, folder: Path, notes: Mapping[str, str]) -> None:
         self._desk, self._cache, self._notes = desk, folder / "extracted", notes
 
     def models(self, chosen: str | None) -> Any:
@@ -249,12 +263,18 @@ class _Clicks:
                 visit.faces = faces(reading, visit.path)
             visit.reading = reading
             note = self._notes.get(reading.model)
-            drawn = draw(reading, faces=visit.faces, notes=[note] if note else [])
+            drawn = draw(reading, notes=[note] if note else [])
+            parts = draw_parts(reading, visit.faces)
         except MMSAExtError as error:
-            return [draw_error(self._desk.said(error, names)), gr.skip(), gr.skip()]
+            return self._wrong(self._desk.said(error, names), visit)
         except Exception as error:
             logger.exception("the page")
-            return [draw_error(unforeseen(error)), gr.skip(), gr.skip()]
+            return self._wrong(unforeseen(error), visit)
         texts = "\n".join(one.text for one in reading.score.utterances)
         editable = not reading.is_sentence and "text" in reading.reads
-        return [drawn, gr.Column(visible=editable), texts]
+        return [drawn, gr.Column(visible=editable), texts, parts]
+
+    def _wrong(self, sentence: str, visit: _Visit) -> list[Any]:
+        """A sentence; a transcript that can be edited again stays."""
+        kept = gr.skip() if visit.reading else gr.Column(visible=False)
+        return [draw_error(sentence), kept, gr.skip(), ""]
