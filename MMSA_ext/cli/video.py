@@ -175,9 +175,7 @@ def score_videos(
     if scores:
         _write(scores, output)
     if plot is not None and scores:
-        from MMSA_ext.runs.video_scoring import draw
-
-        typer.echo(f"picture: {draw(scores[0], plot)}", err=output is None)
+        typer.echo(f"picture: {_draw(scores[0], plot)}", err=output is None)
     if failed := len(files) - len(scores):
         typer.echo(f"{failed} of {len(files)} videos could not be scored.", err=True)
         raise typer.Exit(1)
@@ -204,3 +202,12 @@ def _write(scores: list[VideoScore], output: Path | None) -> None:
     write_atomically(output, content)
     count = sum(not one.error for score in scores for one in score.utterances)
     typer.echo(f"{count} predictions written to {output}")
+
+
+def _draw(score: VideoScore, path: Path) -> Path:
+    from MMSA_ext.reporting.figures import save
+    from MMSA_ext.reporting.figures.timeline import timeline_figure
+
+    figure = timeline_figure(score.table(), score.features.path.name)
+    (written,) = save(figure, path, [path.suffix[1:].lower() or "png"])
+    return written

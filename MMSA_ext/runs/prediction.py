@@ -333,7 +333,8 @@ class Scorer:
     @property
     def label_range(self) -> tuple[float, float]:
         """Lowest and highest sentiment of the data set that it was trained on."""
-        return mmsa_bridge.data_set(self.args).label_range
+        low, high = mmsa_bridge.data_set(self.args).label_range
+        return low, high
 
     def read(self, feature_path: str | Path) -> FeatureSet:
         """A feature file as the model is to be given it: of the shapes it was trained on, scaled.

@@ -96,7 +96,7 @@ class ClipCache:
         Raises:
             WriteError: The disk refuses.
         """
-        arrays = {"frames": track.frames, "times": track.times}
+        arrays: dict[str, NDArray[Any]] = {"frames": track.frames, "times": track.times}
         arrays |= {f"{_SHOWN}{name}": array for name, array in track.shown.items()}
         self._keep(key, arrays, {"found": float(track.found), "missing": track.missing})
 

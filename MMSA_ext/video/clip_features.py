@@ -167,7 +167,7 @@ class Extraction:
         known = None
         if self.recogniser is not None:
             content = [file_digest(request.path), request.start, request.end]
-            known = _Remembering(self.recogniser, self.cache, content)
+            known = _Remembering(self.recogniser.name, self.recogniser, self.cache, content)
         return transcript(clip, text=request.text, subtitles=request.subtitles, recogniser=known)
 
 
@@ -175,13 +175,10 @@ class Extraction:
 class _Remembering:
     """A recogniser whose words are kept."""
 
+    name: str
     recogniser: Recogniser
     cache: ClipCache
     content: list[Any]
-
-    @property
-    def name(self) -> str:
-        return self.recogniser.name
 
     def __call__(self, clip: Clip) -> list[Word]:
         key = key_of(*self.content, {"recogniser": self.name})

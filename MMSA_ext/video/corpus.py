@@ -140,14 +140,14 @@ def _of_table(table: Path, options: Options, report: ConversionReport) -> list[I
             f"{', '.join(frame.columns)}."
         )
     samples = utterances(frame, found, _by_video(frame, found, options), report)
-    cells = {
+    cells: dict[str, list[str]] = {
         name: frame[found[name][0]].str.strip().tolist()
         for name in ("path", "start", "end", "subtitles")
         if name in found
     }
     items = []
     for row, sample in enumerate(samples):
-        own = {name: values[row] for name, values in cells.items()}
+        own: dict[str, str] = {name: values[row] for name, values in cells.items()}
         items.append(Item(sample, _request(table.parent, own, sample, report)))
     return items
 

@@ -166,7 +166,7 @@ def _extractors(
 ) -> dict[str, Extractor]:
     from MMSA_ext.video.extractors import extractor
 
-    found = {}
+    found: dict[str, Extractor] = {}
     for modality, given in (("audio", audio), ("vision", vision)):
         made = extractor(given) if isinstance(given, str) else given
         if made is None:
