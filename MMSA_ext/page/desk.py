@@ -119,11 +119,15 @@ class Desk:
 
 def in_a_sentence(message: str, names: Mapping[Path, str]) -> str:
     """A message on one line, with names in place of paths."""
-    lines = "; ".join(line.strip() for line in message.splitlines()).replace(":; ", ": ")
+    said = ""
+    for line in message.splitlines():
+        item = line.startswith(" ") and not said.endswith(":")
+        said += ("; " if item else " ") + line.strip()
+    said = said.strip()
     for path, name in names.items():
         for written in dict.fromkeys((str(path), shown(path))):
-            lines = lines.replace(written, name)
-    return lines
+            said = said.replace(written, name)
+    return said
 
 
 def unforeseen(error: Exception) -> str:
@@ -141,9 +145,9 @@ def without_paths(reading: Reading, names: Mapping[Path, str]) -> Reading:
 def _check_length(path: Path) -> None:
     from MMSA_ext.video.media import open_clip
 
-    duration = open_clip(path).duration
-    if duration > LONGEST_SECONDS:
+    minutes, most = open_clip(path).duration / 60, LONGEST_SECONDS / 60
+    if minutes > most:
         raise ConfigError(
-            f"{path}: lasts {duration / 60:.0f} minutes, and the page takes {LONGEST_SECONDS / 60:.0f} at most; "
-            "score it by `mmsa-ext predict`, or give a part of it."
+            f"{path}: lasts {minutes:.0f} minutes, and {most:.0f} are read here at most; score it "
+            "by `mmsa-ext predict`, or send a part of it."
         )

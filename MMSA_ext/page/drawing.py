@@ -25,6 +25,7 @@ _NAMES = {"text": "words", "audio": "sound", "vision": "face"}
 _PICTURES = 8
 _PICTURE_WIDTH = 240  # pixels
 _POINTS = 400  # of the loudness; the panel is not wider
+_GAP_SECONDS = 0.25  # between frames, where an utterance ends
 _QUIETEST = -60.0  # dB, where the panel begins
 _FAINT = 0.06  # share of the strongest word below which a word has no colour
 
@@ -169,20 +170,25 @@ def _strongest(contributions: Sequence[Contributions | None]) -> float:
     return max(values, default=0.0) or 1.0
 
 
-def _loudness(score: VideoScore) -> str:
-    """The loudness as points of an SVG polygon, 1000 wide and 100 high; empty without sound."""
+def _loudness(score: VideoScore) -> list[str]:
+    """The loudness as points of SVG polygons, 1000 wide and 100 high in all, one an utterance."""
     times, values = score.shown("loudness")
     if not len(times):
-        return ""
-    keep = np.linspace(0, len(times) - 1, min(len(times), _POINTS)).astype(int)
-    x = times[keep] / score.features.duration * 1000
-    level = np.nan_to_num(values.reshape(len(values), -1)[keep, 0], nan=_QUIETEST)
-    y = 100 - 100 * np.clip(1 - level / _QUIETEST, 0, 1)
-    return " ".join(f"{a:.1f},{b:.1f}" for a, b in _closed(x, y))
+        return []
+    level = np.nan_to_num(values.reshape(len(values), -1)[:, 0], nan=_QUIETEST)
+    x = times / score.features.duration * 1000
+    y = 100 * np.clip(level / _QUIETEST, 0, 1)
+    step = max(1, len(times) // _POINTS)
+    gaps = np.flatnonzero(np.diff(times) > _GAP_SECONDS) + 1
+    parts = np.split(np.stack([x, y], axis=1), gaps)
+    return [_polygon(part[::step]) for part in parts]
 
 
-def _closed(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[tuple[float, float]]:
-    return [(float(x[0]), 100.0), *zip(x.tolist(), y.tolist(), strict=True), (float(x[-1]), 100.0)]
+def _polygon(line: NDArray[np.float64]) -> str:
+    """A line closed along the bottom."""
+    first, last = line[0, 0], line[-1, 0]
+    points = [(first, 100.0), *line.tolist(), (last, 100.0)]
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
 def _found(score: VideoScore) -> float | None:

@@ -12,6 +12,8 @@ a voice of a sentiment of their own. Its label is the mean of the two, so each m
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,15 +26,17 @@ from typing import Any
 import numpy as np
 
 from MMSA_ext.data.convert import convert
+from MMSA_ext.data.encode_text import text_recipe
 from MMSA_ext.datasets import Dataset, known
 from MMSA_ext.errors import MMSAExtError, TrainingDivergedError
 from MMSA_ext.files import exclusive, scratch_folder, write_error
 from MMSA_ext.runs.api import MMSA_run
 from MMSA_ext.version import __version__
 from MMSA_ext.video import extract
+from MMSA_ext.video.extractors import extractor
 from MMSA_ext.video.talking_head import make_talking_head
 
-__all__ = ["NOTE", "SAMPLE_TEXT", "FirstStart", "first_start"]
+__all__ = ["KEPT", "NOTE", "SAMPLE_TEXT", "FirstStart", "first_start"]
 
 NOTE = (
     "This model learnt from generated sentences and talking heads, to show the page. Its scores "
@@ -40,7 +44,9 @@ NOTE = (
 )
 SAMPLE_TEXT = "I had a wonderful day, and the concert was great."
 
+KEPT = "demo-"  # how the folder's name begins
 _ENCODER = "minilm"
+_EXTRACTORS = ("sims33", "facemesh")
 _DATASET = Dataset(name="generated_heads", label_range=(-3.0, 3.0), metrics="mosi", like="mosi")
 # Sentiment -> words, and frames that leave it as it is, or turn and weaken it.
 _WORDS = {
@@ -96,9 +102,10 @@ def first_start(cache: Path, say: Callable[[str], None], jobs: int = 1) -> First
     """Make the models and the clip, unless they are there.
 
     All appear when all are complete. Of several starts at once one makes them, the others wait.
+    Others are made where an extractor, the text encoder or this package changed.
 
     Args:
-        cache: Folder that keeps them, in one of this version of the package.
+        cache: Folder that keeps them, in a folder of their own.
         say: Told of each step.
         jobs: Processes that extract.
 
@@ -107,7 +114,7 @@ def first_start(cache: Path, say: Callable[[str], None], jobs: int = 1) -> First
         TextEncoderError: The text encoder is not installed, with the line that installs it.
         WriteError: The disk refuses, or another start takes too long.
     """
-    folder = cache / f"demo-{__version__}"
+    folder = cache / f"{KEPT}{_recipe_digest()}"
     if folder.is_dir():
         return FirstStart.within(folder)
     try:
@@ -121,6 +128,13 @@ def first_start(cache: Path, say: Callable[[str], None], jobs: int = 1) -> First
             raise
         raise write_error(folder, error) from error
     return FirstStart.within(folder)
+
+
+def _recipe_digest() -> str:
+    """Digest of what decides how a video is extracted, and a sentence read."""
+    recipes = [extractor(name).recipe() for name in _EXTRACTORS]
+    text = json.dumps([__version__, text_recipe(_ENCODER, 0), recipes], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _make(scratch: Path, say: Callable[[str], None], jobs: int) -> Path:
@@ -138,7 +152,16 @@ def _make(scratch: Path, say: Callable[[str], None], jobs: int) -> Path:
             make_talking_head(there.sample, 0.8, 5.0, _SEED)
         with steps("extracting sound and faces"):
             features = scratch / "heads.pkl"
-            extract(table, features, pretrained=_ENCODER, jobs=jobs, cache=scratch / "clips")
+            audio, vision = _EXTRACTORS
+            extract(
+                table,
+                features,
+                audio=audio,
+                vision=vision,
+                pretrained=_ENCODER,
+                jobs=jobs,
+                cache=scratch / "clips",
+            )
         with steps("training dashfusion on them"):
             _train("dashfusion", features, scratch, _DASHFUSION, there.dashfusion)
     return made

@@ -47,11 +47,16 @@ class _Visit:
 
 
 class _Visits:
-    """By session; the file of one that leaves, or that brings another, is deleted."""
+    """By session; the file of one that leaves, or that brings another, is deleted.
+
+    Attributes:
+        kept: Files of the page itself.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._visits = folder.resolve(), dict[str, _Visit]()
         self._lock = threading.Lock()
+        self.kept: set[str] = set()
 
     def of(self, request: gr.Request) -> _Visit:
         with self._lock:
@@ -71,7 +76,9 @@ class _Visits:
 
     def _delete(self, visit: _Visit, but: Path | None = None) -> None:
         path = visit.path
-        if path and path != but and path.resolve().is_relative_to(self._folder):
+        if path is None or path == but or str(path) in self.kept:
+            return
+        if path.resolve().is_relative_to(self._folder):
             path.unlink(missing_ok=True)
 
 
@@ -114,6 +121,7 @@ def build(
                     names, value=next(iter(names), None), label="Model", elem_id="model"
                 )
                 inputs = _inputs(sample)
+                visits.kept = inputs.video.keep_in_cache
             with gr.Column(scale=3, min_width=300):
                 answer = gr.HTML(_EMPTY, elem_id="answer", apply_default_css=False)
                 with gr.Column(visible=False) as editor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +146,7 @@ def in_words(score: float, label_range: tuple[float, float]) -> str:
     return (*_LEVEL_WORDS, "very high")[round(share * 6)]
 
 
-def _contributions(
-    scorer: Scorer, score: VideoScore, rows: Sequence[int]
-) -> list[Contributions]:
+def _contributions(scorer: Scorer, score: VideoScore, rows: Sequence[int]) -> list[Contributions]:
     """Contributions to the scores of some utterances.
 
     Scaled frames are attributed to from their mean in training, which is zero; of a model without

@@ -74,9 +74,7 @@ def application(desk: Desk, folder: Path, **page: Any) -> fastapi.FastAPI:
         async with _form(request) as form:
             scratch = Path(tempfile.mkdtemp(dir=folder))
             try:
-                return await anyio.to_thread.run_sync(
-                    _answer, desk, form, scratch, limiter=turn
-                )
+                return await anyio.to_thread.run_sync(_answer, desk, form, scratch, limiter=turn)
             finally:
                 await anyio.to_thread.run_sync(shutil.rmtree, scratch, True)
 
