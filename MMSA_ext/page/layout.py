@@ -134,7 +134,8 @@ def build(
         _on_clicks(clicks, visits, model, inputs, shown, (transcript, again))
         page.load(clicks.models, model, model, api_visibility="private", show_progress="hidden")
         page.unload(visits.end)
-    return page.queue(max_size=20, api_open=False)
+    page.queue(max_size=20, api_open=False)
+    return page
 
 
 @dataclass
