@@ -27,7 +27,7 @@ def demo(
     checkpoints: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[CHECKPOINT]...",
+            metavar="CHECKPOINT",
             callback=_trained_models,
             help="Checkpoints written by `run`, or folders of shared models.",
         ),
