@@ -382,12 +382,13 @@ def _samples(
         for modality, extractor in extractors.items():
             if modality in absent:
                 continue
-            track = kept.track(outcome.keys[modality])
-            if track is None:
+            found = kept.track(outcome.keys[modality])
+            if found is None:
                 raise FeatureFileError(
                     f"{kept.folder}: what was extracted of {item.request.path} was removed "
                     "meanwhile; start the command again."
                 )
+            track, _ = found
             arrays[modality] = frames_of(track, extractor.width)
             report.arrived(item.sample.split, modality, len(track.frames))
         yield replace(item.sample, raw_text=outcome.text, **arrays)
