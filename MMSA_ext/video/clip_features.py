@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from MMSA_ext.errors import MediaError
+from MMSA_ext.errors import MediaError, MMSAExtError
 from MMSA_ext.files import reason
 from MMSA_ext.paths import shown
 from MMSA_ext.video.clip_cache import ClipCache, key_of
@@ -138,7 +138,7 @@ class Extraction:
             key = self.key(request, modality)
             kept = self.cache.track(key)
             if kept is None:
-                kept = extractor(clip), clip.damage
+                kept = _extracted(extractor, clip), clip.damage
                 self.cache.keep_track(key, *kept)
             found[modality], damage = kept
             damages.append(damage)
@@ -189,6 +189,23 @@ class _Remembering:
             words = self.recogniser(clip)
             self.cache.keep_words(key, words)
         return words
+
+
+def _extracted(extractor: Extractor, clip: MediaClip) -> Track:
+    """What an extractor makes of a clip.
+
+    Raises:
+        MediaError: It fails, whatever library it is that does not like the clip.
+    """
+    try:
+        return extractor(clip)
+    except MMSAExtError:
+        raise
+    except Exception as error:
+        raise MediaError(
+            f"{shown(clip.path)}: extractor {extractor.name!r} fails: {type(error).__name__}: "
+            f"{error}"
+        ) from error
 
 
 def joined_damage(said: Iterable[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -39,8 +38,6 @@ from MMSA_ext.video.corpus import Item, read_corpus
 from MMSA_ext.video.splitting import Split, check_split, parts
 
 __all__ = ["ExtractionReport", "extract"]
-
-logger = logging.getLogger("MMSA")
 
 PathLike = str | os.PathLike[str]
 _GO_ON = "What was extracted is kept; the same command goes on from there."
@@ -241,9 +238,6 @@ class _Server:
             return _Outcome(error=str(error))
         except MMSAExtError as error:  # of all clips alike
             return _Outcome(fatal=error)
-        except Exception as error:  # whatever a decoder or an extractor makes of a strange file
-            logger.exception("%s", request.path)
-            return _Outcome(error=f"{type(error).__name__}: {error}")
         return _Outcome(
             {name: self.extraction.key(request, name) for name in clip.tracks},
             {name: track.found for name, track in clip.tracks.items()},

@@ -151,6 +151,14 @@ class TestBrokenClips:
         assert "Left out, cannot be extracted: id 'u1'" in report.render()
         assert sorted(log.read_text().split()) == ["c0.wav", "c2.wav", "c3.wav"]
 
+    def test_an_extractor_that_fails_is_named(self, tmp_path, monkeypatch):
+        def fail(self, clip):
+            raise ZeroDivisionError("by zero")
+
+        monkeypatch.setattr(Loudness, "__call__", fail)
+        with pytest.raises(FeatureFileError, match="'loudness' fails: ZeroDivisionError: by zero"):
+            taken(tmp_path, sounds(tmp_path, 2))
+
     def test_a_process_that_dies_costs_its_clip_alone(self, tmp_path):
         report, data = taken(
             tmp_path, sounds(tmp_path), audio=Loudness(dies_at="c2"), jobs=2, incomplete="drop"
@@ -218,6 +226,16 @@ class TestCache:
         source.write_text(table)
         assert self.extracted(tmp_path, source) == []  # by content, not by name
         assert len(self.extracted(tmp_path, source, version="2")) == 4
+
+    def test_a_file_that_is_read_beside_the_video_counts(self, tmp_path, monkeypatch):
+        notes = tmp_path / "notes.csv"
+        notes.write_text("1")
+        monkeypatch.setattr(Loudness, "beside", lambda self, video: [notes], raising=False)
+        source = sounds(tmp_path, 2)
+        assert len(self.extracted(tmp_path, source)) == 2
+        assert self.extracted(tmp_path, source) == []
+        notes.write_text("22")
+        assert len(self.extracted(tmp_path, source)) == 2
 
     def test_damage_is_made_anew(self, tmp_path):
         source = sounds(tmp_path)
