@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from typing import Any
 from joblib import cpu_count
 from tqdm import tqdm
 
+from MMSA_ext.data.convert.checking import checked
 from MMSA_ext.data.convert.options import Options
 from MMSA_ext.data.convert.report import ConversionReport, Spread
 from MMSA_ext.data.convert.writing import Incomplete, Writing
@@ -21,7 +23,7 @@ from MMSA_ext.data.feature_report import printable, text_table
 from MMSA_ext.data.fit_lengths import TooLong
 from MMSA_ext.data.samples import Sample
 from MMSA_ext.errors import ConfigError, FeatureFileError, MediaError, MMSAExtError
-from MMSA_ext.paths import expand, expand_given
+from MMSA_ext.paths import expand, expand_given, shown
 from MMSA_ext.processes import (
     THREADS_VARIABLE,
     LostWorkerError,
@@ -141,8 +143,7 @@ def extract(
     extractors, own = _extractors(audio, vision), _recogniser(recogniser)
     report = ExtractionReport(path, "video")
     items = _with_words(read_corpus(path, options, report), path, text, subtitles)
-    if not report.ok:
-        report.raise_problems()  # before hours of work
+    _check_early(items, report, writing)
     with opened_cache(cache if isinstance(cache, bool) else Path(cache)) as kept:
         extraction = Extraction(extractors, own, kept)
         if split != "whole":
@@ -190,6 +191,23 @@ def _with_words(
     given = expand_given(subtitles)
     words = {"text": text, "subtitles": Path(given) if given else None}
     return [replace(items[0], request=replace(items[0].request, **words))]  # type: ignore[arg-type]
+
+
+def _check_early(items: list[Item], report: ExtractionReport, writing: Writing) -> None:
+    """Find what is wrong before hours of work: times, files, ids and labels.
+
+    Raises:
+        FeatureFileError: Something is.
+    """
+    for item in items:
+        path = item.request.path
+        if not path.is_file() and writing.incomplete == "error":
+            told = f"id {item.sample.id!r}: {shown(path)}"
+            report.problem("there is no such file", told, "Paths are relative to the table.")
+    report.raise_problems()
+    known = ConversionReport(report.source, report.form, expected=report.expected)
+    samples = (item.sample for item in items)
+    deque(checked(samples, known, {}, writing.too_long, writing.incomplete), maxlen=0)
 
 
 def _split(extraction: Extraction, items: list[Item], path: Path, split: Split) -> list[Item]:
@@ -259,12 +277,12 @@ def _all_outcomes(
     outcomes: dict[int, _Outcome] = {}
     bar = partial(tqdm, total=len(requests), unit=" clips", desc="extract")
     try:
-        with bar(disable=None if progress else True) as shown:
+        with bar(disable=None if progress else True) as progress_bar:
             for number, outcome in made(extraction, requests, min(jobs, len(requests))):
                 if outcome.fatal is not None:
                     raise outcome.fatal
                 outcomes[number] = outcome
-                shown.update()
+                progress_bar.update()
     except Stopped as stopped:
         stopped.add_note(_GO_ON)
         raise
