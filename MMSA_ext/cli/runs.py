@@ -219,7 +219,13 @@ def predict(
         raise ConfigError("give an input or --text, one of them.")
     if text is not None and not text.strip():
         raise ConfigError("--text is empty; write what was said.")
-    of_videos = {"--subtitles": subtitles, "--asr": asr, "--split": split, "--plot": plot}
+    of_videos = {
+        "--subtitles": subtitles,
+        "--asr": asr,
+        "--split": split,
+        "--plot": plot,
+        "--no-cache": not cache,
+    }
     if not videos and (useless := [option for option, value in of_videos.items() if value]):
         raise ConfigError(f"{useless[0]} has no effect but on a video; leave it out.")
     if text is not None and output is not None and not videos:

@@ -29,7 +29,7 @@ from MMSA_ext.names import FRAMES, MODALITIES
 from MMSA_ext.paths import expand, shown
 from MMSA_ext.runs.prediction import Scorer
 from MMSA_ext.video.clip_cache import opened_cache
-from MMSA_ext.video.clip_features import Extraction, Request, frames_of, missing
+from MMSA_ext.video.clip_features import Extraction, Request, frames_of, joined_damage, missing
 from MMSA_ext.video.contract import Extractor, Recogniser, Track, Transcript, Word
 from MMSA_ext.video.extractors import ExtractorEntry, extractor, list_extractors
 from MMSA_ext.video.splitting import Part, Split, parts
@@ -315,22 +315,29 @@ def extract_video(
         scorer.check_recipe(in_training | extraction.recipe, file)
         clip = open_clip(file)
         whole = extraction.transcript(Request(file, text=text, subtitles=given), clip)
-        found = parts(clip, whole, split, given)
-        utterances = tuple(_extracted(extraction, file, part, clip.duration) for part in found)
-    return VideoFeatures(file, clip.duration, extraction.recipe, utterances, clip.damage)
+        found = [
+            _extracted(extraction, file, part, clip.duration)
+            for part in parts(clip, whole, split, given)
+        ]
+    damage = joined_damage([clip.damage, *(damage for _, damage in found)])
+    utterances = tuple(utterance for utterance, _ in found)
+    return VideoFeatures(file, clip.duration, extraction.recipe, utterances, damage)
 
 
 def _extracted(
     extraction: Extraction, file: Path, part: Part, duration: float
-) -> UtteranceFeatures:
+) -> tuple[UtteranceFeatures, str]:
+    """An utterance, and what of the file was found to be damaged."""
     from MMSA_ext.video.media import open_clip
 
     end = part.end if part.end < duration else None
+    made = UtteranceFeatures(part.start, part.end, part.transcript, {})
     try:
-        tracks = extraction.tracks(Request(file, part.start, end), open_clip(file, part.start, end))
+        clip = open_clip(file, part.start, end)
+        tracks, damage = extraction.tracks(Request(file, part.start, end), clip)
     except MediaError as error:
-        return UtteranceFeatures(part.start, part.end, part.transcript, {}, str(error))
-    return UtteranceFeatures(part.start, part.end, part.transcript, tracks)
+        return replace(made, error=str(error)), ""
+    return replace(made, tracks=tracks), damage
 
 
 def extractors_of(scorer: Scorer) -> dict[str, Extractor]:

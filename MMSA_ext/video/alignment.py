@@ -37,6 +37,25 @@ _LEAST_KNOWN = 0.5
 _LEAST_FOUND = 0.5
 # With the default of 1e-48 the path that is right ends early in most clips, and there is no answer.
 _BEAM = 1e-100
+# Sounds of letters, and digits in words: roughly right is near enough to find them in the sound.
+_SOUNDS = dict(
+    zip(
+        "abcdefghijklmnopqrstuvwxyz",
+        [
+            *("AE", "B", "K", "D", "EH", "F", "G", "HH", "IH", "JH", "K", "L", "M"),
+            *("N", "AA", "P", "K", "R", "S", "T", "AH", "V", "W", "K S", "Y", "Z"),
+        ],
+        strict=True,
+    )
+)
+_DIGITS = re.compile(r"000|00|[0-9]")
+_SAID = dict(
+    zip(
+        "0123456789",
+        "zero one two three four five six seven eight nine".split(),  # noqa: SIM905
+        strict=True,
+    )
+) | {"000": "thousand", "00": "hundred"}
 _LEAST_ROOM = 0.06  # seconds for a word that is not found
 
 
@@ -94,8 +113,8 @@ def timed(clip: Clip, words: Sequence[str]) -> tuple[list[Word], str, float]:
     """When the words of a clip are said.
 
     English words are looked for in the sound (`aligned`); between those that are found, the others
-    are spread. Where that finds less than half, or there is no pocketsphinx, all are spread over
-    what sounds like speech, or over the clip if nothing does.
+    are spread. Where that finds less than half, all are spread over what sounds like speech, or
+    over the clip if nothing does.
 
     Args:
         clip: The clip.
@@ -170,32 +189,32 @@ def _filled(
 def aligned(words: Sequence[str], samples: Samples) -> list[Stretch | None]:
     """Where English words are in a sound, by pocketsphinx's forced alignment.
 
-    A word that its dictionary lacks, such as a number, is left out of what is looked for, and what
-    is heard there counts as noise.
+    A word that its dictionary lacks is looked for letter by letter: it is then found less exactly,
+    but its neighbours are not lost.
 
     Args:
         words: In the order in which they are said.
         samples: (n,) at 16,000 a second.
 
     Returns:
-        From when to when, for each word; None for those not found, which may be all: other
-        languages, other words, no pocketsphinx.
+        From when to when, for each word; None for those not found, such as emoji. All are None
+        where other words are said, or no more than half of them are in the dictionary, as in
+        another language, and without pocketsphinx.
     """
-    nothing: list[Stretch | None] = [None] * len(words)
+    found: list[Stretch | None] = [None] * len(words)
     spelled = [_spelled(word) for word in words]
     if not any(spelled) or not samples.any() or not importlib.util.find_spec("pocketsphinx"):
-        return nothing
+        return found
     decoder = _decoder()
-    known = [bool(parts) and all(map(decoder.lookup_word, parts)) for parts in spelled]
-    if sum(known) < _LEAST_KNOWN * len(words):
-        return nothing
-    sought = [(i, part) for i in range(len(words)) if known[i] for part in spelled[i]]
-    parts = [part for _, part in sought]
-    decoder.set_align_text(" ".join(parts))
+    known = sum(bool(parts) and all(map(decoder.lookup_word, parts)) for parts in spelled)
+    if known < _LEAST_KNOWN * len(words):
+        return found
+    sought = [(i, _entry(decoder, part)) for i, parts in enumerate(spelled) for part in parts]
+    entries = [entry for _, entry in sought]
+    decoder.set_align_text(" ".join(entries))
     said = heard(decoder, samples)
-    if [word for word, _ in said] != parts:
-        return nothing
-    found = list(nothing)
+    if [entry for entry, _ in said] != entries:
+        return found
     for (i, _), (_, place) in zip(sought, said, strict=True):
         before = found[i]
         found[i] = place if before is None else Stretch(before.start, place.end)
@@ -206,9 +225,20 @@ def _spelled(word: str) -> list[str]:
     """Parts of a word as the dictionary writes them; none of what is not written in letters."""
     plain = unicodedata.normalize("NFKD", word).replace("\u2019", "'").lower()
     plain = "".join(c for c in plain if not unicodedata.combining(c))
-    if any((c.isalnum() and not c.isascii()) or c.isdigit() for c in plain):
+    if any(c.isalnum() and not c.isascii() for c in plain):
         return []
+    plain = _DIGITS.sub(lambda digits: f" {_SAID[digits[0]]} ", plain)
     return [part for part in re.findall(r"[a-z']+", plain) if part.strip("'")]
+
+
+def _entry(decoder: Any, part: str) -> str:
+    """The entry of the dictionary for a part of a word, made of its letters if there is none."""
+    if decoder.lookup_word(part):
+        return part
+    entry = f"{part}~"  # beside the dictionary's own, so that the part remains unknown
+    if not decoder.lookup_word(entry):
+        decoder.add_word(entry, " ".join(_SOUNDS[letter] for letter in part if letter != "'"), True)
+    return entry
 
 
 @lru_cache(maxsize=1)

@@ -78,8 +78,8 @@ class ClipCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def track(self, key: str) -> Track | None:
-        """A track that was kept; None where there is none."""
+    def track(self, key: str) -> tuple[Track, str] | None:
+        """A track that was kept, and the damage of its file; None where there is none."""
         arrays, facts = self._entry(key)
         if arrays is None or not {"frames", "times"} <= arrays.keys():
             return None
@@ -88,17 +88,25 @@ class ClipCache:
             for name, array in arrays.items()
             if name.startswith(_SHOWN)
         }
-        return Track(arrays["frames"], arrays["times"], facts["found"], facts["missing"], shown)
+        found, missing = facts["found"], facts["missing"]
+        track = Track(arrays["frames"], arrays["times"], found, missing, shown)
+        return track, facts["damage"]
 
-    def keep_track(self, key: str, track: Track) -> None:
+    def keep_track(self, key: str, track: Track, damage: str = "") -> None:
         """Keep a track.
+
+        Args:
+            key: Its key.
+            track: The track.
+            damage: What was wrong with the file, as a sentence's part.
 
         Raises:
             WriteError: The disk refuses.
         """
         arrays: dict[str, NDArray[Any]] = {"frames": track.frames, "times": track.times}
         arrays |= {f"{_SHOWN}{name}": array for name, array in track.shown.items()}
-        self._keep(key, arrays, {"found": float(track.found), "missing": track.missing})
+        facts = {"found": float(track.found), "missing": track.missing, "damage": damage}
+        self._keep(key, arrays, facts)
 
     def words(self, key: str) -> list[Word] | None:
         """Words that were kept; None where there are none."""

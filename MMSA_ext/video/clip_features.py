@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from MMSA_ext.errors import MediaError
+from MMSA_ext.errors import MediaError, MMSAExtError
 from MMSA_ext.files import reason
 from MMSA_ext.paths import shown
 from MMSA_ext.video.clip_cache import ClipCache, key_of
@@ -20,6 +20,7 @@ from MMSA_ext.video.contract import Clip, Extractor, Recogniser, Track, Transcri
 
 if TYPE_CHECKING:
     from MMSA_ext.data.recipes import Recipe
+    from MMSA_ext.video.media import MediaClip
 
 __all__ = [
     "ClipFeatures",
@@ -115,15 +116,15 @@ class Extraction:
         from MMSA_ext.video.media import open_clip
 
         clip = open_clip(request.path, request.start, request.end)
-        tracks = self.tracks(request, clip)
+        tracks, damage = self.tracks(request, clip)
         if request.text is None:
             said = self.transcript(request, clip)
         else:  # nobody asks for the times of the words
             said = Transcript(request.text, source="given")
-        return ClipFeatures(tracks, said.text, missing(tracks, said), clip.damage)
+        return ClipFeatures(tracks, said.text, missing(tracks, said), damage)
 
-    def tracks(self, request: Request, clip: Clip) -> dict[str, Track]:
-        """What the extractors make of a clip, by modality.
+    def tracks(self, request: Request, clip: MediaClip) -> tuple[dict[str, Track], str]:
+        """What the extractors make of a clip, by modality, and the damage of its file.
 
         Args:
             request: Which the clip is.
@@ -132,15 +133,16 @@ class Extraction:
         Raises:
             ConfigError, MediaError: As `__call__`.
         """
-        found = {}
+        found, damages = {}, [clip.damage]
         for modality, extractor in self.extractors.items():
             key = self.key(request, modality)
-            track = self.cache.track(key)
-            if track is None:
-                track = extractor(clip)
-                self.cache.keep_track(key, track)
-            found[modality] = track
-        return found
+            kept = self.cache.track(key)
+            if kept is None:
+                kept = _extracted(extractor, clip), clip.damage
+                self.cache.keep_track(key, *kept)
+            found[modality], damage = kept
+            damages.append(damage)
+        return found, joined_damage(damages)
 
     def key(self, request: Request, modality: str) -> str:
         """Where the cache has a track."""
@@ -187,6 +189,28 @@ class _Remembering:
             words = self.recogniser(clip)
             self.cache.keep_words(key, words)
         return words
+
+
+def _extracted(extractor: Extractor, clip: MediaClip) -> Track:
+    """What an extractor makes of a clip.
+
+    Raises:
+        MediaError: It fails, whatever library it is that does not like the clip.
+    """
+    try:
+        return extractor(clip)
+    except MMSAExtError:
+        raise
+    except Exception as error:
+        raise MediaError(
+            f"{shown(clip.path)}: extractor {extractor.name!r} fails: {type(error).__name__}: "
+            f"{error}"
+        ) from error
+
+
+def joined_damage(said: Iterable[str]) -> str:
+    """What is wrong with a file, each thing once."""
+    return "; ".join(dict.fromkeys(part for one in said for part in one.split("; ") if part))
 
 
 def frames_of(track: Track, width: int) -> NDArray[np.float32]:

@@ -165,9 +165,6 @@ def _request(
 ) -> Request:
     place = f"id {sample.id!r}"
     path = _path(folder, cells["path"]) if "path" in cells else _by_id(folder, sample.id)
-    if not path.is_file():
-        what = "there is no such file"
-        report.problem(what, f"{place}: {shown(path)}", "Paths are relative to the table.")
     times = {name: _seconds(name, cells.get(name, ""), place, report) for name in ("start", "end")}
     start, end = times["start"] or 0.0, times["end"]
     if end is not None and end <= start:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -15,6 +15,7 @@ from typing import Any
 from joblib import cpu_count
 from tqdm import tqdm
 
+from MMSA_ext.data.convert.checking import checked
 from MMSA_ext.data.convert.options import Options
 from MMSA_ext.data.convert.report import ConversionReport, Spread
 from MMSA_ext.data.convert.writing import Incomplete, Writing
@@ -22,7 +23,7 @@ from MMSA_ext.data.feature_report import printable, text_table
 from MMSA_ext.data.fit_lengths import TooLong
 from MMSA_ext.data.samples import Sample
 from MMSA_ext.errors import ConfigError, FeatureFileError, MediaError, MMSAExtError
-from MMSA_ext.paths import expand, expand_given
+from MMSA_ext.paths import expand, expand_given, shown
 from MMSA_ext.processes import (
     THREADS_VARIABLE,
     LostWorkerError,
@@ -39,8 +40,6 @@ from MMSA_ext.video.corpus import Item, read_corpus
 from MMSA_ext.video.splitting import Split, check_split, parts
 
 __all__ = ["ExtractionReport", "extract"]
-
-logger = logging.getLogger("MMSA")
 
 PathLike = str | os.PathLike[str]
 _GO_ON = "What was extracted is kept; the same command goes on from there."
@@ -144,8 +143,7 @@ def extract(
     extractors, own = _extractors(audio, vision), _recogniser(recogniser)
     report = ExtractionReport(path, "video")
     items = _with_words(read_corpus(path, options, report), path, text, subtitles)
-    if not report.ok:
-        report.raise_problems()  # before hours of work
+    _check_early(items, report, writing)
     with opened_cache(cache if isinstance(cache, bool) else Path(cache)) as kept:
         extraction = Extraction(extractors, own, kept)
         if split != "whole":
@@ -195,6 +193,23 @@ def _with_words(
     return [replace(items[0], request=replace(items[0].request, **words))]  # type: ignore[arg-type]
 
 
+def _check_early(items: list[Item], report: ExtractionReport, writing: Writing) -> None:
+    """Find what is wrong before hours of work: times, files, ids and labels.
+
+    Raises:
+        FeatureFileError: Something is.
+    """
+    for item in items:
+        path = item.request.path
+        if not path.is_file() and writing.incomplete == "error":
+            told = f"id {item.sample.id!r}: {shown(path)}"
+            report.problem("there is no such file", told, "Paths are relative to the table.")
+    report.raise_problems()
+    known = ConversionReport(report.source, report.form, expected=report.expected)
+    samples = (item.sample for item in items)
+    deque(checked(samples, known, {}, writing.too_long, writing.incomplete), maxlen=0)
+
+
 def _split(extraction: Extraction, items: list[Item], path: Path, split: Split) -> list[Item]:
     """The utterances of one file."""
     from MMSA_ext.video.media import open_clip
@@ -241,9 +256,6 @@ class _Server:
             return _Outcome(error=str(error))
         except MMSAExtError as error:  # of all clips alike
             return _Outcome(fatal=error)
-        except Exception as error:  # whatever a decoder or an extractor makes of a strange file
-            logger.exception("%s", request.path)
-            return _Outcome(error=f"{type(error).__name__}: {error}")
         return _Outcome(
             {name: self.extraction.key(request, name) for name in clip.tracks},
             {name: track.found for name, track in clip.tracks.items()},
@@ -265,12 +277,12 @@ def _all_outcomes(
     outcomes: dict[int, _Outcome] = {}
     bar = partial(tqdm, total=len(requests), unit=" clips", desc="extract")
     try:
-        with bar(disable=None if progress else True) as shown:
+        with bar(disable=None if progress else True) as progress_bar:
             for number, outcome in made(extraction, requests, min(jobs, len(requests))):
                 if outcome.fatal is not None:
                     raise outcome.fatal
                 outcomes[number] = outcome
-                shown.update()
+                progress_bar.update()
     except Stopped as stopped:
         stopped.add_note(_GO_ON)
         raise
@@ -382,12 +394,13 @@ def _samples(
         for modality, extractor in extractors.items():
             if modality in absent:
                 continue
-            track = kept.track(outcome.keys[modality])
-            if track is None:
+            found = kept.track(outcome.keys[modality])
+            if found is None:
                 raise FeatureFileError(
                     f"{kept.folder}: what was extracted of {item.request.path} was removed "
                     "meanwhile; start the command again."
                 )
+            track, _ = found
             arrays[modality] = frames_of(track, extractor.width)
             report.arrived(item.sample.split, modality, len(track.frames))
         yield replace(item.sample, raw_text=outcome.text, **arrays)

@@ -239,8 +239,8 @@ class _Sound:
         if self._own:
             self._parts.append(self._stream.resample_chunk(np.zeros(0, np.float32), last=True))
             found = np.concatenate(self._parts)[: len(sound)]
-            sound[: len(found)] = np.nan_to_num(found, posinf=0.0, neginf=0.0)
-        return sound
+            sound[: len(found)] = found
+        return np.clip(sound, -1, 1)
 
 
 def open_clip(
@@ -392,8 +392,8 @@ def _mono(frame: Any) -> Samples:
         values = values.astype(np.float32) / 128 - 1
     elif values.dtype.kind == "i":
         values = values.astype(np.float32) / -float(np.iinfo(values.dtype).min)
-    mono: Samples = values.mean(axis=0, dtype=np.float32)
-    return mono
+    mono = np.nan_to_num(values.mean(axis=0, dtype=np.float32))
+    return np.asarray(np.clip(mono, -1, 1), np.float32)
 
 
 def _in_time(frames: Iterator[tuple[float, Any]], stream: Any) -> Iterator[tuple[float, Any]]:

@@ -111,6 +111,8 @@ def _decoded(file: Path, data: bytes) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError:
+        if encoding == "utf-16":
+            raise MediaError(f"{shown(file)}: is no text file, or breaks off.") from None
         encoding = "gb18030" if _looks_chinese(data) else "cp1252"
     text = data.decode(encoding, errors="replace")
     warnings.warn(
@@ -143,7 +145,7 @@ def _blocks(file: Path, lines: list[str], is_vtt: bool) -> Iterator[_Block]:
                     block.lines.pop()  # the number of this cue
                 yield block
             block, is_open = _Block(start, end, []), True
-        elif is_vtt and not line.strip():
+        elif is_vtt and not line:
             is_open = False
         elif is_open and line.strip():
             if _BEGINS_WITH_TIME.match(line):

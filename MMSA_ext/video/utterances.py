@@ -28,6 +28,7 @@ __all__ = ["LONGEST", "PAUSE", "SHORTEST", "Utterance", "by_cues", "by_pauses"]
 SHORTEST, LONGEST = 1.0, 10.0
 # Seconds of silence between utterances: within a sentence, pauses are mostly shorter.
 PAUSE = 0.5
+_LEAST = 0.05  # seconds: a file has no picture and no frame of sound for less
 _SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"')\]\u2019\u201d\u300d\u300f\uff09]*$")
 _SENTENCE = 1.0  # seconds of pause that the end of a sentence is worth, where one has to cut
 
@@ -92,7 +93,7 @@ def by_pauses(
             sentence, a stretch without words evenly. A longer word is not cut.
 
     Returns:
-        In time, without overlap; every word is in one of them, silence in none.
+        In time, without overlap, of 0.05 s at least; every word is in one, silence in none.
 
     Raises:
         ConfigError: Not 0 <= shortest < longest.
@@ -213,10 +214,15 @@ def _utterances(
         else:
             groups.append([atom])
     pieces = [piece for group in groups for piece in _short_enough(group, pause, shortest, longest)]
-    return [
-        Utterance(group[0].start, group[-1].end, tuple(w for atom in group for w in atom.words))
-        for group in _long_enough(pieces, shortest, longest)
-    ]
+    return [_utterance(group) for group in _long_enough(pieces, shortest, longest)]
+
+
+def _utterance(group: Sequence[_Atom]) -> Utterance:
+    start, end = group[0].start, group[-1].end
+    if end - start < _LEAST:  # it stands alone, see `_belong`
+        start = max(start - _LEAST, 0.0)
+        end = max(end, start + _LEAST)
+    return Utterance(start, end, tuple(word for atom in group for word in atom.words))
 
 
 def _short_enough(
@@ -274,7 +280,11 @@ def _belong(
 ) -> bool:
     """Whether a piece joins the one before it, because one of them is too short."""
     gap = piece[0].start - last[-1].end
-    if gap >= 2 * PAUSE or piece[-1].end - last[0].start > longest:
+    if gap >= 2 * PAUSE:
+        return False
+    if min(_length(last), _length(piece)) < _LEAST:
+        return True
+    if piece[-1].end - last[0].start > longest:
         return False
     if _length(last) < shortest:
         return True

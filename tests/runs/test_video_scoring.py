@@ -35,13 +35,13 @@ def extractors():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_encoder):
-    """A checkpoint of dashfusion, and one of text_only, of 16 small videos."""
+    """A checkpoint of dashfusion, and one of text_only, of 8 small videos."""
     folder = tmp_path_factory.mktemp("videos")
     rows = ["id,path,text,label,split"]
-    for i in range(16):
-        write_pictures(folder / f"v{i}.mp4", 0.6, 10 * i + 40, (0.02 + 0.02 * i) * tone(0.6))
+    for i in range(8):
+        write_pictures(folder / f"v{i}.mp4", 0.6, 20 * i + 40, (0.02 + 0.04 * i) * tone(0.6))
         split = ("train", "train", "valid", "test")[i % 4]
-        rows.append(f"v{i},v{i}.mp4,word{i} word{i + 1},{0.2 * i - 1:.1f},{split}")
+        rows.append(f"v{i},v{i}.mp4,word{i} word{i + 1},{0.4 * i - 1:.1f},{split}")
     (folder / "corpus.csv").write_text("\n".join(rows))
     features = folder / "features.pkl"
     options = {"audio": Loudness(), "vision": Brightness(), "pretrained": str(tiny_encoder)}
@@ -193,12 +193,14 @@ class TestRecipe:
         with pytest.raises(CheckpointError, match=f"(?s){words}.*mmsa-ext extract"):
             scored(scorer, video)
 
-    def test_official_features_are_called_by_name(self, checkpoints, video):
-        scorer = Scorer(checkpoints["dashfusion"], gpu_ids="cpu")
+    def test_official_features_are_called_by_name(self, scorer, video):
+        scorer.recipe.clear()
+        scorer.args.feature_dims = [768, 5, 20]
         with pytest.raises(CheckpointError, match=r"official audio features of mosi.*COVAREP"):
             scored(scorer, video)
+        scorer.args.use_bert = False
         with pytest.raises(CheckpointError, match="reads word vectors"):
-            scored(Scorer(checkpoints["lf_dnn"], gpu_ids="cpu"), video)
+            scored(scorer, video)
 
 
 class TestCommand:
@@ -241,6 +243,7 @@ class TestCommand:
             ("--text x --asr whisper", "no effect but on a video"),
             ("new.mp4 model.pth", "of videos alone"),
             ("new.mp4 -o new.mp4", "is the input"),
+            ("--text x --no-cache", "no effect but on a video"),
             ("new.mp4 --asr no_such", "is no recogniser"),
         ],
     )

@@ -24,8 +24,9 @@ NOTHING = Track(np.zeros((0, 2), np.float32), np.zeros(0), 0.0, "kein Gesicht æ²
 def test_a_track_comes_back_as_it_was(tmp_path, track):
     cache = ClipCache(tmp_path / "clips")
     assert cache.track("a") is None
-    cache.keep_track("a", track)
-    found = cache.track("a")
+    cache.keep_track("a", track, "it breaks off")
+    found, damage = cache.track("a")
+    assert damage == "it breaks off"
     assert (found.found, found.missing) == (track.found, track.missing)
     for one, other in zip(
         (found.frames, found.times, *found.shown.values()),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +151,17 @@ class TestBrokenClips:
         assert list(report.failed) == ["u1"]
         assert "Left out, cannot be extracted: id 'u1'" in report.render()
         assert sorted(log.read_text().split()) == ["c0.wav", "c2.wav", "c3.wav"]
+        (tmp_path / "clips" / "c1.wav").unlink()
+        report, _ = taken(tmp_path, source, incomplete="drop")
+        assert "no such file" in report.failed["u1"]
+
+    def test_an_extractor_that_fails_is_named(self, tmp_path, monkeypatch):
+        def fail(self, clip):
+            raise ZeroDivisionError("by zero")
+
+        monkeypatch.setattr(Loudness, "__call__", fail)
+        with pytest.raises(FeatureFileError, match="'loudness' fails: ZeroDivisionError: by zero"):
+            taken(tmp_path, sounds(tmp_path, 2))
 
     def test_a_process_that_dies_costs_its_clip_alone(self, tmp_path):
         report, data = taken(
@@ -163,15 +175,18 @@ class TestBrokenClips:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ("a,gone.wav,,,x", "there is no such file"),
-        ("a,s.wav,2,1,x", "end is not behind start"),
-        ("a,s.wav,one,,x", "start is no number of seconds"),
-        ("a,s.wav,-1,,x", "start is no number of seconds"),
+        ("a,gone.wav,,,1", "there is no such file"),
+        ("a,s.wav,2,1,1", "end is not behind start"),
+        ("a,s.wav,one,,1", "start is no number of seconds"),
+        ("a,s.wav,-1,,1", "start is no number of seconds"),
+        ("b,s.wav,,,1", "id occurs more than once"),
+        ("a,s.wav,,,", "M is missing"),
+        ("a,s.wav,,,x", "label is no number"),
     ],
 )
 def test_a_wrong_table_is_told_before_anything_is_extracted(tmp_path, row, words):
     write_sound(tmp_path / "s.wav")
-    source = write_table(tmp_path, [row], "id,path,start,end,text")
+    source = write_table(tmp_path, ["b,s.wav,,,1", row], "id,path,start,end,label")
     log = tmp_path / "log"
     with pytest.raises(FeatureFileError, match=words):
         taken(tmp_path, source, audio=Loudness(log))
@@ -219,6 +234,16 @@ class TestCache:
         assert self.extracted(tmp_path, source) == []  # by content, not by name
         assert len(self.extracted(tmp_path, source, version="2")) == 4
 
+    def test_a_file_that_is_read_beside_the_video_counts(self, tmp_path, monkeypatch):
+        notes = tmp_path / "notes.csv"
+        notes.write_text("1")
+        monkeypatch.setattr(Loudness, "beside", lambda self, video: [notes], raising=False)
+        source = sounds(tmp_path, 2)
+        assert len(self.extracted(tmp_path, source)) == 2
+        assert self.extracted(tmp_path, source) == []
+        notes.write_text("22")
+        assert len(self.extracted(tmp_path, source)) == 2
+
     def test_damage_is_made_anew(self, tmp_path):
         source = sounds(tmp_path)
         self.extracted(tmp_path, source)
@@ -238,15 +263,11 @@ class TestCache:
         assert not (tmp_path / "cache").exists()
 
 
-SCRIPT = """
-import sys
-from MMSA_ext.video import extract
+OWN = """
+from MMSA_ext.video.extractors import register_extractor
 from tests.video.fakes import Loudness
 
-if __name__ == "__main__":
-    source, output, cache, log, jobs = sys.argv[1:]
-    extract(source, output, audio=Loudness(log, seconds=0.15), vision=None, cache=cache,
-            jobs=int(jobs), progress=False)
+register_extractor("loudness")(Loudness)
 """
 
 
@@ -254,25 +275,31 @@ if __name__ == "__main__":
 def test_an_extraction_that_was_ended_goes_on(tmp_path, number):
     """Also by SIGKILL, and with its processes, which end with it."""
     source, log = sounds(tmp_path, 12), tmp_path / "log"
-    (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, tmp_path / "script.py", source, tmp_path / "f.pkl"]
-    command += [tmp_path / "cache", log, "2"]
-    running = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    (tmp_path / "own.py").write_text(OWN)
+    command = [sys.executable, "-m", "MMSA_ext", "extract", source, "-o", tmp_path / "f.pkl"]
+    command += ["--import", tmp_path / "own.py", "--audio", f"loudness:log={log},seconds=0.15"]
+    command += ["--vision", "none", "-j", "2"]
+    options = {"cwd": Path(__file__).parents[2], "text": True}
+    options["env"] = os.environ | {"MMSA_EXT_CACHE": str(tmp_path / "cache")}
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, **options)
     deadline = time.monotonic() + 60
     while not log.exists() or len(log.read_text().split()) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(running.pid, number)
-    running.wait(timeout=20)
+    _, said = running.communicate(timeout=20)
+    if number == signal.SIGINT:
+        assert running.returncode == 130
+        assert "the same command goes on from there" in said
     time.sleep(0.5)  # its processes see its end
     done = log.read_text().split()
     assert 3 <= len(done) < 12
     time.sleep(0.5)
     assert log.read_text().split() == done
-    kept = len(list((tmp_path / "cache").glob("*.npz")))
-    assert kept >= len(done) - 2
+    kept = len(list((tmp_path / "cache" / "clips").glob("*.npz")))
+    assert len(done) - 2 <= kept <= len(done)  # each process may have been about to keep one
     log.write_text("")
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **options)
     counts = Counter(log.read_text().split())
     assert set(counts.values()) == {1}
     assert len(counts) == 12 - kept

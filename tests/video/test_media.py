@@ -145,6 +145,18 @@ def test_sound_that_ends_before_the_pictures_is_silent_there(tmp_path):
     assert np.abs(sound[17_000:]).max() == 0
 
 
+def test_sound_that_is_no_number_or_beyond_full_scale_is_mended(tmp_path):
+    sound = clicks(1, ())
+    sound[1000:1100], sound[30_000:30_100] = np.nan, 1e30
+    path = write(tmp_path / "a.wav", None, sound, codecs=("", "pcm_f32le"))
+
+    heard = open_clip(path).audio(16_000)
+
+    assert np.abs(heard).max() == 1
+    assert np.abs(heard[:9_000]).max() < 0.01
+    assert heard[2_000:8_000].std() > 5e-4
+
+
 def test_names_in_chinese_and_of_protocols(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("视频 一.mp4", "concat:a.mp4"):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 from MMSA_ext.reporting.figures.style import PALETTE, house_style
 from MMSA_ext.reporting.figures.wording import display_width, plain, wrapped
@@ -23,6 +23,7 @@ _SIZE = 7.5  # points of the words
 _COLUMN, _LINE = 0.06, 0.125  # inches of a column of text, which a Chinese character has two of
 _LINES = 4
 _LEAST_SLOT = 0.95  # inches that words get at least, if they need more than their bar is wide
+_STEPS = (*(0.01, 0.1, 0.5, 1, 2, 5, 10, 15, 30), *(60 * m for m in (1, 2, 5, 10, 15, 30, 60)))
 _THINNEST = 0.015  # inches of a bar
 
 
@@ -57,11 +58,12 @@ def timeline_figure(utterances: pd.DataFrame, title: str = "") -> Figure:
     heights = [height for n in lines for height in (1.0, _LINE * n + 0.1)]
     figure = Figure(figsize=(_WIDTH, sum(heights) + 0.35 * rows + 0.6))
     grid = figure.subplots(2 * rows, 1, squeeze=False, height_ratios=heights)[:, 0]
-    figure.get_layout_engine().set(h_pad=0.01, hspace=0.0)  # type: ignore[union-attr]
+    figure.set_layout_engine("constrained", h_pad=0.01, hspace=0.0)
     limit = 1.15 * float(np.nan_to_num(utterances["prediction"].abs().max())) or 1.0
     for k, start in enumerate(starts):
         bars, words = grid[2 * k], grid[2 * k + 1]
-        _bars(bars, utterances, span, limit)
+        in_row = (utterances["start"] <= start + span) & (utterances["end"] >= start)
+        _bars(bars, utterances[in_row], span, limit)
         middles = [start + slot.middle * span / _PLOT for slot in slots[k]]
         bars.vlines(middles, -limit, 0, color="0.75", linewidth=0.7, linestyle=":", zorder=0.5)
         _words(words, slots[k], start, span)
@@ -110,7 +112,8 @@ def _words(axes: Axes, slots: list[_Slot], start: float, span: float) -> None:
     axes.set_ylim(0, 1)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 1.5, 2, 3, 5, 6, 10]))
+    step = next((step for step in _STEPS if span <= 9 * step), span)
+    axes.xaxis.set_major_locator(MultipleLocator(step))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: _clock(seconds)))
 
 
