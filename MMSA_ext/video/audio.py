@@ -110,13 +110,11 @@ class Egemaps25:
         self._smile: Any = None
 
     def recipe(self) -> dict[str, Any]:
-        """As an openSMILE recipe says it."""
+        """As `data.recipes` has one of openSMILE."""
         return {
             "name": "opensmile",
             "version": version("opensmile"),
             "feature_set": "eGeMAPSv02",
-            "feature_level": "lld",
-            "rate": self.rate,
         }
 
     def __call__(self, clip: Clip) -> Track:

@@ -104,4 +104,8 @@ def test_egemaps_are_opensmiles():
 
     assert (track.frames == smile.process_signal(clip.audio(16_000), 16_000).to_numpy()).all()
     assert track.times[:2] == pytest.approx([0.01, 0.02])
-    assert Egemaps25().recipe()["name"] == "opensmile"
+    assert Egemaps25().recipe() == {
+        "name": "opensmile",
+        "version": opensmile.__version__,
+        "feature_set": "eGeMAPSv02",
+    }
