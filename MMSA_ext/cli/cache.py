@@ -1,4 +1,4 @@
-"""Command `cache`: feature files that are kept as memory-mapped arrays, and extracted clips."""
+"""Command `cache`: feature files as memory-mapped arrays, extracted clips, models of the page."""
 
 import time
 from typing import Annotated
@@ -11,8 +11,9 @@ from MMSA_ext.errors import ConfigError
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove everything in it.")] = False,
 ) -> None:
-    """List what the cache of feature files and extracted clips holds, or clear it."""
+    """List what the cache of feature files, extracted clips and models holds, or clear it."""
     from MMSA_ext.data import feature_cache
+    from MMSA_ext.page import kept as models
     from MMSA_ext.video.clip_cache import user_cache
 
     folder, clips = feature_cache.cache_folder(), user_cache()
@@ -20,9 +21,9 @@ def cache(
         typer.echo(f"The cache is off ({feature_cache.VARIABLE}).")
         return
     try:
-        freed = feature_cache.clear() + clips.clear() if clear else 0
+        freed = feature_cache.clear() + clips.clear() + models.clear(folder) if clear else 0
         kept = feature_cache.entries()
-        tracks, size = len(clips.entries()), clips.size()
+        tracks, size, shown = len(clips.entries()), clips.size(), models.size(folder)
     except OSError as error:
         done = "removed" if clear else "read"
         raise ConfigError(
@@ -38,5 +39,7 @@ def cache(
         typer.echo(f"{entry.size / 2**20:8.0f} MiB  last used {day}  {source}")
     if tracks:
         typer.echo(f"{size / 2**20:8.0f} MiB  {tracks} modalities of clips, for `extract`")
-    total = sum(entry.size for entry in kept) + size
+    if shown:
+        typer.echo(f"{shown / 2**20:8.0f} MiB  models of generated data, for `demo`")
+    total = sum(entry.size for entry in kept) + size + shown
     typer.echo(f"{folder}: {len(kept)} files, {total / 2**20:.0f} MiB")

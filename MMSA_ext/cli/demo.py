@@ -50,9 +50,9 @@ def demo(
 ) -> None:
     """A page in your browser: what a trained model makes of a video, a sound or a sentence.
 
-    Nothing leaves this machine. The same is to be had as JSON, see docs/video.md. Where there is no
-    checkpoint yet, small ones are made of generated data, which takes about two minutes the first
-    time. (`scripts/demo.sh`, in the terminal, trains and compares two models.)
+    What is uploaded stays on this machine. docs/video.md has the same as JSON.
+    Without any checkpoint, small ones are made once, of generated data, in about two minutes.
+    (scripts/demo.sh is another: it trains and compares two models in the terminal.)
     """
     import_extra("gradio", "demo", "the page")
     from MMSA_ext.page.desk import Desk

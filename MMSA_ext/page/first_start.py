@@ -30,13 +30,14 @@ from MMSA_ext.data.encode_text import text_recipe
 from MMSA_ext.datasets import Dataset, known
 from MMSA_ext.errors import MMSAExtError, TrainingDivergedError
 from MMSA_ext.files import exclusive, scratch_folder, write_error
+from MMSA_ext.page import kept
 from MMSA_ext.runs.api import MMSA_run
 from MMSA_ext.version import __version__
 from MMSA_ext.video import extract
 from MMSA_ext.video.extractors import extractor
 from MMSA_ext.video.talking_head import make_talking_head
 
-__all__ = ["KEPT", "NOTE", "SAMPLE_TEXT", "FirstStart", "first_start"]
+__all__ = ["NOTE", "SAMPLE_TEXT", "FirstStart", "first_start"]
 
 NOTE = (
     "This model learnt from generated sentences and talking heads, to show the page. Its scores "
@@ -44,7 +45,6 @@ NOTE = (
 )
 SAMPLE_TEXT = "I had a wonderful day, and the concert was great."
 
-KEPT = "demo-"  # how the folder's name begins
 _ENCODER = "minilm"
 _EXTRACTORS = ("sims33", "facemesh")
 _DATASET = Dataset(name="generated_heads", label_range=(-3.0, 3.0), metrics="mosi", like="mosi")
@@ -114,7 +114,7 @@ def first_start(cache: Path, say: Callable[[str], None], jobs: int = 1) -> First
         TextEncoderError: The text encoder is not installed, with the line that installs it.
         WriteError: The disk refuses, or another start takes too long.
     """
-    folder = cache / f"{KEPT}{_recipe_digest()}"
+    folder = kept.folder_of(cache, _recipe_digest())
     if folder.is_dir():
         return FirstStart.within(folder)
     try:

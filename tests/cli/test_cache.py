@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from MMSA_ext.cli.cache import cache
 from MMSA_ext.data import feature_cache
 from MMSA_ext.data.features import read_features
+from MMSA_ext.page.kept import folder_of
 from MMSA_ext.video.clip_cache import user_cache
 
 
@@ -45,6 +46,15 @@ def test_clips_are_counted_and_go_too(command: typer.Typer) -> None:
     assert "1 modalities of clips" in said(command)
     said(command, "--clear")
     assert cache.entries() == []
+
+
+def test_models_of_the_page_are_listed_and_go_too(command: typer.Typer, tmp_path: Path) -> None:
+    model = folder_of(tmp_path / "cache", "0123") / "text_only.pth"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(bytes(3 << 20))
+    assert "       3 MiB  models of generated data, for `demo`\n" in said(command)
+    assert "3 MiB removed" in said(command, "--clear")
+    assert not model.parent.exists()
 
 
 def test_off(command: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
