@@ -88,7 +88,11 @@ def _offered(own: list[Path], folder: Path, uploads: Path) -> "tuple[Checkpoints
     if offered.places():
         return offered, {}
     typer.echo(f"No checkpoint is named, and none is in {folder}: small ones are made.")
-    made = first_start(cache_folder() or uploads, typer.echo)
+    try:
+        made = first_start(cache_folder() or uploads, typer.echo)
+    except Stopped as stopped:
+        stopped.add_note("Stopped; the small models are made from their beginning the next time.")
+        raise
     offered = Checkpoints([made.dashfusion, made.text_only], folder)
     notes = dict.fromkeys(offered.places(), NOTE)
     return offered, {"notes": notes, "sample": (made.sample, SAMPLE_TEXT)}

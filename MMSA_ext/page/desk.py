@@ -53,16 +53,14 @@ class Desk:
         *,
         text: str | None = None,
         subtitles: Path | None = None,
-        cache: Path | None = None,
     ) -> Reading:
-        """Score a video or audio file.
+        """Score a video or audio file, of which nothing is kept.
 
         Args:
             model: As in `sentence`.
             path: The file.
             text: What is said in it, if that is known.
             subtitles: `.srt` or `.vtt` file, likewise.
-            cache: Folder that keeps what is extracted; None keeps nothing.
 
         Raises:
             UnknownCheckpointError: There is no such model.
@@ -79,7 +77,7 @@ class Desk:
                 text=text,
                 subtitles=subtitles,
                 recogniser=None if text or subtitles else self.recogniser,
-                cache=False if cache is None else cache,
+                cache=False,
             )
 
         return self._read(model, extracted)

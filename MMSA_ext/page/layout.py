@@ -107,7 +107,7 @@ def build(
         notes: By checkpoint, a sentence that stands with its scores.
         sample: A clip that is there when the page opens, and what is said in it.
     """
-    visits, clicks = _Visits(folder), _Clicks(desk, folder, notes or {})
+    visits, clicks = _Visits(folder), _Clicks(desk, notes or {})
     names = list(desk.checkpoints.places())
     with gr.Blocks(
         title="What a model makes of a video",
@@ -218,8 +218,8 @@ def _on_clicks(
 class _Clicks:
     """What happens on a click; each gives the answer, and whether and how it can be edited."""
 
-    def __init__(self, desk: Desk, folder: Path, notes: Mapping[str, str]) -> None:
-        self._desk, self._cache, self._notes = desk, folder / "extracted", notes
+    def __init__(self, desk: Desk, notes: Mapping[str, str]) -> None:
+        self._desk, self._notes = desk, notes
 
     def models(self, chosen: str | None) -> Any:
         """The models that there are now."""
@@ -233,7 +233,7 @@ class _Clicks:
             if path is None:
                 raise MediaError("there is no file; upload or record one.")
             given = text.strip() or None
-            return self._desk.video(name, path, text=given, cache=self._cache)
+            return self._desk.video(name, path, text=given)
 
         return self._shown(score, visit, self._faces)
 

@@ -11,8 +11,8 @@ NOTE = "Learnt from little."
 
 
 @pytest.fixture
-def clicks(desk, tmp_path):
-    return layout._Clicks(desk, tmp_path, {"dashfusion": NOTE})
+def clicks(desk):
+    return layout._Clicks(desk, {"dashfusion": NOTE})
 
 
 def of(path=None):

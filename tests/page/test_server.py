@@ -2,9 +2,11 @@
 
 import json
 import socket
+import threading
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.page import server
@@ -120,6 +122,20 @@ def test_the_page_loads_from_here_alone(client):
     config = client.get("/config").json()
     assert not config["analytics_enabled"]
     assert client.get("/docs").status_code == 404  # FastAPI's loads from elsewhere
+
+
+def test_the_server_asks_nobody(desk, tmp_path, monkeypatch):
+    """Nor does gradio, which would ask for its newest version."""
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: asked.append(host))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    with TestClient(server.application(desk, tmp_path)) as client:
+        assert client.get("/").status_code == 200
+        assert post(client, text="word3", checkpoint="text_only")[0] == 200
+    for thread in threading.enumerate():  # such questions are asked beside
+        if thread.name.startswith("Thread-"):
+            thread.join(1)
+    assert asked == []
 
 
 def test_files_of_this_machine_are_not_served(client, models):
