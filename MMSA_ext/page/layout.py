@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +39,23 @@ _EMPTY = "<p class='empty'>Choose a video, a sound or a sentence, and press Scor
 
 @dataclass
 class _Visit:
-    """What is kept of a client until it leaves."""
+    """What is kept of a client until it leaves.
 
+    Attributes:
+        files: What it uploaded last, by where.
+        path: The file of the reading; None of a sentence.
+        reading: What was scored last; None where that failed.
+        faces: Of that.
+    """
+
+    files: dict[str, Path] = field(default_factory=dict)
     path: Path | None = None
     reading: Reading | None = None
     faces: tuple[Face, ...] = ()
 
 
 class _Visits:
-    """By session; the file of one that leaves, or that brings another, is deleted.
+    """By session; files of one that leaves are deleted, and one in whose place another comes.
 
     Attributes:
         kept: Files of the page itself.
@@ -62,23 +70,24 @@ class _Visits:
         with self._lock:
             return self._visits.setdefault(str(request.session_hash), _Visit())
 
-    def begin(self, request: gr.Request, path: Path | None) -> _Visit:
-        """What was there is let go."""
+    def begin(self, request: gr.Request, path: Path | None = None, where: str = "") -> _Visit:
+        """A new reading, of a file or a sentence."""
         visit = self.of(request)
-        self._delete(visit, but=path)
+        if path is not None:
+            before, visit.files[where] = visit.files.get(where, path), path
+            if before != path:
+                self._delete(before)
         visit.path, visit.reading, visit.faces = path, None, ()
         return visit
 
     def end(self, request: gr.Request) -> None:
         with self._lock:
             visit = self._visits.pop(str(request.session_hash), _Visit())
-        self._delete(visit)
+        for path in visit.files.values():
+            self._delete(path)
 
-    def _delete(self, visit: _Visit, but: Path | None = None) -> None:
-        path = visit.path
-        if path is None or path == but or str(path) in self.kept:
-            return
-        if path.resolve().is_relative_to(self._folder):
+    def _delete(self, path: Path) -> None:
+        if str(path) not in self.kept and path.resolve().is_relative_to(self._folder):
             path.unlink(missing_ok=True)
 
 
@@ -199,18 +208,22 @@ def _on_clicks(
             show_progress_on=shown[0],
         )
 
-    def file(name: str, path: str | None, text: str, request: gr.Request) -> list[Any]:
+    def video(name: str, path: str | None, text: str, request: gr.Request) -> list[Any]:
         given = None if path is None else Path(path)
-        return clicks.file(name, given, text, visits.begin(request, given))
+        return clicks.file(name, given, text, visits.begin(request, given, "video"))
+
+    def sound(name: str, path: str | None, text: str, request: gr.Request) -> list[Any]:
+        given = None if path is None else Path(path)
+        return clicks.file(name, given, text, visits.begin(request, given, "sound"))
 
     def sentence(name: str, text: str, request: gr.Request) -> list[Any]:
-        return clicks.sentence(name, text, visits.begin(request, None))
+        return clicks.sentence(name, text, visits.begin(request))
 
     def again(text: str, request: gr.Request) -> list[Any]:
         return clicks.again(text, visits.of(request))
 
-    connect(inputs.score_video.click, file, [model, inputs.video, inputs.said])
-    connect(inputs.score_audio.click, file, [model, inputs.audio, inputs.heard])
+    connect(inputs.score_video.click, video, [model, inputs.video, inputs.said])
+    connect(inputs.score_audio.click, sound, [model, inputs.audio, inputs.heard])
     connect(inputs.score_sentence.click, sentence, [model, inputs.sentence])
     connect(edited[1].click, again, [edited[0]])
 

@@ -16,7 +16,7 @@ def clicks(desk):
 
 
 def of(path=None):
-    return layout._Visit(path)
+    return layout._Visit(path=path)
 
 
 def test_a_video_its_parts_and_its_faces(clicks, video):
@@ -83,20 +83,25 @@ def test_an_error_of_our_own_shows_no_traceback(clicks, desk, monkeypatch, caplo
 def test_an_upload_is_deleted_when_another_comes_or_its_client_leaves(tmp_path):
     folder = tmp_path / "uploads"
     folder.mkdir()
-    first, second, sample, elsewhere = (
-        place / name
-        for place, name in ((folder, "1"), (folder, "2"), (folder, "3"), (tmp_path, "4"))
-    )
-    for path in (first, second, sample, elsewhere):
+    names = ("first", "second", "sound", "sample")
+    first, second, sound, sample = files = [folder / name for name in names]
+    elsewhere = tmp_path / "elsewhere"
+    for path in (*files, elsewhere):
         path.touch()
     visits, client = layout._Visits(folder), SimpleNamespace(session_hash="a")
     visits.kept = {str(sample)}
-    for path in (first, first, sample, elsewhere, second):
-        assert visits.begin(client, path).path == path
-        assert path.exists()
+    assert visits.begin(client, first, "video").path == first
+    visits.begin(client, first, "video")
+    visits.begin(client, sound, "sound")
+    assert visits.begin(client).path is None  # a sentence
+    assert first.exists()  # it is still shown, and may be scored again
+    for path in (sample, elsewhere, second):
+        visits.begin(client, path, "video")
     assert not first.exists()
+    visits.begin(SimpleNamespace(session_hash="b"), elsewhere, "video")
     visits.end(client)
     assert not second.exists()
+    assert not sound.exists()
     assert sample.exists()
     assert elsewhere.exists()
-    assert visits.of(client).path is None
+    assert visits.of(client).files == {}

@@ -139,8 +139,9 @@ def test_upload_click_edit_and_leave(served, browser, video):
     page.tab("Sentence")
     page.type("#sentence", "word5")
     assert "reads audio and vision besides text" in page.answer("#score-sentence", "besides")
-    assert not list(uploads.rglob("*.mp4"))  # nothing is left of what was scored before
     assert outside(browser, address) == []
+    browser.get("about:blank")
+    page.wait.until(lambda _: not list(uploads.rglob("*.mp4")))
     wrong = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert wrong == []
 
