@@ -87,7 +87,7 @@ def _offered(own: list[Path], folder: Path, uploads: Path) -> "tuple[Checkpoints
     offered = Checkpoints(own, folder)
     if offered.places():
         return offered, {}
-    typer.echo(f"No checkpoint is named, and none is in {folder}: small ones are made.")
+    typer.echo(f"No checkpoint is named, and none is in {folder}: small ones are used.")
     try:
         made = first_start(cache_folder() or uploads, typer.echo)
     except Stopped as stopped:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,19 +31,20 @@ class Desk:
         self.checkpoints, self.recogniser = checkpoints, recogniser
         self._lock = threading.Lock()
 
-    def sentence(self, model: str | None, text: str) -> Reading:
+    def sentence(self, model: str | None, text: str, *, explain: bool = True) -> Reading:
         """Score a sentence alone.
 
         Args:
             model: Name of the checkpoint; None is the first.
             text: The sentence.
+            explain: Whether contributions are computed.
 
         Raises:
             UnknownCheckpointError: There is no such model.
             ConfigError: There is no text, or the model reads more than text.
             MMSAExtError: The model, or its text encoder, cannot be used.
         """
-        return self._read(model, lambda scorer: as_one_utterance(scorer, text))
+        return self._read(model, lambda scorer: as_one_utterance(scorer, text), explain)
 
     def video(
         self,
@@ -53,6 +53,7 @@ class Desk:
         *,
         text: str | None = None,
         subtitles: Path | None = None,
+        explain: bool = True,
     ) -> Reading:
         """Score a video or audio file, of which nothing is kept.
 
@@ -61,6 +62,7 @@ class Desk:
             path: The file.
             text: What is said in it, if that is known.
             subtitles: `.srt` or `.vtt` file, likewise.
+            explain: As in `sentence`.
 
         Raises:
             UnknownCheckpointError: There is no such model.
@@ -80,7 +82,7 @@ class Desk:
                 cache=False,
             )
 
-        return self._read(model, extracted)
+        return self._read(model, extracted, explain)
 
     def edited(self, reading: Reading, texts: Sequence[str]) -> Reading:
         """Score a reading's video again with other transcripts, without extracting it.
@@ -95,14 +97,15 @@ class Desk:
         """
         return self._read(reading.model, lambda _: reading.score.features.with_texts(texts))
 
-    def _read(self, model: str | None, features: Callable[[Scorer], VideoFeatures]) -> Reading:
-        with self._turn(model) as (name, scorer):
-            return read(name, scorer, features(scorer))
-
-    @contextmanager
-    def _turn(self, model: str | None) -> Iterator[tuple[str, Scorer]]:
+    def _read(
+        self,
+        model: str | None,
+        features: Callable[[Scorer], VideoFeatures],
+        explain: bool = True,
+    ) -> Reading:
         with self._lock:
-            yield self.checkpoints.open(model)
+            name, scorer = self.checkpoints.open(model)
+            return read(name, scorer, features(scorer), explain=explain)
 
     def said(self, error: MMSAExtError, names: Mapping[Path, str] | None = None) -> str:
         """An error as clients read it: models by their names, and no path of this machine.

@@ -105,20 +105,21 @@ def as_one_utterance(scorer: Scorer, text: str) -> VideoFeatures:
     return VideoFeatures(Path("sentence"), 0.0, {}, (UtteranceFeatures(0.0, 0.0, said, {}),))
 
 
-def read(name: str, scorer: Scorer, features: VideoFeatures) -> Reading:
+def read(name: str, scorer: Scorer, features: VideoFeatures, *, explain: bool = True) -> Reading:
     """Score what was extracted, and attribute the scores to modalities and words.
 
     Args:
         name: What the checkpoint is called.
         scorer: The model.
         features: What was extracted for it.
+        explain: Whether contributions are computed.
 
     Raises:
         CheckpointError, MediaError, TextEncoderError: As `score_features`.
         FeatureFileError: The sentence cannot be scored.
     """
     score = score_features(scorer, features)
-    rows = [i for i, one in enumerate(score.utterances) if not one.error]
+    rows = [i for i, one in enumerate(score.utterances) if explain and not one.error]
     found: list[Contributions | None] = [None] * len(score.utterances)
     unexplained = ""
     try:

@@ -145,13 +145,13 @@ def _answer(desk: Desk, form: FormData, scratch: Path) -> JSONResponse:
     names: dict[Path, str] = {}
     try:
         if "file" not in form:
-            reading = desk.sentence(model, text or "")
+            reading = desk.sentence(model, text or "", explain=False)
         else:
             path = _kept(form["file"], scratch / "file", names)
             subtitles = None
             if "subtitles" in form:
                 subtitles = _kept(form["subtitles"], scratch / "subtitles", names)
-            reading = desk.video(model, path, text=text, subtitles=subtitles)
+            reading = desk.video(model, path, text=text, subtitles=subtitles, explain=False)
     except UnknownCheckpointError as error:
         return _error(404, desk.said(error))
     except MMSAExtError as error:

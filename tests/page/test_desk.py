@@ -16,12 +16,12 @@ def test_two_clients_wait_for_each_other(desk, monkeypatch):
     running, most = [], []
     usual = module.read
 
-    def slow(*given):
+    def slow(*given, **more):
         running.append(1)
         most.append(len(running))
         time.sleep(0.1)
         running.pop()
-        return usual(*given)
+        return usual(*given, **more)
 
     monkeypatch.setattr(module, "read", slow)
     said = [("text_only", "word3"), (None, "word4"), ("text_only", "word5")]

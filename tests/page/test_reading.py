@@ -41,6 +41,14 @@ def test_a_sentence_alone_is_for_a_model_of_text_alone(scorer):
         as_one_utterance(scorer("text_only"), " \n")
 
 
+def test_a_score_alone_costs_no_attribution(scorer, monkeypatch):
+    monkeypatch.setattr("MMSA_ext.page.reading.attribute", None)
+    model = scorer("text_only")
+    reading = read("a", model, as_one_utterance(model, "word3"), explain=False)
+    assert reading.contributions == (None,)
+    assert reading.unexplained == ""
+
+
 def test_more_utterances_than_a_reader_waits_for_are_said(scorer, video, monkeypatch):
     monkeypatch.setattr("MMSA_ext.page.reading._EXPLAINED", 0)
     model = scorer("text_only")

@@ -107,7 +107,7 @@ def test_what_is_too_large_is_not_read_to_its_end(client, monkeypatch, uploads, 
 
 
 def test_an_error_of_our_own_is_a_sentence_too(client, desk, monkeypatch, caplog):
-    monkeypatch.setattr(desk, "sentence", lambda *_: 1 / 0)
+    monkeypatch.setattr(desk, "sentence", lambda *_, **__: 1 / 0)
     status, found = post(client, text="word3")
     assert status == 500
     assert found["error"].startswith("An error that nobody foresaw (ZeroDivisionError)")
