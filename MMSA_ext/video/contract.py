@@ -137,7 +137,9 @@ class Transcript:
 class Recogniser(Protocol):
     """Recognises speech."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What a transcript says that it is from."""
 
     def __call__(self, clip: Clip) -> list[Word]:
         """The words of a clip.
