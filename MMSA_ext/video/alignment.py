@@ -56,6 +56,7 @@ _SAID = dict(
         strict=True,
     )
 ) | {"000": "thousand", "00": "hundred"}
+_LEAST_SECONDS = 0.03  # of a sound, which has three states of 10 ms at least
 _LEAST_ROOM = 0.06  # seconds for a word that is not found
 
 
@@ -203,7 +204,10 @@ def aligned(words: Sequence[str], samples: Samples) -> list[Stretch | None]:
     """
     found: list[Stretch | None] = [None] * len(words)
     spelled = [_spelled(word) for word in words]
-    if not any(spelled) or not samples.any() or not importlib.util.find_spec("pocketsphinx"):
+    shortest = _LEAST_SECONDS * sum(map(len, spelled))
+    if not 0 < shortest <= len(samples) / RATE or not samples.any():
+        return found
+    if not importlib.util.find_spec("pocketsphinx"):
         return found
     decoder = _decoder()
     known = sum(bool(parts) and all(map(decoder.lookup_word, parts)) for parts in spelled)

@@ -1,16 +1,24 @@
-"""Audio features of a clip: what SIMS and SIMS v2 were published with, made again."""
+"""Audio features of a clip: what SIMS and SIMS v2 were published with, made again.
+
+librosa compiles a part of itself when it is first imported, about 20 seconds of processor time. It
+keeps that on disk, beside itself or in the user's cache folder (`NUMBA_CACHE_DIR` names another).
+"""
 
 from __future__ import annotations
 
+import os
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from MMSA_ext.extras import import_extra
-from MMSA_ext.version import __version__
-from MMSA_ext.video import spectra
 from MMSA_ext.video.contract import Track
 
 if TYPE_CHECKING:
@@ -20,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Egemaps25", "Sims33"]
 
+_WINDOW = 2048
+_BLOCK = 2048  # frames whose pitch is found at once
 _FLOOR_DB = -100.0
 _NO_SOUND = "the file has no sound"
 
@@ -29,8 +39,8 @@ class Sims33:
 
     22,050 Hz, a frame every 512 samples. The paper calls the first value log F0, those who made the
     files zero crossing rate. Here it is the octaves that F0 lies above 150 Hz, between the usual
-    voices of men and women, by YIN; 0 where a frame is unvoiced. MFCC (`htk=True`) and chroma
-    (`chroma_cqt`) are librosa's, see `spectra`.
+    voices of men and women, by YIN; 0 where a frame is unvoiced. MFCC and chroma are librosa's
+    with `htk=True` and defaults.
     """
 
     name = "sims33"
@@ -46,52 +56,73 @@ class Sims33:
     hop = 512
     f0_range = (60.0, 500.0)
     f0_reference = 150.0
-    voiced_below = 0.4  # YIN's difference
-    voiced_db = -60.0  # and level, from which on a frame is voiced
+    voiced = 0.5  # autocorrelation at the period, from which on a frame is
+    voiced_db = -60.0  # and its level
 
     def recipe(self) -> dict[str, Any]:
-        """All that decides the numbers."""
+        """Who makes the features: librosa's version, and all that decides the numbers."""
         return {
             "name": self.name,
-            "version": __version__,
+            "version": f"librosa {version('librosa')}",
+            "window": _WINDOW,
             "rate": self.rate,
             "hop": self.hop,
-            "window": spectra.WINDOW,
-            "f0": "octaves above f0_reference by YIN, 0 where unvoiced",
+            "f0": "octaves above f0_reference, by yin; 0 where unvoiced",
             "f0_reference": self.f0_reference,
             "f0_range": list(self.f0_range),
-            "voiced_below": self.voiced_below,
+            "voiced": self.voiced,
             "voiced_db": self.voiced_db,
-            "mfcc": "20, as librosa 0.11 with htk",
-            "chroma": "12, as librosa 0.11 chroma_cqt",
+            "mfcc": "20, htk",
+            "chroma": "12, cqt",
         }
 
     def __call__(self, clip: Clip) -> Track:
         """(1 + n // 512, 33) features of n samples.
 
         Raises:
-            ConfigError: A package that reads files is not installed.
+            ConfigError: librosa is not installed.
             MediaError: The file cannot be read.
         """
+        librosa = _librosa()
         sound = clip.audio(self.rate)
         if not len(sound):
             return _nothing(self.width, _NO_SOUND)
-        frames = spectra.framed(sound, self.hop)
-        level = _decibels(np.einsum("lt,lt->l", frames, frames) / spectra.WINDOW)
-        f0, difference = spectra.yin(frames, self.rate, *self.f0_range)
-        voiced = (difference < self.voiced_below) & (level > self.voiced_db)
-        magnitude = spectra.magnitudes(sound, self.hop)
-        mfcc = spectra.mfcc(magnitude, self.rate)
-        chroma = spectra.chroma(sound, magnitude, self.rate, self.hop)
-        pitch = np.where(voiced, np.log2(f0 / self.f0_reference), 0.0)
-        count = len(chroma)  # of sounds whose octaves end sooner, one frame less
-        features = np.column_stack([pitch[:count], mfcc[:count], chroma])
-        times = np.arange(count) * self.hop / self.rate
+        with warnings.catch_warnings():
+            # Of windows that are longer than the clip: librosa fills up with silence, as we want.
+            warnings.filterwarnings("ignore", message="n_fft=.* is too large")
+            warnings.filterwarnings("ignore", message="Trying to estimate tuning from empty")
+            mfcc = librosa.feature.mfcc(
+                y=sound, sr=self.rate, n_mfcc=20, hop_length=self.hop, htk=True
+            )
+            chroma = librosa.feature.chroma_cqt(y=sound, sr=self.rate, hop_length=self.hop)
+        pitch, level = self._pitch(librosa, sound)
+        count = chroma.shape[1]  # of sounds whose octaves end sooner, one frame less
+        frames = np.column_stack([pitch[:count], mfcc.T[:count], chroma.T[:count]])
         return Track(
-            np.asarray(features, np.float32),
-            np.minimum(times, clip.duration),
+            np.nan_to_num(frames.astype(np.float32)),
+            np.minimum(np.arange(count) * self.hop / self.rate, clip.duration),
             shown={"loudness": level[:count]},
         )
+
+    def _pitch(self, librosa: Any, sound: Samples) -> tuple[Samples, Samples]:
+        """Octaves above the reference, 0 where unvoiced, and dB to full scale, of each frame."""
+        padded = np.pad(sound, _WINDOW // 2)
+        step = _BLOCK * self.hop
+        low, high = self.f0_range
+        octaves, levels = [], []
+        for begin in range(0, len(padded) - _WINDOW + 1, step):
+            piece = padded[begin : begin + step - self.hop + _WINDOW]
+            f0 = librosa.yin(
+                piece, fmin=low, fmax=high, sr=self.rate, hop_length=self.hop, center=False
+            )
+            frames = np.lib.stride_tricks.sliding_window_view(piece, _WINDOW)[:: self.hop]
+            power = np.mean(np.square(frames), axis=1)
+            level = _decibels(power)
+            alike = _autocorrelation(frames, np.rint(self.rate / f0).astype(int))
+            is_voiced = (alike >= self.voiced) & (level >= self.voiced_db)
+            octaves.append(np.where(is_voiced, np.log2(f0 / self.f0_reference), 0.0))
+            levels.append(level)
+        return np.concatenate(octaves), np.concatenate(levels)
 
 
 class Egemaps25:
@@ -110,13 +141,11 @@ class Egemaps25:
         self._smile: Any = None
 
     def recipe(self) -> dict[str, Any]:
-        """As an openSMILE recipe says it."""
+        """As `data.recipes` has one of openSMILE."""
         return {
             "name": "opensmile",
             "version": version("opensmile"),
             "feature_set": "eGeMAPSv02",
-            "feature_level": "lld",
-            "rate": self.rate,
         }
 
     def __call__(self, clip: Clip) -> Track:
@@ -167,3 +196,33 @@ def _levels(sound: Samples, rate: int, starts: NDArray[np.float64]) -> NDArray[n
 
 def _decibels(power: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(10 * np.log10(np.maximum(power, 10 ** (_FLOOR_DB / 10))), np.float32)
+
+
+def _autocorrelation(frames: Samples, lags: NDArray[np.int_]) -> NDArray[np.float64]:
+    """Correlation of each frame's first half with what comes a lag later."""
+    half = frames.shape[1] // 2
+    later = np.take_along_axis(frames, np.arange(half) + lags[:, None], axis=1)
+    first = frames[:, :half]
+    both = np.einsum("lt,lt->l", first, later)
+    power = np.einsum("lt,lt->l", first, first) * np.einsum("lt,lt->l", later, later)
+    return np.asarray(both / np.sqrt(np.maximum(power, 1e-20)))
+
+
+def _librosa() -> Any:
+    """librosa, whose compiler needs a folder that can be written to."""
+    if "NUMBA_CACHE_DIR" not in os.environ and not any(map(_writable, _cache_folders())):
+        os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="numba-")  # of this process
+    return import_extra("librosa", "video", "extractor 'sims33'")
+
+
+def _cache_folders() -> Iterator[Path]:
+    """Where numba keeps what it compiles of librosa: beside its modules, or in the user's cache."""
+    spec = find_spec("librosa")
+    if spec is not None and spec.origin is not None:
+        yield Path(spec.origin).parent / "util"
+    with suppress(RuntimeError):
+        yield Path.home()
+
+
+def _writable(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)

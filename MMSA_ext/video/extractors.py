@@ -71,7 +71,7 @@ _SHIPPED = (
         "MMSA_ext.video.audio:Sims33",
         "audio",
         "pitch, 20 MFCC and 12 chroma, as SIMS has them",
-        ("av", "soxr"),
+        ("av", "soxr", "librosa"),
         "video",
     ),
     ExtractorEntry(

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 __all__ = ["COLUMNS", "POINTS", "described"]
 
 POINTS = 478  # the last ten are the irises
+_BLOCK = 1024  # pictures that are worked on at once
 
 # Numbers of the points in MediaPipe's mesh.
 _EYE_RIGHT, _EYE_LEFT = (33, 133), (263, 362)  # outer and inner corner
@@ -81,6 +82,12 @@ def described(points: NDArray[np.float32]) -> NDArray[np.float32]:
     Returns:
         (L, len(COLUMNS)) float32.
     """
+    blocks = [points[k : k + _BLOCK] for k in range(0, len(points), _BLOCK)]
+    described = [np.zeros((0, len(COLUMNS)), np.float32), *map(_described, blocks)]
+    return np.concatenate(described)
+
+
+def _described(points: NDArray[np.float32]) -> NDArray[np.float32]:
     named = _named(points.astype(np.float64))
     return np.nan_to_num(np.stack([named[name] for name in COLUMNS], axis=1)).astype(np.float32)
 

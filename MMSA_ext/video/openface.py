@@ -16,7 +16,7 @@ import numpy as np
 
 from MMSA_ext.data.convert import openface
 from MMSA_ext.errors import MediaError
-from MMSA_ext.paths import shown
+from MMSA_ext.paths import expand, shown
 from MMSA_ext.validation import whole_number
 from MMSA_ext.video.contract import Track
 
@@ -85,7 +85,7 @@ class OpenFace:
         return [self._file(video)]
 
     def _file(self, video: Path) -> Path:
-        folder = video.parent if self._folder is None else Path(self._folder).expanduser()
+        folder = video.parent if self._folder is None else Path(expand(self._folder))
         file = folder / f"{video.stem}.csv"
         if not file.is_file():
             raise MediaError(

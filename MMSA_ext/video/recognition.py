@@ -97,7 +97,7 @@ class Whisper:
             # Without its detector of speech, it makes up words in silence.
             segments, _ = model.transcribe(samples, word_timestamps=True, vad_filter=True)
             words = [
-                Word(word.word.strip(), word.start, word.end)
+                Word(word.word.strip(), float(word.start), float(word.end))
                 for segment in segments
                 for word in segment.words or ()
             ]

@@ -28,6 +28,7 @@ __all__ = ["LONGEST", "PAUSE", "SHORTEST", "Utterance", "by_cues", "by_pauses"]
 SHORTEST, LONGEST = 1.0, 10.0
 # Seconds of silence between utterances: within a sentence, pauses are mostly shorter.
 PAUSE = 0.5
+_ROUNDING = 1e-6
 _LEAST = 0.05  # seconds: a file has no picture and no frame of sound for less
 _SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"')\]\u2019\u201d\u300d\u300f\uff09]*$")
 _SENTENCE = 1.0  # seconds of pause that the end of a sentence is worth, where one has to cut
@@ -232,7 +233,7 @@ def _short_enough(
     left = [group]
     while left:
         part = left.pop()
-        if _length(part) <= longest + 1e-6:
+        if _length(part) <= longest + _ROUNDING:
             yield part
         elif len(part) > 1:
             at = _best_cut(part, pause, shortest)
@@ -288,7 +289,7 @@ def _belong(
         return False
     if _length(last) < shortest:
         return True
-    is_nearer = following is None or gap <= following[0].start - piece[-1].end
+    is_nearer = following is None or gap < following[0].start - piece[-1].end - _ROUNDING
     return _length(piece) < shortest and is_nearer
 
 

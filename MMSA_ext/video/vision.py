@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -38,6 +39,8 @@ MODEL_VARIABLE = "MMSA_EXT_FACE_LANDMARKER"
 _FACES = 4  # looked for in a picture, of which one is taken
 _STAY = 0.67  # size, relative to the largest face, at which the face of before is kept
 _LEAST = 0.5  # confidence
+_ALL = (0.0, 0.0, 1.0, 1.0)  # left, top, right, bottom of a picture
+_AROUND = 2.5  # side of a small face's window, by the face's
 
 
 class _Finder(Protocol):
@@ -54,7 +57,8 @@ class FaceMesh:
 
     All are relative to the face: neither where it is in the picture nor its size counts. Of several
     faces the largest is taken, and kept while it is about as large as any. A picture without a face
-    has zeros, and `Track.found` is the share of those with one.
+    has zeros, and `Track.found` is the share of those with one. A face is found from about a tenth
+    of the picture's height on.
 
     Args:
         rate: Pictures a second.
@@ -65,7 +69,7 @@ class FaceMesh:
     columns = face_shape.COLUMNS
     width = len(columns)
 
-    largest = 640  # pixels of a picture's longer side; a face is looked at in 192
+    largest = 960  # pixels of a picture's longer side; a face is looked at in 192
 
     def __init__(self, rate: float = 25.0) -> None:
         if not 0 < rate <= 1000:
@@ -168,21 +172,57 @@ def _finder() -> Iterator[_Finder]:
 
 
 class _Solutions:
-    """FaceMesh of MediaPipe 0.10.14 and before, whose models are in its wheel."""
+    """FaceMesh of MediaPipe 0.10.14, whose models are in its wheel.
+
+    It finds faces from a quarter of the picture's height on. Where there is none, MediaPipe's
+    detector for larger distances looks for a smaller one, and FaceMesh then sees its surroundings
+    alone, as long as it finds it there.
+    """
 
     def __init__(self) -> None:
-        self._mesh = _face_mesh().FaceMesh(
+        self._mesh = _solution("face_mesh").FaceMesh(
             max_num_faces=_FACES, refine_landmarks=True, min_detection_confidence=_LEAST
         )
-        # Its threads speak up once, at the first picture.
-        self._mesh.process(np.zeros((64, 64, 3), np.uint8))
+        self._far = _solution("face_detection").FaceDetection(
+            model_selection=1, min_detection_confidence=_LEAST
+        )
+        self._window = _ALL
+        for part in (self._mesh, self._far):  # whose threads speak up once, at the first picture
+            part.process(np.zeros((64, 64, 3), np.uint8))
 
     def __call__(self, image: Image, milliseconds: int) -> list[NDArray[np.float32]]:
-        found = self._mesh.process(image).multi_face_landmarks
-        return [_array(face.landmark) for face in found or ()]
+        faces = self._within(image)
+        if not faces:
+            self._window = self._surroundings(image)
+            faces = self._within(image) if self._window != _ALL else []
+        return faces
+
+    def _within(self, image: Image) -> list[NDArray[np.float32]]:
+        """Faces in the window, as shares of the whole picture."""
+        size = np.array([image.shape[1], image.shape[0]])
+        left, top, right, bottom = np.rint(np.multiply(self._window, [*size, *size])).astype(int)
+        part = np.ascontiguousarray(image[top:bottom, left:right])
+        found = self._mesh.process(part).multi_face_landmarks
+        scale = np.array([right - left, bottom - top, right - left]) / size[[0, 1, 0]]
+        offset = np.array([left, top, 0]) / size[[0, 1, 0]]
+        points = [_array(face.landmark) * scale + offset for face in found or ()]
+        return [face.astype(np.float32) for face in points]
+
+    def _surroundings(self, image: Image) -> tuple[float, float, float, float]:
+        """A window around the largest face; all of the picture where none is found."""
+        found = self._far.process(image).detections
+        boxes = [face.location_data.relative_bounding_box for face in found or ()]
+        if not boxes:
+            return _ALL
+        box = max(boxes, key=lambda box: box.width * box.height)
+        x, y = box.xmin + box.width / 2, box.ymin + box.height / 2
+        wide, high = _AROUND * box.width / 2, _AROUND * box.height / 2
+        left, top, right, bottom = np.clip([x - wide, y - high, x + wide, y + high], 0, 1)
+        return float(left), float(top), float(right), float(bottom)
 
     def close(self) -> None:
         self._mesh.close()
+        self._far.close()
 
 
 class _Tasks:
@@ -219,14 +259,13 @@ def _array(landmarks: Any) -> NDArray[np.float32]:
     return np.array([(point.x, point.y, point.z) for point in landmarks], np.float32)
 
 
-def _face_mesh() -> Any:
-    """The module with MediaPipe's FaceMesh; None if this MediaPipe has none."""
+def _solution(name: str) -> Any:
+    """A module of MediaPipe that brings its models; None if this MediaPipe has none."""
     import_extra("mediapipe", "video", "extractor 'facemesh'")
     try:
-        from mediapipe.python.solutions import face_mesh
+        return import_module(f"mediapipe.python.solutions.{name}")
     except ImportError:
         return None
-    return face_mesh
 
 
 def _model_file() -> Path | None:
@@ -242,7 +281,7 @@ def _model_file() -> Path | None:
             raise ConfigError(f"{shown(file)} ({MODEL_VARIABLE}): {reason}.")
         return file
     with _quiet():
-        brought = _face_mesh() is not None
+        brought = _solution("face_mesh") is not None
     if not brought:
         raise ConfigError(
             f"MediaPipe {version('mediapipe')} brings no model of faces: set {MODEL_VARIABLE} to "

@@ -123,3 +123,8 @@ def test_nothing_is_found_in_silence_or_without_letters():
 def test_without_pocketsphinx_words_are_spread(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert aligned(["hello"], voice(1)) == [None]
+
+
+def test_more_words_than_can_be_said_are_not_looked_for(monkeypatch):
+    monkeypatch.setattr("MMSA_ext.video.alignment._decoder", lambda: pytest.fail("looked for"))
+    assert aligned(["a"] * 5000, voice(2)) == [None] * 5000

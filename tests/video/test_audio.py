@@ -7,7 +7,7 @@ from MMSA_ext.data.recipes import problems
 from MMSA_ext.video.audio import Egemaps25, Sims33
 from tests.video.make import FakeClip
 
-pytest.importorskip("soxr")
+pytest.importorskip("librosa")
 
 RATE = 22_050
 
@@ -86,6 +86,31 @@ def test_sims_pitch_is_in_octaves_and_0_where_unvoiced():
     assert (faint[:, 0] == 0).all()
 
 
+@pytest.mark.parametrize(("hertz", "pitch_class"), [(261.63, 0), (440, 9), (466.16, 10)])
+def test_sims_chroma_names_the_note_of_a_tone(hertz, pitch_class):
+    chroma = Sims33()(tone(1, hertz)).frames[5:-5, Sims33.columns.index("chroma_0") :]
+
+    assert (chroma.argmax(axis=1) == pitch_class).all()
+    assert chroma.max(axis=1) == pytest.approx(1)
+
+
+def test_sims_mfcc_of_twice_the_sound_differ_in_the_first_alone():
+    quiet, loud = (Sims33()(tone(1, 300, height)).frames[5:-5, 1:21] for height in (0.2, 0.4))
+
+    # librosa's orthonormal DCT of 128 mel bands
+    assert (loud - quiet)[:, 0] == pytest.approx(20 * np.log10(2) * np.sqrt(128), rel=1e-2)
+    assert np.abs((loud - quiet)[:, 1:]).max() < 5
+
+
+def test_sims_pitch_of_many_blocks_is_that_of_one(monkeypatch):
+    sound = tone(2, 220)
+    whole = Sims33()(sound).frames
+
+    monkeypatch.setattr("MMSA_ext.video.audio._BLOCK", 7)
+
+    assert Sims33()(sound).frames == pytest.approx(whole, abs=1e-4)
+
+
 def test_loudness_is_in_decibels_to_full_scale():
     for make in EXTRACTORS.values():
         loudness = make()(tone(1, 200, 0.1)).shown["loudness"][5:-5]
@@ -104,4 +129,8 @@ def test_egemaps_are_opensmiles():
 
     assert (track.frames == smile.process_signal(clip.audio(16_000), 16_000).to_numpy()).all()
     assert track.times[:2] == pytest.approx([0.01, 0.02])
-    assert Egemaps25().recipe()["name"] == "opensmile"
+    assert Egemaps25().recipe() == {
+        "name": "opensmile",
+        "version": opensmile.__version__,
+        "feature_set": "eGeMAPSv02",
+    }

@@ -77,3 +77,10 @@ def test_measures_are_in_distances_between_the_eyes(points):
 
 def test_points_in_one_place_give_finite_values():
     assert np.isfinite(described(np.zeros((2, POINTS, 3), np.float32))).all()
+
+
+def test_many_pictures_are_as_each_alone(points):
+    many = np.concatenate([points * (1 + k % 7) for k in range(1030)])
+
+    assert described(many) == pytest.approx(np.repeat(described(points), 1030, axis=0), abs=1e-4)
+    assert described(many[:0]).shape == (0, len(COLUMNS))

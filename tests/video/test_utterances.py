@@ -77,6 +77,11 @@ def test_short_ones_join_the_nearer_neighbour_unless_they_stand_alone():
     assert found[2].end - found[2].start < SHORTEST
 
 
+def test_many_short_ones_are_not_heaped_up():
+    cues = [cue(k, k + 0.9, f"w{k}") for k in range(10)]
+    assert [len(one.words) for one in by_cues(cues, 20)] == [2] * 5
+
+
 def test_a_word_longer_than_the_limit_stays_whole():
     words = [Word("a", 0, 1), Word("loooong", 1.1, 40), Word("b", 40.1, 41.5)]
     found = by_pauses(words, [])

@@ -89,6 +89,27 @@ def test_of_two_faces_the_larger_is_taken(order):
     assert track.frames[-1] == pytest.approx(alone.frames[-1], abs=0.1)
 
 
+@pytest.mark.usefixtures("mediapipe")
+def test_a_small_face_is_found_where_it_is_and_lost_when_it_leaves():
+    def scene(left: int) -> np.ndarray:
+        picture = np.full((540, 960, 3), 90, np.uint8)
+        picture[200:360, left : left + 160] = portrait(160)
+        return picture
+
+    empty = np.full((540, 960, 3), 90, np.uint8)
+    track = FaceMesh()(FakeClip(pictures=[scene(100), scene(104), scene(700), empty, scene(400)]))
+    large = FaceMesh()(FakeClip(pictures=[portrait(540)] * 2))
+
+    assert (track.frames != 0).any(axis=1).tolist() == [True, True, True, False, True]
+    face = track.shown["face"][2]
+    assert 700 / 960 < face[0] < face[2] < 860 / 960
+    assert 200 / 540 < face[1] < face[3] < 360 / 540
+    assert face[3] - face[1] < 0.2
+    for name in ("mouth_width", "jaw_drop", "pose_yaw", "brow_gap"):
+        column = FaceMesh.columns.index(name)
+        assert track.frames[2, column] == pytest.approx(large.frames[1, column], abs=0.08)
+
+
 def test_a_face_is_kept_while_another_is_little_larger():
     def face(left: float, size: float) -> np.ndarray:
         corners = np.array([[left, 0.1, 0], [left + size, 0.1 + size, 0]], np.float32)
@@ -204,7 +225,7 @@ def tasks(monkeypatch, tmp_path) -> Path:
     }
     monkeypatch.setattr(vision, "import_extra", lambda module, extra, user: fakes[module])
     monkeypatch.setattr(vision, "version", lambda name: "0.10.99")
-    monkeypatch.setitem(sys.modules, "mediapipe.python.solutions", None)
+    monkeypatch.setitem(sys.modules, "mediapipe.python.solutions.face_mesh", None)
     monkeypatch.setattr(FakeTasks, "made", [])
     model = tmp_path / "face_landmarker.task"
     model.write_bytes(b"model")
