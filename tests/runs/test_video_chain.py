@@ -18,9 +18,7 @@ TRAIN = (
 
 
 @pytest.mark.slow
-def test_new_clips_are_scored_in_the_order_of_their_sentiment(
-    tmp_path, monkeypatch, typed, capsys
-):
+def test_new_clips_are_scored_in_the_order_of_their_sentiment(tmp_path, monkeypatch, typed, capsys):
     """All say the same words, so only face and voice tell."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MMSA_EXT_CACHE", str(tmp_path / "cache"))
