@@ -64,8 +64,11 @@ def is_media(path: Path) -> bool:
 
 
 def media_files(folder: Path) -> list[Path]:
-    """The video and audio files of a folder and those in it, but for hidden ones."""
-    found = (path for path in folder.rglob("*") if is_media(path) and path.is_file())
+    """The video and audio files of a folder and those in it, but for hidden ones.
+
+    What has such a name and is no file, such as a broken link, is among them, to be told.
+    """
+    found = (path for path in folder.rglob("*") if is_media(path) and not path.is_dir())
     return sorted(
         p for p in found if not any(n.startswith(".") for n in p.relative_to(folder).parts)
     )

@@ -355,6 +355,8 @@ def _tell(
             report.count(told, f"id {name!r} ({outcome.damage})")
     for key in sorted(absent if sound else ()):
         report.note(f"{key} is missing in all clips ({sound[0][1].missing[key]}): it is absent.")
+    if sound and absent >= set(asked):
+        report.problem("nothing was found in any clip, so there is nothing to write")
     report.transcripts = "text" not in absent
     _tell_failed(items, outcomes, report, writing)
     return absent

@@ -97,6 +97,22 @@ def test_a_folder_takes_words_from_beside_the_files(tmp_path):
     assert data["test"]["raw_text"] == ["", "word1 word2"]
 
 
+def test_a_broken_link_in_a_folder_is_named(tmp_path):
+    folder = tmp_path / "folder"
+    write_sound(folder / "one.wav")
+    (folder / "gone.mp4").symlink_to("nowhere.mp4")
+    with pytest.raises(FeatureFileError, match=r"no such file \(1\): id 'gone'"):
+        taken(tmp_path, folder)
+    report, data = taken(tmp_path, folder, incomplete="drop")
+    assert list(report.failed) == ["gone"]
+    assert data["test"]["id"] == ["one"]
+
+
+def test_where_nothing_is_found_nothing_is_written(tmp_path):
+    with pytest.raises(FeatureFileError, match="nothing was found in any clip"):
+        taken(tmp_path, write_sound(tmp_path / "one.wav"), audio=None, vision=Brightness())
+
+
 def test_one_video_is_one_sample(tmp_path):
     _, data = taken(tmp_path, write_sound(tmp_path / "one.wav"), text="word1")
     assert data["id"] == "one"
