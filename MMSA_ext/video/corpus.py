@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import glob
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from MMSA_ext.data.convert.options import Options
     from MMSA_ext.data.convert.report import ConversionReport
 
-__all__ = ["Item", "beside", "is_media", "media_files", "read_corpus"]
+__all__ = ["Item", "beside", "is_media", "is_table", "media_files", "read_corpus"]
 
 _MEDIA = (
     *(".3gp", ".asf", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"),
@@ -63,9 +64,17 @@ def is_media(path: Path) -> bool:
     return path.suffix.lower() in _MEDIA
 
 
+def is_table(path: Path) -> bool:
+    """Whether a source is a table of clips."""
+    return path.suffix.lower() in _TABLES and not path.is_dir()
+
+
 def media_files(folder: Path) -> list[Path]:
-    """The video and audio files of a folder and those in it, but for hidden ones."""
-    found = (path for path in folder.rglob("*") if is_media(path) and path.is_file())
+    """The video and audio files of a folder and those in it, but for hidden ones.
+
+    What has such a name and is no file, such as a broken link, is among them, to be told.
+    """
+    found = (path for path in folder.rglob("*") if is_media(path) and not path.is_dir())
     return sorted(
         p for p in found if not any(n.startswith(".") for n in p.relative_to(folder).parts)
     )
@@ -84,7 +93,7 @@ def read_corpus(source: Path, options: Options, report: ConversionReport) -> lis
         ConfigError: An option means nothing to the source, or a column that was named is not there.
         MediaError: A folder holds no such file.
     """
-    if source.suffix.lower() in _TABLES and not source.is_dir():
+    if is_table(source):
         return _of_table(source, options, report)
     if given := [name for name, value in vars(options).items() if value not in (None, {})]:
         raise ConfigError(f"{given[0]} means nothing to {shown(source)}; it goes with a table.")
@@ -103,8 +112,9 @@ def _of_folder(folder: Path, report: ConversionReport) -> list[Item]:
     report.note("A folder has neither labels nor splits: all samples are of split test.")
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in files]
     items = []
+    counts = Counter(names)
     for path, name in zip(files, names, strict=True):
-        if names.count(name) > 1:  # a.mp4 beside a.wav
+        if counts[name] > 1:  # a.mp4 beside a.wav
             name = path.relative_to(folder).as_posix()
         items.append(replace(_of_file(path), sample=Sample(name, "test")))
     return items

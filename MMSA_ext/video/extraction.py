@@ -36,7 +36,7 @@ from MMSA_ext.validation import whole_number
 from MMSA_ext.video.clip_cache import ClipCache, opened_cache
 from MMSA_ext.video.clip_features import Extraction, Request, frames_of
 from MMSA_ext.video.contract import Extractor, Recogniser
-from MMSA_ext.video.corpus import Item, read_corpus
+from MMSA_ext.video.corpus import Item, is_table, read_corpus
 from MMSA_ext.video.splitting import Split, check_split, parts
 
 __all__ = ["ExtractionReport", "extract"]
@@ -186,7 +186,7 @@ def _with_words(
 ) -> list[Item]:
     if text is None and subtitles is None:
         return items
-    if path.is_dir() or len(items) != 1:
+    if path.is_dir() or is_table(path):
         raise ConfigError("text and subtitles are of one file; a table has columns for them.")
     given = expand_given(subtitles)
     words = {"text": text, "subtitles": Path(given) if given else None}
@@ -214,7 +214,7 @@ def _split(extraction: Extraction, items: list[Item], path: Path, split: Split) 
     """The utterances of one file."""
     from MMSA_ext.video.media import open_clip
 
-    if len(items) != 1 or path.suffix.lower() == ".csv":
+    if path.is_dir() or is_table(path):
         raise ConfigError(f"split={split!r} is of one video; a table says start and end.")
     request = items[0].request
     clip = open_clip(request.path)
@@ -355,6 +355,8 @@ def _tell(
             report.count(told, f"id {name!r} ({outcome.damage})")
     for key in sorted(absent if sound else ()):
         report.note(f"{key} is missing in all clips ({sound[0][1].missing[key]}): it is absent.")
+    if sound and absent >= set(asked):
+        report.problem("nothing was found in any clip, so there is nothing to write")
     report.transcripts = "text" not in absent
     _tell_failed(items, outcomes, report, writing)
     return absent

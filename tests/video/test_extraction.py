@@ -97,11 +97,46 @@ def test_a_folder_takes_words_from_beside_the_files(tmp_path):
     assert data["test"]["raw_text"] == ["", "word1 word2"]
 
 
+def test_a_broken_link_in_a_folder_is_named(tmp_path):
+    folder = tmp_path / "folder"
+    write_sound(folder / "one.wav")
+    (folder / "gone.mp4").symlink_to("nowhere.mp4")
+    with pytest.raises(FeatureFileError, match=r"no such file \(1\): id 'gone'"):
+        taken(tmp_path, folder)
+    report, data = taken(tmp_path, folder, incomplete="drop")
+    assert list(report.failed) == ["gone"]
+    assert data["test"]["id"] == ["one"]
+
+
+def test_where_nothing_is_found_nothing_is_written(tmp_path):
+    with pytest.raises(FeatureFileError, match="nothing was found in any clip"):
+        taken(tmp_path, write_sound(tmp_path / "one.wav"), audio=None, vision=Brightness())
+
+
 def test_one_video_is_one_sample(tmp_path):
     _, data = taken(tmp_path, write_sound(tmp_path / "one.wav"), text="word1")
     assert data["id"] == "one"
     assert data["raw_text"] == "word1"
     assert data["audio"].shape == (5, 2)
+
+
+def test_one_video_may_be_its_utterances(tmp_path):
+    video = write_sound(tmp_path / "long.wav", 4)
+    video.with_suffix(".srt").write_text(
+        "1\n00:00:00,500 --> 00:00:01,600\none two.\n\n2\n00:00:02,000 --> 00:00:03,900\nthree.\n"
+    )
+    _, data = taken(tmp_path, video, split="auto")
+    assert data["test"]["id"] == ["long$_$1", "long$_$2"]
+    assert data["test"]["raw_text"] == ["one two.", "three."]
+    assert data["test"]["audio_lengths"] == [11, 19]
+
+
+def test_files_of_one_name_have_ids_of_their_own(tmp_path):
+    for name in ("a.wav", "b.wav"):
+        write_sound(tmp_path / "folder" / name)
+    write_pictures(tmp_path / "folder" / "a.mp4")
+    _, data = taken(tmp_path, tmp_path / "folder")
+    assert data["test"]["id"] == ["a.mp4", "a.wav", "b"]
 
 
 def test_what_a_clip_lacks_is_a_frame_of_zeros_and_said(tmp_path):
@@ -199,13 +234,15 @@ def test_a_wrong_table_is_told_before_anything_is_extracted(tmp_path, row, words
         ({"audio": Brightness()}, "extracts vision"),
         ({"jobs": 0}, "jobs"),
         ({"text": "said"}, "of one file"),
+        ({"split": "pauses"}, "of one video"),
+        ({"split": "half"}, "split is 'half'"),
         ({"audio": "no_such"}, "no_such"),
         ({"incomplete": "maybe"}, "incomplete"),
     ],
 )
 def test_options_are_checked(tmp_path, options, words):
     with pytest.raises(ConfigError, match=words):
-        taken(tmp_path, sounds(tmp_path, 2), **options)
+        taken(tmp_path, sounds(tmp_path, 1), **options)
 
 
 def test_a_folder_without_media_and_table_options_beside_a_folder(tmp_path):
@@ -271,7 +308,9 @@ register_extractor("loudness")(Loudness)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_an_extraction_that_was_ended_goes_on(tmp_path, number):
     """Also by SIGKILL, and with its processes, which end with it."""
     source, log = sounds(tmp_path, 12), tmp_path / "log"
@@ -306,11 +345,11 @@ def test_an_extraction_that_was_ended_goes_on(tmp_path, number):
     assert len(safe_load(tmp_path / "f.pkl")["train"]["id"]) == 6
 
 
-def test_shards_and_several_processes_give_the_same(tmp_path):
+def test_shards_hold_the_same(tmp_path):
     source = sounds(tmp_path)
     _, data = taken(tmp_path, source)
     options = {"audio": Loudness(), "vision": None, "cache": False, "progress": False}
-    extract(source, tmp_path / "shards", shards=2, jobs=2, **options)
+    extract(source, tmp_path / "shards", shards=2, **options)
     parts = shard_files(tmp_path / "shards")
     assert shard_recipe(parts[0]) == {"audio": Loudness().recipe()}
     found = {}
