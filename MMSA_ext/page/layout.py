@@ -118,11 +118,12 @@ def build(
     """
     visits, clicks = _Visits(folder), _Clicks(desk, notes or {})
     names = list(desk.checkpoints.places())
-    with gr.Blocks(
+    page = gr.Blocks(
         title="What a model makes of a video",
         analytics_enabled=False,
         delete_cache=(_KEPT_SECONDS // 12, _KEPT_SECONDS),
-    ) as page:
+    )
+    with page:
         gr.HTML(_HEAD, elem_id="head")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):

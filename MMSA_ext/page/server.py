@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -13,15 +14,11 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anyio
-import anyio.to_thread
 import fastapi
 import uvicorn
-from starlette.datastructures import FormData, MutableHeaders, UploadFile
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import HTTPException, Request
+from fastapi.datastructures import FormData
+from fastapi.responses import JSONResponse
 
 from MMSA_ext.errors import ConfigError, MMSAExtError, suggest
 from MMSA_ext.files import reason
@@ -48,6 +45,11 @@ _POLICY = (
     "font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
     "frame-src 'none'; object-src 'none'; base-uri 'self'; form-action 'self'"
 )
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 def application(desk: Desk, folder: Path, **page: Any) -> fastapi.FastAPI:
@@ -66,17 +68,19 @@ def application(desk: Desk, folder: Path, **page: Any) -> fastapi.FastAPI:
     """
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(_OwnSourcesOnly)
-    app.add_exception_handler(HTTPException, _refusal)
-    turn = anyio.CapacityLimiter(1)  # a waiting request occupies no thread
+    for status in (400, 413):
+        app.add_exception_handler(status, _refusal)
+    turn = asyncio.Lock()  # a waiting request occupies no thread
 
     @app.post("/score")
     async def score(request: Request) -> JSONResponse:
         async with _form(request) as form:
             scratch = Path(tempfile.mkdtemp(dir=folder))
             try:
-                return await anyio.to_thread.run_sync(_answer, desk, form, scratch, limiter=turn)
+                async with turn:
+                    return await asyncio.to_thread(_answer, desk, form, scratch)
             finally:
-                await anyio.to_thread.run_sync(shutil.rmtree, scratch, True)
+                await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 
     _mount(app, desk, folder, **page)
     return app
@@ -121,7 +125,7 @@ async def _form(request: Request) -> AsyncIterator[FormData]:
         raise too_large
     received = 0
 
-    async def receive() -> Message:
+    async def receive() -> Any:
         nonlocal received
         message = await request.receive()
         received += len(message.get("body", b""))
@@ -167,7 +171,7 @@ def _problem(form: FormData) -> str:
     for name, value in form.multi_items():
         if name not in _FIELDS:
             return f"there is no field {shown(name)!r}; {suggest(name, list(_FIELDS))}"
-        if isinstance(value, UploadFile) != (name in ("file", "subtitles")):
+        if isinstance(value, str) == (name in ("file", "subtitles")):
             return f"the field {name!r} is {'a file' if name[0] in 'tc' else 'no file'}; " + (
                 "send a text." if name[0] in "tc" else f"send one, such as `-F {name}=@FILE`."
             )
@@ -203,23 +207,21 @@ def _error(status: int, sentence: str) -> JSONResponse:
 
 
 def _refusal(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": str(error.detail)}, error.status_code, headers=error.headers)
+    detail, status = getattr(error, "detail", ""), getattr(error, "status_code", 400)
+    return _error(status, str(detail))
 
 
 class _OwnSourcesOnly:
-    """Tells browsers that the page loads from this server alone."""
+    """Tells browsers that the page loads from this server alone; an ASGI middleware."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: Any) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def with_policy(message: Message) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def with_policy(message: Any) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["Content-Security-Policy"] = _POLICY
-                headers["Referrer-Policy"] = "no-referrer"
-                headers["X-Content-Type-Options"] = "nosniff"
+                own = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+                message = {**message, "headers": [*message.get("headers", ()), *own]}
             await send(message)
 
         await self.app(scope, receive, with_policy)
