@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from MMSA_ext.mmsa_bridge.patching import replace_attribute
+from MMSA_ext import mmsa_bridge
 from MMSA_ext.models.hosts.fast_mult import FastLayer, read_last_position
 from MMSA_ext.models.parts.dropout import replace_dropout
 from MMSA_ext.models.parts.encoders import in_length_groups
@@ -62,7 +62,8 @@ class PackedTextEncoder(_BertTextEncoder):  # type: ignore[misc]  # MMSA is unty
             return F.pad(hidden, (0, 0, 0, mask.shape[1] - hidden.shape[1]))
 
     def _encode(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        return super().forward(tokens.transpose(1, 2))
+        hidden: Tensor = super().forward(tokens.transpose(1, 2))
+        return hidden
 
 
 class PackedMAGBert(_MAGBertModel):  # type: ignore[misc]  # MMSA is untyped
@@ -116,19 +117,21 @@ class PackedMAGBert(_MAGBertModel):  # type: ignore[misc]  # MMSA is untyped
 
 def _packed_text(module: str) -> Callable[[ExitStack], None]:
     def replace(undo: ExitStack) -> None:
-        replace_attribute(undo, import_module(module), "BertTextEncoder", PackedTextEncoder)
+        mmsa_bridge.replace_attribute(
+            undo, import_module(module), "BertTextEncoder", PackedTextEncoder
+        )
 
     return replace
 
 
 def _packed_mag(undo: ExitStack) -> None:
     module = import_module("MMSA.models.singleTask.BERT_MAG")
-    replace_attribute(undo, module, "MAG_BertModel", PackedMAGBert)
+    mmsa_bridge.replace_attribute(undo, module, "MAG_BertModel", PackedMAGBert)
 
 
 def _mult(undo: ExitStack) -> None:
     module = import_module("MMSA.models.subNets.transformers_encoder.transformer")
-    replace_attribute(undo, module, "TransformerEncoderLayer", FastLayer)
+    mmsa_bridge.replace_attribute(undo, module, "TransformerEncoderLayer", FastLayer)
     read_last_position(undo)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from MMSA_ext.mmsa_bridge.patching import replace_attribute
+from MMSA_ext import mmsa_bridge
 from MMSA_ext.models.parts.blockwise_attention import attend_in_blocks
 from MMSA_ext.models.parts.dropout import dropout
 
@@ -87,4 +87,4 @@ def read_last_position(undo: ExitStack) -> None:
         network.layers[-1].last_only = self_type.endswith("_mem")
         return network
 
-    replace_attribute(undo, model, "get_network", get_network_of_last)
+    mmsa_bridge.replace_attribute(undo, model, "get_network", get_network_of_last)

@@ -91,7 +91,7 @@ def test_the_function_is_that_of_MMSA(pair, name, config):
 
 @pytest.mark.parametrize("name", sorted(FAST))
 def test_the_faster_form_is_another_code_path(args_for, name):
-    """Padding is not computed, and MulT's weights are not held: else the test above says nothing."""
+    """No padding is computed, and of MulT's last layers one position: else the above is idle."""
     model, loaders = build(args_for(name, fast=True))
     batch = whole_batch(loaders)
     seen = []
