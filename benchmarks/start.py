@@ -67,9 +67,9 @@ class Watch(Callback):
         os._exit(0)
 folder = sys.argv[1]
 MMSA_run(
-    "text_only", "mosi", {"pretrained": "minilm"}, seeds=[1], gpu_ids="cpu", num_workers=0,
-    verbose_level=0, custom_feature=f"{folder}/mosi.pkl", callbacks=[Watch()], res_save_dir=folder,
-    model_save_dir=folder, log_dir=folder, reuse=False,
+    "text_only", "mosi", config={"pretrained": "minilm"}, seeds=[1], gpu_ids="cpu",
+    num_workers=0, verbose_level=0, custom_feature=f"{folder}/mosi.pkl", callbacks=[Watch()],
+    res_save_dir=folder, model_save_dir=folder, log_dir=folder, reuse=False,
 )
 """
 
