@@ -76,6 +76,14 @@ class OpenFace:
             return Track(frames, times, 0.0, f"no face in {pictures} pictures")
         return Track(frames, np.maximum(times, 0.0), len(frames) / pictures)
 
+    def beside(self, video: Path) -> list[Path]:
+        """The CSV file of a video.
+
+        Raises:
+            MediaError: There is none.
+        """
+        return [self._file(video)]
+
     def _file(self, video: Path) -> Path:
         folder = video.parent if self._folder is None else Path(expand(self._folder))
         file = folder / f"{video.stem}.csv"

@@ -210,11 +210,10 @@ def _sampled(x: _Array, y: _Array) -> NDArray[np.uint8]:
 @cache
 def _portrait() -> NDArray[np.uint8]:
     from matplotlib.cbook import get_sample_data
-    from PIL import Image
+    from matplotlib.image import imread
 
     file: Any = get_sample_data("grace_hopper.jpg", asfileobj=False)
-    with Image.open(file) as image:
-        return np.asarray(image.convert("RGB"))
+    return np.asarray(imread(file), np.uint8)
 
 
 def _write(

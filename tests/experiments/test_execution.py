@@ -19,13 +19,9 @@ from MMSA_ext.experiments import Plan, run
 from MMSA_ext.experiments.execution import run_missing
 from MMSA_ext.experiments.plan import Claims
 from MMSA_ext.experiments.workers import LocalProcesses, Outcome, Worker
+from MMSA_ext.processes import LostWorkerError, threads_of_new_processes
 from MMSA_ext.runs.options import RunOptions
-from MMSA_ext.runs.processes import (
-    LostWorkerError,
-    options_of,
-    threads_each,
-    threads_of_new_processes,
-)
+from MMSA_ext.runs.processes import options_of, threads_each
 from MMSA_ext.stopping import handlers
 from tests.experiments.conftest import CONTENT
 
