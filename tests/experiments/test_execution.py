@@ -266,7 +266,9 @@ class TestScheduling:
     ):
         """As where the code or the feature file is changed while an experiment runs."""
         plan = Plan(make().narrowed(config=tiny, seeds=[1]), store, options)
-        monkeypatch.setattr("MMSA_ext.runs.identity.model_code_version", lambda model: "changed")
+        monkeypatch.setattr(
+            "MMSA_ext.runs.identity.model_code_version", lambda model, **options: "changed"
+        )
         outcomes = self.schedule(plan, Worker(RunOptions(**options)))
         assert states(outcomes.values()) == ["refused"] * 2
         assert all("another name" in outcome.error for outcome in outcomes.values())
