@@ -4,6 +4,9 @@ A padded batch `(B, L, D)` becomes rows `(R, D)`: its samples are sorted by leng
 blocks, each padded to its own longest sample only, and the blocks stand below each other. Whatever
 treats every position alike (linear layers, norms, feed-forward networks) runs once over all rows;
 only attention goes block by block.
+
+On a CPU. `groups_on` says why a batch on any other device is one block, whose layout follows from
+shapes alone: no length is asked for, and nothing here makes the host wait for the device.
 """
 
 from __future__ import annotations
@@ -12,6 +15,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+def groups_on(device: torch.device, groups: int) -> int:
+    """In how many groups of similar length a batch is computed on a device.
+
+    On a CPU, where time goes with the positions that are computed: as many as asked for. Elsewhere
+    one: a GPU computes padding faster than the host starts the operations of another group.
+    """
+    return groups if device.type == "cpu" else 1
 
 
 @dataclass(frozen=True)
@@ -54,11 +66,11 @@ class Packing:
         Args:
             mask: `(B, L)`, True where valid. Everything up to a sample's last valid position gets a
                 row, and at least its first position does.
-            groups: Number of blocks, or one for every two samples if that is less. A single block
-                is the batch as it is.
+            groups: Number of blocks as `groups_on` has it, or one for every two samples if that is
+                less. A single block is the batch as it is.
         """
         batch, length = mask.shape
-        groups = min(groups, batch // 2)
+        groups = min(groups_on(mask.device, groups), batch // 2)
         if groups < 2:
             return cls._as_it_is(mask, mask)
         ends = (mask * torch.arange(1, length + 1, device=mask.device)).amax(dim=1).clamp(min=1)
@@ -156,10 +168,11 @@ class Ragged:
         return self.packing.unpack(self.rows), self.packing.mask
 
     def take(self, samples: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Some samples `(b, l, D)`, padded with zeros to their longest, and their mask `(b, l)`.
+        """Some samples `(b, l, D)`, padded with zeros, and their mask `(b, l)`.
 
         Args:
-            samples: `(b,)` int64; None is the batch as it is, `(B, L, D)`.
+            samples: `(b,)` int64, padded to the longest of them on a CPU, to that of the batch
+                elsewhere; None is the batch as it is, `(B, L, D)`.
 
         Returns:
             Features and mask; None for a mask where every position counts as valid.
@@ -169,7 +182,7 @@ class Ragged:
         else:
             mask = self.packing.mask.index_select(0, samples)
             positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-            if not self.packing.is_whole:
+            if mask.device.type == "cpu" and not self.packing.is_whole:
                 mask = mask[:, : max(1, int((mask * positions).max()))]
             starts = self.packing.starts.index_select(0, samples)
             rows = starts[:, None] + positions[: mask.shape[1]] - 1
