@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from MMSA_ext.models.parts.dropout import Dropout, dropout, relu_dropout
+from MMSA_ext.models.parts.dropout import Dropout, draws_cheaply, dropout, relu_dropout
 from MMSA_ext.models.parts.packing import Packing
 
 Activation = Literal["relu", "gelu"]
@@ -137,7 +137,7 @@ def attend(
     mask = source_mask
     if mask is not None:
         mask = mask[:, None] if mask.dim() == 3 else mask[:, None, None]
-    if dropout > 0 and query.device.type == "cpu":
+    if dropout > 0 and draws_cheaply(query.device):
         read = _attend_with_dropout(split(query), split(key), split(value), mask, scale, dropout)
     else:
         read = F.scaled_dot_product_attention(

@@ -3,7 +3,7 @@
 PyTorch draws a CPU mask number by number from one generator, which takes longer than the matrix
 products of a narrow layer. Here a mask takes 16 random bits an element from a fast generator that
 is seeded by torch's: `torch.manual_seed` decides it, though to other masks than PyTorch's. Other
-devices use PyTorch's.
+devices, and compiled steps, use PyTorch's.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
     if p == 0:
         return x
     dropped = round(p * _STEPS)
-    if x.device.type != "cpu" or dropped == _STEPS:
+    if not draws_cheaply(x.device) or dropped == _STEPS:
         return F.dropout(x, p)
     keep = _random_bits(x) >= dropped - _STEPS // 2
     kept: Tensor = _Masked.apply(x, keep, _STEPS / (_STEPS - dropped))  # type: ignore[no-untyped-call]
@@ -52,11 +52,16 @@ def relu_dropout(x: Tensor, p: float) -> Tensor:
     Arguments as for `dropout`.
     """
     dropped = round(p * _STEPS)
-    if x.device.type != "cpu" or dropped in (0, _STEPS):
+    if not draws_cheaply(x.device) or dropped in (0, _STEPS):
         return dropout(x.relu(), p)
     keep = _random_bits(x) >= dropped - _STEPS // 2
     kept: Tensor = _MaskedRelu.apply(x, keep, _STEPS / (_STEPS - dropped))  # type: ignore[no-untyped-call]
     return kept
+
+
+def draws_cheaply(device: torch.device) -> bool:
+    """Whether masks are drawn by the fast generator, which no compiled graph can hold."""
+    return device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def replace_dropout(model: nn.Module) -> None:

@@ -5,8 +5,9 @@ blocks, each padded to its own longest sample only, and the blocks stand below e
 treats every position alike (linear layers, norms, feed-forward networks) runs once over all rows;
 only attention goes block by block.
 
-On a CPU. `groups_on` says why a batch on any other device is one block, whose layout follows from
-shapes alone: no length is asked for, and nothing here makes the host wait for the device.
+On a CPU. `groups_on` says why a batch on any other device, or in a compiled or exported graph, is
+one block, whose layout follows from shapes alone: no length is asked for, and nothing here makes
+the host wait for the device.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ def groups_on(device: torch.device, groups: int) -> int:
     On a CPU, where time goes with the positions that are computed: as many as asked for. Elsewhere
     one: a GPU computes padding faster than the host starts the operations of another group.
     """
-    return groups if device.type == "cpu" else 1
+    return groups if reads_lengths(device) else 1
+
+
+def reads_lengths(device: torch.device) -> bool:
+    """Whether the host may ask how long samples are: not of a GPU, and not in a traced graph."""
+    return device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 @dataclass(frozen=True)
@@ -182,7 +188,7 @@ class Ragged:
         else:
             mask = self.packing.mask.index_select(0, samples)
             positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-            if mask.device.type == "cpu" and not self.packing.is_whole:
+            if reads_lengths(mask.device) and not self.packing.is_whole:
                 mask = mask[:, : max(1, int((mask * positions).max()))]
             starts = self.packing.starts.index_select(0, samples)
             rows = starts[:, None] + positions[: mask.shape[1]] - 1
