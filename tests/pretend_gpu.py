@@ -10,15 +10,21 @@ launches (`operations`). Labels belong to storages, so views, saved tensors and 
         model(x.to(GPU)).sum().backward()
     assert not gpu.mixes
 
+Random numbers of dropout are not a CPU's, as on a GPU; inside of attention none is dropped.
+
 torch's own code is trusted: what it allocates for an operation on a GPU is there too. Code of
 Python is not: `torch.arange(3)` without a device is on the CPU.
 """
 
 import sys
 from collections import Counter
+from contextlib import ExitStack
+from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -51,6 +57,13 @@ _INDEXING = {
 _NAMED = ("/MMSA_ext/", "/MMSA/", "/transformers/", "/tests/")
 
 
+_IN_ONE_KERNEL = (F.dropout, F.scaled_dot_product_attention)
+
+
+def _dropout_arguments(x, p=0.5, training=True, inplace=False):
+    return x, p, training
+
+
 class PretendGPU:
     """Labels tensors as those of a GPU and counts, while entered as a context.
 
@@ -72,13 +85,21 @@ class PretendGPU:
         self.calls: list[bool] = []  # of torch's functions: whether they were given a GPU's tensor
 
     def __enter__(self) -> "PretendGPU":
-        for mode in self._modes:
-            mode.__enter__()
+        with ExitStack() as stack:
+            for mode in self._modes:
+                stack.enter_context(mode)
+            engine = patch.object(torch.autograd, "_engine_run_backward", self._run_backward)
+            stack.enter_context(engine)
+            self._leave = stack.pop_all().close
         return self
 
     def __exit__(self, *error: object) -> None:
-        for mode in reversed(self._modes):
-            mode.__exit__(*error)
+        self._leave()
+
+    def _run_backward(self, *args: object, **kwargs: object) -> object:
+        """Python code of a backward pass is looked at as any other; torch lets it out."""
+        with self._modes[0]:
+            return _engine_run_backward(*args, **kwargs)
 
     def put(self, *modules: nn.Module) -> None:
         """Move modules, in place."""
@@ -115,11 +136,10 @@ class _Functions(TorchFunctionMode):
             return GPU if held else function(*args)
         if function == Tensor.is_cuda.__get__:
             return held
-        if function is Tensor.backward:
-            # Entered again: Python code of a backward pass is looked at as any other.
-            with self:
-                kwargs["grad_tensors"] = kwargs.pop("gradient", None)
-                return torch.autograd.backward(*args, **kwargs)
+        if held and function in _IN_ONE_KERNEL:
+            return self._in_one_kernel(function, args, kwargs)
+        if function in (Tensor.backward, torch.autograd.backward, torch.autograd.grad):
+            return function(*args, **kwargs)
         if held and function in (Tensor.numpy, Tensor.__array__):
             raise TypeError(f"can't convert {GPU} device type tensor to numpy")
         if held and function is Tensor.tolist:
@@ -138,6 +158,13 @@ class _Functions(TorchFunctionMode):
             gpu.wait()
             gpu.label(made)
         return made
+
+    def _in_one_kernel(self, function, args, kwargs):
+        """Dropout as a GPU has it, where a CPU would start several operations."""
+        if function is F.scaled_dot_product_attention:
+            return self._call(function, args, kwargs | {"dropout_p": 0.0})
+        x, p, training = _dropout_arguments(*args, **kwargs)
+        return self._call(torch.native_dropout, (x, p, training), {})[0]
 
     def _call(self, function, args, kwargs):
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]

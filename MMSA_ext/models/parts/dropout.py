@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from MMSA_ext.models.eager import on_eager_cpu
+
 _STEPS = 1 << 16  # a probability is a multiple of 1/65536; the scale is that of the multiple
 
 
@@ -39,7 +41,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
     if p == 0:
         return x
     dropped = round(p * _STEPS)
-    if not draws_cheaply(x.device) or dropped == _STEPS:
+    if not on_eager_cpu(x.device) or dropped == _STEPS:
         return F.dropout(x, p)
     keep = _random_bits(x) >= dropped - _STEPS // 2
     kept: Tensor = _Masked.apply(x, keep, _STEPS / (_STEPS - dropped))  # type: ignore[no-untyped-call]
@@ -52,16 +54,11 @@ def relu_dropout(x: Tensor, p: float) -> Tensor:
     Arguments as for `dropout`.
     """
     dropped = round(p * _STEPS)
-    if not draws_cheaply(x.device) or dropped in (0, _STEPS):
+    if not on_eager_cpu(x.device) or dropped in (0, _STEPS):
         return dropout(x.relu(), p)
     keep = _random_bits(x) >= dropped - _STEPS // 2
     kept: Tensor = _MaskedRelu.apply(x, keep, _STEPS / (_STEPS - dropped))  # type: ignore[no-untyped-call]
     return kept
-
-
-def draws_cheaply(device: torch.device) -> bool:
-    """Whether masks are drawn by the fast generator, which no compiled graph can hold."""
-    return device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def replace_dropout(model: nn.Module) -> None:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from MMSA_ext.models.eager import on_eager_cpu
+
 
 def groups_on(device: torch.device, groups: int) -> int:
     """In how many groups of similar length a batch is computed on a device.
@@ -24,12 +26,7 @@ def groups_on(device: torch.device, groups: int) -> int:
     On a CPU, where time goes with the positions that are computed: as many as asked for. Elsewhere
     one: a GPU computes padding faster than the host starts the operations of another group.
     """
-    return groups if reads_lengths(device) else 1
-
-
-def reads_lengths(device: torch.device) -> bool:
-    """Whether the host may ask how long samples are: not of a GPU, and not in a traced graph."""
-    return device.type == "cpu" and not torch.compiler.is_compiling()
+    return groups if on_eager_cpu(device) else 1
 
 
 @dataclass(frozen=True)
@@ -109,9 +106,14 @@ class Packing:
         return cls((Block(batch, length, masked),), samples, positions, samples * length, mask)
 
     @property
+    def is_one_block(self) -> bool:
+        """Whether the batch stands as it is."""
+        return len(self.blocks) == 1
+
+    @property
     def is_whole(self) -> bool:
         """Whether every position of the padded batch counts as valid, so that none is masked."""
-        return len(self.blocks) == 1 and self.blocks[0].mask is None
+        return self.is_one_block and self.blocks[0].mask is None
 
     @property
     def within(self) -> Tensor:
@@ -121,29 +123,40 @@ class Packing:
     def pack(self, x: Tensor) -> Tensor:
         """Rows `(R, ...)` of a padded batch `(B, L, ...)`."""
         rows = x.flatten(0, 1)
-        return rows if len(self.blocks) == 1 else rows.index_select(0, self.positions)
+        return rows if self.is_one_block else rows.index_select(0, self.positions)
 
     def unpack(self, rows: Tensor) -> Tensor:
         """The padded batch `(B, L, D)` of rows `(R, D)`; zero where there is no row."""
-        if len(self.blocks) > 1:
+        if not self.is_one_block:
             flat = rows.new_zeros(self.mask.numel(), rows.shape[-1])
             rows = flat.index_copy_(0, self.positions, rows)
         return rows.view(*self.mask.shape, -1)
 
     def split_rows(self, rows: Tensor) -> list[Tensor]:
         """The blocks `(b, l, D)` of rows `(R, D)`."""
+        if self.is_one_block:
+            return [rows.view(*self.mask.shape, -1)]
         sizes = [block.samples * block.length for block in self.blocks]
         return [
             part.view(block.samples, block.length, -1)
             for part, block in zip(torch.split(rows, sizes), self.blocks, strict=True)
         ]
 
+    def join_rows(self, blocks: list[Tensor]) -> Tensor:
+        """What `split_rows` took apart, `(R, D)`."""
+        rows = [block.flatten(0, 1) for block in blocks]
+        return rows[0] if self.is_one_block else torch.cat(rows)
+
     def split_samples(self, x: Tensor) -> tuple[Tensor, ...]:
         """The samples of each block, `(b, ...)`, of a batch `(B, ...)`."""
+        if self.is_one_block:
+            return (x,)
         return torch.split(x.index_select(0, self.order), [b.samples for b in self.blocks])
 
     def join_samples(self, parts: list[Tensor]) -> Tensor:
         """What `split_samples` took apart, `(B, ...)`."""
+        if self.is_one_block:
+            return parts[0]
         return torch.cat(parts).index_select(0, torch.argsort(self.order))
 
 
@@ -187,14 +200,20 @@ class Ragged:
             x, mask = self.padded()
         else:
             mask = self.packing.mask.index_select(0, samples)
-            positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-            if reads_lengths(mask.device) and not self.packing.is_whole:
+            if on_eager_cpu(mask.device) and not self.packing.is_whole:
+                positions = torch.arange(1, mask.shape[1] + 1)
                 mask = mask[:, : max(1, int((mask * positions).max()))]
-            starts = self.packing.starts.index_select(0, samples)
-            rows = starts[:, None] + positions[: mask.shape[1]] - 1
-            taken = self.rows.index_select(0, rows.clamp(max=len(self.rows) - 1).flatten())
-            x = taken.view(*mask.shape, -1) * mask.unsqueeze(-1)
+            x = self._take(samples, mask)
         return x, None if self.packing.is_whole else mask
+
+    def _take(self, samples: Tensor, mask: Tensor) -> Tensor:
+        """Samples `(b, l, D)` with mask `(b, l)`."""
+        if self.packing.is_one_block:
+            return self.packing.unpack(self.rows)[:, : mask.shape[1]].index_select(0, samples)
+        starts = self.packing.starts.index_select(0, samples)
+        rows = starts[:, None] + torch.arange(mask.shape[1], device=mask.device)
+        taken = self.rows.index_select(0, rows.clamp(max=len(self.rows) - 1).flatten())
+        return taken.view(*mask.shape, -1) * mask.unsqueeze(-1)
 
     def first(self) -> Tensor:
         """The first position of each sample, `(B, D)`."""
