@@ -1,4 +1,4 @@
-"""Commands that hand trained models to others: `share`, `push` and `pull`."""
+"""Commands that hand trained models to others: `share`, `export`, `push` and `pull`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,29 @@ def share(
     )
     typer.echo(f"written: {written}")
     typer.echo(f"Read its card before you publish it: {written / 'README.md'}")
+
+
+@takes_imports
+def export(
+    checkpoint: Checkpoint,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="File to write: .pt2 (torch.export) or .onnx.")
+    ],
+    overrides: Overrides = None,
+) -> None:
+    """Write a model as one file for programs without this package; says what it takes."""
+    from MMSA_ext import export_model
+
+    made = export_model(checkpoint, output, parse_overrides(overrides or []))
+    typer.echo(
+        f"written: {made.path}; predictions differ from the model's by {made.difference:.0e}"
+    )
+    for name, takes in made.inputs.items():
+        shape = ", ".join(map(str, takes["shape"]))
+        bounds = "".join(
+            f"; {k} {low} to {high}" for k, (low, high) in takes.get("range", {}).items()
+        )
+        typer.echo(f"input:   {name} {takes['dtype']} ({shape}){bounds}")
 
 
 @takes_imports

@@ -134,9 +134,10 @@ def sinkhorn(
         a = _masses(row_mass, log_kernel, "row")
         b = _masses(column_mass, log_kernel, "column")
         try:
-            batch = torch.broadcast_shapes(cost.shape[:-2], a.shape[:-1], b.shape[:-1])
-        except RuntimeError as error:
-            raise ValueError(f"costs and masses do not fit: {error}") from error
+            sizes = (cost.shape[:-2], a.shape[:-1], b.shape[:-1])
+            batch = torch.broadcast_shapes(*sizes)  # type: ignore[no-untyped-call]
+        except RuntimeError as unfit:
+            raise ValueError(f"costs and masses do not fit: {unfit}") from unfit
         log_kernel, a, b = (
             x.expand(*batch, *x.shape[-own:]) for x, own in ((log_kernel, 2), (a, 1), (b, 1))
         )

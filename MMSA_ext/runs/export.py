@@ -203,9 +203,7 @@ def _program(predictor: _Predictor) -> ExportedProgram:
         for name in given
     }
     with torch.no_grad():
-        return torch.export.export(
-            predictor, (), given, dynamic_shapes=shapes, strict=False
-        )
+        return torch.export.export(predictor, (), given, dynamic_shapes=shapes, strict=False)
 
 
 def _described(program: ExportedProgram, predictor: _Predictor) -> dict[str, dict[str, Any]]:
@@ -232,7 +230,7 @@ def _described(program: ExportedProgram, predictor: _Predictor) -> dict[str, dic
 
 
 def _least(bound: int) -> int:
-    """torch says 2 of what it has not specialised to 1."""
+    """Torch says 2 of what it has not specialised to 1."""
     return 1 if bound <= 2 else bound
 
 
