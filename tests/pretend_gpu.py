@@ -53,7 +53,10 @@ _INDEXING = {
     aten.index_put_.default,
     aten._index_put_impl_.default,
 }
-# Code whose lines are named as places.
+# Lengths of packed sequences stay on the host; these give them, and take them.
+_GIVING_LENGTHS = (torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence)
+_TAKING_LENGTHS = {aten._pack_padded_sequence.default, aten.lstm.data, aten.gru.data}
+# Code whose functions are named as places.
 _NAMED = ("/MMSA_ext/", "/MMSA/", "/transformers/", "/tests/")
 
 
@@ -116,6 +119,11 @@ class PretendGPU:
         self._labelled[tensor.untyped_storage()] = True
         return tensor
 
+    def forget(self, tensor: Tensor) -> Tensor:
+        """A tensor, now on the CPU."""
+        self._labelled.pop(tensor.untyped_storage(), None)
+        return tensor
+
     def wait(self) -> None:
         """The host waits here."""
         self.waits[_place()] += 1
@@ -157,6 +165,8 @@ class _Functions(TorchFunctionMode):
         if held and function is Tensor.new_tensor:
             gpu.wait()
             gpu.label(made)
+        if function in _GIVING_LENGTHS:
+            gpu.forget(made[1])
         return made
 
     def _in_one_kernel(self, function, args, kwargs):
@@ -186,6 +196,8 @@ class _Functions(TorchFunctionMode):
                 dtype, there = option.dtype, GPU if gpu.holds(option) else CPU
             elif isinstance(option, str | torch.device):
                 there = option
+            elif isinstance(option, bool):
+                kwargs.setdefault("non_blocking", option)
         to_gpu = was_there if there is None else torch.device(there).type == GPU.type
         moved = tensor if dtype is None else self._call(Tensor.to, (tensor, dtype), {})
         if to_gpu == was_there:
@@ -212,8 +224,7 @@ class _Copied(torch.autograd.Function):
         copied = tensor.detach().clone()
         if to_gpu:
             return gpu.label(copied)
-        gpu._labelled.pop(copied.untyped_storage(), None)
-        return copied
+        return gpu.forget(copied)
 
 
 class _Operations(TorchDispatchMode):
@@ -254,7 +265,7 @@ class _Operations(TorchDispatchMode):
         if operation is aten.copy_.default:
             if elsewhere:
                 gpu.wait()
-        elif elsewhere and operation not in _INDEXING:
+        elif elsewhere and operation not in _INDEXING | _TAKING_LENGTHS:
             shapes = ", ".join(str(tuple(x.shape)) for x in elsewhere)
             gpu.mixes[f"{_place()}: {operation} with {shapes} of the CPU"] += 1
 

@@ -56,15 +56,13 @@ def export(
     from MMSA_ext import export_model
 
     made = export_model(checkpoint, output, parse_overrides(overrides or []))
-    typer.echo(
-        f"written: {made.path}; predictions differ from the model's by {made.difference:.0e}"
-    )
+    typer.echo(f"written: {made.path}")
+    typer.echo(f"compared: predictions differ from the model's by at most {made.difference:.0e}")
     for name, takes in made.inputs.items():
         shape = ", ".join(map(str, takes["shape"]))
-        bounds = "".join(
-            f"; {k} {low} to {high}" for k, (low, high) in takes.get("range", {}).items()
-        )
-        typer.echo(f"input:   {name} {takes['dtype']} ({shape}){bounds}")
+        ranges = takes.get("range", {}).items()
+        bounds = "".join(f"; {size} {least} to {most}" for size, (least, most) in ranges)
+        typer.echo(f"input: {name} {takes['dtype']} ({shape}){bounds}")
 
 
 @takes_imports

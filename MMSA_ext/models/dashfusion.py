@@ -361,7 +361,8 @@ class DashFusion(MSAModel):
 
         def of(rows: Tensor) -> Tensor:  # (B, K) to (B, M, K, d)
             # Not table[rows]: its gradient adds repeated rows in a varying order.
-            return F.embedding(rows, table).unflatten(-1, (len(retrieved), -1)).transpose(1, 2)
+            taken = F.embedding(rows, table)
+            return taken.view(*rows.shape, len(retrieved), -1).transpose(1, 2)
 
         return nt_xent(
             features,

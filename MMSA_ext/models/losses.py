@@ -114,7 +114,8 @@ def nt_xent(
     """
     others = torch.cat([positives, negatives], dim=-2)
     logits = similarity(anchor.unsqueeze(-2), others, kind) / temperature
-    positive, negative = logits.split([positives.shape[-2], negatives.shape[-2]], dim=-1)
+    counts = [positives.shape[-2], negatives.shape[-2]]
+    positive, negative = torch.split(logits, counts, dim=-1)
     return _pair_losses(
         positive,
         negative.unsqueeze(-2),

@@ -206,8 +206,9 @@ def _dtype_of_scalings(log_kernel: Tensor, most: float | None) -> torch.dtype | 
     """
     if not log_kernel.numel():
         return None
-    looks = most is None or on_eager_cpu(log_kernel.device)
-    span = -log_kernel.detach().min().item() if looks else most
+    span = most
+    if span is None or on_eager_cpu(log_kernel.device):
+        span = -log_kernel.detach().min().item()
     if log_kernel.dtype == torch.float32 and span <= _WIDEST_IN_FLOAT32:
         return torch.float32
     # Apple's devices have no float64.

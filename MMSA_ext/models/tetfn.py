@@ -237,7 +237,8 @@ class CrossmodalEncoder(nn.Module):
     def _embedded(self, values: Tensor) -> Tensor:
         x = self.scale * values
         if self.positions:
-            x = x + sinusoids(*values.shape[1:], x.device).to(x)
+            _, length, dim = values.shape
+            x = x + sinusoids(length, dim, x.device).to(x)
         dropped: Tensor = self.dropout(x)
         return dropped
 

@@ -8,7 +8,7 @@ be packed instead: rows `(R, D)`, and a `Packing` for the mask.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -118,13 +118,11 @@ def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     """
     if x.device.type == "cpu":
         return tuple(layer(x) for layer in layers)
-    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
-    biases = [layer.bias for layer in linear if layer.bias is not None]
-    weight, bias = (
-        torch.cat([layer.weight for layer in linear]),
-        torch.cat(biases) if biases else None,
-    )
-    return torch.split(F.linear(x, weight, bias), [layer.out_features for layer in linear], dim=-1)
+    linear = cast("tuple[nn.Linear, ...]", layers)
+    weights: list[Tensor] = [layer.weight for layer in linear]
+    biases: list[Tensor] = [layer.bias for layer in linear if layer.bias is not None]
+    made = F.linear(x, torch.cat(weights), torch.cat(biases) if biases else None)
+    return torch.split(made, [layer.out_features for layer in linear], dim=-1)
 
 
 def attend(
@@ -237,15 +235,10 @@ class MultiSourceAttention(nn.Module):
                 [self.attention[m](target, sources[m], masks[m]) for m in self.sources]
             ).sum(dim=0)
         query = self.query(target)
-        read = [
-            attend(
-                query,
-                *project(sources[m], self.keys[m], self.values[m]),
-                masks[m],
-                heads=self.heads,
-            )
-            for m in self.sources
-        ]
+        read = []
+        for m in self.sources:
+            key, value = project(sources[m], self.keys[m], self.values[m])
+            read.append(attend(query, key, value, masks[m], heads=self.heads))
         mixed: Tensor = self.output(torch.stack(read).sum(dim=0))
         return mixed
 
