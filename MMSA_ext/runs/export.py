@@ -36,6 +36,11 @@ __all__ = ["ExportedModel", "export_model"]
 FACTS = "mmsa_ext.json"  # in the file: what it is, and what it takes
 _FORMATS = (".pt2", ".onnx")
 _TOLERANCE = 1e-5
+# What torch raises for a graph that cannot be traced, or not for other lengths.
+_FAILURES = (RuntimeError, ValueError, AssertionError, torch._dynamo.exc.UserError)
+Run = Callable[[dict[str, Tensor]], Tensor]
+Write = Callable[[ExportedProgram, str], tuple[bytes, Run]]
+_STEPS = {"text": 2, "audio": 1, "vision": 1}  # which dimension is time
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,9 @@ def export_model(
 ) -> ExportedModel:
     """Write a model of this package, in evaluation mode, as a file of `torch.export` or ONNX.
 
-    The number of samples may vary, and so may lengths, up to those of training; but in models that
-    read padding lengths are those of training. What is written has been compared with the model.
+    The number of samples may vary, and so may lengths, up to those of training. Of a model that
+    reads padding, or whose graph depends on the length, they are those of training: pad to them.
+    What is written has been compared with the model.
 
     Args:
         checkpoint: As for `predict_file`.
@@ -87,21 +93,23 @@ def export_model(
             f"{scorer.path}: {scorer.args.model_name} is MMSA's model, whose code looks at numbers "
             "while it computes and so cannot be exported; export one of this package's models."
         )
+    facts = {
+        "mmsa_ext": __version__,
+        "model": scorer.args.model_name,
+        "dataset": scorer.args.dataset_name,
+        "pretrained": scorer.args.get("pretrained"),
+        "outputs": {"prediction": {"dtype": "float32", "shape": ["batch"]}},
+    }
+    write = _onnx if path.suffix == ".onnx" else _pt2
     with _explained(scorer):
         predictor = _Predictor(core_model(scorer.model), scorer.args, scorer.scaling).eval()
-        program = _program(predictor)
-        inputs = _described(program, predictor)
-        facts = {
-            "mmsa_ext": __version__,
-            "model": scorer.args.model_name,
-            "dataset": scorer.args.dataset_name,
-            "pretrained": scorer.args.get("pretrained"),
-            "inputs": inputs,
-            "outputs": {"prediction": {"dtype": "float32", "shape": ["batch"]}},
-        }
-        write = _onnx if path.suffix == ".onnx" else _pt2
-        content, run = write(program, json.dumps(facts))
-        difference = _largest_difference(predictor, run, inputs)
+        try:
+            content, inputs, difference = _made(predictor, write, facts)
+        except _FAILURES:
+            if not predictor.lengths_vary:
+                raise
+            predictor.lengths_vary = False  # its graph depends on them
+            content, inputs, difference = _made(predictor, write, facts)
     if not difference <= _TOLERANCE:
         raise ConfigError(
             f"{scorer.path}: what was exported predicts up to {difference:.1e} otherwise than the "
@@ -109,6 +117,16 @@ def export_model(
         )
     write_atomically(path, content)
     return ExportedModel(path, inputs, difference)
+
+
+def _made(
+    predictor: _Predictor, write: Write, facts: Mapping[str, Any]
+) -> tuple[bytes, dict[str, dict[str, Any]], float]:
+    """The file's content, what it takes, and how far its predictions are from the model's."""
+    program = _program(predictor)
+    inputs = _described(program, predictor)
+    content, run = write(program, json.dumps({**facts, "inputs": inputs}))
+    return content, inputs, _largest_difference(predictor, run)
 
 
 class _Predictor(nn.Module):
@@ -128,6 +146,7 @@ class _Predictor(nn.Module):
         self.reads = [m for m in MODALITIES if m not in unread_modalities(args)]
         self.widths = dict(zip(MODALITIES, args["feature_dims"], strict=True))
         self.longest = dict(zip(MODALITIES, args["seq_lens"], strict=True))
+        self.lengths_vary = not model.reads_padding
         # So that the graph is the same for texts that are shorter than what is read by position.
         self.padding = 0 if model.reads_padding else model.text_rows_read
         self.scaled = scaling is not None
@@ -195,11 +214,10 @@ class _Predictor(nn.Module):
 
 
 def _program(predictor: _Predictor) -> ExportedProgram:
-    length = Dim.STATIC if predictor.model.reads_padding else Dim.AUTO
-    dimension = {"text": 2, "audio": 1, "vision": 1}
-    given = predictor.example(3, 0 if predictor.model.reads_padding else 1)
+    length = Dim.AUTO if predictor.lengths_vary else Dim.STATIC
+    given = predictor.example(3, 1 if predictor.lengths_vary else 0)
     shapes = {
-        name: {0: Dim.DYNAMIC, **({dimension[name]: length} if name in dimension else {})}
+        name: {0: Dim.DYNAMIC, **({_STEPS[name]: length} if name in _STEPS else {})}
         for name in given
     }
     with torch.no_grad():
@@ -222,19 +240,15 @@ def _described(program: ExportedProgram, predictor: _Predictor) -> dict[str, dic
             shape.append(called)
             bounds = program.range_constraints.get(size.node.expr)
             if position and bounds is not None:
-                longest = min(int(bounds.upper), predictor.longest[name])
-                ranges[called] = [_least(int(bounds.lower)), longest]
+                least, most = int(bounds.lower), predictor.longest[name]
+                # torch says 2 of what it has not taken for 1.
+                ranges[called] = [
+                    1 if least <= 2 else least,
+                    most if bounds.upper >= most else int(bounds.upper),
+                ]
         dtype = str(value.dtype).removeprefix("torch.")
         found[name] = {"dtype": dtype, "shape": shape} | ({"range": ranges} if ranges else {})
     return found
-
-
-def _least(bound: int) -> int:
-    """Torch says 2 of what it has not specialised to 1."""
-    return 1 if bound <= 2 else bound
-
-
-Run = Callable[[dict[str, Tensor]], Tensor]
 
 
 def _pt2(program: ExportedProgram, facts: str) -> tuple[bytes, Run]:
@@ -264,12 +278,9 @@ def _onnx(program: ExportedProgram, facts: str) -> tuple[bytes, Run]:
     return content, run
 
 
-def _largest_difference(
-    predictor: _Predictor, run: Run, inputs: Mapping[str, Mapping[str, Any]]
-) -> float:
+def _largest_difference(predictor: _Predictor, run: Run) -> float:
     """Between the model's predictions and the file's, of one sample and of several."""
-    fixed = predictor.model.reads_padding
-    cuts = [0] if fixed else [0, 1, 2]
+    cuts = [0, 1, 2] if predictor.lengths_vary else [0]
     largest = 0.0
     for batch, cut in ((batch, cut) for batch in (1, 5) for cut in cuts):
         given = predictor.example(batch, cut)
@@ -290,7 +301,7 @@ def _explained(scorer: Scorer) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (RuntimeError, ValueError, AssertionError, torch._dynamo.exc.UserError) as error:
+    except _FAILURES as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ConfigError(
             f"{scorer.path}: {scorer.args.model_name} with this configuration cannot be exported "
