@@ -102,7 +102,8 @@ def export_model(
     }
     write = _onnx if path.suffix == ".onnx" else _pt2
     with _explained(scorer):
-        predictor = _Predictor(core_model(scorer.model), scorer.args, scorer.scaling).eval()
+        predictor = _Predictor(core_model(scorer.model), scorer.args, scorer.scaling)
+        predictor.eval().requires_grad_(False)
         try:
             content, inputs, difference = _made(predictor, write, facts)
         except _FAILURES:
