@@ -17,9 +17,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from MMSA_ext.models.eager import on_eager_cpu
 
 # Scaling vectors can span the square of what K spans; float32 holds e^88 and float64 e^709.
 _WIDEST_IN_FLOAT32, _WIDEST_IN_FLOAT64 = 40.0, 200.0
@@ -132,7 +133,11 @@ def sinkhorn(
         log_kernel = -inverse_temperature * at_least_float32(cost)
         a = _masses(row_mass, log_kernel, "row")
         b = _masses(column_mass, log_kernel, "column")
-        batch = np.broadcast_shapes(cost.shape[:-2], a.shape[:-1], b.shape[:-1])
+        try:
+            sizes = (cost.shape[:-2], a.shape[:-1], b.shape[:-1])
+            batch = torch.broadcast_shapes(*sizes)  # type: ignore[no-untyped-call]
+        except RuntimeError as unfit:
+            raise ValueError(f"costs and masses do not fit: {unfit}") from unfit
         log_kernel, a, b = (
             x.expand(*batch, *x.shape[-own:]) for x, own in ((log_kernel, 2), (a, 1), (b, 1))
         )
@@ -202,7 +207,7 @@ def _dtype_of_scalings(log_kernel: Tensor, most: float | None) -> torch.dtype | 
     if not log_kernel.numel():
         return None
     span = most
-    if span is None or log_kernel.device.type == "cpu":
+    if span is None or on_eager_cpu(log_kernel.device):
         span = -log_kernel.detach().min().item()
     if log_kernel.dtype == torch.float32 and span <= _WIDEST_IN_FLOAT32:
         return torch.float32
@@ -262,7 +267,7 @@ class _Scaling(torch.autograd.Function):
         errors = _row_error(u, torch.stack(row_sums[1:]), a)
         # Every problem stops for itself, at its first step with a small error.
         last = (errors[:-1] > tolerance).cumprod(dim=0).sum(dim=0)
-        each = torch.arange(len(last), device=last.device)
+        each = torch.arange(last.shape[0], device=last.device)
         plan = (
             memory.copy_(kernel).mul_(u[last, :, each].T.unsqueeze(1)).mul_(v[last + 1, :, each].T)
         )
@@ -286,7 +291,7 @@ class _Scaling(torch.autograd.Function):
         of_log_plan = plan * of_plan
         of_log_u, of_log_v = of_log_plan.sum(dim=1), of_log_plan.sum(dim=0)
         of_a, of_b, of_kernel = torch.zeros_like(a), torch.zeros_like(b), torch.zeros_like(kernel)
-        steps = int(iterations.max()) if kernel.device.type == "cpu" else len(us)
+        steps = int(iterations.max()) if on_eager_cpu(kernel.device) else len(us)
         for step in reversed(range(steps)):
             ran = iterations > step
             u, v, v_before = us[step], vs[step + 1], vs[step]
@@ -309,7 +314,7 @@ class _Scaling(torch.autograd.Function):
 
 def _is_checked(kernel: Tensor, iteration: int) -> bool:
     """Whether to look, behind an iteration, if it was the last one that a problem needs."""
-    return kernel.device.type == "cpu" and iteration % _CHECKED_EVERY == 0
+    return on_eager_cpu(kernel.device) and iteration % _CHECKED_EVERY == 0
 
 
 def _times(kernel: Tensor, v: Tensor, memory: Tensor) -> Tensor:
@@ -349,7 +354,7 @@ def _solve_on_logarithms(
         with torch.no_grad():
             error = ((log_u + log_rows).exp() - a).abs().sum(dim=-2, keepdim=True)
             active = active & (error > tolerance)
-        if log_kernel.device.type == "cpu" and not active.any():
+        if on_eager_cpu(log_kernel.device) and not active.any():
             break
     log_plan = torch.where((a > 0) & (b > 0), log_kernel + log_u + log_v, _ABSENT)
     return log_plan.exp(), iterations[..., 0, 0], error[..., 0, 0]

@@ -139,7 +139,7 @@ class Steps:
 
     def last(self) -> Tensor:
         """The last step, `(B, d)`."""
-        samples = torch.arange(len(self.lengths), device=self.lengths.device)
+        samples = torch.arange(self.lengths.shape[0], device=self.lengths.device)
         return self.values[samples, self.lengths - 1]
 
 
@@ -339,6 +339,8 @@ class Head(nn.Module):
 
 class TETFN(MSAModel):
     """Read the modalities, let each read the two others, fuse; predict from each alone too."""
+
+    predicts = ("fusion", *(f"heads.{m}" for m in MODALITIES))
 
     def __init__(self, config: TETFNConfig) -> None:
         super().__init__()
