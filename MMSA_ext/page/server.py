@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import fastapi
 import uvicorn
 from fastapi import HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.datastructures import FormData
 from fastapi.responses import JSONResponse
 
@@ -78,9 +79,11 @@ def application(desk: Desk, folder: Path, **page: Any) -> fastapi.FastAPI:
             scratch = Path(tempfile.mkdtemp(dir=folder))
             try:
                 async with turn:
-                    return await asyncio.to_thread(_answer, desk, form, scratch)
+                    return await run_in_threadpool(_answer, desk, form, scratch)
+            except asyncio.CancelledError:  # the server ends
+                return _error(503, "the page is being closed; send this again once it is there.")
             finally:
-                await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+                shutil.rmtree(scratch, ignore_errors=True)
 
     _mount(app, desk, folder, **page)
     return app
@@ -264,6 +267,12 @@ class _Server(uvicorn.Server):
         self._ready()
 
 
+def _is_no_end(record: logging.LogRecord) -> bool:
+    """Whether a record of uvicorn says more than that a page was open when the server ended."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, asyncio.CancelledError) or "graceful shutdown" in str(record.msg))
+
+
 def serve(
     app: fastapi.FastAPI, sockets: Sequence[socket.socket], ready: Callable[[], None]
 ) -> None:
@@ -277,5 +286,6 @@ def serve(
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE_SECONDS
     )
+    logging.getLogger("uvicorn.error").addFilter(_is_no_end)
     with closing(sockets[0]):
         _Server(config, ready).run(list(sockets))

@@ -166,11 +166,15 @@ def test_nothing_is_cut_or_tiny(served, browser, video, width):
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_ctrl_c_ends_it_though_a_page_is_open(served, browser):
+def test_ctrl_c_ends_it_though_a_page_is_open_and_waits(served, browser, video):
     """The last test: it ends the server."""
     address, process, folder = served
-    Page(browser, address)
+    page = Page(browser, address)
+    page.find("#video input[type=file]").send_keys(str(video))
+    page.find("#video video")
+    page.find("#score-video").click()
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 130
-    assert process.stdout.read().splitlines()[-1].startswith("The page is closed;")
+    assert process.wait(timeout=60) == 130
+    (last,) = process.stdout.read().splitlines()
+    assert last == "The page is closed; what was uploaded is deleted."
     assert not list(folder.glob("mmsa-ext-demo-*"))
