@@ -310,7 +310,9 @@ class ConFEDE(TwoStageModel):
         outputs = self._outputs(decomposed)
         labels: dict[str, Tensor] = step.samples["labels"]
         rows, exists = _rows(step.anchors, step.contrast)
-        times = torch.bincount(rows[exists], minlength=len(labels["M"])).unsqueeze(1)
+        times = torch.zeros_like(labels["M"]).index_add(
+            0, rows.flatten(), exists.flatten().unsqueeze(1).to(labels["M"])
+        )
         pairs = contrastive_pairs(
             decomposed, step.anchors, step.contrast, temperature=self.config.temperature
         )

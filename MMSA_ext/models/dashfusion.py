@@ -327,43 +327,53 @@ class DashFusion(MSAModel):
         bank: dict[str, Tensor] | None = None,
     ) -> list[PairLosses]:
         """Pairs of semantic alignment and supervised contrastive learning (III-C and III-D)."""
-        config, reading, retrieved = self.config, self.config.reading, bank or pooled
+        config, retrieved = self.config, bank or pooled
         if config.contrast_weight == 0:
             return []
         pairs: list[PairLosses] = []
-        options: dict[str, Any] = {"temperature": config.temperature, "kind": reading.similarity}
-        if config.semantic_alignment and "text" in self.contrasted:
+        partners = [m for m in ("vision", "audio") if m in self.contrasted]
+        if config.semantic_alignment and "text" in self.contrasted and partners:
+            others = torch.stack([pooled[m] for m in partners], dim=1)[anchors]
             text = pooled["text"][anchors]
-            for partner in (m for m in ("vision", "audio") if m in self.contrasted):
-                other = pooled[partner][anchors]
-                if contrast is not None and reading.semantic_negatives == "retrieved_text":
-                    negatives = F.embedding(contrast.negatives, retrieved["text"])
-                    pairs.append(
-                        nt_xent(
-                            text,
-                            other[:, None],
-                            negatives,
-                            negative_mask=contrast.negative_mask,
-                            **options,
-                        )
-                    )
-                else:
-                    pairs.append(nt_xent_in_batch(text, other, **options))
-        if config.supervised_contrast and contrast is not None:
-            pairs += [
-                nt_xent(
-                    feature[anchors],
-                    # Not feature[rows]: its gradient adds repeated rows in a varying order.
-                    F.embedding(contrast.positives, retrieved[name]),
-                    F.embedding(contrast.negatives, retrieved[name]),
-                    contrast.positive_mask,
-                    contrast.negative_mask,
-                    **options,
-                )
-                for name, feature in pooled.items()
-                if name in self.contrasted
-            ]
+            pairs.append(self._semantic_pairs(text, others, contrast, retrieved["text"]))
+        names = [m for m in pooled if m in self.contrasted]
+        if config.supervised_contrast and contrast is not None and names:
+            features = torch.stack([pooled[m] for m in names], dim=1)[anchors]
+            pairs.append(self._supervised_pairs(features, contrast, [retrieved[m] for m in names]))
         return pairs
+
+    def _semantic_pairs(
+        self, text: Tensor, partners: Tensor, contrast: ContrastSets | None, retrieved: Tensor
+    ) -> PairLosses:
+        """Text `(B, d)` of the anchors with their vision and audio `(B, M, d)`."""
+        options = self._similarity_options()
+        if contrast is None or self.config.reading.semantic_negatives == "batch":
+            return nt_xent_in_batch(text, partners, **options)
+        negatives = F.embedding(contrast.negatives, retrieved)
+        return nt_xent(text, partners, negatives, negative_mask=contrast.negative_mask, **options)
+
+    def _supervised_pairs(
+        self, features: Tensor, contrast: ContrastSets, retrieved: list[Tensor]
+    ) -> PairLosses:
+        """Features of the anchors `(B, M, d)` with those retrieved, by modality `(N, d)`."""
+        table = torch.cat(retrieved, dim=-1)
+
+        def of(rows: Tensor) -> Tensor:  # (B, K) to (B, M, K, d)
+            # Not table[rows]: its gradient adds repeated rows in a varying order.
+            taken = F.embedding(rows, table)
+            return taken.view(*rows.shape, len(retrieved), -1).transpose(1, 2)
+
+        return nt_xent(
+            features,
+            of(contrast.positives),
+            of(contrast.negatives),
+            contrast.positive_mask,
+            contrast.negative_mask,
+            **self._similarity_options(),
+        )
+
+    def _similarity_options(self) -> dict[str, Any]:
+        return {"temperature": self.config.temperature, "kind": self.config.reading.similarity}
 
 
 class DashFusionSeeingPadding(DashFusion):

@@ -100,24 +100,28 @@ def nt_xent(
     The denominator holds this positive and the anchor's negatives, as in the usual NT-Xent.
 
     Args:
-        anchor: `(B, d)`.
-        positives: `(B, P, d)`.
-        negatives: `(B, N, d)`.
+        anchor: `(B, d)`, or `(B, M, d)` of M modalities, each compared with its own.
+        positives: `(B, P, d)`, or `(B, M, P, d)`.
+        negatives: `(B, N, d)`, or `(B, M, N, d)`.
         positive_mask: `(B, P)` bool, True where the positive exists; None if all do.
         negative_mask: `(B, N)` bool, True where the negative exists; None if all do.
         temperature: tau.
         kind: Similarity.
 
     Returns:
-        Losses of the P pairs of each anchor, `(B, P)`.
+        Losses of the P pairs of each anchor, `(B, P)`; of M modalities `(B, M P)`, those of the
+        first one first.
     """
-    positive = similarity(anchor[:, None], positives, kind) / temperature
-    negative = similarity(anchor[:, None], negatives, kind) / temperature
-    if negative_mask is None:
-        negative_mask = torch.ones_like(negative, dtype=torch.bool)
-    if positive_mask is None:
-        positive_mask = torch.ones_like(positive, dtype=torch.bool)
-    return _pair_losses(positive, negative[:, None], positive_mask, negative_mask[:, None])
+    others = torch.cat([positives, negatives], dim=-2)
+    logits = similarity(anchor.unsqueeze(-2), others, kind) / temperature
+    counts = [positives.shape[-2], negatives.shape[-2]]
+    positive, negative = torch.split(logits, counts, dim=-1)
+    return _pair_losses(
+        positive,
+        negative.unsqueeze(-2),
+        _mask_of(positive, positive_mask),
+        _mask_of(negative, negative_mask).unsqueeze(-2),
+    )
 
 
 def nt_xent_in_batch(
@@ -130,19 +134,25 @@ def nt_xent_in_batch(
 
     Args:
         anchor: `(B, d)`.
-        partner: `(B, d)`; row i belongs to anchor i.
+        partner: `(B, d)`; row i belongs to anchor i. Or `(B, M, d)` of M modalities.
         temperature: tau.
         kind: Similarity.
 
     Returns:
-        Losses `(B, 1)`; dead in a batch of one, which has no negative.
+        Losses `(B, 1)`, or `(B, M)`; dead in a batch of one, which has no negative.
     """
-    logits = similarity(anchor[:, None], partner[None], kind) / temperature
-    positive = logits.diagonal()[:, None]
+    partners = partner.view(len(anchor), -1, anchor.shape[-1]).transpose(0, 1)
+    logits = similarity(anchor[:, None, None], partners, kind) / temperature  # (B, M, B)
+    positive = logits.diagonal(dim1=0, dim2=2).T.unsqueeze(-1)
     others = ~torch.eye(len(anchor), dtype=torch.bool, device=anchor.device)
-    return _pair_losses(
-        positive, logits[:, None], torch.ones_like(positive).bool(), others[:, None]
-    )
+    return _pair_losses(positive, logits.unsqueeze(-2), _mask_of(positive), others[:, None, None])
+
+
+def _mask_of(logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The mask `(B, K)` of logits `(B, ..., K)`, broadcastable; all True where there is none."""
+    if mask is None:
+        return torch.ones_like(logits, dtype=torch.bool)
+    return mask if logits.dim() == mask.dim() else mask[:, None]
 
 
 def _pair_losses(
@@ -151,16 +161,19 @@ def _pair_losses(
     """-log(exp(p) / (exp(p) + sum exp(n))) = softplus(logsumexp(n) - p).
 
     Args:
-        positive: `(B, P)` logits.
-        negative: `(B, 1, N)` logits.
-        positive_mask: `(B, P)`.
-        negative_mask: `(B, 1, N)`.
+        positive: `(B, ..., P)` logits.
+        negative: `(B, ..., 1, N)` logits.
+        positive_mask: `(B, ..., P)`, broadcastable.
+        negative_mask: `(B, ..., 1, N)`, broadcastable.
+
+    Returns:
+        Losses `(B, ... x P)`.
     """
     live = positive_mask & negative_mask.any(dim=-1)
     lowest = torch.finfo(negative.dtype).min
     against = torch.logsumexp(negative.masked_fill(~negative_mask, lowest), dim=-1)
     values = F.softplus(against - positive).masked_fill(~live, 0.0)
-    return PairLosses(values, live)
+    return PairLosses(values.flatten(1), live.expand_as(values).flatten(1))
 
 
 def different_sentiment(
@@ -237,7 +250,7 @@ def _similarities(
     if kind == "flat":
         e, z = unit_vectors(embedding.flatten(-2)), unit_vectors(filtered.flatten(-2))
         return z @ e.transpose(-1, -2)
-    rows = embedding.new_tensor(embedding.shape[-2]) if mask is None else mask.sum(-1)[..., None]
+    rows = embedding.new_full((), embedding.shape[-2]) if mask is None else mask.sum(-1)[..., None]
     e, z = unit_vectors(embedding).flatten(-2), unit_vectors(filtered).flatten(-2)
     return z @ e.transpose(-1, -2) / rows.clamp(min=1)
 

@@ -5,6 +5,10 @@ The problem is ``P* = argmin_P <P, C> - h(P) / lambda`` over plans with row sums
 ``v = b / (K^T u)`` with ``K = exp(-lambda C)`` (text below eq. 11). At lambda = 50 and cosine costs
 in [0, 2], K spans e^100, more than float32 holds, so the iteration runs in float64 there. It runs
 on logarithms where K spans still more, and on devices without float64.
+
+On a CPU the iteration ends with its last problem's convergence. To ask for that on another device
+the host would wait for it every few iterations; there all iterations are run, and each problem's
+plan is taken from the one at which it converged, as ever.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from torch import Tensor
 
 # Scaling vectors can span the square of what K spans; float32 holds e^88 and float64 e^709.
 _WIDEST_IN_FLOAT32, _WIDEST_IN_FLOAT64 = 40.0, 200.0
-# Looking for the last problem's convergence costs as much as half an iteration.
+# On a CPU; looking for the last problem's convergence costs as much as half an iteration.
 _CHECKED_EVERY = 4
 # The logarithm of an absent mass: its exponential is 0, and differences of it stay finite.
 _ABSENT = -1e9
@@ -91,6 +95,7 @@ def sinkhorn(
     column_mass: Tensor | None = None,
     max_iterations: int = 100,
     tolerance: float = 0.01,
+    cost_range: float | None = None,
 ) -> Transport:
     """Solve entropic transport problems by Sinkhorn's iteration.
 
@@ -112,6 +117,8 @@ def sinkhorn(
         column_mass: b, broadcastable to `(..., m)`, with the same total as `row_mass`; None is 1/m.
         max_iterations: Cap on iterations, at least 1.
         tolerance: Row error at which a problem is solved; 0 runs to the cap.
+        cost_range: What costs of one row differ by at most, which decides the precision on a
+            device; None looks, for which the host waits. A CPU always looks.
 
     Returns:
         Plans in float32, or float64 if `cost` is.
@@ -135,7 +142,8 @@ def sinkhorn(
             # A problem without any mass is solved as if it had some; its plan is 0 all the same.
             a, b = (torch.where((x > 0).any(dim=-1, keepdim=True), x, 1.0) for x in (a, b))
         log_kernel = _from_row_maximum(log_kernel, present)
-        dtype = _dtype_of_scalings(log_kernel)
+        span = None if cost_range is None else inverse_temperature * cost_range
+        dtype = _dtype_of_scalings(log_kernel, span)
         if dtype is None:
             solved = _solve_on_logarithms(log_kernel, a, b, max_iterations, tolerance)
         else:
@@ -184,11 +192,18 @@ def _from_row_maximum(log_kernel: Tensor, present: Tensor | None) -> Tensor:
     return torch.where(present, log_kernel - maximum, 0.0)
 
 
-def _dtype_of_scalings(log_kernel: Tensor) -> torch.dtype | None:
-    """The smallest precision that holds the scaling vectors, None where none does."""
+def _dtype_of_scalings(log_kernel: Tensor, most: float | None) -> torch.dtype | None:
+    """The smallest precision that holds the scaling vectors, None where none does.
+
+    Args:
+        log_kernel: `(..., n, m)`, at most 0.
+        most: What it spans at most, where that is known.
+    """
     if not log_kernel.numel():
         return None
-    span = -log_kernel.detach().min().item()
+    span = most
+    if span is None or log_kernel.device.type == "cpu":
+        span = -log_kernel.detach().min().item()
     if log_kernel.dtype == torch.float32 and span <= _WIDEST_IN_FLOAT32:
         return torch.float32
     # Apple's devices have no float64.
@@ -239,7 +254,7 @@ class _Scaling(torch.autograd.Function):
             vs.append(b / _transposed_times(kernel, us[-1], memory))
             # The next u needs these sums; they also tell how wrong the rows of the plan are.
             row_sums.append(_times(kernel, vs[-1], memory))
-            if iteration % _CHECKED_EVERY == 0 and not (
+            if _is_checked(kernel, iteration) and not (
                 (_row_error(us[-1], row_sums[-1], a) > tolerance).any()
             ):
                 break
@@ -271,7 +286,8 @@ class _Scaling(torch.autograd.Function):
         of_log_plan = plan * of_plan
         of_log_u, of_log_v = of_log_plan.sum(dim=1), of_log_plan.sum(dim=0)
         of_a, of_b, of_kernel = torch.zeros_like(a), torch.zeros_like(b), torch.zeros_like(kernel)
-        for step in reversed(range(int(iterations.max()))):
+        steps = int(iterations.max()) if kernel.device.type == "cpu" else len(us)
+        for step in reversed(range(steps)):
             ran = iterations > step
             u, v, v_before = us[step], vs[step + 1], vs[step]
             # v = b / (K^T u)
@@ -289,6 +305,11 @@ class _Scaling(torch.autograd.Function):
             of_log_v = torch.where(ran, of_log_v_before, of_log_v)
             of_log_u = torch.where(ran, 0.0, of_log_u)
         return of_log_plan.addcmul_(kernel, of_kernel, value=-1), of_a, of_b, None, None
+
+
+def _is_checked(kernel: Tensor, iteration: int) -> bool:
+    """Whether to look, behind an iteration, if it was the last one that a problem needs."""
+    return kernel.device.type == "cpu" and iteration % _CHECKED_EVERY == 0
 
 
 def _times(kernel: Tensor, v: Tensor, memory: Tensor) -> Tensor:
@@ -328,7 +349,7 @@ def _solve_on_logarithms(
         with torch.no_grad():
             error = ((log_u + log_rows).exp() - a).abs().sum(dim=-2, keepdim=True)
             active = active & (error > tolerance)
-        if not active.any():
+        if log_kernel.device.type == "cpu" and not active.any():
             break
     log_plan = torch.where((a > 0) & (b > 0), log_kernel + log_u + log_v, _ABSENT)
     return log_plan.exp(), iterations[..., 0, 0], error[..., 0, 0]

@@ -158,11 +158,11 @@ def visible(target: Steps, source: Steps) -> Tensor:
     return causal & source.mask[:, None]
 
 
-def sinusoids(length: int, dim: int) -> Tensor:
+def sinusoids(length: int, dim: int, device: torch.device | None = None) -> Tensor:
     """Positions from 1, `(length, dim)`: half of them sines, half cosines."""
     half = dim // 2
-    rates = torch.exp(torch.arange(half) * (-math.log(10000.0) / max(1, half - 1)))
-    angles = torch.arange(1, length + 1).unsqueeze(1) * rates
+    rates = torch.exp(torch.arange(half, device=device) * (-math.log(10000.0) / max(1, half - 1)))
+    angles = torch.arange(1, length + 1, device=device).unsqueeze(1) * rates
     return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, dim % 2))
 
 
@@ -237,7 +237,8 @@ class CrossmodalEncoder(nn.Module):
     def _embedded(self, values: Tensor) -> Tensor:
         x = self.scale * values
         if self.positions:
-            x = x + sinusoids(*values.shape[1:]).to(x)
+            _, length, dim = values.shape
+            x = x + sinusoids(length, dim, x.device).to(x)
         dropped: Tensor = self.dropout(x)
         return dropped
 

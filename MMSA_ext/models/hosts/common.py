@@ -55,7 +55,7 @@ class EnhancedHost(nn.Module):
         """
         labels = self.labels if self.training else None
         if labels is not None:
-            labels = labels.to(next(iter(sequences.values())).device)
+            labels = labels.to(next(iter(sequences.values())).device, non_blocking=True)
         enhanced: InfoEnhOutput = self.infoenh(sequences, masks, labels)
         return enhanced
 

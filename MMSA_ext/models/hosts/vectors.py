@@ -73,6 +73,11 @@ def unpacked(packed: PackedSequence) -> tuple[Tensor, Tensor]:
     Returns:
         Sequences `(B, L, d)`, zero where padded, L the longest length; mask `(B, L)` bool.
     """
-    sequences, lengths = pad_packed_sequence(packed, batch_first=True)
-    positions = torch.arange(sequences.shape[1], device=sequences.device)
-    return sequences, positions < lengths.to(sequences.device)[:, None]
+    # By length first: for lengths in the order of the batch torch would wait for a device.
+    by_length = PackedSequence(packed.data, packed.batch_sizes)
+    sequences, lengths = pad_packed_sequence(by_length, batch_first=True)
+    mask = torch.arange(sequences.shape[1]) < lengths[:, None]
+    mask = mask.to(sequences.device, non_blocking=True)
+    if (order := packed.unsorted_indices) is None:
+        return sequences, mask
+    return sequences.index_select(0, order), mask.index_select(0, order)

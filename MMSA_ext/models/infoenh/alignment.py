@@ -115,6 +115,7 @@ def _plan(cost: Tensor, a: Tensor, b: Tensor, config: InfoEnhConfig) -> tuple[Te
         column_mass=b,
         max_iterations=config.max_iterations,
         tolerance=config.tolerance,
+        cost_range=2.0,  # of 1 - cosine
     )
     plan = solved.plan
     return _rotate_rows(plan, a) if config.plan == "shuffled" else plan, solved.iterations

@@ -8,7 +8,7 @@ be packed instead: rows `(R, D)`, and a `Packing` for the mask.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -91,10 +91,15 @@ class MultiHeadAttention(nn.Module):
         Returns:
             As `target`.
         """
+        if source is target:
+            query, key, value = project(target, self.query, self.key, self.value)
+        else:
+            query = self.query(target)
+            key, value = project(source, self.key, self.value)
         mixed = attend(
-            self.query(target),
-            self.key(source),
-            self.value(source),
+            query,
+            key,
+            value,
             source_mask,
             heads=self.heads,
             scale=self.scale,
@@ -102,6 +107,21 @@ class MultiHeadAttention(nn.Module):
         )
         updated: Tensor = self.output(mixed)
         return updated
+
+
+def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
+    """What each of some linear layers makes of `x` `(..., D)`.
+
+    On a CPU one after the other, which is as fast as it can be. Elsewhere by one matrix product
+    with their weights side by side, for which the host starts fewer operations.
+    """
+    if x.device.type == "cpu":
+        return tuple(layer(x) for layer in layers)
+    linear = cast("tuple[nn.Linear, ...]", layers)
+    weights: list[Tensor] = [layer.weight for layer in linear]
+    biases: list[Tensor] = [layer.bias for layer in linear if layer.bias is not None]
+    made = F.linear(x, torch.cat(weights), torch.cat(biases) if biases else None)
+    return torch.split(made, [layer.out_features for layer in linear], dim=-1)
 
 
 def attend(
@@ -128,15 +148,15 @@ def attend(
             for block, q, k, v in zip(packing.blocks, queries, keys, values, strict=True)
         ]
         if packed_query:
-            return torch.cat([part.flatten(0, 1) for part in mixed])
+            return packing.join_rows(mixed)
         return packing.join_samples(mixed)
 
     def split(x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
     mask = source_mask
-    if mask is not None:
-        mask = mask[:, None] if mask.dim() == 3 else mask[:, None, None]
+    if mask is not None:  # (B, S) or (B, T, S) to (B, 1, 1 or T, S)
+        mask = mask.view(len(mask), 1, -1, mask.shape[-1])
     if dropout > 0 and query.device.type == "cpu":
         read = _attend_with_dropout(split(query), split(key), split(value), mask, scale, dropout)
     else:
@@ -214,16 +234,10 @@ class MultiSourceAttention(nn.Module):
                 [self.attention[m](target, sources[m], masks[m]) for m in self.sources]
             ).sum(dim=0)
         query = self.query(target)
-        read = [
-            attend(
-                query,
-                self.keys[m](sources[m]),
-                self.values[m](sources[m]),
-                masks[m],
-                heads=self.heads,
-            )
-            for m in self.sources
-        ]
+        read = []
+        for m in self.sources:
+            key, value = project(sources[m], self.keys[m], self.values[m])
+            read.append(attend(query, key, value, masks[m], heads=self.heads))
         mixed: Tensor = self.output(torch.stack(read).sum(dim=0))
         return mixed
 

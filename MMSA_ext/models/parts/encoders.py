@@ -14,7 +14,7 @@ from MMSA_ext.errors import FeatureFileError, TextEncoderError
 from MMSA_ext.models.parts.attention import Activation, TransformerLayer, masked_mean
 from MMSA_ext.models.parts.dropout import Dropout, replace_dropout
 from MMSA_ext.models.parts.packed_text import encode_packed, is_packable, prepare_packing
-from MMSA_ext.models.parts.packing import Packing, Ragged
+from MMSA_ext.models.parts.packing import Packing, Ragged, groups_on
 from MMSA_ext.text_encoders import build_text_encoder, load_text_encoder
 
 ProjectorKind = Literal["linear", "mlp"]
@@ -32,11 +32,12 @@ def in_length_groups(
         encode: Maps `(b, l, ...)` and a mask `(b, l)` to `(b, l', D)` with l' - l constant.
         sequence: `(B, L, ...)`.
         mask: `(B, L)`, True where valid.
-        groups: Number of groups.
+        groups: Number of groups as `groups_on` has it.
 
     Returns:
         `(B, L', D)`, padded with zeros, in the order of the batch.
     """
+    groups = groups_on(mask.device, groups)
     if groups < 2 or len(sequence) < 2 * groups:
         return encode(sequence, mask)
     positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
@@ -125,7 +126,7 @@ class PretrainedText(nn.Module):
         """What `_encode` says of text `(B, 3, L)`, padded to its full length, and the mask."""
         tokens = text.long().transpose(1, 2)
         mask = tokens[..., 1].bool()
-        if self.length_groups > 1 and is_packable(self.encoder):
+        if groups_on(mask.device, self.length_groups) > 1 and is_packable(self.encoder):
             return self._encode_packed(tokens, mask), mask
         hidden = in_length_groups(self._encode, tokens, mask, self.length_groups)
         missing = self._leading_rows + mask.shape[1] - hidden.shape[1]
@@ -139,8 +140,10 @@ class PretrainedText(nn.Module):
         return hidden
 
     def _run(self, tokens: Tensor, mask: Tensor) -> Any:
+        # Of a mask `(B, L)` transformers asks whether all of it is True, and waits for the device.
+        seen = mask[:, None, None] if is_packable(self.encoder) else mask
         return self.encoder(
-            input_ids=tokens[..., 0], attention_mask=mask, token_type_ids=tokens[..., 2]
+            input_ids=tokens[..., 0], attention_mask=seen, token_type_ids=tokens[..., 2]
         )
 
 

@@ -4,6 +4,9 @@ A padded batch `(B, L, D)` becomes rows `(R, D)`: its samples are sorted by leng
 blocks, each padded to its own longest sample only, and the blocks stand below each other. Whatever
 treats every position alike (linear layers, norms, feed-forward networks) runs once over all rows;
 only attention goes block by block.
+
+On a CPU. `groups_on` says why a batch on any other device is one block, whose layout follows from
+shapes alone: no length is asked for, and nothing here makes the host wait for the device.
 """
 
 from __future__ import annotations
@@ -12,6 +15,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+def groups_on(device: torch.device, groups: int) -> int:
+    """In how many groups of similar length a batch is computed on a device.
+
+    On a CPU, where time goes with the positions that are computed: as many as asked for. Elsewhere
+    one: a GPU computes padding faster than the host starts the operations of another group.
+    """
+    return groups if device.type == "cpu" else 1
 
 
 @dataclass(frozen=True)
@@ -54,11 +66,11 @@ class Packing:
         Args:
             mask: `(B, L)`, True where valid. Everything up to a sample's last valid position gets a
                 row, and at least its first position does.
-            groups: Number of blocks, or one for every two samples if that is less. A single block
-                is the batch as it is.
+            groups: Number of blocks as `groups_on` has it, or one for every two samples if that is
+                less. A single block is the batch as it is.
         """
         batch, length = mask.shape
-        groups = min(groups, batch // 2)
+        groups = min(groups_on(mask.device, groups), batch // 2)
         if groups < 2:
             return cls._as_it_is(mask, mask)
         ends = (mask * torch.arange(1, length + 1, device=mask.device)).amax(dim=1).clamp(min=1)
@@ -91,9 +103,14 @@ class Packing:
         return cls((Block(batch, length, masked),), samples, positions, samples * length, mask)
 
     @property
+    def is_one_block(self) -> bool:
+        """Whether the batch stands as it is."""
+        return len(self.blocks) == 1
+
+    @property
     def is_whole(self) -> bool:
         """Whether every position of the padded batch counts as valid, so that none is masked."""
-        return len(self.blocks) == 1 and self.blocks[0].mask is None
+        return self.is_one_block and self.blocks[0].mask is None
 
     @property
     def within(self) -> Tensor:
@@ -103,29 +120,40 @@ class Packing:
     def pack(self, x: Tensor) -> Tensor:
         """Rows `(R, ...)` of a padded batch `(B, L, ...)`."""
         rows = x.flatten(0, 1)
-        return rows if len(self.blocks) == 1 else rows.index_select(0, self.positions)
+        return rows if self.is_one_block else rows.index_select(0, self.positions)
 
     def unpack(self, rows: Tensor) -> Tensor:
         """The padded batch `(B, L, D)` of rows `(R, D)`; zero where there is no row."""
-        if len(self.blocks) > 1:
+        if not self.is_one_block:
             flat = rows.new_zeros(self.mask.numel(), rows.shape[-1])
             rows = flat.index_copy_(0, self.positions, rows)
         return rows.view(*self.mask.shape, -1)
 
     def split_rows(self, rows: Tensor) -> list[Tensor]:
         """The blocks `(b, l, D)` of rows `(R, D)`."""
+        if self.is_one_block:
+            return [rows.view(*self.mask.shape, -1)]
         sizes = [block.samples * block.length for block in self.blocks]
         return [
             part.view(block.samples, block.length, -1)
             for part, block in zip(torch.split(rows, sizes), self.blocks, strict=True)
         ]
 
+    def join_rows(self, blocks: list[Tensor]) -> Tensor:
+        """What `split_rows` took apart, `(R, D)`."""
+        rows = [block.flatten(0, 1) for block in blocks]
+        return rows[0] if self.is_one_block else torch.cat(rows)
+
     def split_samples(self, x: Tensor) -> tuple[Tensor, ...]:
         """The samples of each block, `(b, ...)`, of a batch `(B, ...)`."""
+        if self.is_one_block:
+            return (x,)
         return torch.split(x.index_select(0, self.order), [b.samples for b in self.blocks])
 
     def join_samples(self, parts: list[Tensor]) -> Tensor:
         """What `split_samples` took apart, `(B, ...)`."""
+        if self.is_one_block:
+            return parts[0]
         return torch.cat(parts).index_select(0, torch.argsort(self.order))
 
 
@@ -156,10 +184,11 @@ class Ragged:
         return self.packing.unpack(self.rows), self.packing.mask
 
     def take(self, samples: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Some samples `(b, l, D)`, padded with zeros to their longest, and their mask `(b, l)`.
+        """Some samples `(b, l, D)`, padded with zeros, and their mask `(b, l)`.
 
         Args:
-            samples: `(b,)` int64; None is the batch as it is, `(B, L, D)`.
+            samples: `(b,)` int64, padded to the longest of them on a CPU, to that of the batch
+                elsewhere; None is the batch as it is, `(B, L, D)`.
 
         Returns:
             Features and mask; None for a mask where every position counts as valid.
@@ -168,14 +197,20 @@ class Ragged:
             x, mask = self.padded()
         else:
             mask = self.packing.mask.index_select(0, samples)
-            positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-            if not self.packing.is_whole:
+            if mask.device.type == "cpu" and not self.packing.is_whole:
+                positions = torch.arange(1, mask.shape[1] + 1)
                 mask = mask[:, : max(1, int((mask * positions).max()))]
-            starts = self.packing.starts.index_select(0, samples)
-            rows = starts[:, None] + positions[: mask.shape[1]] - 1
-            taken = self.rows.index_select(0, rows.clamp(max=len(self.rows) - 1).flatten())
-            x = taken.view(*mask.shape, -1) * mask.unsqueeze(-1)
+            x = self._take(samples, mask)
         return x, None if self.packing.is_whole else mask
+
+    def _take(self, samples: Tensor, mask: Tensor) -> Tensor:
+        """Samples `(b, l, D)` with mask `(b, l)`."""
+        if self.packing.is_one_block:
+            return self.packing.unpack(self.rows)[:, : mask.shape[1]].index_select(0, samples)
+        starts = self.packing.starts.index_select(0, samples)
+        rows = starts[:, None] + torch.arange(mask.shape[1], device=mask.device)
+        taken = self.rows.index_select(0, rows.clamp(max=len(self.rows) - 1).flatten())
+        return taken.view(*mask.shape, -1) * mask.unsqueeze(-1)
 
     def first(self) -> Tensor:
         """The first position of each sample, `(B, D)`."""
