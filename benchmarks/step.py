@@ -63,8 +63,8 @@ from MMSA_ext.errors import MMSAExtError, TrainingDivergedError
 from MMSA_ext.models.contract import Inputs, core_model
 from MMSA_ext.models.dashfusion import DashFusion
 from MMSA_ext.registry import check_names, get_model, trains_in_mmsa
-from MMSA_ext.training.steps import to_device
 from MMSA_ext.training.trainer import predict
+from MMSA_ext.training.transfer import to_device
 
 DATASETS = ("mosi", "mosei", "sims")
 HOSTS = ("self_mm", "misa", "mmim", "confede")

@@ -8,7 +8,7 @@ the host's keys. Knows no file and no model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -38,6 +38,9 @@ PLACES = frozenset(
 FACTS = frozenset({"featurePath", "feature_dims", "seq_lens", "train_samples"})
 # Of `PLACES`, what is an argument of `MMSA_run` and would be overruled in `config=`.
 ARGUMENTS = PLACES - {"featurePath", "train_mode"}
+# Options of this package's trainer that change how a step is computed. They came later: at their
+# defaults they are no part of a run's name, which stays what it was.
+STEP_OPTIONS = frozenset({"precision", "compile", "accumulate_steps", "max_grad_norm"})
 # Keys of `MMSAKeys` that no model of this package reads.
 UNREAD = ("num_classes", "language", "missing_rate", "missing_seed")
 
@@ -189,7 +192,17 @@ class RunConfig(MMSAKeys):
             own models accept this key too.
         corruption: What is taken from the data, see `data.corruption`; None is nothing. MMSA's own
             models accept this key too.
+        precision: In what training computes: `fp32`, or `bf16` or `fp16` for matrix products
+            (autocast; fp16 scales the loss). Weights, head, losses and evaluation stay in float32.
+        compile: Compile the training step by torch.compile: true or `inductor`; `eager` and
+            `aot_eager` only trace it. Dropout then draws other masks.
+        accumulate_steps: Batches whose gradients are averaged for one update, as if they were one
+            batch; but what is contrasted within a batch stays within it.
+        max_grad_norm: The gradient of all parameters together is scaled down to this norm; None
+            leaves it.
     """
+
+    later: ClassVar[frozenset[str]] = STEP_OPTIONS
 
     KeyEval: str = "MAE"
     selection_digits: int | None = Field(None, ge=0, le=15)
@@ -209,6 +222,15 @@ class RunConfig(MMSAKeys):
     text_encoder_config: dict[str, Any] | None = None
     feature_scaling: Scaling = "standardise"
     corruption: CorruptionConfig | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: Literal["off", "inductor", "aot_eager", "eager"] = "off"
+    accumulate_steps: int = Field(1, ge=1)
+    max_grad_norm: float | None = Field(None, gt=0)
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _compiles_by_default_with(cls, value: Any) -> Any:
+        return {True: "inductor", False: "off"}[value] if isinstance(value, bool) else value
 
     @field_validator("*", mode="before")
     @classmethod
@@ -242,6 +264,16 @@ class RunConfig(MMSAKeys):
         return self.model_dump()
 
     @property
+    def unnamed(self) -> frozenset[str]:
+        """Keys that are no part of a run's name.
+
+        Those of `later` that have their default, and what decides only the speed.
+        """
+        fields = type(self).model_fields
+        found = {key for key in self.later if getattr(self, key) == fields[key].default}
+        return frozenset(found | ({"eval_batch_size"} if self.masks_padding else set()))
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """Modalities that the model reads, of `names.MODALITIES`.
 
@@ -262,8 +294,6 @@ class FineTuneConfig(RunConfig):
     """Keys of models that are trained otherwise than by linear decay.
 
     Attributes:
-        max_grad_norm: The gradient of all parameters together is scaled down to this norm; None
-            leaves it.
         schedule: What follows the linear warm-up: `linear` decay to zero or half a `cosine` at
             `num_epochs`, or the `constant` peak.
         schedule_unit: Whether the rate moves with every `step`, or stays through an `epoch`.
@@ -272,7 +302,8 @@ class FineTuneConfig(RunConfig):
         adam_epsilon: Of either, what is added to the denominator.
     """
 
-    max_grad_norm: float | None = Field(None, gt=0)
+    later: ClassVar[frozenset[str]] = STEP_OPTIONS - {"max_grad_norm"}
+
     schedule: Literal["linear", "constant", "cosine"] = "linear"
     schedule_unit: Literal["step", "epoch"] = "step"
     decay_all: bool = False

@@ -133,7 +133,7 @@ def build_index(
         Index on the CPU; K is the smaller of `config.candidates` and N.
     """
     features = F.normalize(features.float(), dim=-1)
-    classes = label_classes(labels, config.classes, config.borders).to(features.device)
+    classes = label_classes(labels, config.classes, config.borders)
     find = _nearest if config.mode == "correct" else _rank_positions
     return RetrievalIndex(*find(features, classes, config, block_rows).cpu())
 
@@ -147,16 +147,17 @@ def _nearest(features: Tensor, classes: Tensor, config: RetrievalConfig, block_r
     """Candidates `(3, N, K)`: same class, similar others, dissimilar others; never the sample."""
     # With equal classes side by side, a block needs masks in a window of neighbouring columns only.
     order = classes.argsort(stable=True)
-    features, classes = features[order], classes[order]
-    ends = classes.bincount().cumsum(dim=0)
+    sorted_classes, ends = classes[order].tolist(), classes.bincount().cumsum(dim=0).tolist()
+    order, classes = order.to(features.device), classes[order].to(features.device)
+    features = features[order]
     k = min(config.candidates, len(classes))
     found = order.new_empty((3, len(classes), k))
     for rows in _blocks(len(classes), block_rows):
         similarities = features[rows] @ features.T
-        first, last = classes[rows][0], classes[rows][-1]
-        begin = int(ends[first - 1]) if first > 0 else 0
-        window = similarities[:, begin : int(ends[last])]
-        same_class = classes[rows, None] == classes[begin : int(ends[last])]
+        first, last = sorted_classes[rows][0], sorted_classes[rows][-1]
+        begin, end = ends[first - 1] if first > 0 else 0, ends[last]
+        window = similarities[:, begin:end]
+        same_class = classes[rows, None] == classes[begin:end]
         same = window.masked_fill(~same_class, -torch.inf)
         same.diagonal(rows.start - begin).fill_(-torch.inf)
         found[0, rows] = _top(same, k, order[begin:])
@@ -178,7 +179,7 @@ def _rank_positions(
     features: Tensor, classes: Tensor, config: RetrievalConfig, block_rows: int
 ) -> Tensor:
     """The released code's candidates: positions in the ranking, not the samples at them."""
-    count = len(classes)
+    count, classes = len(classes), classes.to(features.device)
     k = min(config.candidates, count)
     found = classes.new_empty((3, count, k))
     position = torch.arange(count, device=classes.device)

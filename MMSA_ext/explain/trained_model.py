@@ -27,7 +27,7 @@ from MMSA_ext.errors import CheckpointError
 from MMSA_ext.explain.samples import select_samples
 from MMSA_ext.models.contract import Inputs, core_model
 from MMSA_ext.runs.prediction import Scorer, eval_loaders
-from MMSA_ext.training.steps import to_device
+from MMSA_ext.training.transfer import to_device
 
 
 @dataclass(frozen=True)

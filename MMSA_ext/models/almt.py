@@ -148,7 +148,7 @@ class ModalityEmbedding(nn.Module):
                 f"a sequence of {sequence.shape[1]} steps, but the model was built for at most "
                 f"{self.max_length}; cut the sequences or set seq_lens and retrain."
             )
-        tokens = self.tokens.expand(len(sequence), -1, -1)
+        tokens = self.tokens.expand(sequence.shape[0], -1, -1)
         count = tokens.shape[1]
         x = torch.cat([tokens, self.projection(sequence)], dim=1)
         x = x + self.positions[:, : x.shape[1]]
@@ -227,7 +227,7 @@ class HyperFusion(nn.Module):
 
     def forward(self, hyper: Tensor) -> Tensor:
         """The fused vector `(B, d)` of H_hyper `(B, tokens, d)`."""
-        token = self.token.expand(len(hyper), -1, -1)
+        token = self.token.expand(hyper.shape[0], -1, -1)
         target = token + self.language_positions[:, :1]
         source = torch.cat([token, hyper], dim=1) + self.hyper_positions
         for layer in self.layers:

@@ -233,6 +233,7 @@ class ConFEDE(TwoStageModel):
     """Encode, decompose, contrast, predict."""
 
     ranked_by = MODALITIES
+    predicts = ("decoder", "mono_decoder")
 
     def __init__(self, config: ConFEDEConfig) -> None:
         super().__init__()

@@ -95,12 +95,15 @@ class MSAModel(nn.Module):
         ranked_by: The `contrast_features` by whose concatenation samples are retrieved.
         feature_bank: Whether retrieved samples are read from a bank instead of encoded anew.
         reads_padding: Whether a sample's prediction depends on how far its batch is padded.
+        predicts: Names of the parts that make predictions, which are computed in float32 whatever
+            the precision of training.
     """
 
     retrieval: RetrievalConfig | None = None
     ranked_by: tuple[str, ...] = ()
     feature_bank: bool = False
     reads_padding: bool = False
+    predicts: tuple[str, ...] = ("head",)
 
     def __call__(self, *given: Any) -> Any:
         """`forward`; MMSA's wrapper, which knows no `Inputs`, passes what they hold one by one."""

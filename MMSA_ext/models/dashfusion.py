@@ -260,7 +260,7 @@ class DashFusion(MSAModel):
             return H
         if self.config.without_temporal == "text":
             return text
-        return Ragged.whole(self.learned_bottleneck.expand(len(text.packing.order), -1, -1))
+        return Ragged.whole(self.learned_bottleneck.expand(text.packing.order.shape[0], -1, -1))
 
     def pool(self, encoded: Mapping[str, Ragged], H: Ragged) -> dict[str, Tensor]:
         """Global features `(B, d)` of T, A, V and, with temporal alignment, H."""

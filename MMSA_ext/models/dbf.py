@@ -263,7 +263,7 @@ class DBF(MSAModel):
         if self.config.text_tokens == "first":
             raw["text"], masks["text"] = hidden[:, :1], text_mask[:, :1]
         entering = Streams(
-            self._encode(raw, masks), masks, self.bottleneck.expand(len(hidden), -1, -1)
+            self._encode(raw, masks), masks, self.bottleneck.expand(hidden.shape[0], -1, -1)
         )
         fused: Streams = self.fusion(entering)
         centre = self.norm(fused.features[self.config.centre])

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from MMSA_ext.models.eager import on_eager_cpu
+
 # Scaling vectors can span the square of what K spans; float32 holds e^88 and float64 e^709.
 _WIDEST_IN_FLOAT32, _WIDEST_IN_FLOAT64 = 40.0, 200.0
 # On a CPU; looking for the last problem's convergence costs as much as half an iteration.
@@ -201,9 +203,8 @@ def _dtype_of_scalings(log_kernel: Tensor, most: float | None) -> torch.dtype | 
     """
     if not log_kernel.numel():
         return None
-    span = most
-    if span is None or log_kernel.device.type == "cpu":
-        span = -log_kernel.detach().min().item()
+    looks = most is None or on_eager_cpu(log_kernel.device)
+    span = -log_kernel.detach().min().item() if looks else most
     if log_kernel.dtype == torch.float32 and span <= _WIDEST_IN_FLOAT32:
         return torch.float32
     # Apple's devices have no float64.
@@ -286,7 +287,7 @@ class _Scaling(torch.autograd.Function):
         of_log_plan = plan * of_plan
         of_log_u, of_log_v = of_log_plan.sum(dim=1), of_log_plan.sum(dim=0)
         of_a, of_b, of_kernel = torch.zeros_like(a), torch.zeros_like(b), torch.zeros_like(kernel)
-        steps = int(iterations.max()) if kernel.device.type == "cpu" else len(us)
+        steps = int(iterations.max()) if on_eager_cpu(kernel.device) else len(us)
         for step in reversed(range(steps)):
             ran = iterations > step
             u, v, v_before = us[step], vs[step + 1], vs[step]
@@ -309,7 +310,7 @@ class _Scaling(torch.autograd.Function):
 
 def _is_checked(kernel: Tensor, iteration: int) -> bool:
     """Whether to look, behind an iteration, if it was the last one that a problem needs."""
-    return kernel.device.type == "cpu" and iteration % _CHECKED_EVERY == 0
+    return on_eager_cpu(kernel.device) and iteration % _CHECKED_EVERY == 0
 
 
 def _times(kernel: Tensor, v: Tensor, memory: Tensor) -> Tensor:
@@ -349,7 +350,7 @@ def _solve_on_logarithms(
         with torch.no_grad():
             error = ((log_u + log_rows).exp() - a).abs().sum(dim=-2, keepdim=True)
             active = active & (error > tolerance)
-        if log_kernel.device.type == "cpu" and not active.any():
+        if on_eager_cpu(log_kernel.device) and not active.any():
             break
     log_plan = torch.where((a > 0) & (b > 0), log_kernel + log_u + log_v, _ABSENT)
     return log_plan.exp(), iterations[..., 0, 0], error[..., 0, 0]

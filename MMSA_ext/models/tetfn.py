@@ -340,6 +340,8 @@ class Head(nn.Module):
 class TETFN(MSAModel):
     """Read the modalities, let each read the two others, fuse; predict from each alone too."""
 
+    predicts = ("fusion", *(f"heads.{m}" for m in MODALITIES))
+
     def __init__(self, config: TETFNConfig) -> None:
         super().__init__()
         self.config = config

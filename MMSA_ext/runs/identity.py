@@ -25,7 +25,7 @@ def identifying_configuration(args: EasyDict) -> dict[str, Any]:
     """The part of a configuration that identifies a run, known before its data are read.
 
     It has causes and no consequences, so not the shapes that the feature file decides, nor what
-    decides only the speed of the model.
+    `RunConfig.unnamed` leaves out.
 
     Raises:
         TextEncoderError: If the text encoder is a folder that is not there.
@@ -33,8 +33,8 @@ def identifying_configuration(args: EasyDict) -> dict[str, Any]:
     left_out = set(FACTS)
     if is_registered(args.model_name):
         bound = get_model(args.model_name).config.from_args(args)
-        if isinstance(bound, RunConfig) and bound.masks_padding:
-            left_out.add("eval_batch_size")
+        if isinstance(bound, RunConfig):
+            left_out |= bound.unnamed
     kept = identity_config(args)
     configuration = {key: value for key, value in kept.items() if key not in left_out}
     if "pretrained" in configuration:

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Literal, cast
 
 import torch
-from torch import nn
 
 from MMSA_ext.config.schema import FineTuneConfig
 from MMSA_ext.models.contract import MSAModel
@@ -17,7 +16,7 @@ Schedule = Literal["linear", "constant", "cosine"]
 
 
 class FineTuneTrainer(Trainer):
-    """`Trainer` that obeys `FineTuneConfig`: schedule, optimizer, clipping, decay of all."""
+    """`Trainer` that obeys `FineTuneConfig`: schedule, optimizer, decay of all."""
 
     @property
     def _settings(self) -> FineTuneConfig:
@@ -50,11 +49,6 @@ class FineTuneTrainer(Trainer):
         return torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: factor(step // steps_per_unit)
         )
-
-    def prepare_gradients(self, model: MSAModel) -> None:
-        """Clip the norm of all gradients together."""
-        if self._settings.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), self._settings.max_grad_norm)
 
 
 def rate_factor(schedule: Schedule, done: int, *, warmup: int, last: int) -> float:

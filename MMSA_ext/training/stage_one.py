@@ -22,6 +22,7 @@ from easydict import EasyDict
 from torch import Tensor, nn
 
 from MMSA_ext import mmsa_bridge
+from MMSA_ext.config.schema import STEP_OPTIONS
 from MMSA_ext.data.feature_set import FeatureSplit
 from MMSA_ext.data.loader import FeatureLoader
 from MMSA_ext.datasets import DEFINITION
@@ -176,6 +177,7 @@ class _EncoderTrainer(Trainer):
                 "batch_size": recipe.batch_size,
                 "learning_rate": recipe.learning_rate,
                 "weight_decay": recipe.weight_decay,
+                **{key: type(self.config).model_fields[key].default for key in STEP_OPTIONS},
             }
         )
 

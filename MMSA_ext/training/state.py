@@ -55,6 +55,7 @@ class Training:
         optimizer: Its optimizer.
         schedule: The learning rate's schedule.
         sampler: Retrieval, as it was last refreshed.
+        scaler: Of losses in float16; not enabled otherwise.
         history: The epochs so far.
         best: Key of the selected epoch, smaller is better; infinite before there is one.
         epoch: Epochs that are finished.
@@ -64,6 +65,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     sampler: StepSampler
+    scaler: torch.amp.GradScaler
     history: TrainingHistory
     best: float = float("inf")
     epoch: int = 0
@@ -173,6 +175,7 @@ def _facts(training: Training, selected: Path) -> dict[str, Any]:
         "history": vars(training.history),
         "optimizer": {"groups": steps["param_groups"], "plain": plain},
         "schedule": {key: value for key, value in schedule.items() if key != "lr_lambdas"},
+        "scaler": training.scaler.state_dict(),
         "numpy": numpy_state,
         "python": random.getstate(),
         "state_dict": {name: value.detach().cpu() for name, value in tensors.items()},
@@ -202,6 +205,8 @@ def _put_back(training: Training, content: dict[str, Any], selected: Path) -> No
     training.optimizer.load_state_dict({"state": state, "param_groups": groups})
     # A schedule's functions are code, and no state.
     training.schedule.load_state_dict({**training.schedule.state_dict(), **content["schedule"]})
+    if training.scaler.is_enabled():
+        training.scaler.load_state_dict(content["scaler"])
     device = next(core.parameters()).device
     if index := part("index."):
         sampler.index = RetrievalIndex(**index)

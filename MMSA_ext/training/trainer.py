@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,11 +24,16 @@ from MMSA_ext.data.loader import FeatureLoader, as_feature_loader
 from MMSA_ext.data.predictions import Predictions
 from MMSA_ext.data.scaling import FeatureScaling
 from MMSA_ext.errors import NOT_BETTER, TrainingDivergedError
-from MMSA_ext.models.contract import Inputs, MSAModel, core_model
+from MMSA_ext.models.contract import Inputs, MSAModel, StepBatch, StepOutput, core_model
 from MMSA_ext.models.parts.encoders import PretrainedText
 from MMSA_ext.training.callbacks import Callback, EpochProgress, StepProgress, listeners
+from MMSA_ext.training.compiling import compiled
+from MMSA_ext.training.precision import Precision
 from MMSA_ext.training.state import ResumePoint, Training, TrainingHistory
-from MMSA_ext.training.steps import StepSampler, evaluation_order, to_device
+from MMSA_ext.training.step_log import StepLog
+from MMSA_ext.training.steps import StepSampler, evaluation_order
+from MMSA_ext.training.transfer import prefetched
+from MMSA_ext.training.updates import Updates, shares
 from MMSA_ext.training.weights_file import write_scratch
 
 if TYPE_CHECKING:
@@ -188,7 +195,9 @@ class Trainer:
         return min(round(self.config.warmup_ratio * units), units - 1)
 
     def prepare_gradients(self, model: MSAModel) -> None:
-        """Change the gradients before the optimizer reads them; does nothing here."""
+        """Change the gradients before the optimizer reads them: clip the norm of all together."""
+        if self.config.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), self.config.max_grad_norm)
 
     def _fit(
         self,
@@ -199,22 +208,26 @@ class Trainer:
         destination: Path,
     ) -> None:
         config = self.config
+        precision = Precision(config.precision, self.device)
         optimizer = self.make_optimizer(core)
-        schedule = self.make_schedule(optimizer, len(train))
+        updates = -(-len(train) // config.accumulate_steps)
+        schedule = self.make_schedule(optimizer, updates)
         sampler = StepSampler(train.split, core.retrieval)
-        now = Training(model, optimizer, schedule, sampler, self.history)
+        now = Training(model, optimizer, schedule, sampler, precision.scaler, self.history)
+        training_step = compiled(core.training_step, config.compile, self.device)
         if self.resume is None or not self.resume.restore(now, destination):
             start = self.score(predict(core, valid, self.device))
             self.history.epochs.append({"epoch": 0, "valid": start})
             self._tell_epoch()
-        warm = -(-self.warm_up(config.num_epochs * len(train)) // len(train))  # epochs
+        warm = -(-self.warm_up(config.num_epochs * updates) // updates)  # epochs
         while now.epoch < config.num_epochs and not self._is_out_of_patience(now.epoch, warm):
             epoch = now.epoch + 1
             began = time.perf_counter()
             core.begin_epoch(epoch, config.num_epochs)
             if sampler.is_stale(epoch):
                 sampler.refresh(core, self.device, config.eval_batch_size)
-            trained = self._train_epoch(core, train, sampler, optimizer, schedule, epoch, now.best)
+            with precision.heads_in_float32(core):
+                trained = self._train_epoch(core, train, now, precision, training_step)
             scores = self.score(predict(core, valid, self.device))
             self.history.epochs.append(
                 {
@@ -283,42 +296,38 @@ class Trainer:
         self,
         core: MSAModel,
         train: FeatureLoader,
-        sampler: StepSampler,
-        optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.LRScheduler,
-        epoch: int,
-        best: float,
+        now: Training,
+        precision: Precision,
+        training_step: Callable[[StepBatch], StepOutput],
     ) -> dict[str, float]:
         """One pass over the training split; returns its mean losses and metrics."""
         core.train()
-        sums: dict[str, float] = {}
-        predictions, labels = [], []
-        for number, indices in enumerate(train.indices(), start=1):
-            step = sampler.step(indices, self.device)
-            output = core.training_step(step)
-            loss = output.total
-            if not torch.isfinite(loss):
-                raise TrainingDivergedError(
-                    f"the training loss is {loss.item()} in epoch {epoch}, step {number}; "
-                    "lower learning_rate or check the features with `mmsa-ext check-data`."
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.prepare_gradients(core)
-            optimizer.step()
-            schedule.step()
-            for name, value in {"Loss": loss, **output.losses, **output.diagnostics}.items():
-                sums[name] = sums.get(name, 0.0) + value.item() * len(indices)
-            predictions.append(output.prediction.detach().cpu().reshape(-1))
-            labels.append(step.labels.cpu().reshape(-1))
-            if self._on_step:
-                told = None if epoch == 1 or math.isinf(best) else self._shown(best)
-                where = (epoch, self.config.num_epochs, number, len(train))
-                state = StepProgress(*where, loss.item(), told, self.stage)
-                for on_step in self._on_step:
-                    on_step(state)
-        means = {name: total / len(train.split) for name, total in sums.items()}
-        return means | self._metrics(torch.cat(predictions), torch.cat(labels))
+        log = StepLog(now.epoch + 1, self.device, partial(self._tell_step, now, len(train)))
+        updates = Updates(
+            now.optimizer, now.schedule, now.scaler, partial(self.prepare_gradients, core)
+        )
+        batches = list(train.indices())
+        parts = shares([len(anchors) for anchors in batches], self.config.accumulate_steps)
+        for step, (share, ends) in zip(now.sampler.steps(batches, self.device), parts, strict=True):
+            with precision.autocast():
+                output = training_step(step)
+                loss = output.total
+            updates.add(loss, share, ends=ends)
+            values = {"Loss": loss, **output.losses, **output.diagnostics}
+            log.add(values, output.prediction, len(step.anchors))
+        means, predictions = log.finish()
+        labels = torch.from_numpy(train.split.labels["M"])[torch.cat(batches)]
+        return means | self._metrics(predictions, labels.float())
+
+    def _tell_step(self, now: Training, steps: int, step: int, loss: float) -> None:
+        """Tell the callbacks of a step, as soon as its loss is on the host."""
+        if not self._on_step:
+            return
+        best = None if now.epoch == 0 or math.isinf(now.best) else self._shown(now.best)
+        where = (now.epoch + 1, self.config.num_epochs, step, steps)
+        state = StepProgress(*where, loss, best, self.stage)
+        for on_step in self._on_step:
+            on_step(state)
 
     def _key(self, scores: dict[str, float]) -> float:
         """`KeyEval` as a number to be minimised."""
@@ -349,26 +358,26 @@ def predict(
         features: Collect MMSA's `Feature_*` outputs too.
     """
     model.eval()
-    predicted, labels = [], []
+    predicted: list[Tensor] = []
     collected: dict[str, list[Tensor]] = {}
-    order = evaluation_order(model, loader.split)
-    for indices in torch.split(order, loader.batch_size):
-        batch = loader.split.batch(indices)
-        outputs = model(Inputs.of(to_device(batch, device)))
-        predicted.append(outputs["M"].reshape(-1).float().cpu())
-        truth = batch["labels"].get("M")
-        missing = torch.full((len(batch["id"]),), math.nan)
-        labels.append(missing if truth is None else truth.reshape(-1))
+    split, order = loader.split, evaluation_order(model, loader.split)
+    cut = (partial(split.batch, indices) for indices in torch.split(order, loader.batch_size))
+    for batch in prefetched(cut, device):
+        outputs = model(Inputs.of(batch))
+        predicted.append(outputs["M"].reshape(-1).float())
         if features:
             for name, value in outputs.items():
                 if name.startswith("Feature_"):
-                    collected.setdefault(name, []).append(value.cpu())
+                    collected.setdefault(name, []).append(value)
     back = torch.argsort(order)
+    truth = split.labels.get("M")
     return Predictions(
-        list(loader.split.ids),
-        torch.cat(predicted)[back],
-        torch.cat(labels)[back],
-        {name: torch.cat(parts)[back] for name, parts in collected.items()},
+        list(split.ids),
+        torch.cat(predicted).cpu()[back],
+        torch.full((len(split),), math.nan)
+        if truth is None
+        else torch.from_numpy(truth.astype(np.float32)),
+        {name: torch.cat(parts).cpu()[back] for name, parts in collected.items()},
     )
 
 

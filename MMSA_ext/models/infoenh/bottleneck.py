@@ -100,7 +100,7 @@ class FeatureBottleneck(nn.Module):
     def _gates(self, e: Tensor) -> Tensor:
         """The gates g of eq. 1: `(B, k, d)`, or `(B, k, 1)` for a gate per token."""
         if self.config.gates == "random":
-            return self.gate_values.to(e.dtype).expand(len(e), -1, -1)
+            return self.gate_values.to(e.dtype).expand(e.shape[0], -1, -1)
         gates: Tensor = self.gate(e).sigmoid()
         return gates
 

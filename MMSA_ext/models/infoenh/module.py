@@ -208,10 +208,10 @@ def _check_inputs(
                 f"{what} has the modalities {sorted(given)}; InfoEnh was built for {sorted(dims)}."
             )
     problems = []
-    batch = len(next(iter(sequences.values())))
+    batch = next(iter(sequences.values())).shape[0]
     for name, width in dims.items():
         x, mask = sequences[name], masks[name]
-        if x.dim() != 3 or x.shape[-1] != width or x.shape[1] < 1 or len(x) != batch:
+        if x.dim() != 3 or x.shape[-1] != width or x.shape[1] < 1 or x.shape[0] != batch:
             problems.append(
                 f"sequences[{name!r}] has shape {tuple(x.shape)}; expected ({batch}, L, {width}) "
                 "with L >= 1"

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from MMSA_ext.models.eager import on_eager_cpu
 from MMSA_ext.models.parts.dropout import Dropout, dropout, relu_dropout
 from MMSA_ext.models.parts.packing import Packing
 
@@ -156,8 +157,8 @@ def attend(
 
     mask = source_mask
     if mask is not None:  # (B, S) or (B, T, S) to (B, 1, 1 or T, S)
-        mask = mask.view(len(mask), 1, -1, mask.shape[-1])
-    if dropout > 0 and query.device.type == "cpu":
+        mask = mask.view(mask.shape[0], 1, -1, mask.shape[-1])
+    if dropout > 0 and on_eager_cpu(query.device):
         read = _attend_with_dropout(split(query), split(key), split(value), mask, scale, dropout)
     else:
         read = F.scaled_dot_product_attention(

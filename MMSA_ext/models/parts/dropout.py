@@ -3,7 +3,7 @@
 PyTorch draws a CPU mask number by number from one generator, which takes longer than the matrix
 products of a narrow layer. Here a mask takes 16 random bits an element from a fast generator that
 is seeded by torch's: `torch.manual_seed` decides it, though to other masks than PyTorch's. Other
-devices use PyTorch's.
+devices, and compiled steps, use PyTorch's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from MMSA_ext.models.eager import on_eager_cpu
 
 _STEPS = 1 << 16  # a probability is a multiple of 1/65536; the scale is that of the multiple
 
@@ -39,7 +41,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
     if p == 0:
         return x
     dropped = round(p * _STEPS)
-    if x.device.type != "cpu" or dropped == _STEPS:
+    if not on_eager_cpu(x.device) or dropped == _STEPS:
         return F.dropout(x, p)
     keep = _random_bits(x) >= dropped - _STEPS // 2
     kept: Tensor = _Masked.apply(x, keep, _STEPS / (_STEPS - dropped))  # type: ignore[no-untyped-call]
@@ -52,7 +54,7 @@ def relu_dropout(x: Tensor, p: float) -> Tensor:
     Arguments as for `dropout`.
     """
     dropped = round(p * _STEPS)
-    if x.device.type != "cpu" or dropped in (0, _STEPS):
+    if not on_eager_cpu(x.device) or dropped in (0, _STEPS):
         return dropout(x.relu(), p)
     keep = _random_bits(x) >= dropped - _STEPS // 2
     kept: Tensor = _MaskedRelu.apply(x, keep, _STEPS / (_STEPS - dropped))  # type: ignore[no-untyped-call]

@@ -161,7 +161,7 @@ class TextStates(PretrainedText):
             Hidden states `(B, L, H)`, and their mask `(B, L)`.
         """
         missing = max(0, length - text.shape[2])
-        padding = text.new_zeros(len(text), 3, missing)
+        padding = text.new_zeros(text.shape[0], 3, missing)
         padding[:, 0] = self.encoder.config.pad_token_id or 0
         return self._hidden(torch.cat([text, padding], dim=2))
 

@@ -5,8 +5,9 @@ blocks, each padded to its own longest sample only, and the blocks stand below e
 treats every position alike (linear layers, norms, feed-forward networks) runs once over all rows;
 only attention goes block by block.
 
-On a CPU. `groups_on` says why a batch on any other device is one block, whose layout follows from
-shapes alone: no length is asked for, and nothing here makes the host wait for the device.
+On a CPU. `groups_on` says why a batch on any other device, or in a compiled or exported graph, is
+one block, whose layout follows from shapes alone: no length is asked for, and nothing here makes
+the host wait for the device.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from MMSA_ext.models.eager import on_eager_cpu
+
 
 def groups_on(device: torch.device, groups: int) -> int:
     """In how many groups of similar length a batch is computed on a device.
@@ -23,7 +26,7 @@ def groups_on(device: torch.device, groups: int) -> int:
     On a CPU, where time goes with the positions that are computed: as many as asked for. Elsewhere
     one: a GPU computes padding faster than the host starts the operations of another group.
     """
-    return groups if device.type == "cpu" else 1
+    return groups if on_eager_cpu(device) else 1
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,7 @@ class Ragged:
             x, mask = self.padded()
         else:
             mask = self.packing.mask.index_select(0, samples)
-            if mask.device.type == "cpu" and not self.packing.is_whole:
+            if on_eager_cpu(mask.device) and not self.packing.is_whole:
                 positions = torch.arange(1, mask.shape[1] + 1)
                 mask = mask[:, : max(1, int((mask * positions).max()))]
             x = self._take(samples, mask)
