@@ -17,6 +17,7 @@ once `import MMSA`, anyone's, has been carried out, and at once if it was before
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +141,13 @@ def _introduce() -> None:
 
         return extension_config(kind)
 
+    def building(args: Any) -> AbstractContextManager[None]:
+        if not args.get("fast"):
+            return nullcontext()
+        from MMSA_ext.models.hosts.fast import fast_form
+
+        return fast_form(args)
+
     introduce(
         Extension(
             list_models=registry.registered_models,
@@ -147,6 +155,7 @@ def _introduce() -> None:
             configuration=configuration,
             run=lambda *args, **options: __getattr__("MMSA_run")(*args, **options),
             test=lambda *args, **options: __getattr__("MMSA_test")(*args, **options),
+            building=building,
         )
     )
 

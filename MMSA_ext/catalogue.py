@@ -99,6 +99,9 @@ NO_HOSTS = {
     "with InfoEnh in front, what it has to reconstruct would itself be learned",
 }
 
+# Models of MMSA with a faster form (`fast`), which their variants share.
+FAST = frozenset({"bert_mag", "misa", "mmim", "mult", "self_mm"})
+
 # Why there is no model of a name that users may expect.
 REFUSED = {
     "fdmer": "there is no model 'fdmer': neither its text nor its code is openly available; run "

@@ -2,22 +2,32 @@
 
     python benchmarks/start.py [--repeats 7] [--out start.csv]
     python benchmarks/start.py --parts [--out parts.csv]
+    python benchmarks/start.py --first-step [--repeats 5] [--out first.csv]
 
 Each measurement is a new process, the compared ones in turns; the first turn, which fills the file
 cache, does not count. `import MMSA_ext` alone puts off what costs time, so `import MMSA_ext, MMSA`,
 after which the models are registered, and `from MMSA_ext import MMSA_run`, after which they can be
 trained, stand beside it. With `--parts`, the seconds of each package that is imported on the way to
 `MMSA_run` (Python's own measurement, which slows imports down a little).
+
+With `--first-step`, the processor time of a run on the way to its first training step, as ratios to
+the imports of torch and transformers alone: what is imported, from there to the end of the checks
+(the file's digest, reading it, the name of the run) and from there to the end of the first step
+(the model, the untrained epoch's evaluation on 16 samples, the step). The model is `text_only` with
+MiniLM on a small generated file, so that what is left is not the computing of a large one.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
+from pathlib import Path
 
 from measuring import write_csv
 
@@ -35,6 +45,33 @@ STARTS = {
     "mmsa-ext list": ["-m", "MMSA_ext", "list"],
 }
 USAGE_ERROR = 2
+# Prints the processor time so far at each stage; ends with the first step.
+FIRST_STEP = """
+import json, os, sys, time
+stages = {}
+def passed(stage):
+    stages[stage] = time.process_time()
+import torch, transformers
+from transformers import BertModel, BertTokenizer
+passed("import torch, transformers")
+import MMSA
+passed("import MMSA")
+from MMSA_ext import Callback, MMSA_run
+passed("from MMSA_ext import MMSA_run")
+class Watch(Callback):
+    def on_start(self, start):
+        passed("checks, data, name of the run")
+    def on_step(self, step):
+        passed("first step")
+        print(json.dumps(stages), flush=True)
+        os._exit(0)
+folder = sys.argv[1]
+MMSA_run(
+    "text_only", "mosi", config={"pretrained": "minilm"}, seeds=[1], gpu_ids="cpu",
+    num_workers=0, verbose_level=0, custom_feature=f"{folder}/mosi.pkl", callbacks=[Watch()],
+    res_save_dir=folder, model_save_dir=folder, log_dir=folder, reuse=False,
+)
+"""
 
 
 def main() -> None:
@@ -42,8 +79,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--parts", action="store_true", help="by imported package")
+    parser.add_argument("--first-step", action="store_true", help="of a run, processor time")
     parser.add_argument("--out")
     arguments = parser.parse_args()
+    if arguments.first_step:
+        write_csv(first_step(arguments.repeats), arguments.out)
+        return
     if arguments.parts:
         write_csv(parts(), arguments.out)
         return
@@ -91,6 +132,33 @@ def parts() -> list[dict[str, object]]:
         }
         for package in packages
         if max(stock[package], ours[package]) > 0.005
+    ]
+
+
+def first_step(repeats: int) -> list[dict[str, object]]:
+    """Processor seconds of a run up to each stage, medians of new processes."""
+    from MMSA_ext.data import synthetic
+
+    runs: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        synthetic.write(str(Path(folder, "mosi.pkl")), "mosi", sizes=(64, 16, 16))
+        command = [sys.executable, "-c", FIRST_STEP, folder]
+        for _ in range(repeats + 1):  # the first one fills caches
+            ended = subprocess.run(command, capture_output=True, text=True)
+            if ended.returncode:
+                sys.exit(f"the run failed:\n{ended.stderr[-3000:]}")
+            runs.append(json.loads(ended.stdout.splitlines()[-1]))
+    reference = next(iter(runs[0]))
+    return [
+        {
+            "up_to": stage,
+            "processor_seconds": round(statistics.median(run[stage] for run in runs[1:]), 3),
+            "ratio_to_imports": round(
+                statistics.median(run[stage] / run[reference] for run in runs[1:]), 3
+            ),
+            "repeats": repeats,
+        }
+        for stage in runs[0]
     ]
 
 

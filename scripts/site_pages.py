@@ -48,6 +48,9 @@ MODULES = {
         "data.features", "data.feature_set", "data.convert", "data.synthetic", "data.corruption",
         "data.retrieval", "data.shards", "datasets", "metrics",
     ]),
+    "video": ("Video", [
+        "video.extraction", "video.contract", "video.extractors", "runs.video_scoring",
+    ]),
     "training": ("Training", [
         "runs.options", "runs.tracking", "training.callbacks", "training.trainer",
         "training.checkpoint", "config.schema", "config.resolve", "config.described",

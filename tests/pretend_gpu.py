@@ -60,13 +60,6 @@ _TAKING_LENGTHS = {aten._pack_padded_sequence.default, aten.lstm.data, aten.gru.
 _NAMED = ("/MMSA_ext/", "/MMSA/", "/transformers/", "/tests/")
 
 
-_IN_ONE_KERNEL = (F.dropout, F.scaled_dot_product_attention)
-
-
-def _dropout_arguments(x, p=0.5, training=True, inplace=False):
-    return x, p, training
-
-
 class PretendGPU:
     """Labels tensors as those of a GPU and counts, while entered as a context.
 
@@ -75,14 +68,12 @@ class PretendGPU:
         waits: Places where the host waits for the device: a value is fetched, or copied there
             without `non_blocking`.
         operations: Operations on the device, views included, by their name.
-        by_place: The same, by place.
     """
 
     def __init__(self) -> None:
         self.mixes: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
         self.operations: Counter[str] = Counter()
-        self.by_place: Counter[str] = Counter()
         self._labelled = WeakIdKeyDictionary()
         self._modes = (_Functions(self), _Operations(self))
         self.calls: list[bool] = []  # of torch's functions: whether they were given a GPU's tensor
@@ -129,6 +120,10 @@ class PretendGPU:
         self.waits[_place()] += 1
 
 
+def _dropout(x, p=0.5, training=True, inplace=False):
+    return torch.native_dropout(x, p, training)[0]
+
+
 class _Functions(TorchFunctionMode):
     """What Python code calls: devices asked for, copies between them, new tensors."""
 
@@ -144,8 +139,13 @@ class _Functions(TorchFunctionMode):
             return GPU if held else function(*args)
         if function == Tensor.is_cuda.__get__:
             return held
-        if held and function in _IN_ONE_KERNEL:
-            return self._in_one_kernel(function, args, kwargs)
+        if function == Tensor.is_cpu.__get__:
+            return not held
+        # Dropout is one operation of a GPU, and part of its attention; a CPU has several for it.
+        if held and function is F.dropout:
+            function = _dropout
+        if held and function is F.scaled_dot_product_attention:
+            kwargs["dropout_p"] = 0.0
         if function in (Tensor.backward, torch.autograd.backward, torch.autograd.grad):
             return function(*args, **kwargs)
         if held and function in (Tensor.numpy, Tensor.__array__):
@@ -168,13 +168,6 @@ class _Functions(TorchFunctionMode):
         if function in _GIVING_LENGTHS:
             gpu.forget(made[1])
         return made
-
-    def _in_one_kernel(self, function, args, kwargs):
-        """Dropout as a GPU has it, where a CPU would start several operations."""
-        if function is F.scaled_dot_product_attention:
-            return self._call(function, args, kwargs | {"dropout_p": 0.0})
-        x, p, training = _dropout_arguments(*args, **kwargs)
-        return self._call(torch.native_dropout, (x, p, training), {})[0]
 
     def _call(self, function, args, kwargs):
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
@@ -252,7 +245,6 @@ class _Operations(TorchDispatchMode):
     def _count(self, operation, args, given) -> None:
         gpu = self.gpu
         gpu.operations[operation.overloadpacket.__name__] += 1
-        gpu.by_place[_place()] += 1
         if operation in _WAITING:
             gpu.wait()
         if operation in _INDEXING:
@@ -260,12 +252,13 @@ class _Operations(TorchDispatchMode):
             # A mask's number of True is fetched, and an index of the host is copied.
             if any(x.dtype in (torch.bool, torch.uint8) or not gpu.holds(x) for x in index):
                 gpu.wait()
+            given = [x for x in (args[0], *args[2:3]) if isinstance(x, Tensor)]
         # A scalar of the host may take part, and a copy may have its source there.
         elsewhere = [x for x in given if x.dim() and not gpu.holds(x)]
         if operation is aten.copy_.default:
             if elsewhere:
                 gpu.wait()
-        elif elsewhere and operation not in _INDEXING | _TAKING_LENGTHS:
+        elif elsewhere and operation not in _TAKING_LENGTHS:
             shapes = ", ".join(str(tuple(x.shape)) for x in elsewhere)
             gpu.mixes[f"{_place()}: {operation} with {shapes} of the CPU"] += 1
 

@@ -94,7 +94,7 @@ def test_commands_parse(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # with the files that a command names
     monkeypatch.setenv("HOME", str(tmp_path))
     named = [Path(word).expanduser() for word in arguments]
-    for path in (path for path in named if path.suffix in (".pkl", ".pth")):
+    for path in (path for path in named if path.suffix in (".pkl", ".pth", ".mp4")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     for folder in ("shards", "my-model"):

@@ -39,6 +39,12 @@ def test_a_tensor_made_without_a_device_is_found(gpu, x):
     assert "test_a_tensor_made_without_a_device_is_found: aten.add.Tensor with (3,)" in place
 
 
+def test_an_index_of_the_device_into_the_cpu_is_found(gpu, x):
+    with gpu:
+        _ = torch.arange(3.0)[x[0].long()]
+    assert "aten.index.Tensor with (3,) of the CPU" in next(iter(gpu.mixes))
+
+
 def test_one_in_a_backward_pass_is_found(gpu, x):
     with gpu:
         Planted.apply(x.requires_grad_()).sum().backward()

@@ -21,6 +21,7 @@ from MMSA_ext.cli import (
     runs,
     sharing,
     statistics,
+    video,
 )
 from MMSA_ext.cli.options import parse_overrides
 from MMSA_ext.errors import MMSAExtError
@@ -57,6 +58,7 @@ app.command("push")(sharing.push)
 app.command("pull")(sharing.pull)
 app.command("check-data")(data.check_data)
 app.command("convert")(data.convert)
+app.command("extract")(video.extract)
 app.command("encode-text")(data.encode_text)
 app.command("standardise")(data.standardise)
 app.command("cache")(cache.cache)

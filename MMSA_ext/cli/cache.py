@@ -1,4 +1,4 @@
-"""Command `cache`: the feature files that are kept as memory-mapped arrays."""
+"""Command `cache`: feature files that are kept as memory-mapped arrays, and extracted clips."""
 
 import time
 from typing import Annotated
@@ -11,16 +11,18 @@ from MMSA_ext.errors import ConfigError
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove everything in it.")] = False,
 ) -> None:
-    """List what the cache of feature files holds, or clear it."""
+    """List what the cache of feature files and extracted clips holds, or clear it."""
     from MMSA_ext.data import feature_cache
+    from MMSA_ext.video.clip_cache import user_cache
 
-    folder = feature_cache.cache_folder()
-    if folder is None:
+    folder, clips = feature_cache.cache_folder(), user_cache()
+    if folder is None or clips is None:
         typer.echo(f"The cache is off ({feature_cache.VARIABLE}).")
         return
     try:
-        freed = feature_cache.clear() if clear else 0
+        freed = feature_cache.clear() + clips.clear() if clear else 0
         kept = feature_cache.entries()
+        tracks, size = len(clips.entries()), clips.size()
     except OSError as error:
         done = "removed" if clear else "read"
         raise ConfigError(
@@ -34,5 +36,7 @@ def cache(
         day = time.strftime("%Y-%m-%d", time.localtime(entry.last_used))
         source = repr(entry.source) if entry.source else "damaged: made anew with its file"
         typer.echo(f"{entry.size / 2**20:8.0f} MiB  last used {day}  {source}")
-    total = sum(entry.size for entry in kept)
+    if tracks:
+        typer.echo(f"{size / 2**20:8.0f} MiB  {tracks} modalities of clips, for `extract`")
+    total = sum(entry.size for entry in kept) + size
     typer.echo(f"{folder}: {len(kept)} files, {total / 2**20:.0f} MiB")

@@ -22,9 +22,43 @@ _Number = TypeVar("_Number", int, float)
 
 if TYPE_CHECKING:
     from MMSA_ext.data import front_padding as padding_in_front
-    from MMSA_ext.data.convert.conversion import Incomplete
+    from MMSA_ext.data.convert.writing import Incomplete
     from MMSA_ext.data.encode_text import Padding, TextCoverage
     from MMSA_ext.data.fit_lengths import TooLong
+
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="OURS=THEIRS",
+        help="What a column is called, such as text=utterance; split= leaves it out. Repeatable.",
+    ),
+]
+Group = Annotated[str | None, typer.Option(help="Column whose values are not to be in two splits.")]
+Seed = Annotated[int | None, typer.Option(help="Of splits that are made at random. Default: 1111.")]
+Shares = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TRAIN,VALID,TEST", help="Where the source has no splits. Default: 0.7,0.1,0.2."
+    ),
+]
+MaxLength = Annotated[
+    list[str] | None,
+    typer.Option(metavar="MODALITY=N", help="Most steps, such as audio=375; text counts tokens."),
+]
+TooLongToWrite = Annotated[
+    str, typer.Option(help="Longer ones: cut, pool (frames are averaged) or error.")
+]
+IncompleteSamples = Annotated[
+    str, typer.Option(help="Samples that lack what others have: error, or drop them.")
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option("-p", "--pretrained", help="Encoder whose tokenizer fills 'text_bert'."),
+]
+Shards = Annotated[
+    int | None, typer.Option(help="Write so many Parquet files instead of one feature file.")
+]
 
 
 def check_data(
@@ -75,53 +109,21 @@ def convert(
             "Default: recognised by the content."
         ),
     ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--column",
-            metavar="OURS=THEIRS",
-            help="What a column is called, such as text=utterance; split= leaves it out. "
-            "Repeatable.",
-        ),
-    ] = None,
+    columns: Columns = None,
     audio: Annotated[
         str, typer.Option(help="Beside a CSV: folder or file with a sequence for each id.")
     ] = "",
     vision: Annotated[str, typer.Option(help="Likewise; OpenFace's CSV files too.")] = "",
-    group: Annotated[
-        str | None, typer.Option(help="Column whose values are not to be in two splits.")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of splits that are made at random. Default: 1111.")
-    ] = None,
-    shares: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TRAIN,VALID,TEST",
-            help="Where the source has no splits. Default: 0.7,0.1,0.2.",
-        ),
-    ] = None,
-    max_length: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MODALITY=N", help="Most steps, such as audio=375; text counts tokens."
-        ),
-    ] = None,
-    too_long: Annotated[
-        str, typer.Option(help="Longer ones: cut, pool (frames are averaged) or error.")
-    ] = "cut",
-    incomplete: Annotated[
-        str, typer.Option(help="Samples that lack what others have: error, or drop them.")
-    ] = "error",
+    group: Group = None,
+    seed: Seed = None,
+    shares: Shares = None,
+    max_length: MaxLength = None,
+    too_long: TooLongToWrite = "cut",
+    incomplete: IncompleteSamples = "error",
     front_padding: FrontPadding = "",
-    pretrained: Annotated[
-        str | None,
-        typer.Option("-p", "--pretrained", help="Encoder whose tokenizer fills 'text_bert'."),
-    ] = None,
+    pretrained: Tokenizer = None,
     recipe: Annotated[str, typer.Option(help="JSON file that says who made the features.")] = "",
-    shards: Annotated[
-        int | None, typer.Option(help="Write so many Parquet files instead of one feature file.")
-    ] = None,
+    shards: Shards = None,
 ) -> None:
     """Make a feature file of a CSV, arrays, a Hugging Face data set, others' pickles, OpenFace."""
     from MMSA_ext.data.convert import convert as into_features
@@ -130,18 +132,13 @@ def convert(
         source,
         output,
         form=form,
-        columns=_pairs("--column", columns or []),
+        columns=columns_of(columns),
         audio=audio or None,
         vision=vision or None,
         group=group,
         seed=seed,
-        shares=None
-        if shares is None
-        else [_number("--shares", x, float) for x in shares.split(",")],
-        max_length={
-            modality: _number(f"--max-length {modality}", limit, int)
-            for modality, limit in _pairs("--max-length", max_length or []).items()
-        },
+        shares=shares_of(shares),
+        max_length=lengths_of(max_length),
         too_long=cast("TooLong", too_long),
         incomplete=cast("Incomplete", incomplete),
         front_padding=cast("padding_in_front.FrontPadding", front_padding or None),
@@ -152,6 +149,24 @@ def convert(
     typer.echo(report.render())
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
+
+
+def columns_of(given: list[str] | None) -> dict[str, str]:
+    """What `--column` says: our names and the source's."""
+    return _pairs("--column", given or [])
+
+
+def shares_of(given: str | None) -> list[float] | None:
+    """What `--shares` says."""
+    return None if given is None else [_number("--shares", x, float) for x in given.split(",")]
+
+
+def lengths_of(given: list[str] | None) -> dict[str, int]:
+    """What `--max-length` says, by modality."""
+    return {
+        modality: _number(f"--max-length {modality}", limit, int)
+        for modality, limit in _pairs("--max-length", given or []).items()
+    }
 
 
 def _pairs(option: str, given: list[str]) -> dict[str, str]:

@@ -148,6 +148,13 @@ def feature_source(path: _Path) -> _Path:
     return path if path and Path(expand(path)).is_dir() else feature_file(path)
 
 
+def feature_sources(paths: list[Path] | None) -> list[Path] | None:
+    """`feature_source`, of several."""
+    for path in paths or ():
+        feature_source(path)
+    return paths
+
+
 Text = Annotated[
     str,
     typer.Option("-Ft", "--feature-T", callback=feature_source, help="Feature file for text."),

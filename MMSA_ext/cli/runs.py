@@ -19,13 +19,14 @@ from MMSA_ext.cli.options import (
     ModelArgument,
     Overrides,
     Seeds,
-    feature_source,
+    feature_sources,
     given_once,
     parse_overrides,
     split_pairs,
     takes_imports,
     takes_run_options,
 )
+from MMSA_ext.cli.video import Asr, Cache, Subtitles, score_videos
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.paths import check_output
 from MMSA_ext.runs.options import RunOptions
@@ -162,79 +163,129 @@ def tune(
 @takes_imports
 def predict(
     checkpoint: Checkpoint,
-    source: Annotated[
-        Path | None,
+    sources: Annotated[
+        list[Path] | None,
         typer.Argument(
             metavar="INPUT",
-            callback=feature_source,
-            help="Feature file, features of one sample, folder of shards, or CSV of texts "
-            "(columns id, text).",
+            callback=feature_sources,
+            help="Feature file, features of one sample, folder of shards, CSV of texts (columns "
+            "id, text), or videos: files or a folder of them.",
         ),
     ] = None,
     text: Annotated[
-        str | None, typer.Option("--text", help="One text, in place of the input.")
+        str | None,
+        typer.Option("--text", help="One text, in place of the input; of a video what is said."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="CSV file; for shards a folder.")
+        Path | None,
+        typer.Option("-o", "--output", help="CSV file, of videos also JSON; for shards a folder."),
     ] = None,
     front_padding: FrontPadding = "",
     too_long: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Samples longer than any in training: cut (keep the first steps), pool (average "
-            "frames) or error."
+            "frames) or error. Default: error; of videos pool."
         ),
-    ] = "error",
+    ] = None,
     any_recipe: AnyRecipe = False,
+    subtitles: Subtitles = "",
+    asr: Asr = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Utterances of a video: whole, pauses, subtitles or auto (default)."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Picture of the sentiment over a video's time.")
+    ] = None,
+    cache: Cache = True,
     gpu_ids: Gpus = None,
     overrides: Overrides = None,
 ) -> None:
     """Score samples with a trained checkpoint; writes CSV to the output or the terminal.
 
     Of a folder of shards, each part has a result of its own in the output folder; what is finished
-    there is not computed again.
+    there is not computed again. A video is extracted as the features of training were.
     """
     from MMSA_ext import Scorer
     from MMSA_ext.data.shards import is_sharded
-    from MMSA_ext.files import write_atomically
-    from MMSA_ext.reporting.render import csv_text
-    from MMSA_ext.runs.scoring import score_texts
 
-    if (source is None) == (text is None):
+    given = sources or []
+    videos = bool(given) and all(map(_holds_media, given))
+    if len(given) > 1 and not videos:
+        raise ConfigError("give one input; several may be given of videos alone.")
+    source = given[0] if given and not videos else None
+    if not videos and (source is None) == (text is None):
         raise ConfigError("give an input or --text, one of them.")
     if text is not None and not text.strip():
         raise ConfigError("--text is empty; write what was said.")
-    if text is not None and output is not None:
+    of_videos = {
+        "--subtitles": subtitles,
+        "--asr": asr,
+        "--split": split,
+        "--plot": plot,
+        "--no-cache": not cache,
+    }
+    if not videos and (useless := [option for option, value in of_videos.items() if value]):
+        raise ConfigError(f"{useless[0]} has no effect but on a video; leave it out.")
+    if text is not None and output is not None and not videos:
         raise ConfigError(
             "-o has no effect on --text, whose score is printed; leave it out, or give a CSV."
         )
     values = parse_overrides(overrides or [])
     sharded, texts = source and is_sharded(source), source and source.suffix.lower() == ".csv"
     if front_padding:
-        if text is not None or sharded or texts:
+        if text is not None or sharded or texts or videos:
             raise ConfigError("--front-padding has no effect but on a feature file; leave it out.")
         values["front_padding"] = front_padding
     if sharded and output is None:
         raise ConfigError("the results of shards go to a folder; name it with -o.")
-    if output is not None:
-        check_output(output, *(Path(path) for path in (checkpoint, source) if path is not None))
+    for target in (path for path in (output, plot) if path is not None):
+        check_output(target, checkpoint, *given)
         if checkpoint.is_dir():
-            check_output(output.parent, checkpoint, checkpoint / "text_encoder")
+            check_output(target.parent, checkpoint, checkpoint / "text_encoder")
     scorer = Scorer(
         checkpoint,
         values,
         gpu_ids=gpu_ids or [],
-        too_long=cast("TooLong", too_long),
+        too_long=cast("TooLong", too_long or ("pool" if videos else "error")),
         any_recipe=any_recipe,
     )
-    if text is not None:
+    if videos:
+        score_videos(
+            scorer,
+            given,
+            output,
+            text=text,
+            subtitles=subtitles,
+            asr=asr,
+            split=split or "auto",
+            plot=plot,
+            cache=cache,
+        )
+    elif source is None:
         typer.echo(f"{scorer({'raw_text': [text]})['prediction'][0]:.6g}")
-        return
-    assert source is not None
-    if sharded:
+    elif sharded:
         assert output is not None
         _score_shards(scorer, source, output)
-        return
+    else:
+        _score_file(scorer, source, output, texts=bool(texts))
+
+
+def _holds_media(path: Path) -> bool:
+    """Whether a path is a video or audio file, or a folder with some and no shards."""
+    from MMSA_ext.video.corpus import is_media, media_files
+
+    if path.is_dir():
+        return not any(path.glob("*.parquet")) and bool(media_files(path))
+    return is_media(path)
+
+
+def _score_file(scorer: "Scorer", source: Path, output: Path | None, *, texts: bool) -> None:
+    from MMSA_ext.files import write_atomically
+    from MMSA_ext.reporting.render import csv_text
+    from MMSA_ext.runs.scoring import score_texts
+
     table = score_texts(scorer, source) if texts else scorer.predict(scorer.read(source))
     written = csv_text(table, exact=True)
     if output is None:

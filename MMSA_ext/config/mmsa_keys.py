@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from MMSA_ext import mmsa_bridge, mmsa_files
+from MMSA_ext.catalogue import FAST
 from MMSA_ext.config.files import read_config, supported_datasets
 from MMSA_ext.config.schema import FACTS
 from MMSA_ext.datasets import DEFINITION, Dataset, get_dataset
@@ -22,7 +23,7 @@ from MMSA_ext.registry import ModelEntry, get_model, host_of, is_registered, ref
 from MMSA_ext.validation import integer
 
 # Options of this package that every model takes, and that MMSA knows nothing of.
-OPTIONS = ("corruption", "front_padding", "num_epochs", "feature_scaling")
+OPTIONS = ("corruption", "front_padding", "num_epochs", "feature_scaling", "fast")
 # Keys of every configuration that this package reads, whoever's model it is.
 _READ_HERE = ("model_name", "dataset_name", DEFINITION, *OPTIONS, *FACTS)
 # What a run adds to the configuration before MMSA sees it.
@@ -54,7 +55,7 @@ def problems(args: Mapping[str, Any], *, drawn: bool = False) -> list[str]:
     read = mmsa_bridge.keys_read(host, args)
     shipped, known = mmsa_bridge.shipped_values(host), _shipped(args, drawn)
     own = own_keys(model)
-    found = _cap_problems(args)
+    found = _cap_problems(args) + _fast_problems(args)
     for key, value in args.items():
         if key in own or key in OPTIONS:
             continue
@@ -86,6 +87,17 @@ def _cap_problems(args: Mapping[str, Any]) -> list[str]:
     if cap is None or (integer(cap) or 0) >= 1:
         return []
     return [f"num_epochs: give a whole number from 1, or null for no cap (given: {cap!r:.80})"]
+
+
+def _fast_problems(args: Mapping[str, Any]) -> list[str]:
+    """What is wrong with `fast`, which is this package's: only some models have such a form."""
+    fast, host = args.get("fast"), _host(str(args["model_name"]))
+    if not isinstance(fast, bool | None):
+        return [f"fast: give true or false (given: {fast!r:.80})"]
+    if fast and host not in FAST:
+        named = ", ".join(sorted(FAST))
+        return [f"fast: there is no faster form of {host}; leave it out ({named} have one)"]
+    return []
 
 
 def unread(args: Mapping[str, Any], keys: Collection[str]) -> list[str]:

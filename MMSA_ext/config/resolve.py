@@ -170,7 +170,7 @@ def _settled(args: EasyDict, searched: Mapping[str, list[Any]], *, own_file: boo
     if corruption is not None:
         args.corruption = corruption
     check_choice(args.get("front_padding"))
-    _settle_scaling(args)
+    _settle_options(args)
     args = merge(merge({}, {key: choices[0] for key, choices in searched.items()}), args)
     if own_file and (idle := unread(args, searched)):
         name = str(args.model_name)
@@ -182,12 +182,16 @@ def _settled(args: EasyDict, searched: Mapping[str, list[Any]], *, own_file: boo
     return checked(args, drawn=drawn or bool(searched))
 
 
-def _settle_scaling(args: EasyDict) -> None:
-    """Of models in MMSA's loop the key is there only if it asks for something."""
+def _settle_options(args: EasyDict) -> None:
+    """Of models in MMSA's loop these keys are there only if they ask for something."""
     if "feature_scaling" in args:
         check_scaling(args.feature_scaling)
-    if trains_in_mmsa(str(args.model_name)) and not wants_scaling(args):
+    if not trains_in_mmsa(str(args.model_name)):
+        return
+    if not wants_scaling(args):
         args.pop("feature_scaling", None)
+    if args.get("fast") is False:
+        args.pop("fast")
 
 
 def checked(args: EasyDict, *, drawn: bool = False) -> EasyDict:

@@ -24,10 +24,10 @@ from MMSA_ext.experiments.files import Experiment
 from MMSA_ext.experiments.plan import Plan, TimeLeft, Unit
 from MMSA_ext.experiments.workers import Engine, LocalProcesses, Outcome, Worker
 from MMSA_ext.own_models import import_modules
+from MMSA_ext.processes import LostWorkerError
 from MMSA_ext.records.store import RunStore
 from MMSA_ext.registry import own_modules
 from MMSA_ext.runs.options import RunOptions
-from MMSA_ext.runs.processes import LostWorkerError
 from MMSA_ext.validation import whole_number
 
 # How often units that other processes have claimed are looked at again.

@@ -29,10 +29,10 @@ from MMSA_ext.experiments.workers import Engine, Outcome, Worker
 from MMSA_ext.extras import import_extra
 from MMSA_ext.files import scratch_folder, write_atomically
 from MMSA_ext.paths import Places
+from MMSA_ext.processes import LostWorkerError
 from MMSA_ext.records.rescue import store_or_rescue
 from MMSA_ext.records.store import RunRecord, RunStore
 from MMSA_ext.runs.options import RunOptions
-from MMSA_ext.runs.processes import LostWorkerError
 
 logger = logging.getLogger("MMSA")
 

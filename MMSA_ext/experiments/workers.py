@@ -12,17 +12,11 @@ from typing import Literal, Protocol
 from MMSA_ext.datasets import known
 from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.experiments.plan import Unit
+from MMSA_ext.processes import Process, end, threads_of_new_processes
 from MMSA_ext.records.store import RunRecord
 from MMSA_ext.runs.api import open_run
 from MMSA_ext.runs.options import RunOptions
-from MMSA_ext.runs.processes import (
-    Process,
-    check_copied,
-    end,
-    options_of,
-    threads_each,
-    threads_of_new_processes,
-)
+from MMSA_ext.runs.processes import check_copied, options_of, threads_each
 from MMSA_ext.runs.seeds import Run
 
 logger = logging.getLogger("MMSA")

@@ -24,6 +24,7 @@ from MMSA_ext.mmsa_bridge.feature_reading import provided_features
 from MMSA_ext.mmsa_bridge.keys import KeysRead, keys_read
 from MMSA_ext.mmsa_bridge.networks import build_model, trained_model
 from MMSA_ext.mmsa_bridge.outlines import Outline, outline
+from MMSA_ext.mmsa_bridge.patching import replace_attribute
 from MMSA_ext.mmsa_bridge.recording import StockEpoch, WatchedLoader
 from MMSA_ext.mmsa_bridge.registration import (
     in_force,
@@ -82,6 +83,7 @@ __all__ = [
     "provided_features",
     "register",
     "registered",
+    "replace_attribute",
     "run_logging",
     "score_trained",
     "setup_seed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,6 +36,7 @@ class Extension:
         configuration: Configuration of the added models in MMSA's schema, by kind of file.
         run: Replacement of `MMSA.MMSA_run`.
         test: Replacement of `MMSA.MMSA_test`.
+        building: Inside what it gives, MMSA builds a model of these `args`.
     """
 
     list_models: Callable[[], Iterable[str]]
@@ -42,3 +44,4 @@ class Extension:
     configuration: Callable[[Kind], Mapping[str, Any]]
     run: Callable[..., Any]
     test: Callable[..., Any]
+    building: Callable[[Any], AbstractContextManager[None]] = nullcontext

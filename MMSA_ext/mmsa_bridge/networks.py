@@ -18,7 +18,7 @@ from torch import OutOfMemoryError, Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from MMSA_ext.errors import CheckpointError, MMSAExtError, TextEncoderError
-from MMSA_ext.mmsa_bridge.registration import registered
+from MMSA_ext.mmsa_bridge.registration import building, registered
 from MMSA_ext.mmsa_bridge.runtime import preserved_random_state
 from MMSA_ext.text_encoders import given_weights
 
@@ -32,7 +32,7 @@ _LONGEST = 500  # characters that a message takes over
 
 def build_model(args: EasyDict) -> nn.Module:
     """MMSA's `AMIO(args)`, for its own models and the added ones; the network is `.Model`."""
-    with registered():
+    with registered(), building(args):
         model: nn.Module = import_module("MMSA.models.AMIO").AMIO(args)
     return model
 

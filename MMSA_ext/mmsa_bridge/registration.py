@@ -7,7 +7,7 @@ import json
 import re
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
@@ -88,6 +88,12 @@ def registered() -> Iterator[None]:
     finally:
         if not before:
             unregister()
+
+
+def building(args: Any) -> AbstractContextManager[None]:
+    """Inside, MMSA builds a model of `args` as the registration in force wants it."""
+    assert _registration is not None
+    return _registration.extension.building(args)
 
 
 def _patch_mmsa(extension: Extension) -> _Registration:

@@ -17,7 +17,11 @@ from typing import Any
 import torch
 from easydict import EasyDict
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 from torch.utils.data import DataLoader
 
 from MMSA_ext import mmsa_files
@@ -290,7 +294,7 @@ def _train(
     watched = {split: recorder.watch(loader) for split, loader in loaders.items()}
     trainer.do_test = evaluations
     try:
-        with _stepping_optimizers() as optimizers:
+        with _stepping_optimizers(fused=bool(args.get("fast"))) as optimizers:
             trainer.do_train(model, watched, return_epoch_results=False)
     except ValueError:
         evaluations.check_finite()  # scikit-learn refuses NaN on SIMS: say what that means
@@ -316,14 +320,27 @@ def _train(
 
 
 @contextmanager
-def _stepping_optimizers() -> Iterator[set[int]]:
-    """Inside, optimizers that make a step are put, by their `id`, into the set."""
+def _stepping_optimizers(*, fused: bool) -> Iterator[set[int]]:
+    """Inside, optimizers that make a step are put, by their `id`, into the set.
+
+    Args:
+        fused: Whether those that can work in one kernel do; the same update, but for rounding.
+    """
     seen: set[int] = set()
-    hook = register_optimizer_step_post_hook(lambda optimizer, *_: seen.add(id(optimizer)))
+    hooks = [register_optimizer_step_post_hook(lambda optimizer, *_: seen.add(id(optimizer)))]
+    if fused:
+        hooks.append(register_optimizer_step_pre_hook(_fuse))
     try:
         yield seen
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
+
+
+def _fuse(optimizer: Optimizer, *_: Any) -> None:
+    for group in optimizer.param_groups:
+        if "fused" in group:
+            group.update(fused=True, foreach=False)
 
 
 def _load_best(model: nn.Module, args: EasyDict) -> None:

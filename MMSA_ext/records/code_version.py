@@ -124,6 +124,8 @@ def _imported(
             above = package[: len(package) - node.level + 1] if node.level else ()
             module = (*above, *(node.module.split(".") if node.module else ()))
             yield from ((module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.expr):
+            continue  # most of a tree, and there are no imports in it
         elif annotations or not (isinstance(node, ast.If) and _is_for_annotations(node)):
             yield from _imported(node, package, annotations=annotations)
         else:

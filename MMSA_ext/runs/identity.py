@@ -42,17 +42,25 @@ def identifying_configuration(args: EasyDict) -> dict[str, Any]:
     return configuration
 
 
-def model_code_version(model_name: str) -> str:
+def model_code_version(model_name: str, *, fast: bool = False) -> str:
     """Version of the code that decides the numbers of a model: its own, its trainer's, the data's.
 
     Of MMSA's models that is what brings MMSA to run here; MMSA itself is of one version.
+
+    Args:
+        model_name: Name of the model.
+        fast: Whether it is built in its faster form.
     """
-    data = (read_features, seen_features, adopt_shapes)
+    parts: list[Any] = [read_features, seen_features, adopt_shapes]
+    if fast:
+        from MMSA_ext.models.hosts.fast import fast_form
+
+        parts.append(fast_form)
     if not is_registered(model_name):
-        return code_version(*data, run_stock_seed)
+        return code_version(*parts, run_stock_seed)
     entry = get_model(model_name)
     run = run_extension_seed if entry.host is None else run_stock_seed
-    return code_version(*data, run, entry.build, entry.config, entry.trainer)
+    return code_version(*parts, run, entry.build, entry.config, entry.trainer)
 
 
 def run_identity(
@@ -75,5 +83,5 @@ def run_identity(
         model=args.model_name,
         configuration=identifying_configuration(args) | dict(marks or {}),
         seed=seed,
-        code_version=model_code_version(args.model_name),
+        code_version=model_code_version(args.model_name, fast=bool(args.get("fast"))),
     )

@@ -325,6 +325,17 @@ class Scorer:
         """Whether the model is scored by MMSA's own evaluation."""
         return trains_in_mmsa(self.args.model_name)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Modalities that the model reads."""
+        return tuple(self._read)
+
+    @property
+    def label_range(self) -> tuple[float, float]:
+        """Lowest and highest sentiment of the data set that it was trained on."""
+        low, high = mmsa_bridge.data_set(self.args).label_range
+        return low, high
+
     def read(self, feature_path: str | Path) -> FeatureSet:
         """A feature file as the model is to be given it: of the shapes it was trained on, scaled.
 

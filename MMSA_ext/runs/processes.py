@@ -1,98 +1,21 @@
-"""Processes of this machine that answer requests, and end with this one, however it ends."""
+"""What several processes of runs are given: their share of threads and devices."""
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import pickle
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import replace
-from multiprocessing.connection import Connection
-from typing import Any, Protocol
 
 import torch
 from joblib import cpu_count
 
 from MMSA_ext.errors import ConfigError
+from MMSA_ext.processes import THREADS_VARIABLE
 from MMSA_ext.runs.options import RunOptions
-from MMSA_ext.stopping import handlers, stop
 
 logger = logging.getLogger("MMSA")
-
-# Threads of a process, if the user set them; numeric libraries read it when they are loaded.
-THREADS_VARIABLE = "OMP_NUM_THREADS"
-# What a thread does that waits for the others of its process. By default it spins, and so takes the
-# core from the thread that it waits for, where there are more threads than cores.
-WAITING_VARIABLE = "OMP_WAIT_POLICY"
-
-
-class LostWorkerError(Exception):
-    """What was asked died, or was ended; says how."""
-
-
-class Server(Protocol):
-    """What answers requests in a process of its own."""
-
-    def execute(self, request: Any, /) -> Any:
-        """The answer to a request; both are copied between the processes."""
-
-    def close(self) -> None:
-        """Let go of what is open."""
-
-
-class Process:
-    """A process that answers one request after another.
-
-    Args:
-        make: Makes what answers, in the process; copied there.
-    """
-
-    def __init__(self, make: Callable[[], Server]) -> None:
-        self._make = make
-        self._start()
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, self._make))
-        with handlers({signal.SIGINT: signal.SIG_IGN}):  # from its first instruction: see `_serve`
-            self.process.start()
-        theirs.close()  # the process has its own; with ours open, its death would not be seen
-
-    def send(self, request: Any) -> None:
-        """Hand a request over; a process that died is replaced."""
-        if not self.process.is_alive():
-            self._connection.close()
-            self._start()
-        with suppress(ConnectionError):  # it died just now; `receive` says so
-            self._connection.send(request)
-
-    def receive(self) -> Any:
-        """The answer.
-
-        Raises:
-            LostWorkerError: The process died.
-        """
-        try:
-            return self._connection.recv()
-        except (EOFError, ConnectionError):
-            self.process.join()
-            said = f"its process died (exit code {self.process.exitcode})"
-            raise LostWorkerError(f"{said}; was there enough memory?") from None
-
-
-def end(processes: Sequence[Process]) -> None:
-    """End processes; one that is storing a result is given the time for it."""
-    for each in processes:
-        each.process.terminate()
-    for each in processes:
-        each.process.join(timeout=10)
-        each.process.kill()
 
 
 def check_copied(options: RunOptions) -> None:
@@ -136,42 +59,3 @@ def threads_each(jobs: int) -> int:
             max(1, cores // jobs),
         )
     return threads
-
-
-@contextmanager
-def threads_of_new_processes(threads: int) -> Iterator[None]:
-    """Let processes that are started inside have so many threads, in every numeric library."""
-    waiting = os.environ.get(WAITING_VARIABLE, "PASSIVE")
-    told = {THREADS_VARIABLE: str(threads), WAITING_VARIABLE: waiting}
-    before = {name: os.environ[name] for name in told if name in os.environ}
-    os.environ.update(told)
-    try:
-        yield
-    finally:
-        for name in told:
-            del os.environ[name]
-        os.environ.update(before)
-
-
-def _serve(connection: Connection, make: Callable[[], Server]) -> None:
-    """Main function of a process: requests in, answers out, until it is told to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
-    signal.signal(signal.SIGTERM, stop)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    server = make()
-    try:
-        while True:
-            connection.send(server.execute(connection.recv()))
-    except (EOFError, ConnectionError):  # the parent is gone
-        return
-    finally:
-        server.close()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(30)  # enough to store a result, unless a computation does not return
-    os._exit(1)

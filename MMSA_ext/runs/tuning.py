@@ -29,20 +29,13 @@ from MMSA_ext.config.resolve import checked, merge
 from MMSA_ext.datasets import DEFINITION, Dataset, get_dataset, known
 from MMSA_ext.errors import ConfigError, MMSAExtError
 from MMSA_ext.files import check_writable, exclusive, write_atomically
+from MMSA_ext.processes import LostWorkerError, Process, end, threads_of_new_processes
 from MMSA_ext.records.record import content_digest
 from MMSA_ext.registry import own_modules, trains_in_mmsa
 from MMSA_ext.reporting.render import csv_text
 from MMSA_ext.runs import study as studies
 from MMSA_ext.runs.options import RunOptions
-from MMSA_ext.runs.processes import (
-    LostWorkerError,
-    Process,
-    check_copied,
-    end,
-    options_of,
-    threads_each,
-    threads_of_new_processes,
-)
+from MMSA_ext.runs.processes import check_copied, options_of, threads_each
 from MMSA_ext.runs.search_space import Space, point, usable, without
 from MMSA_ext.training.callbacks import Callback, EpochProgress, RunStart
 from MMSA_ext.training.trainer import MINIMISED

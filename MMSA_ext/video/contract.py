@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -23,20 +24,40 @@ class Clip(Protocol):
     """A stretch of a video or audio file; `media.open_clip` gives one."""
 
     @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def start(self) -> float:
+        """Seconds from the start of the file."""
+
+    @property
     def duration(self) -> float:
         """Seconds."""
 
     @property
-    def has_audio(self) -> bool: ...
+    def has_audio(self) -> bool:
+        """Whether the file has sound."""
 
     @property
-    def has_pictures(self) -> bool: ...
+    def has_pictures(self) -> bool:
+        """Whether the file has pictures."""
+
+    @property
+    def damage(self) -> str:
+        """What is wrong with the file, as a sentence's part; empty if nothing is known.
+
+        That it breaks off is known at once, what cannot be decoded when it was tried.
+        """
 
     def audio(self, rate: int) -> Samples:
         """The sound at so many samples a second; empty where there is none."""
 
-    def pictures(self, rate: float) -> Iterator[tuple[float, Image]]:
-        """Times and pictures, so many a second, whatever the rate of the file; one at a time."""
+    def pictures(self, rate: float, largest: int = 1280) -> Iterator[tuple[float, Image]]:
+        """Times and pictures, so many a second, whatever the rate of the file; one at a time.
+
+        The longer side of a picture has `largest` pixels at most.
+        """
 
 
 @dataclass(frozen=True)
@@ -116,7 +137,9 @@ class Transcript:
 class Recogniser(Protocol):
     """Recognises speech."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What a transcript says that it is from."""
 
     def __call__(self, clip: Clip) -> list[Word]:
         """The words of a clip.

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from MMSA_ext.cli.cache import cache
 from MMSA_ext.data import feature_cache
 from MMSA_ext.data.features import read_features
+from MMSA_ext.video.clip_cache import user_cache
 
 
 @pytest.fixture
@@ -36,6 +37,14 @@ def test_list_and_clear(command: typer.Typer, tmp_path: Path, feature_file: Path
     assert "MiB removed" in said(command, "--clear")
     assert feature_cache.entries() == []
     assert ": 0 files" in said(command)
+
+
+def test_clips_are_counted_and_go_too(command: typer.Typer) -> None:
+    cache = user_cache()
+    cache.keep_words("a", [])
+    assert "1 modalities of clips" in said(command)
+    said(command, "--clear")
+    assert cache.entries() == []
 
 
 def test_off(command: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:

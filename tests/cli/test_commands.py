@@ -302,7 +302,7 @@ def test_every_command_explains_itself(command):
 
 
 # What takes seconds to import. `--help`, and a mistake in the options, need none of it.
-HEAVY = ("torch", "MMSA", "numpy", "pandas", "scipy", "matplotlib", "transformers")
+HEAVY = ("torch", "MMSA", "numpy", "pandas", "scipy", "matplotlib", "transformers", "av", "joblib")
 
 IMPORTED = """
 import json, sys

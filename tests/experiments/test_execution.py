@@ -19,13 +19,9 @@ from MMSA_ext.experiments import Plan, run
 from MMSA_ext.experiments.execution import run_missing
 from MMSA_ext.experiments.plan import Claims
 from MMSA_ext.experiments.workers import LocalProcesses, Outcome, Worker
+from MMSA_ext.processes import LostWorkerError, threads_of_new_processes
 from MMSA_ext.runs.options import RunOptions
-from MMSA_ext.runs.processes import (
-    LostWorkerError,
-    options_of,
-    threads_each,
-    threads_of_new_processes,
-)
+from MMSA_ext.runs.processes import options_of, threads_each
 from MMSA_ext.stopping import handlers
 from tests.experiments.conftest import CONTENT
 
@@ -270,7 +266,9 @@ class TestScheduling:
     ):
         """As where the code or the feature file is changed while an experiment runs."""
         plan = Plan(make().narrowed(config=tiny, seeds=[1]), store, options)
-        monkeypatch.setattr("MMSA_ext.runs.identity.model_code_version", lambda model: "changed")
+        monkeypatch.setattr(
+            "MMSA_ext.runs.identity.model_code_version", lambda model, **options: "changed"
+        )
         outcomes = self.schedule(plan, Worker(RunOptions(**options)))
         assert states(outcomes.values()) == ["refused"] * 2
         assert all("another name" in outcome.error for outcome in outcomes.values())

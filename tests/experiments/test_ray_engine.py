@@ -14,9 +14,9 @@ from MMSA_ext import registry
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.experiments import Outcome, Plan, run
 from MMSA_ext.experiments.ray_engine import Delivery, RayEngine, _slots, connect
+from MMSA_ext.processes import LostWorkerError
 from MMSA_ext.records.store import RunStore, file_digest
 from MMSA_ext.runs.options import RunOptions
-from MMSA_ext.runs.processes import LostWorkerError
 from tests.attack import store as attack
 from tests.conftest import OWN_MODEL
 

@@ -66,6 +66,21 @@ def test_nt_xent_equals_the_loop(kind):
     torch.testing.assert_close(gradients, wanted)
 
 
+def test_modalities_at_once_are_modalities_one_by_one():
+    torch.manual_seed(0)
+    shapes = (5, 3, 6), (5, 3, 2, 6), (5, 3, 4, 6)
+    anchor, positives, negatives = (torch.randn(shape) for shape in shapes)
+    masks = torch.rand(5, 2) > 0.3, torch.rand(5, 4) > 0.4
+    got = nt_xent(anchor, positives, negatives, *masks)
+    each = [nt_xent(anchor[:, m], positives[:, m], negatives[:, m], *masks) for m in range(3)]
+    want = PairLosses.concatenate(each)
+    torch.testing.assert_close(got.values, want.values)
+    assert torch.equal(got.live, want.live)
+    in_batch = nt_xent_in_batch(anchor[:, 0], anchor[:, 1:]).values
+    columns = [nt_xent_in_batch(anchor[:, 0], anchor[:, m]).values for m in (1, 2)]
+    torch.testing.assert_close(in_batch, torch.cat(columns, dim=1))
+
+
 def test_in_batch_is_cross_entropy_over_the_rows():
     torch.manual_seed(2)
     a, b = torch.randn(6, 8), torch.randn(6, 8)

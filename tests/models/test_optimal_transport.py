@@ -15,6 +15,7 @@ from MMSA_ext.models.optimal_transport import (
     transport_cost,
     unit_vectors,
 )
+from tests.pretend_gpu import GPU, PretendGPU
 
 
 def random_cost(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -329,3 +330,32 @@ def test_bad_arguments_are_named(change, message):
     arguments = {"cost": torch.zeros(3, 4), "inverse_temperature": 1.0} | change
     with pytest.raises(ValueError, match=message):
         sinkhorn(**arguments)
+
+
+@pytest.mark.parametrize("inverse_temperature", [3, 10, 50, 200])
+def test_a_device_gives_the_same_plans_without_waiting(inverse_temperature):
+    """Easy and hard problems, absent rows, scalings in both precisions and logarithms."""
+    cost = (
+        random_cost(5, 6, 6, dtype=torch.float32) * torch.tensor([0.1, 1, 1, 1, 1])[:, None, None]
+    )
+    mass = torch.full((5, 6), 1 / 6)
+    mass[1] = torch.tensor([0.25] * 4 + [0.0] * 2)
+    weight = torch.randn(5, 6, 6, generator=torch.Generator().manual_seed(3))
+    want = sinkhorn(leaf := cost.clone().requires_grad_(), inverse_temperature, row_mass=mass)
+    (want.plan * weight).sum().backward()
+    assert want.iterations.unique().numel() > 1  # each problem stops for itself
+    gpu = PretendGPU()
+    there = gpu.label(cost.clone()).requires_grad_()
+    given = [gpu.label(x.clone()) for x in (mass, weight)]
+    with gpu:
+        got = sinkhorn(there, inverse_temperature, row_mass=given[0], cost_range=2.0)
+        (got.plan * given[1]).sum().backward()
+        assert got.plan.device == GPU
+        assert not gpu.waits
+        sinkhorn(there, inverse_temperature)
+    assert not gpu.mixes
+    assert gpu.waits.total() == 1  # it looks at the costs
+    torch.testing.assert_close(got.plan, want.plan, rtol=1e-4, atol=1e-6)
+    assert torch.equal(got.iterations, want.iterations)
+    torch.testing.assert_close(got.row_error, want.row_error, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(there.grad, leaf.grad, rtol=1e-3, atol=1e-5)

@@ -18,8 +18,8 @@ import pytest
 from MMSA_ext import MMSA_run, mmsa_bridge, mmsa_files
 from MMSA_ext.errors import ConfigError, WriteError
 from MMSA_ext.files import exclusive
+from MMSA_ext.processes import LostWorkerError
 from MMSA_ext.runs import own_seed
-from MMSA_ext.runs.processes import LostWorkerError
 from MMSA_ext.runs.search_space import shipped_space
 from tests.conftest import tiny_config
 

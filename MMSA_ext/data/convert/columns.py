@@ -22,7 +22,7 @@ __all__ = ["COLUMNS", "find_columns", "utterances"]
 
 # What we call a column, and what else it is taken by without being told; `video_id+clip_id` is how
 # MMSA's own label files name a sample.
-COLUMNS: Mapping[str, tuple[str, ...]] = {
+COLUMNS: dict[str, tuple[str, ...]] = {
     "id": ("ids", "utterance_id", "segment_id", "video_id+clip_id"),
     "text": ("raw_text", "transcript", "utterance", "sentence"),
     "label": ("labels", "regression_labels", "sentiment", "label_M"),
@@ -42,7 +42,7 @@ def find_columns(
     options: Options,
     report: ConversionReport,
     *,
-    more: tuple[str, ...] = (),
+    more: Mapping[str, tuple[str, ...]] | None = None,
     native: tuple[str, ...] = (),
 ) -> dict[str, list[str]]:
     """Which columns of a source are which of ours.
@@ -51,7 +51,7 @@ def find_columns(
         present: the source's columns.
         options: `columns` names them where they have other names.
         report: is told what was taken for what.
-        more: further columns that the form reads, by our name.
+        more: further columns that the form reads, as `COLUMNS` has them.
         native: columns of ours that the source says in another way.
 
     Returns:
@@ -60,7 +60,7 @@ def find_columns(
     Raises:
         ConfigError: a name in `options.columns` is none of ours, or none of the source's.
     """
-    known = (*COLUMNS, *more)
+    known = COLUMNS | dict(more or {})
     if unknown := [name for name in options.columns if name not in known]:
         raise ConfigError(f"--column {unknown[0]}=...: {suggest(unknown[0], list(known))}")
     exact = {name.lower(): name for name in reversed(present)}
@@ -69,7 +69,7 @@ def find_columns(
         told = options.columns.get(ours)
         if told is None and ours in native:
             continue
-        candidates = (ours, *COLUMNS.get(ours, ())) if told is None else (told,) * bool(told)
+        candidates = (ours, *known[ours]) if told is None else (told,) * bool(told)
         for candidate in candidates:
             names = candidate.split("+") if ours == "id" else [candidate]
             if candidate in present:

@@ -89,7 +89,11 @@ def _samples(
     """Samples of all parts, which may be named by their splits."""
     features = {name: kind for part in parts.values() for name, kind in part.features.items()}
     found = find_columns(
-        list(features), options, report, more=FRAMES, native=("split",) if named else ()
+        list(features),
+        options,
+        report,
+        more=dict.fromkeys(FRAMES, ()),
+        native=("split",) if named else (),
     )
     frames = {key: found[key][0] for key in FRAMES if key in found}
     _check_kinds(features, found, report)

@@ -18,11 +18,21 @@ from numpy.typing import NDArray
 from MMSA_ext.data.samples import Sample
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from MMSA_ext.data.convert.options import Options
     from MMSA_ext.data.convert.report import ConversionReport
     from MMSA_ext.data.convert.source import Source
 
-__all__ = ["NO_FEATURES", "is_openface", "read", "read_openface", "recipe"]
+__all__ = [
+    "NO_FEATURES",
+    "is_openface",
+    "main_face",
+    "read",
+    "read_openface",
+    "read_table",
+    "recipe",
+]
 
 NO_FEATURES = ("frame", "face_id", "timestamp", "confidence", "success")
 _NEEDED = {"frame", "timestamp", "confidence", "success"}
@@ -45,19 +55,33 @@ def read_openface(path: Path) -> tuple[NDArray[np.float32], int, tuple[str, ...]
     Raises:
         ValueError: A column is missing, or a value is no number.
     """
+    table = read_table(path)
+    found = main_face(table)
+    return found.to_numpy(np.float32), int(table["frame"].nunique()), tuple(found.columns)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """All that OpenFace wrote, a row a frame and face.
+
+    Raises:
+        ValueError: A column is missing.
+    """
     import pandas as pd
 
     table = pd.read_csv(path, skipinitialspace=True, encoding="utf-8-sig")
     table.columns = table.columns.str.strip()
     if missing := _NEEDED - {*table.columns}:
         raise ValueError(f"has no column {min(missing)!r}")
-    frames = int(table["frame"].nunique())
+    return table
+
+
+def main_face(table: pd.DataFrame) -> pd.DataFrame:
+    """Features of the face with most successful frames, of those frames."""
     found = table[table["success"] == 1]
     if "face_id" in found and len(found):
         counts = found["face_id"].value_counts()
         found = found[found["face_id"] == counts[counts == counts.max()].index.min()]
-    names = tuple(name for name in table.columns if name not in NO_FEATURES)
-    return found[list(names)].to_numpy(np.float32), frames, names
+    return found[[name for name in table.columns if name not in NO_FEATURES]]
 
 
 def recipe(features: int) -> dict[str, object]:

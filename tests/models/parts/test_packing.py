@@ -5,6 +5,7 @@ import torch
 
 from MMSA_ext.models.parts.attention import MultiHeadAttention, TransformerLayer, masked_mean
 from MMSA_ext.models.parts.packing import Packing, Ragged
+from tests.pretend_gpu import PretendGPU
 
 LENGTHS = [3, 9, 1, 4, 9, 2, 7, 5, 1, 6]
 
@@ -134,3 +135,20 @@ def test_a_source_without_valid_positions_is_not_read_in_training_either():
     source, mask = torch.randn(2, 5, 8), make_mask([0, 5])
     evaluated = attention.eval()(source, source, mask)
     torch.testing.assert_close(attention.train()(source, source, mask)[0], evaluated[0])
+
+
+def test_a_device_has_one_block_and_is_not_asked_for_lengths():
+    gpu = PretendGPU()
+    mask, samples = make_mask(LENGTHS, 12), torch.tensor([7, 0, 2])
+    x = torch.randn(len(mask), 12, 4) * mask.unsqueeze(-1)
+    there = [gpu.label(t.clone()) for t in (x, mask, samples)]
+    with gpu:
+        ragged = Ragged.of(there[0], Packing.of(there[1], 5))
+        taken, valid = ragged.take(there[2])
+        mean = ragged.mean()
+    assert len(ragged.packing.blocks) == 1
+    assert torch.equal(taken, x[samples])
+    assert torch.equal(valid, mask[samples])
+    torch.testing.assert_close(mean, masked_mean(x, mask))
+    assert not gpu.waits
+    assert not gpu.mixes

@@ -1,0 +1,177 @@
+"""What was extracted of clips, kept by their content: nothing is extracted twice.
+
+    <folder>/<key>.npz   a track, or the words that were recognised; arrays without pickle
+
+The key is a digest of all that decides the numbers: the file's bytes, the stretch of it, and the
+recipe with its version. An entry is written aside and renamed: it is complete or absent. One that
+cannot be read is made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from MMSA_ext.data.feature_cache import cache_folder
+from MMSA_ext.files import remove_leftovers, replaced
+from MMSA_ext.paths import expand
+from MMSA_ext.video.contract import Track, Word
+
+__all__ = ["ClipCache", "key_of", "opened_cache", "user_cache"]
+
+_SUFFIX = ".npz"
+_FACTS, _SHOWN = "facts", "shown."
+_FORMAT = 1
+_UNUSED_SECONDS = 30 * 24 * 3600
+
+
+def user_cache() -> ClipCache | None:
+    """The one below `data.feature_cache.cache_folder`; None where that is off."""
+    folder = cache_folder()
+    return None if folder is None else ClipCache(folder / "clips")
+
+
+@contextmanager
+def opened_cache(wanted: bool | str | Path = True) -> Iterator[ClipCache]:
+    """A cache to extract into; what nobody used for 30 days is removed from it first.
+
+    Args:
+        wanted: The user's, or a folder; False, and where the user's is off, is one for this block.
+    """
+    own = user_cache() if wanted is True else None if wanted is False else _of(wanted)
+    if own is not None:
+        own.tidy()
+        yield own
+        return
+    with tempfile.TemporaryDirectory(prefix="mmsa-ext-clips-") as folder:
+        yield ClipCache(Path(folder))
+
+
+def _of(folder: str | Path) -> ClipCache:
+    return ClipCache(Path(expand(folder)))
+
+
+def key_of(*decides: Any) -> str:
+    """Digest of what decides an entry, in JSON's types."""
+    text = json.dumps([_FORMAT, *decides], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class ClipCache:
+    """Entries of a folder, which need not exist.
+
+    Args:
+        folder: The folder; nothing else is in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def track(self, key: str) -> tuple[Track, str] | None:
+        """A track that was kept, and the damage of its file; None where there is none."""
+        arrays, facts = self._entry(key)
+        if arrays is None or not {"frames", "times"} <= arrays.keys():
+            return None
+        shown = {
+            name.removeprefix(_SHOWN): array
+            for name, array in arrays.items()
+            if name.startswith(_SHOWN)
+        }
+        found, missing = facts["found"], facts["missing"]
+        track = Track(arrays["frames"], arrays["times"], found, missing, shown)
+        return track, facts["damage"]
+
+    def keep_track(self, key: str, track: Track, damage: str = "") -> None:
+        """Keep a track.
+
+        Args:
+            key: Its key.
+            track: The track.
+            damage: What was wrong with the file, as a sentence's part.
+
+        Raises:
+            WriteError: The disk refuses.
+        """
+        arrays: dict[str, NDArray[Any]] = {"frames": track.frames, "times": track.times}
+        arrays |= {f"{_SHOWN}{name}": array for name, array in track.shown.items()}
+        facts = {"found": float(track.found), "missing": track.missing, "damage": damage}
+        self._keep(key, arrays, facts)
+
+    def words(self, key: str) -> list[Word] | None:
+        """Words that were kept; None where there are none."""
+        _, facts = self._entry(key)
+        return [Word(**word) for word in facts["words"]] if "words" in facts else None
+
+    def keep_words(self, key: str, words: list[Word]) -> None:
+        """Keep what a recogniser made of a clip.
+
+        Raises:
+            WriteError: The disk refuses.
+        """
+        self._keep(key, {}, {"words": [asdict(word) for word in words]})
+
+    def entries(self) -> list[Path]:
+        """All entries."""
+        return sorted(self.folder.glob(f"*{_SUFFIX}"))
+
+    def size(self) -> int:
+        """Bytes of the entries."""
+        return sum(path.stat().st_size for path in self.entries())
+
+    def clear(self, unused: float = 0.0) -> int:
+        """Remove entries, and what dead processes left unfinished.
+
+        Args:
+            unused: Only those that nobody used for so many seconds.
+
+        Returns:
+            Bytes of what was removed.
+
+        Raises:
+            OSError: Something cannot be removed.
+        """
+        remove_leftovers(self.folder)
+        freed = 0
+        for path in self.entries():
+            with suppress(FileNotFoundError):  # another process was faster
+                status = path.stat()
+                if time.time() - status.st_mtime >= unused:
+                    path.unlink()
+                    freed += status.st_size
+        return freed
+
+    def tidy(self) -> None:
+        """Remove what nobody used for 30 days, as far as the system lets us."""
+        with suppress(OSError):
+            self.clear(_UNUSED_SECONDS)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}{_SUFFIX}"
+
+    def _entry(self, key: str) -> tuple[dict[str, NDArray[Any]] | None, dict[str, Any]]:
+        path = self._path(key)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+            facts = json.loads(arrays.pop(_FACTS).tobytes())
+        except Exception:  # absent, or whatever lies there: it is made anew
+            return None, {}
+        with suppress(OSError):
+            os.utime(path)
+        return arrays, facts
+
+    def _keep(self, key: str, arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> None:
+        described = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+        with replaced(self._path(key)) as staged, staged.open("wb") as file:
+            np.savez(file, **{_FACTS: described}, **arrays)  # type: ignore[arg-type]
