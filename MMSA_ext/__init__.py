@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from MMSA_ext.registry import list_models, register_model, unregister_model
     from MMSA_ext.reporting.tables import runs_frame
     from MMSA_ext.runs.api import MMSA_run
+    from MMSA_ext.runs.export import export_model
     from MMSA_ext.runs.hub import pull, push
     from MMSA_ext.runs.prediction import MMSA_test, Scorer, load_model, predict_file
     from MMSA_ext.runs.results import MetricSummary, RunResults, SeedResult
@@ -58,6 +59,7 @@ __all__ = [
     "TokenReadout",
     "__version__",
     "convert",
+    "export_model",
     "get_config_regression",
     "get_config_tune",
     "list_datasets",
@@ -92,6 +94,7 @@ _HOMES = {
     "SeedResult": "MMSA_ext.runs.results",
     "TokenReadout": "MMSA_ext.models.infoenh",
     "convert": "MMSA_ext.data.convert",
+    "export_model": "MMSA_ext.runs.export",
     "get_config_regression": "MMSA_ext.config.resolve",
     "get_config_tune": "MMSA_ext.config.resolve",
     "list_datasets": "MMSA_ext.datasets",

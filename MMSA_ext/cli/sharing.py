@@ -1,4 +1,4 @@
-"""Commands that hand trained models to others: `share`, `push` and `pull`."""
+"""Commands that hand trained models to others: `share`, `export`, `push` and `pull`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,27 @@ def share(
     )
     typer.echo(f"written: {written}")
     typer.echo(f"Read its card before you publish it: {written / 'README.md'}")
+
+
+@takes_imports
+def export(
+    checkpoint: Checkpoint,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="File to write: .pt2 (torch.export) or .onnx.")
+    ],
+    overrides: Overrides = None,
+) -> None:
+    """Write a model as one file for programs without this package; says what it takes."""
+    from MMSA_ext import export_model
+
+    made = export_model(checkpoint, output, parse_overrides(overrides or []))
+    typer.echo(f"written: {made.path}")
+    typer.echo(f"compared: predictions differ from the model's by at most {made.difference:.0e}")
+    for name, takes in made.inputs.items():
+        shape = ", ".join(map(str, takes["shape"]))
+        ranges = takes.get("range", {}).items()
+        bounds = "".join(f"; {size} {least} to {most}" for size, (least, most) in ranges)
+        typer.echo(f"input: {name} {takes['dtype']} ({shape}){bounds}")
 
 
 @takes_imports

@@ -16,7 +16,7 @@ import torch
 from MMSA_ext import mmsa_bridge, mmsa_files
 from MMSA_ext.catalogue import FAST
 from MMSA_ext.config.files import read_config, supported_datasets
-from MMSA_ext.config.schema import FACTS
+from MMSA_ext.config.schema import FACTS, STEP_OPTIONS
 from MMSA_ext.datasets import DEFINITION, Dataset, get_dataset
 from MMSA_ext.errors import ConfigError, MMSAExtError, suggest
 from MMSA_ext.registry import ModelEntry, get_model, host_of, is_registered, refusal
@@ -145,6 +145,11 @@ def _unread(
         return f"{model} does not read it with {decided}; leave it out, or change that"
     if path in known:
         return f"{model} does not read it; leave it at {known[path][0]!r}, as in the shipped file"
+    if key in STEP_OPTIONS:
+        return (
+            f"{model} trains in MMSA's own loop, which computes as MMSA does; leave it out "
+            "(this package's own models have it)"
+        )
     if key == "infoenh":
         variant = f"{model}_infoenh"
         reason = f"{model} is MMSA's model alone; run {variant}"

@@ -95,6 +95,8 @@ class MSAModel(nn.Module):
         ranked_by: The `contrast_features` by whose concatenation samples are retrieved.
         feature_bank: Whether retrieved samples are read from a bank instead of encoded anew.
         reads_padding: Whether a sample's prediction depends on how far its batch is padded.
+        text_rows_read: How many positions of the text are read by their place, from the first; an
+            exported graph needs texts with more, and pads them.
         predicts: Names of the parts that make predictions, which are computed in float32 whatever
             the precision of training.
     """
@@ -103,6 +105,7 @@ class MSAModel(nn.Module):
     ranked_by: tuple[str, ...] = ()
     feature_bank: bool = False
     reads_padding: bool = False
+    text_rows_read: int = 0
     predicts: tuple[str, ...] = ("head",)
 
     def __call__(self, *given: Any) -> Any:

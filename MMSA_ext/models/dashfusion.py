@@ -189,6 +189,7 @@ class DashFusion(MSAModel):
         self.config, reading = config, config.reading
         self.retrieval = config.retrieval_config()
         self.feature_bank = config.retrieved_features == "bank"
+        self.text_rows_read = config.bottleneck_tokens
         self.text_encoder = TextEncoder(
             config.dim,
             config.pretrained,

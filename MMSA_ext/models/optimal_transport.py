@@ -17,7 +17,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -134,7 +133,11 @@ def sinkhorn(
         log_kernel = -inverse_temperature * at_least_float32(cost)
         a = _masses(row_mass, log_kernel, "row")
         b = _masses(column_mass, log_kernel, "column")
-        batch = np.broadcast_shapes(cost.shape[:-2], a.shape[:-1], b.shape[:-1])
+        try:
+            sizes = (cost.shape[:-2], a.shape[:-1], b.shape[:-1])
+            batch = torch.broadcast_shapes(*sizes)  # type: ignore[no-untyped-call]
+        except RuntimeError as unfit:
+            raise ValueError(f"costs and masses do not fit: {unfit}") from unfit
         log_kernel, a, b = (
             x.expand(*batch, *x.shape[-own:]) for x, own in ((log_kernel, 2), (a, 1), (b, 1))
         )
@@ -203,8 +206,9 @@ def _dtype_of_scalings(log_kernel: Tensor, most: float | None) -> torch.dtype | 
     """
     if not log_kernel.numel():
         return None
-    looks = most is None or on_eager_cpu(log_kernel.device)
-    span = -log_kernel.detach().min().item() if looks else most
+    span = most
+    if span is None or on_eager_cpu(log_kernel.device):
+        span = -log_kernel.detach().min().item()
     if log_kernel.dtype == torch.float32 and span <= _WIDEST_IN_FLOAT32:
         return torch.float32
     # Apple's devices have no float64.
@@ -263,7 +267,7 @@ class _Scaling(torch.autograd.Function):
         errors = _row_error(u, torch.stack(row_sums[1:]), a)
         # Every problem stops for itself, at its first step with a small error.
         last = (errors[:-1] > tolerance).cumprod(dim=0).sum(dim=0)
-        each = torch.arange(len(last), device=last.device)
+        each = torch.arange(last.shape[0], device=last.device)
         plan = (
             memory.copy_(kernel).mul_(u[last, :, each].T.unsqueeze(1)).mul_(v[last + 1, :, each].T)
         )

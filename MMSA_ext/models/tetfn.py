@@ -139,7 +139,7 @@ class Steps:
 
     def last(self) -> Tensor:
         """The last step, `(B, d)`."""
-        samples = torch.arange(len(self.lengths), device=self.lengths.device)
+        samples = torch.arange(self.lengths.shape[0], device=self.lengths.device)
         return self.values[samples, self.lengths - 1]
 
 

@@ -23,7 +23,7 @@ logger = logging.getLogger("MMSA")
 
 @dataclass(frozen=True)
 class StepProgress:
-    """Where training stands after a step.
+    """Where training stands after a step, which is one batch.
 
     Attributes:
         epoch: Current epoch, from 1.
@@ -126,6 +126,9 @@ class Callback:
     In a search each trial is a run of its own, without a record. Weights that are there and only
     tested, on corrupted data, have a start and an end. Where encoders are trained alone first
     (ConFEDE), `stage` of steps and epochs says which; it is None in the training that follows.
+
+    *On a GPU* steps are told of ten at a time and at an epoch's end, each with its own loss: to
+    ask for the loss of every step would let the host wait for the device each time.
 
     *MMSA's own models*, and InfoEnh in them, train in MMSA's own trainers. These tell of epochs, as
     each is over, but of no step, no epoch 0, no losses of training (only metrics), no learning

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 
@@ -30,7 +30,7 @@ def compiled(step: T, backend: str, device: torch.device) -> T:
         return step
     if backend == "inductor":
         _check_tools(device)
-    return torch.compile(step, backend=backend, dynamic=True)
+    return cast("T", torch.compile(step, backend=backend, dynamic=True))
 
 
 def _check_tools(device: torch.device) -> None:

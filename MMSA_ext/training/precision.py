@@ -51,7 +51,7 @@ class Precision:
         if self._dtype is None:
             heads = []
         for head in heads:
-            head.forward = _in_float32(head, self._device.type)  # type: ignore[method-assign]
+            head.forward = _in_float32(head, self._device.type)
         try:
             yield
         finally:

@@ -118,7 +118,10 @@ class Packing:
     @property
     def within(self) -> Tensor:
         """`(R,)` int64, the position of each row in its own sample."""
-        return self.positions % self.mask.shape[1]
+        batch, length = self.mask.shape
+        if self.is_one_block:
+            return torch.arange(length, device=self.mask.device).expand(batch, -1).flatten()
+        return self.positions % length
 
     def pack(self, x: Tensor) -> Tensor:
         """Rows `(R, ...)` of a padded batch `(B, L, ...)`."""
