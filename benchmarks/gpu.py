@@ -6,15 +6,16 @@
 No figure of a GPU is known yet: all this was only rehearsed on a CPU.
 
 First the tests in `tests/device` compare the device with the CPU; then steps are measured with a
-text encoder of BERT-base's size (random weights), the most telling settings first, until the time is
-over. Models train in their real trainers, on generated data of the data sets' dimensions and ragged
-lengths, all in one process; MMSA's own models know neither bf16 nor compilation.
+text encoder of BERT-base's size (random weights), the most telling settings first, until the time
+is over. Models train in their real trainers, on generated data of the data sets' dimensions and
+ragged lengths, all in one process; MMSA's own models know neither bf16 nor compilation.
 
-`gpu-MACHINE.csv` says what the machine is, at what rates it multiplies large matrices, how the tests
-went and what was left out, in its first lines; then a row a setting:
+`gpu-MACHINE.csv` says in its first lines what the machine is, at what rates it multiplies large
+matrices, how the tests went and what was left out; then it has a row a setting:
 
-    steps_s, samples_s    steps and anchors a second, the host waiting only before and after them all
-    peak_mb               most memory that was allocated, weights and optimizer included
+    steps_s, samples_s    steps and anchors a second; the host waits before and after them all
+    peak_mb               most memory that was allocated, weights and optimizer included (on a CPU
+                          that of the process, earlier settings included)
     gflop_step            floating-point operations of matrix products and convolutions in a step,
                           as torch counts what is computed, padding included (of compiled steps: as
                           if they were not)
@@ -22,7 +23,7 @@ went and what was left out, in its first lines; then a row a setting:
     operations_step       operations of torch that a step asks for, views included
     kernels_step          kernels that the GPU ran; copies are not among them
     waits_step            times that the host waited for the GPU, as the profiler saw them
-    warned_waits_step     the same, as torch.cuda.set_sync_debug_mode warns of them; where, says the log
+    warned_waits_step     the same as torch.cuda.set_sync_debug_mode warns of them; the log has places
     busy                  share of the time in which the GPU computed, while it was profiled
     took_s                what measuring this row took, loading included
 
@@ -460,8 +461,8 @@ def no_gpu() -> str:
     return (
         f"torch {torch.__version__} in {sys.prefix} {built} and sees no GPU. See with `nvidia-smi` "
         "that the driver works and which CUDA it knows, and install a build of torch for that "
-        "(https://pytorch.org/get-started/locally) into this environment; or try the script without "
-        "a GPU by --device cpu --quick."
+        "(https://pytorch.org/get-started/locally) into this environment; or try the script "
+        "without a GPU by --device cpu --quick."
     )
 
 
