@@ -1,6 +1,6 @@
 """What a GPU does with this package, in nine minutes: right numbers, speed, memory.
 
-    bash benchmarks/gpu.sh                          # on a machine with a GPU; send back what it wrote
+    bash benchmarks/gpu.sh                          # on a machine with a GPU
     python benchmarks/gpu.py --device cpu --quick   # a rehearsal
 
 No figure of a GPU is known yet: all this was only rehearsed on a CPU.
@@ -23,7 +23,8 @@ matrices, how the tests went and what was left out; then it has a row a setting:
     operations_step       operations of torch that a step asks for, views included
     kernels_step          kernels that the GPU ran; copies are not among them
     waits_step            times that the host waited for the GPU, as the profiler saw them
-    warned_waits_step     the same as torch.cuda.set_sync_debug_mode warns of them; the log has places
+    warned_waits_step     the same, as torch.cuda.set_sync_debug_mode warns of them; the log says
+                          where
     busy                  share of the time in which the GPU computed, while it was profiled
     took_s                what measuring this row took, loading included
 
@@ -154,10 +155,9 @@ class Window(step.Clock):
         self.places: Counter[str] = Counter()
         self._compiled, self._cuda = bool(task["compiled"]), task["device"] != "cpu"
         quick = task["quick"]
-        self._warm_up = 1 if quick else 6
         # The weights change once in so many batches.
-        self._timed, self._looked_at = (
-            -(-count // window) * window for count in ((2, 1) if quick else (20, 10))
+        self._warm_up, self._timed, self._looked_at = (
+            -(-count // window) * window for count in ((1, 2, 1) if quick else (6, 20, 10))
         )
         self._counted = window
 
@@ -415,7 +415,12 @@ def rates(device: torch.device) -> dict[str, float]:
     torch.set_float32_matmul_precision("high")
     found["tf32"] = floor.product_rate(device)
     torch.set_float32_matmul_precision("highest")
-    return found | {"bf16": floor.product_rate(device, torch.bfloat16)}
+    return found | {"bf16": bf16_product_rate(device)}
+
+
+def bf16_product_rate(device: torch.device) -> float:
+    """Operations a second of a large matrix product in bf16."""
+    return floor.product_rate(device, torch.bfloat16)
 
 
 def tested(device: str, chosen: Sequence[str], limit: float, log: Path) -> str:
@@ -518,7 +523,7 @@ def main() -> None:
                 write(out, rows, notes | left_out(bench))
         finally:
             bench.stop()
-            notes["rate_bf16_tflops_afterwards"] = f"{rates(device)['bf16'] / 1e12:.3f}"
+            notes["rate_bf16_tflops_afterwards"] = f"{bf16_product_rate(device) / 1e12:.3f}"
             write(out, rows, notes | left_out(bench))
     print(table(rows))
     for line in (f"tests: {notes.get('tests', 'none')}", *left_out(bench).values()):

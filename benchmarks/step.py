@@ -355,7 +355,9 @@ def configuration(task: dict[str, Any], folder: str) -> EasyDict:
     """MMSA's `args` of a task."""
     model = name_of(task["model"])
     base = SAME_AS.get(model, model)
-    short = {"num_epochs": 1}
+    short: dict[str, Any] = {"num_epochs": 1}
+    if trains_in_mmsa(base):
+        short["early_stop"] = 0  # one epoch there too
     if base.startswith("confede"):
         short["stage_one"] = None
     given = {"featurePath": task["features"], "pretrained": task["pretrained"], **short}
@@ -387,7 +389,7 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         held = memory.now_mb()
         counted = -(-task["steps"] // subject.window) * subject.window
         clock = Clock(task["warm_up"], memory)
-        if len(subject.loaders["train"].dataset) < args.batch_size:
+        if len(subject.lengths("train")) < args.batch_size:
             sys.exit(f"batches of {args.batch_size} need as many --samples at least")
         subject.train(clock, task["warm_up"] + counted)
         if not clock.passes or len(clock.steps(0)) < counted:
