@@ -56,7 +56,7 @@ import torch
 from easydict import EasyDict
 
 from MMSA_ext import mmsa_bridge, text_encoders
-from MMSA_ext.config.resolve import resolve
+from MMSA_ext.config.resolve import get_config_regression, resolve, unread
 from MMSA_ext.data import synthetic
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import FeatureLoader, make_loaders
@@ -360,7 +360,9 @@ def configuration(task: dict[str, Any], folder: str) -> EasyDict:
         short["early_stop"] = 0  # one epoch there too
     if base.startswith("confede"):
         short["stage_one"] = None
-    given = {"featurePath": task["features"], "pretrained": task["pretrained"], **short}
+    given = {"featurePath": task["features"], **short}
+    if not unread(get_config_regression(base, task["dataset"]) | task["overrides"], ["pretrained"]):
+        given["pretrained"] = task["pretrained"]
     if task["batch_size"]:
         given["batch_size"] = task["batch_size"]
     args = mmsa_bridge.complete_args(
