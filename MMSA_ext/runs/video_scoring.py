@@ -352,19 +352,25 @@ def extractors_of(scorer: Scorer) -> dict[str, Extractor]:
             f"{scorer.path}: {scorer.args.model_name} reads word vectors, which are not made of a "
             "video; models that read tokens are (docs/video.md)."
         )
-    known = {entry.name: entry for entry in list_extractors()}
+    known = {entry.recipe_name or entry.name: entry for entry in list_extractors()}
     found = {}
     for modality in (modality for modality in FRAMES if modality in scorer.reads):
-        made = scorer.recipe.get(modality)
+        made, width = scorer.recipe.get(modality), _width(scorer, modality)
         if made is None or made["name"] not in known:
             raise CheckpointError(
                 f"{scorer.path}: {_why_not(scorer, modality, list(known))}, so no video can be "
                 f"scored. {_MEND}"
             )
+        entry = known[made["name"]]
         told = {key: value for key, value in made.items() if key not in ("name", "version")}
-        told["width"] = _width(scorer, modality)
-        options = {key: told[key] for key in _options(known[made["name"]]) if key in told}
-        found[modality] = extractor(made["name"], **options)
+        told["width"] = width
+        options = {key: told[key] for key in _options(entry) if key in told}
+        found[modality] = extractor(entry.name, **options)
+        if found[modality].width != width:
+            raise CheckpointError(
+                f"{scorer.path}: was trained on {width} {modality} features a frame, extractor "
+                f"{entry.name!r} makes {found[modality].width}, so no video can be scored. {_MEND}"
+            )
     return found
 
 

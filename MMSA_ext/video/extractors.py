@@ -45,6 +45,7 @@ class ExtractorEntry:
         about: What the features are, in a line.
         packages: Packages that it needs, as they are imported.
         extra: The extra that brings them.
+        recipe_name: Its name in recipes, where that is another's.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ExtractorEntry:
     about: str = ""
     packages: tuple[str, ...] = ()
     extra: str = ""
+    recipe_name: str = ""
 
     @property
     def absent(self) -> tuple[str, ...]:
@@ -81,6 +83,7 @@ _SHIPPED = (
         "eGeMAPSv02 low-level descriptors, as SIMS v2 has them; openSMILE",
         ("av", "soxr", "opensmile"),
         "video,egemaps",
+        "opensmile",
     ),
     ExtractorEntry(
         "facemesh",

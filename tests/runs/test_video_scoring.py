@@ -11,9 +11,19 @@ import pytest
 
 from MMSA_ext import Scorer
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, MediaError
-from MMSA_ext.runs.video_scoring import extract_video, score_features, score_video
+from MMSA_ext.runs.video_scoring import (
+    extract_video,
+    extractors_of,
+    score_features,
+    score_video,
+)
 from MMSA_ext.video import extract
-from MMSA_ext.video.extractors import register_extractor, unregister_extractor
+from MMSA_ext.video.extractors import (
+    extractor,
+    list_extractors,
+    register_extractor,
+    unregister_extractor,
+)
 from tests.conftest import tiny_config, train
 from tests.video.fakes import Brightness, Loudness, write_pictures, write_sound
 
@@ -178,6 +188,24 @@ class TestRecipe:
         )
         scored(scorer, video, text="word1")
         assert set(seen) == {0.001}
+
+    @pytest.mark.parametrize(
+        ("name", "width"), [("sims33", 33), ("egemaps25", 25), ("facemesh", 119), ("openface", 177)]
+    )
+    def test_a_recipe_finds_its_extractor(self, scorer, name, width):
+        entry = next(entry for entry in list_extractors() if entry.name == name)
+        if entry.absent:
+            pytest.skip(f"{entry.absent} not installed")
+        options = {"width": width} if name == "openface" else {}
+        scorer.recipe[entry.modality] = made = extractor(name, **options).recipe()
+        place = 1 if entry.modality == "audio" else 2
+        scorer.args.feature_dims[place] = width
+        found = extractors_of(scorer)[entry.modality]
+        assert (found.name, found.width, found.recipe()) == (name, width, made)
+        if name != "openface":
+            scorer.args.feature_dims[place] = 3
+            with pytest.raises(CheckpointError, match=f"trained on 3 .* makes {width}"):
+                extractors_of(scorer)
 
     @pytest.mark.parametrize(
         ("made", "words"),
