@@ -8,7 +8,8 @@ are counted on some samples and computed for all others. `step.py` uses this.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,16 +75,22 @@ def fitted_cost(
     return Cost(coefficients.tolist(), float(errors.max()))
 
 
-def operations(work: Callable[[], Any], *, backward: bool) -> int:
-    """Floating-point operations of matrix products and convolutions."""
-    # The counter knows no fused attention nor recurrent layer of a CPU; these fall into products.
+@contextmanager
+def counted() -> Iterator[FlopCounterMode]:
+    """Count floating-point operations of matrix products and convolutions."""
+    # The counter knows no fused attention of a CPU nor recurrent layer; these fall into products.
     with (
         sdpa_kernel(SDPBackend.MATH),
         torch.backends.mkldnn.flags(enabled=False),
         torch.backends.cudnn.flags(enabled=False),
-        torch.set_grad_enabled(backward),
         FlopCounterMode(display=False) as counter,
     ):
+        yield counter
+
+
+def operations(work: Callable[[], Any], *, backward: bool) -> int:
+    """Floating-point operations of a computation."""
+    with torch.set_grad_enabled(backward), counted() as counter:
         outputs = work()
         if backward:
             parts = [x.sum() for x in outputs.values() if isinstance(x, torch.Tensor)]
@@ -91,10 +98,10 @@ def operations(work: Callable[[], Any], *, backward: bool) -> int:
     return counter.get_total_flops()
 
 
-def product_rate(device: torch.device) -> float:
-    """Operations a second of a large float32 matrix product."""
+def product_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """Operations a second of a large matrix product."""
     size = 8192 if device.type == "cuda" else 2048
-    a, b = torch.rand(2, size, size, device=device)
+    a, b = torch.rand(2, size, size, device=device, dtype=dtype)
 
     def product() -> None:
         a @ b

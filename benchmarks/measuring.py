@@ -35,7 +35,7 @@ def environment(*packages: str) -> dict[str, str]:
         "python": platform.python_version(),
     }
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
+        found |= _gpu()
     for package in ("MMSA_ext", "MMSA", "torch", "numpy", "transformers", *packages):
         try:
             found[package] = metadata.version(package)
@@ -53,22 +53,57 @@ def _processor() -> str:
     return platform.processor() or "unknown"
 
 
-def write_csv(
-    rows: Sequence[Mapping[str, Any]], out: str | None = None, packages: Sequence[str] = ()
-) -> None:
-    """Print the environment as comments and the rows as CSV; with `out` write them there too."""
+def _gpu() -> dict[str, str]:
+    """The GPU of CUDA, and what its driver says of itself, where that can be read."""
+    import torch
+
+    gpu = torch.cuda.get_device_properties()
+    major, minor = torch.cuda.get_device_capability()
+    found = {
+        "gpu": gpu.name,
+        "gpu_capability": f"{major}.{minor}",
+        "gpu_memory_mb": f"{gpu.total_memory / 2**20:.0f}",
+        "gpu_processors": str(gpu.multi_processor_count),
+        "cuda": str(torch.version.cuda),
+        "cudnn": str(torch.backends.cudnn.version()),
+    }
+    asked = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.max.mem", "power.limit")
+    command = ["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(
+            [*command, f"--id=GPU-{gpu.uuid}"], capture_output=True, text=True, timeout=20
+        )
+        return found | dict(zip(asked, said.stdout.strip().split(", "), strict=True))
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return found
+
+
+def csv_text(
+    rows: Sequence[Mapping[str, Any]],
+    packages: Sequence[str] = (),
+    notes: Mapping[str, str] | None = None,
+) -> str:
+    """Environment, notes and command as comments, and the rows as CSV."""
     text = io.StringIO()
-    for key, value in environment(*packages).items():
+    for key, value in {**environment(*packages), **(notes or {})}.items():
         text.write(f"# {key}: {value}\n")
     text.write(f"# command: python {' '.join(_shown(argument) for argument in sys.argv)}\n")
     names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    print(text.getvalue(), end="")
+    return text.getvalue()
+
+
+def write_csv(
+    rows: Sequence[Mapping[str, Any]], out: str | None = None, packages: Sequence[str] = ()
+) -> None:
+    """Print `csv_text`; with `out` write it there too."""
+    text = csv_text(rows, packages)
+    print(text, end="")
     if out:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(text.getvalue(), encoding="utf-8")
+        Path(out).write_text(text, encoding="utf-8")
 
 
 def _shown(argument: str) -> str:

@@ -48,6 +48,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import floor
 import measuring
@@ -55,7 +56,7 @@ import torch
 from easydict import EasyDict
 
 from MMSA_ext import mmsa_bridge, text_encoders
-from MMSA_ext.config.resolve import resolve
+from MMSA_ext.config.resolve import get_config_regression, resolve, unread
 from MMSA_ext.data import synthetic
 from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import FeatureLoader, make_loaders
@@ -63,6 +64,8 @@ from MMSA_ext.errors import MMSAExtError, TrainingDivergedError
 from MMSA_ext.models.contract import Inputs, core_model
 from MMSA_ext.models.dashfusion import DashFusion
 from MMSA_ext.registry import check_names, get_model, trains_in_mmsa
+from MMSA_ext.training.step_log import StepLog
+from MMSA_ext.training.steps import StepSampler
 from MMSA_ext.training.trainer import predict
 from MMSA_ext.training.transfer import to_device
 
@@ -187,21 +190,28 @@ class OurSubject(Subject):
                 clock.tick()
                 return full_batches(super().indices, self.batch_size, steps)
 
-        core = core_model(self.network)
-        training_step = core.training_step
+        assembled, add = StepSampler._assembled, StepLog.add
 
-        def noted(step: Any) -> Any:
-            index, anchors = step.samples["index"], step.anchors.cpu()
-            others = set(index.tolist()) - set(index[anchors].tolist())
-            self.batches.append((index[anchors].tolist(), sorted(others)))
-            return training_step(step)
+        def noted(sampler: StepSampler, anchors: torch.Tensor, drawn: Any) -> Any:
+            made = assembled(sampler, anchors, drawn)
+            others = set(made.samples["index"].tolist()) - set(anchors.tolist())
+            self.batches.append((anchors.tolist(), sorted(others)))
+            return made
 
-        core.training_step = noted  # type: ignore[method-assign]
+        def ticked(*given: Any) -> None:
+            add(*given)
+            clock.tick()
+
         train = self.loaders["train"]
         self.loaders["train"] = FirstBatches(train.split, train.batch_size, shuffle=True)
-        self.trainer = get_model(self.args.model_name).trainer(self.args, lambda _: clock.tick())
+        self.trainer = get_model(self.args.model_name).trainer(self.args)
         # A few steps need not beat the untrained model, which the trainer asks of a run.
-        with contextlib.suppress(TrainingDivergedError):
+        with (
+            # On the host, where looking makes no device wait and no compiler stumble.
+            patch.object(StepSampler, "_assembled", noted),
+            patch.object(StepLog, "add", ticked),
+            contextlib.suppress(TrainingDivergedError),
+        ):
             self.trainer.do_train(self.network, self.loaders)
 
     def predict(self) -> None:
@@ -345,10 +355,14 @@ def configuration(task: dict[str, Any], folder: str) -> EasyDict:
     """MMSA's `args` of a task."""
     model = name_of(task["model"])
     base = SAME_AS.get(model, model)
-    short = {"num_epochs": 1}
+    short: dict[str, Any] = {"num_epochs": 1}
+    if trains_in_mmsa(base):
+        short["early_stop"] = 0  # one epoch there too
     if base.startswith("confede"):
         short["stage_one"] = None
-    given = {"featurePath": task["features"], "pretrained": task["pretrained"], **short}
+    given = {"featurePath": task["features"], **short}
+    if not unread(get_config_regression(base, task["dataset"]) | task["overrides"], ["pretrained"]):
+        given["pretrained"] = task["pretrained"]
     if task["batch_size"]:
         given["batch_size"] = task["batch_size"]
     args = mmsa_bridge.complete_args(
@@ -377,7 +391,7 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         held = memory.now_mb()
         counted = -(-task["steps"] // subject.window) * subject.window
         clock = Clock(task["warm_up"], memory)
-        if len(subject.loaders["train"].dataset) < args.batch_size:
+        if len(subject.lengths("train")) < args.batch_size:
             sys.exit(f"batches of {args.batch_size} need as many --samples at least")
         subject.train(clock, task["warm_up"] + counted)
         if not clock.passes or len(clock.steps(0)) < counted:
