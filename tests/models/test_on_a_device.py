@@ -17,8 +17,9 @@ from MMSA_ext.data.features import read_features
 from MMSA_ext.data.loader import make_loaders
 from MMSA_ext.models.contract import Inputs, core_model
 from MMSA_ext.registry import get_model, trains_in_mmsa
-from MMSA_ext.training.steps import StepSampler, to_device
+from MMSA_ext.training.steps import StepSampler
 from MMSA_ext.training.trainer import predict
+from MMSA_ext.training.transfer import to_device
 from tests.conftest import make_feature_data
 from tests.models.conftest import contrast_step, make_step
 from tests.models.hosts.variants import VARIANTS, build, make_args, write_features
@@ -75,18 +76,12 @@ def test_a_device_computes_what_a_cpu_computes(tiny_model, dataset, name):
     gpu = PretendGPU()
     gpu.put(model)
     with gpu:
-        output = model.training_step(on_device(step))
+        output = model.training_step(to_device(step, GPU))
         output.total.backward()
         assert output.prediction.device == GPU
     torch.testing.assert_close(output.losses, want, rtol=1e-4, atol=1e-6)
     found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     torch.testing.assert_close(found, gradients, rtol=1e-3, atol=1e-5)
-
-
-def on_device(step):
-    contrast = None if step.contrast is None else step.contrast.to(GPU)
-    samples, anchors = to_device(step.samples, GPU), step.anchors.to(GPU)
-    return type(step)(samples, anchors, contrast)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -162,7 +157,7 @@ def test_operations_of_a_step_at_real_shape(name, tmp_path):
     gpu = PretendGPU()
     gpu.put(model.train())
     with gpu:
-        given = on_device(step)
+        given = to_device(step, GPU)
         gpu.operations.clear()
         model.training_step(given).total.backward()
     assert not gpu.mixes
