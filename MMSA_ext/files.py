@@ -175,9 +175,12 @@ def replaced(path: Path) -> Iterator[Path]:
         it.
 
     Raises:
-        WriteError: The disk refuses.
+        WriteError: The disk refuses, or `path` is a device or a pipe: a file would take its place,
+            and /dev/null be one.
     """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise WriteError(f"{path}: is a device or a pipe; name a file to write.")
         with scratch_folder(path.parent) as folder:
             staged = folder / path.name
             yield staged

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -250,3 +251,11 @@ def test_a_scratch_folder_goes_where_an_open_file_cannot_be_removed(tmp_path, mo
         pass
     assert held
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(WriteError, match="device or a pipe"):
+        files.write_atomically(tmp_path / "pipe", "content")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

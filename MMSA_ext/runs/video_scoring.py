@@ -9,12 +9,10 @@ Both steps stand apart, so that an edited transcript is scored without extractin
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -31,7 +29,7 @@ from MMSA_ext.runs.prediction import Scorer
 from MMSA_ext.video.clip_cache import opened_cache
 from MMSA_ext.video.clip_features import Extraction, Request, frames_of, joined_damage, missing
 from MMSA_ext.video.contract import Extractor, Recogniser, Track, Transcript, Word
-from MMSA_ext.video.extractors import ExtractorEntry, extractor, list_extractors
+from MMSA_ext.video.extractors import extractor, list_extractors, options_of
 from MMSA_ext.video.splitting import Part, Split, parts
 
 __all__ = [
@@ -364,7 +362,7 @@ def extractors_of(scorer: Scorer) -> dict[str, Extractor]:
         entry = known[made["name"]]
         told = {key: value for key, value in made.items() if key not in ("name", "version")}
         told["width"] = width
-        options = {key: told[key] for key in _options(entry) if key in told}
+        options = {key: told[key] for key in options_of(entry) or () if key in told}
         found[modality] = extractor(entry.name, **options)
         if found[modality].width != width:
             raise CheckpointError(
@@ -372,12 +370,6 @@ def extractors_of(scorer: Scorer) -> dict[str, Extractor]:
                 f"{entry.name!r} makes {found[modality].width}, so no video can be scored. {_MEND}"
             )
     return found
-
-
-def _options(entry: ExtractorEntry) -> set[str]:
-    """Options of an extractor, which its recipe names alike."""
-    made = resolve_name(entry.make) if isinstance(entry.make, str) else entry.make
-    return {*inspect.signature(made).parameters}
 
 
 def _why_not(scorer: Scorer, modality: str, known: list[str]) -> str:
