@@ -138,7 +138,9 @@ def _removed(folder: Path) -> bool:
 def _remove(folder: Path, lock: FileLock) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     lock.release()
-    if folder.exists():  # Windows removes no file that is open, as that of the lock was
+    # Windows removes no file that is open, as that of the lock was. Elsewhere what is there now is
+    # another's, who waited for this lock.
+    if platform.system() == "Windows" and folder.exists():
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -157,7 +157,7 @@ def score_videos(
     if len(files) > 1 and (text is not None or subtitles or plot):
         raise ConfigError("--text, --subtitles and --plot are of one video; score it alone.")
     for target in (path for path in (output, plot) if path is not None):
-        check_output(target, *files, *filter(None, [subtitles and Path(subtitles)]))
+        check_output(target, *files, *([Path(subtitles)] if subtitles else []))
     if plot is not None and plot == output:
         raise ConfigError("-o and --plot name one file; give each its own.")
     scores: list[VideoScore] = []

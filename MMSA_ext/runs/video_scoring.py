@@ -356,8 +356,7 @@ def extractors_of(scorer: Scorer) -> dict[str, Extractor]:
         made, width = scorer.recipe.get(modality), _width(scorer, modality)
         if made is None or made["name"] not in known:
             raise CheckpointError(
-                f"{scorer.path}: {_why_not(scorer, modality, list(known))}, so no video can be "
-                f"scored. {_MEND}"
+                f"{scorer.path}: {_why_not(scorer, modality)}, so no video can be scored. {_MEND}"
             )
         entry = known[made["name"]]
         told = {key: value for key, value in made.items() if key not in ("name", "version")}
@@ -372,9 +371,10 @@ def extractors_of(scorer: Scorer) -> dict[str, Extractor]:
     return found
 
 
-def _why_not(scorer: Scorer, modality: str, known: list[str]) -> str:
+def _why_not(scorer: Scorer, modality: str) -> str:
     """Why the training features of a modality cannot be made of a video."""
     if (made := scorer.recipe.get(modality)) is not None:
+        known = [entry.name for entry in list_extractors() if entry.modality == modality]
         return (
             f"the {modality} features of its training are by {described(made)}, which is none of "
             f"the extractors here ({', '.join(known)})"

@@ -87,7 +87,8 @@ class Track:
         Args:
             width: Features that a frame has.
         """
-        frames, times = self.frames, self.times
+        frames: Any = self.frames  # whatever others made
+        times: Any = self.times
         if not isinstance(frames, np.ndarray) or not isinstance(times, np.ndarray):
             return "frames and times must be NumPy arrays"
         if frames.dtype != np.float32 or frames.ndim != 2 or frames.shape[1] != width:

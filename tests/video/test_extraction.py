@@ -414,5 +414,5 @@ def test_it_is_said_what_is_kept_and_why_nothing_is_left(tmp_path):
     with pytest.raises(FeatureFileError, match="Nothing is kept without the cache"):
         taken(tmp_path, source, cache=False)
     (tmp_path / "a.wav").write_text("neither")
-    with pytest.raises(FeatureFileError, match="id 'a': .*\n.*id 'b': .*\n.*2 of 2 clips"):
+    with pytest.raises(FeatureFileError, match=r"id 'a': .*\n.*id 'b': .*\n.*2 of 2 clips"):
         taken(tmp_path, source, incomplete="drop")
