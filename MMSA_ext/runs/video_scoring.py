@@ -101,9 +101,12 @@ class VideoFeatures:
             texts: One an utterance.
 
         Raises:
-            ConfigError: There are more or fewer.
+            ConfigError: There are more or fewer, or one is no string.
             MediaError: The file, which is listened to for the times, is gone.
         """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if odd := [text for text in texts if not isinstance(text, str)]:
+            raise ConfigError(f"a text is {odd[0]!r:.80}; give strings, empty if nothing is said.")
         if len(texts) != len(self.utterances):
             raise ConfigError(
                 f"{len(texts)} texts are given for {len(self.utterances)} utterances; give as many."
@@ -404,8 +407,15 @@ def score_features(scorer: Scorer, features: VideoFeatures) -> VideoScore:
 
     Raises:
         CheckpointError, TextEncoderError: As `Scorer.score`.
+        ConfigError: It was extracted for another model, in another way.
         MediaError: There is nothing in it that the model reads.
     """
+    for modality, maker in extractors_of(scorer).items():
+        if features.recipe.get(modality) != maker.recipe():
+            raise ConfigError(
+                f"{shown(features.path)}: its {modality} features were not extracted for "
+                f"{scorer.path}; extract them by extract_video with this scorer."
+            )
     scores = [_unscored(scorer, one) for one in features.utterances]
     rows = [i for i, score in enumerate(scores) if not score.error]
     if not rows:

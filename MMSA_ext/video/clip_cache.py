@@ -44,7 +44,7 @@ def user_cache() -> ClipCache | None:
 
 
 @contextmanager
-def opened_cache(wanted: bool | str | Path = True) -> Iterator[ClipCache]:
+def opened_cache(wanted: bool | str | os.PathLike[str] = True) -> Iterator[ClipCache]:
     """A cache to extract into; what nobody used for 30 days is removed from it first.
 
     Args:
@@ -59,7 +59,7 @@ def opened_cache(wanted: bool | str | Path = True) -> Iterator[ClipCache]:
         yield ClipCache(Path(folder), lasts=False)
 
 
-def _of(folder: str | Path) -> ClipCache:
+def _of(folder: str | os.PathLike[str]) -> ClipCache:
     return ClipCache(Path(expand(folder)))
 
 

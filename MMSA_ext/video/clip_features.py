@@ -186,8 +186,20 @@ class _Remembering:
         key = key_of(*self.content, {"recogniser": self.name})
         words = self.cache.words(key)
         if words is None:
-            words = self.recogniser(clip)
+            words = self._recognised(clip)
             self.cache.keep_words(key, words)
+        return words
+
+    def _recognised(self, clip: Clip) -> list[Word]:
+        failed = f"{shown(clip.path)}: recogniser {self.name!r} fails"
+        try:
+            words = self.recogniser(clip)
+        except MMSAExtError:
+            raise
+        except Exception as error:
+            raise MediaError(f"{failed}: {one_line(error)}") from error
+        if not (isinstance(words, list) and all(isinstance(word, Word) for word in words)):
+            raise MediaError(f"{failed}: it returns no list of Word.")
         return words
 
 

@@ -147,7 +147,7 @@ def extract(
     report = ExtractionReport(path, "video")
     items = _with_words(read_corpus(path, options, report), path, text, subtitles)
     _check_early(items, path, report, writing)
-    with opened_cache(cache if isinstance(cache, bool) else Path(cache)) as kept:
+    with opened_cache(cache) as kept:
         extraction = Extraction(extractors, own, kept)
         if split != "whole":
             items = _split(extraction, items, path, split)
@@ -189,6 +189,8 @@ def _with_words(
         return items
     if path.is_dir() or is_table(path):
         raise ConfigError("text and subtitles are of one file; a table has columns for them.")
+    if not isinstance(text, str | None):
+        raise ConfigError(f"text is {text!r:.80}; give a string, empty if nothing is said.")
     given = expand_given(subtitles)
     words = {"text": text, "subtitles": Path(given) if given else None}
     return [replace(items[0], request=replace(items[0].request, **words))]  # type: ignore[arg-type]

@@ -236,6 +236,7 @@ def test_a_wrong_table_is_told_before_anything_is_extracted(tmp_path, row, words
         ({"audio": Brightness()}, "extracts vision"),
         ({"jobs": 0}, "jobs"),
         ({"text": "said"}, "of one file"),
+        ({"cache": 3}, "3 is no path"),
         ({"split": "pauses"}, "of one video"),
         ({"split": "half"}, "split is 'half'"),
         ({"audio": "no_such"}, "no_such"),
