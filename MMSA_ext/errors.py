@@ -64,3 +64,8 @@ def suggest(word: str, known: list[str]) -> str:
 def _stands_for(word: str, parts: list[str]) -> bool:
     initials = "".join(part[:1] for part in parts)
     return word in parts or (len(word) > 1 and initials.startswith(word))
+
+
+def one_line(error: Exception) -> str:
+    """What an error of others says, after the name of its kind, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

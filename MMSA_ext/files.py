@@ -138,7 +138,9 @@ def _removed(folder: Path) -> bool:
 def _remove(folder: Path, lock: FileLock) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     lock.release()
-    if folder.exists():  # Windows removes no file that is open, as that of the lock was
+    # Windows removes no file that is open, as that of the lock was. Elsewhere what is there now is
+    # another's, who waited for this lock.
+    if platform.system() == "Windows" and folder.exists():
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -175,9 +177,12 @@ def replaced(path: Path) -> Iterator[Path]:
         it.
 
     Raises:
-        WriteError: The disk refuses.
+        WriteError: The disk refuses, or `path` is a device or a pipe: a file would take its place,
+            and /dev/null be one.
     """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise WriteError(f"{path}: is a device or a pipe; name a file to write.")
         with scratch_folder(path.parent) as folder:
             staged = folder / path.name
             yield staged

@@ -148,7 +148,8 @@ def check_output(target: Path, *inputs: Path) -> None:
     Raises:
         ConfigError: The output is one of the inputs.
     """
-    if target.resolve() in (path.resolve() for path in inputs):
+    # Not Path.resolve, which raises where links go in a circle.
+    if os.path.realpath(target) in map(os.path.realpath, inputs):
         raise ConfigError(f"{target} is the input; name another output, so that nothing is lost.")
 
 

@@ -80,12 +80,14 @@ class Process:
 
 
 def end(processes: Sequence[Process], patience: float = 10.0) -> None:
-    """End processes; one that is storing a result is given so many seconds for it."""
+    """End processes; one that is storing a result is given so many seconds for it, or none."""
     for each in processes:
-        each.process.terminate()
+        if patience:
+            each.process.terminate()
     for each in processes:
         each.process.join(timeout=patience)
         each.process.kill()
+        each.process.join()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -246,7 +247,34 @@ def test_a_scratch_folder_goes_where_an_open_file_cannot_be_removed(tmp_path, mo
             remove(folder, **options)
 
     monkeypatch.setattr(files.shutil, "rmtree", refuse)
+    monkeypatch.setattr(files.platform, "system", lambda: "Windows")
     with files.scratch_folder(tmp_path):
         pass
     assert held
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there it is removed, see above")
+def test_a_scratch_folder_is_left_to_who_waited_for_its_lock(tmp_path, monkeypatch):
+    """Locking makes the folder anew, and then it is another process's."""
+    release = files.FileLock.release
+    with files.scratch_folder(tmp_path) as made:
+        left = made.with_name(f"{made.name[:-8]}abcdefgh")
+    left.mkdir()
+
+    def other_is_next(lock, **options):
+        release(lock, **options)
+        left.mkdir(exist_ok=True)
+        (left / "file.txt").touch()
+
+    monkeypatch.setattr(files.FileLock, "release", other_is_next)
+    assert files.remove_leftovers(tmp_path) == [left]
+    assert (left / "file.txt").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(WriteError, match="device or a pipe"):
+        files.write_atomically(tmp_path / "pipe", "content")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

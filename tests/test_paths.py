@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.paths import Places, expand, expand_file, home, shown, why_no_file
+from MMSA_ext.paths import Places, check_output, expand, expand_file, home, shown, why_no_file
 
 
 @pytest.fixture
@@ -92,3 +92,11 @@ def test_folders_that_cannot_be_made(tmp_path):
         with pytest.raises(ConfigError, match=rf"{said}.*--res-save-dir"):
             Places.default(tmp_path, folder, tmp_path)
     assert not (tmp_path / ("y" * 190)).exists()
+
+
+def test_the_output_is_no_input_whatever_links_say(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "link").symlink_to("file")
+    check_output(tmp_path / "file", tmp_path / "loop", tmp_path / "other")
+    with pytest.raises(ConfigError, match="is the input"):
+        check_output(tmp_path / "file", tmp_path / "link")

@@ -216,7 +216,10 @@ def predict(
         raise ConfigError("give one input; several may be given of videos alone.")
     source = given[0] if given and not videos else None
     if not videos and (source is None) == (text is None):
-        raise ConfigError("give an input or --text, one of them.")
+        raise ConfigError(
+            "give an input or --text, one of them; both go together for videos alone, told by "
+            "their endings, such as .mp4."
+        )
     if text is not None and not text.strip():
         raise ConfigError("--text is empty; write what was said.")
     of_videos = {
@@ -244,6 +247,8 @@ def predict(
         check_output(target, checkpoint, *given)
         if checkpoint.is_dir():
             check_output(target.parent, checkpoint, checkpoint / "text_encoder")
+    if output is not None and output.is_dir() and not sharded:
+        raise ConfigError(f"{output} is a folder; name a file in it.")
     scorer = Scorer(
         checkpoint,
         values,

@@ -24,6 +24,7 @@ from MMSA_ext.cli.data import (
 from MMSA_ext.cli.options import readable, split_pairs, takes_imports
 from MMSA_ext.errors import ConfigError, MediaError
 from MMSA_ext.json_files import json_or_text
+from MMSA_ext.paths import check_output
 
 if TYPE_CHECKING:
     from MMSA_ext import Scorer
@@ -130,7 +131,7 @@ def _extractor(told: str) -> Extractor | None:
     name, _, options = told.partition(":")
     if told == "none":
         return None
-    values = split_pairs(told, f"{name}:OPTION=VALUE", options.split(",") if options else [])
+    values = split_pairs(f"{name}:", "rate=10", options.split(",") if options else [])
     return extractor(name, **{key: json_or_text(text, told) for key, text in values.items()})
 
 
@@ -155,6 +156,10 @@ def score_videos(
         files += media_files(source) if source.is_dir() else [source]
     if len(files) > 1 and (text is not None or subtitles or plot):
         raise ConfigError("--text, --subtitles and --plot are of one video; score it alone.")
+    for target in (path for path in (output, plot) if path is not None):
+        check_output(target, *files, *([Path(subtitles)] if subtitles else []))
+    if plot is not None and plot == output:
+        raise ConfigError("-o and --plot name one file; give each its own.")
     scores: list[VideoScore] = []
     for file in files:
         try:

@@ -21,6 +21,7 @@ from MMSA_ext.mmsa_bridge.feature_reading import provided_features
 from MMSA_ext.mmsa_bridge.networks import trained_model
 from MMSA_ext.mmsa_bridge.recording import PredictionRecorder
 from MMSA_ext.mmsa_bridge.registration import registered
+from MMSA_ext.mmsa_bridge.runtime import progress_bars
 from MMSA_ext.mmsa_bridge.stock import build_trainer
 from MMSA_ext.names import MODALITIES, MODALITY_FILES
 
@@ -79,7 +80,8 @@ def stock_predictions(
     args = EasyDict({**args, **dict.fromkeys(MODALITY_FILES)})
     if "train_samples" in args:
         args.train_samples = 1  # sizes what training alone needs
-    with registered(), provided_features(replace(features, splits=splits)):
+    provided = provided_features(replace(features, splits=splits))
+    with registered(), provided, progress_bars(False):
         try:
             return _scored(args, state_dict, splits, fused, {} if built is None else built)
         except (MMSAExtError, MemoryError, OutOfMemoryError):

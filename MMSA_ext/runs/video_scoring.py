@@ -9,12 +9,10 @@ Both steps stand apart, so that an edited transcript is scored without extractin
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -31,7 +29,7 @@ from MMSA_ext.runs.prediction import Scorer
 from MMSA_ext.video.clip_cache import opened_cache
 from MMSA_ext.video.clip_features import Extraction, Request, frames_of, joined_damage, missing
 from MMSA_ext.video.contract import Extractor, Recogniser, Track, Transcript, Word
-from MMSA_ext.video.extractors import ExtractorEntry, extractor, list_extractors
+from MMSA_ext.video.extractors import extractor, list_extractors, options_of
 from MMSA_ext.video.splitting import Part, Split, parts
 
 __all__ = [
@@ -103,9 +101,12 @@ class VideoFeatures:
             texts: One an utterance.
 
         Raises:
-            ConfigError: There are more or fewer.
+            ConfigError: There are more or fewer, or one is no string.
             MediaError: The file, which is listened to for the times, is gone.
         """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if odd := [text for text in texts if not isinstance(text, str)]:
+            raise ConfigError(f"a text is {odd[0]!r:.80}; give strings, empty if nothing is said.")
         if len(texts) != len(self.utterances):
             raise ConfigError(
                 f"{len(texts)} texts are given for {len(self.utterances)} utterances; give as many."
@@ -358,13 +359,12 @@ def extractors_of(scorer: Scorer) -> dict[str, Extractor]:
         made, width = scorer.recipe.get(modality), _width(scorer, modality)
         if made is None or made["name"] not in known:
             raise CheckpointError(
-                f"{scorer.path}: {_why_not(scorer, modality, list(known))}, so no video can be "
-                f"scored. {_MEND}"
+                f"{scorer.path}: {_why_not(scorer, modality)}, so no video can be scored. {_MEND}"
             )
         entry = known[made["name"]]
         told = {key: value for key, value in made.items() if key not in ("name", "version")}
         told["width"] = width
-        options = {key: told[key] for key in _options(entry) if key in told}
+        options = {key: told[key] for key in options_of(entry) or () if key in told}
         found[modality] = extractor(entry.name, **options)
         if found[modality].width != width:
             raise CheckpointError(
@@ -374,15 +374,10 @@ def extractors_of(scorer: Scorer) -> dict[str, Extractor]:
     return found
 
 
-def _options(entry: ExtractorEntry) -> set[str]:
-    """Options of an extractor, which its recipe names alike."""
-    made = resolve_name(entry.make) if isinstance(entry.make, str) else entry.make
-    return {*inspect.signature(made).parameters}
-
-
-def _why_not(scorer: Scorer, modality: str, known: list[str]) -> str:
+def _why_not(scorer: Scorer, modality: str) -> str:
     """Why the training features of a modality cannot be made of a video."""
     if (made := scorer.recipe.get(modality)) is not None:
+        known = [entry.name for entry in list_extractors() if entry.modality == modality]
         return (
             f"the {modality} features of its training are by {described(made)}, which is none of "
             f"the extractors here ({', '.join(known)})"
@@ -412,8 +407,15 @@ def score_features(scorer: Scorer, features: VideoFeatures) -> VideoScore:
 
     Raises:
         CheckpointError, TextEncoderError: As `Scorer.score`.
+        ConfigError: It was extracted for another model, in another way.
         MediaError: There is nothing in it that the model reads.
     """
+    for modality, maker in extractors_of(scorer).items():
+        if features.recipe.get(modality) != maker.recipe():
+            raise ConfigError(
+                f"{shown(features.path)}: its {modality} features were not extracted for "
+                f"{scorer.path}; extract them by extract_video with this scorer."
+            )
     scores = [_unscored(scorer, one) for one in features.utterances]
     rows = [i for i, score in enumerate(scores) if not score.error]
     if not rows:

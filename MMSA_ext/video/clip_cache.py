@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from MMSA_ext.data.feature_cache import cache_folder
+from MMSA_ext.data.feature_cache import VARIABLE, cache_folder
+from MMSA_ext.errors import WriteError
 from MMSA_ext.files import remove_leftovers, replaced
 from MMSA_ext.paths import expand
 from MMSA_ext.video.contract import Track, Word
@@ -43,7 +44,7 @@ def user_cache() -> ClipCache | None:
 
 
 @contextmanager
-def opened_cache(wanted: bool | str | Path = True) -> Iterator[ClipCache]:
+def opened_cache(wanted: bool | str | os.PathLike[str] = True) -> Iterator[ClipCache]:
     """A cache to extract into; what nobody used for 30 days is removed from it first.
 
     Args:
@@ -55,10 +56,10 @@ def opened_cache(wanted: bool | str | Path = True) -> Iterator[ClipCache]:
         yield own
         return
     with tempfile.TemporaryDirectory(prefix="mmsa-ext-clips-") as folder:
-        yield ClipCache(Path(folder))
+        yield ClipCache(Path(folder), lasts=False)
 
 
-def _of(folder: str | Path) -> ClipCache:
+def _of(folder: str | os.PathLike[str]) -> ClipCache:
     return ClipCache(Path(expand(folder)))
 
 
@@ -73,24 +74,31 @@ class ClipCache:
 
     Args:
         folder: The folder; nothing else is in it.
+        lasts: Whether it is there when the command has ended.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, lasts: bool = True) -> None:
+        self.folder, self.lasts = folder, lasts
 
-    def track(self, key: str) -> tuple[Track, str] | None:
-        """A track that was kept, and the damage of its file; None where there is none."""
+    def track(self, key: str, width: int) -> tuple[Track, str] | None:
+        """A track that was kept, and the damage of its file; None where there is no sound one.
+
+        Args:
+            key: Its key.
+            width: Features that a frame has.
+        """
         arrays, facts = self._entry(key)
-        if arrays is None or not {"frames", "times"} <= arrays.keys():
-            return None
         shown = {
             name.removeprefix(_SHOWN): array
             for name, array in arrays.items()
             if name.startswith(_SHOWN)
         }
-        found, missing = facts["found"], facts["missing"]
-        track = Track(arrays["frames"], arrays["times"], found, missing, shown)
-        return track, facts["damage"]
+        try:
+            found, missing = float(facts["found"]), str(facts["missing"])
+            track = Track(arrays["frames"], arrays["times"], found, missing, shown)
+            return None if track.wrong(width) else (track, str(facts["damage"]))
+        except (KeyError, TypeError, ValueError):
+            return None
 
     def keep_track(self, key: str, track: Track, damage: str = "") -> None:
         """Keep a track.
@@ -111,7 +119,12 @@ class ClipCache:
     def words(self, key: str) -> list[Word] | None:
         """Words that were kept; None where there are none."""
         _, facts = self._entry(key)
-        return [Word(**word) for word in facts["words"]] if "words" in facts else None
+        try:
+            return [
+                Word(str(w["text"]), float(w["start"]), float(w["end"])) for w in facts["words"]
+            ]
+        except (KeyError, TypeError, ValueError):
+            return None
 
     def keep_words(self, key: str, words: list[Word]) -> None:
         """Keep what a recogniser made of a clip.
@@ -159,19 +172,24 @@ class ClipCache:
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{_SUFFIX}"
 
-    def _entry(self, key: str) -> tuple[dict[str, NDArray[Any]] | None, dict[str, Any]]:
+    def _entry(self, key: str) -> tuple[dict[str, NDArray[Any]], Any]:
+        """Arrays and facts, whatever they are; empty ones where there is no entry."""
         path = self._path(key)
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
             facts = json.loads(arrays.pop(_FACTS).tobytes())
         except Exception:  # absent, or whatever lies there: it is made anew
-            return None, {}
+            return {}, {}
         with suppress(OSError):
             os.utime(path)
         return arrays, facts
 
     def _keep(self, key: str, arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> None:
         described = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-        with replaced(self._path(key)) as staged, staged.open("wb") as file:
-            np.savez(file, **{_FACTS: described}, **arrays)  # type: ignore[arg-type]
+        try:
+            with replaced(self._path(key)) as staged, staged.open("wb") as file:
+                np.savez(file, **{_FACTS: described}, **arrays)  # type: ignore[arg-type]
+        except WriteError as error:
+            variable = VARIABLE if self.lasts else "TMPDIR"
+            raise WriteError(f"{error} {variable} names the folder of what is kept.") from error

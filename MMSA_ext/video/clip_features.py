@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from MMSA_ext.errors import MediaError, MMSAExtError
+from MMSA_ext.errors import MediaError, MMSAExtError, one_line
 from MMSA_ext.files import reason
 from MMSA_ext.paths import shown
 from MMSA_ext.video.clip_cache import ClipCache, key_of
@@ -136,7 +136,7 @@ class Extraction:
         found, damages = {}, [clip.damage]
         for modality, extractor in self.extractors.items():
             key = self.key(request, modality)
-            kept = self.cache.track(key)
+            kept = self.cache.track(key, extractor.width)
             if kept is None:
                 kept = _extracted(extractor, clip), clip.damage
                 self.cache.keep_track(key, *kept)
@@ -186,8 +186,20 @@ class _Remembering:
         key = key_of(*self.content, {"recogniser": self.name})
         words = self.cache.words(key)
         if words is None:
-            words = self.recogniser(clip)
+            words = self._recognised(clip)
             self.cache.keep_words(key, words)
+        return words
+
+    def _recognised(self, clip: Clip) -> list[Word]:
+        failed = f"{shown(clip.path)}: recogniser {self.name!r} fails"
+        try:
+            words = self.recogniser(clip)
+        except MMSAExtError:
+            raise
+        except Exception as error:
+            raise MediaError(f"{failed}: {one_line(error)}") from error
+        if not (isinstance(words, list) and all(isinstance(word, Word) for word in words)):
+            raise MediaError(f"{failed}: it returns no list of Word.")
         return words
 
 
@@ -195,17 +207,21 @@ def _extracted(extractor: Extractor, clip: MediaClip) -> Track:
     """What an extractor makes of a clip.
 
     Raises:
-        MediaError: It fails, whatever library it is that does not like the clip.
+        MediaError: It fails, whatever library it is that does not like the clip; or what it makes
+            is no `Track` of its width.
     """
+    failed = f"{shown(clip.path)}: extractor {extractor.name!r} fails"
     try:
-        return extractor(clip)
+        track = extractor(clip)
     except MMSAExtError:
         raise
     except Exception as error:
-        raise MediaError(
-            f"{shown(clip.path)}: extractor {extractor.name!r} fails: {type(error).__name__}: "
-            f"{error}"
-        ) from error
+        raise MediaError(f"{failed}: {one_line(error)}") from error
+    if not isinstance(track, Track):
+        raise MediaError(f"{failed}: it returns {type(track).__name__}, not a Track.")
+    if wrong := track.wrong(extractor.width):
+        raise MediaError(f"{failed}: {wrong}.")
+    return track
 
 
 def joined_damage(said: Iterable[str]) -> str:

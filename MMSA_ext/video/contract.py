@@ -81,6 +81,31 @@ class Track:
     missing: str = ""
     shown: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
+    def wrong(self, width: int) -> str:
+        """What is not as said above, as a sentence's part; empty if all is.
+
+        Args:
+            width: Features that a frame has.
+        """
+        frames: Any = self.frames  # whatever others made
+        times: Any = self.times
+        if not isinstance(frames, np.ndarray) or not isinstance(times, np.ndarray):
+            return "frames and times must be NumPy arrays"
+        if frames.dtype != np.float32 or frames.ndim != 2 or frames.shape[1] != width:
+            return f"frames are {frames.dtype} {frames.shape}, not float32 (L, {width})"
+        if not np.isfinite(frames).all():
+            return "frames have values that are no finite numbers"
+        if times.dtype.kind != "f" or times.shape != frames.shape[:1]:
+            return f"times are {times.dtype} {times.shape}, not float64 ({len(frames)},)"
+        if not np.isfinite(times).all() or (np.diff(times) < 0).any():
+            return "times do not grow"
+        if not 0 <= self.found <= 1:
+            return f"found is {self.found!r:.80}, not a share from 0 to 1"
+        if not len(frames) and not self.missing:
+            return "there is no frame, and missing does not say why"
+        uneven = [name for name, values in self.shown.items() if len(values) != len(frames)]
+        return f"shown[{uneven[0]!r:.80}] has not a row a frame" if uneven else ""
+
 
 class Extractor(Protocol):
     """What makes the frames of one modality: found by name, see `extractors`.

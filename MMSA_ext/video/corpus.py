@@ -175,6 +175,8 @@ def _request(
 ) -> Request:
     place = f"id {sample.id!r}"
     path = _path(folder, cells["path"]) if "path" in cells else _by_id(folder, sample.id)
+    if not cells.get("path", "here"):
+        report.problem("path is empty", place, "Name the video or audio file.")
     times = {name: _seconds(name, cells.get(name, ""), place, report) for name in ("start", "end")}
     start, end = times["start"] or 0.0, times["end"]
     if end is not None and end <= start:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -22,8 +23,8 @@ from MMSA_ext.data.convert.writing import Incomplete, Writing
 from MMSA_ext.data.feature_report import printable, text_table
 from MMSA_ext.data.fit_lengths import TooLong
 from MMSA_ext.data.samples import Sample
-from MMSA_ext.errors import ConfigError, FeatureFileError, MediaError, MMSAExtError
-from MMSA_ext.paths import expand, expand_given, shown
+from MMSA_ext.errors import ConfigError, FeatureFileError, MediaError, MMSAExtError, one_line
+from MMSA_ext.paths import check_output, expand, expand_given, shown
 from MMSA_ext.processes import (
     THREADS_VARIABLE,
     LostWorkerError,
@@ -43,6 +44,8 @@ __all__ = ["ExtractionReport", "extract"]
 
 PathLike = str | os.PathLike[str]
 _GO_ON = "What was extracted is kept; the same command goes on from there."
+_KEPT = "What was extracted is kept in the cache, and not extracted again."
+_NOT_KEPT = "Nothing is kept without the cache; with it, the same command goes on from there."
 
 
 @dataclass
@@ -143,13 +146,14 @@ def extract(
     extractors, own = _extractors(audio, vision), _recogniser(recogniser)
     report = ExtractionReport(path, "video")
     items = _with_words(read_corpus(path, options, report), path, text, subtitles)
-    _check_early(items, report, writing)
-    with opened_cache(cache if isinstance(cache, bool) else Path(cache)) as kept:
+    _check_early(items, path, report, writing)
+    with opened_cache(cache) as kept:
         extraction = Extraction(extractors, own, kept)
         if split != "whole":
             items = _split(extraction, items, path, split)
         outcomes = _all_outcomes(extraction, items, jobs, progress)
         absent = _tell(items, outcomes, extractors, report, writing)
+        _tell_failed(items, outcomes, report, writing, kept)
         recipe = {key: made for key, made in extraction.recipe.items() if key not in absent}
         if "text" in absent and pretrained is not None:
             report.note("No clip has a transcript: there are no tokens.")
@@ -162,16 +166,13 @@ def extract(
 def _extractors(
     audio: str | Extractor | None, vision: str | Extractor | None
 ) -> dict[str, Extractor]:
-    from MMSA_ext.video.extractors import extractor
+    from MMSA_ext.video.extractors import checked_extractor, extractor
 
     found: dict[str, Extractor] = {}
     for modality, given in (("audio", audio), ("vision", vision)):
-        made = extractor(given) if isinstance(given, str) else given
-        if made is None:
-            continue
-        if made.modality != modality:
-            raise ConfigError(f"{modality}: {made.name!r} extracts {made.modality}.")
-        found[modality] = made
+        if given is not None:
+            made = extractor(given) if isinstance(given, str) else given
+            found[modality] = checked_extractor(made, modality)
     return found
 
 
@@ -188,22 +189,29 @@ def _with_words(
         return items
     if path.is_dir() or is_table(path):
         raise ConfigError("text and subtitles are of one file; a table has columns for them.")
+    if not isinstance(text, str | None):
+        raise ConfigError(f"text is {text!r:.80}; give a string, empty if nothing is said.")
     given = expand_given(subtitles)
     words = {"text": text, "subtitles": Path(given) if given else None}
     return [replace(items[0], request=replace(items[0].request, **words))]  # type: ignore[arg-type]
 
 
-def _check_early(items: list[Item], report: ExtractionReport, writing: Writing) -> None:
+def _check_early(
+    items: list[Item], source: Path, report: ExtractionReport, writing: Writing
+) -> None:
     """Find what is wrong before hours of work: times, files, ids and labels.
 
     Raises:
+        ConfigError: The output is a file that is read.
         FeatureFileError: Something is.
     """
+    read = (path for item in items for path in (item.request.path, item.request.subtitles) if path)
+    check_output(writing.output, *dict.fromkeys(read))
+    mend = "Paths are relative to the table." if is_table(source) else ""
     for item in items:
         path = item.request.path
         if not path.is_file() and writing.incomplete == "error":
-            told = f"id {item.sample.id!r}: {shown(path)}"
-            report.problem("there is no such file", told, "Paths are relative to the table.")
+            report.problem("there is no such file", f"id {item.sample.id!r}: {shown(path)}", mend)
     report.raise_problems()
     known = ConversionReport(report.source, report.form, expected=report.expected)
     samples = (item.sample for item in items)
@@ -284,7 +292,7 @@ def _all_outcomes(
                 outcomes[number] = outcome
                 progress_bar.update()
     except Stopped as stopped:
-        stopped.add_note(_GO_ON)
+        stopped.add_note(_GO_ON if extraction.cache.lasts else _NOT_KEPT)
         raise
     return [outcomes[number] for number in range(len(items))]
 
@@ -301,6 +309,13 @@ def _parallel(
     extraction: Extraction, requests: list[Request], jobs: int
 ) -> Iterator[tuple[int, _Outcome]]:
     """Outcomes as they come; a clip that ends its process costs itself alone."""
+    try:
+        pickle.dumps(extraction)
+    except Exception as error:
+        raise ConfigError(
+            "jobs: an extractor or recogniser cannot be handed to other processes "
+            f"({one_line(error)}); define its class at the top of a module, or extract in one."
+        ) from error
     as_set = THREADS_VARIABLE in os.environ
     share = nullcontext() if as_set else threads_of_new_processes(max(1, cpu_count() // jobs))
     waiting = iter(enumerate(requests))
@@ -327,7 +342,7 @@ def _parallel(
                     hand_over(process)
                     yield number, outcome
         finally:
-            end(processes, patience=1.0)
+            end(processes, patience=0.0)  # an entry of the cache is complete or absent
 
 
 def _tell(
@@ -358,27 +373,38 @@ def _tell(
     if sound and absent >= set(asked):
         report.problem("nothing was found in any clip, so there is nothing to write")
     report.transcripts = "text" not in absent
-    _tell_failed(items, outcomes, report, writing)
     return absent
 
 
 def _tell_failed(
-    items: list[Item], outcomes: list[_Outcome], report: ExtractionReport, writing: Writing
+    items: list[Item],
+    outcomes: list[_Outcome],
+    report: ExtractionReport,
+    writing: Writing,
+    cache: ClipCache,
 ) -> None:
+    """Report clips that cannot be extracted; where they may be left out, that they are.
+
+    Raises:
+        FeatureFileError: None can, or they may not be left out.
+    """
     pairs = zip(items, outcomes, strict=True)
     report.failed = {item.sample.id: outcome.error for item, outcome in pairs if outcome.error}
+    none_left = len(report.failed) == len(items)
+    drop = writing.incomplete == "drop" and not none_left
     for name, why in report.failed.items():
         said = f"id {name!r}: {why.removesuffix('.')}"
-        if writing.incomplete == "drop":
+        if drop:
             report.note(f"Left out, cannot be extracted: {said}.")
         else:
             report.problem(said)
-    if report.failed and writing.incomplete == "error":
-        report.problem(
-            f"{len(report.failed)} of {len(items)} clips cannot be extracted",
-            mend="Mend or remove them, or leave them out by --incomplete drop. "
-            "What was extracted is kept in the cache, and not extracted again.",
-        )
+    if report.failed and not drop:
+        mend = "Mend or remove them."
+        if not none_left:
+            mend = "Mend or remove them, or leave them out by --incomplete drop. "
+            mend += _KEPT if cache.lasts else _NOT_KEPT
+        report.problem(f"{len(report.failed)} of {len(items)} clips cannot be extracted", mend=mend)
+        report.raise_problems()
 
 
 def _samples(
@@ -396,7 +422,7 @@ def _samples(
         for modality, extractor in extractors.items():
             if modality in absent:
                 continue
-            found = kept.track(outcome.keys[modality])
+            found = kept.track(outcome.keys[modality], extractor.width)
             if found is None:
                 raise FeatureFileError(
                     f"{kept.folder}: what was extracted of {item.request.path} was removed "

@@ -11,22 +11,27 @@ One of your own is registered as a model is, and known once its module is import
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from MMSA_ext.errors import ConfigError, suggest
+from MMSA_ext.data.recipes import problems
+from MMSA_ext.errors import ConfigError, MMSAExtError, one_line, suggest
 from MMSA_ext.extras import install_command
+from MMSA_ext.validation import whole_number
 
 if TYPE_CHECKING:
     from MMSA_ext.video.contract import Extractor
 
 __all__ = [
     "ExtractorEntry",
+    "checked_extractor",
     "extractor",
     "list_extractors",
+    "options_of",
     "register_extractor",
     "unregister_extractor",
 ]
@@ -119,11 +124,53 @@ def extractor(name: str, **options: Any) -> Extractor:
             f"extractor {name!r} needs {' and '.join(entry.absent)}, not installed: {entry.mend}"
         )
     make = resolve_name(entry.make) if isinstance(entry.make, str) else entry.make
+    known = options_of(entry)
+    if unknown := [option for option in options if not (known is None or option in known)]:
+        others = suggest(unknown[0], sorted(known)) if known else "it has none."
+        raise ConfigError(f"extractor {name!r} has no option {unknown[0]!r:.80}; {others}")
     try:
         made: Extractor = make(**options)
-    except TypeError as error:
-        raise ConfigError(f"extractor {name!r}: {error}; check its options.") from error
-    return made
+    except MMSAExtError:
+        raise
+    except Exception as error:
+        said = one_line(error)
+        raise ConfigError(f"extractor {name!r}: {said}; check its options.") from error
+    return checked_extractor(made, entry.modality)
+
+
+def options_of(entry: ExtractorEntry) -> set[str] | None:
+    """Options of an extractor, which its recipe names alike; None if it takes any."""
+    make = resolve_name(entry.make) if isinstance(entry.make, str) else entry.make
+    parameters = inspect.signature(make).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {parameter.name for parameter in parameters}
+
+
+def checked_extractor(made: Any, modality: str) -> Extractor:
+    """An extractor of a modality, which has what `contract.Extractor` has.
+
+    Raises:
+        ConfigError: It has not.
+    """
+    parts = ("name", "modality", "width", "recipe", "__call__")
+    if lacks := [part for part in parts if not hasattr(made, part)]:
+        raise ConfigError(
+            f"{modality}: {made!r:.80} is no extractor, it has no {lacks[0]}; see "
+            "video.contract.Extractor."
+        )
+    if made.modality != modality:
+        raise ConfigError(f"{modality}: {made.name!r} extracts {made.modality}.")
+    whole_number(f"width of extractor {made.name!r}", made.width, 1)
+    try:
+        recipe = made.recipe()
+    except MMSAExtError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"recipe of extractor {made.name!r}: {one_line(error)}") from error
+    if wrong := problems({modality: recipe}):
+        raise ConfigError(f"recipe of extractor {made.name!r}: {wrong[0]}")
+    return cast("Extractor", made)
 
 
 def list_extractors() -> list[ExtractorEntry]:
@@ -143,8 +190,8 @@ def register_extractor(name: str) -> Callable[[_Make], _Make]:
     Raises:
         ConfigError: The name is taken or not in lower case, or nothing says the modality.
     """
-    if name != name.lower() or not name:
-        raise ConfigError(f"extractor name {name!r}: use lower case.")
+    if name != name.lower() or name in ("", "none") or ":" in name:
+        raise ConfigError(f"extractor name {name!r}: use lower case, no colon, and not none.")
 
     def decorate(make: _Make) -> _Make:
         if name in _EXTRACTORS:

@@ -119,7 +119,7 @@ def _decoded(file: Path, data: bytes) -> str:
         f"{shown(file)}: is not in UTF-8; read as {encoding}, which is a guess. Where characters "
         "are wrong, save it as UTF-8.",
         SubtitleWarning,
-        stacklevel=3,
+        stacklevel=1,  # one place, so that it is said once of a file that is read twice
     )
     return text
 

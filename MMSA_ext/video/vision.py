@@ -72,7 +72,8 @@ class FaceMesh:
     largest = 960  # pixels of a picture's longer side; a face is looked at in 192
 
     def __init__(self, rate: float = 25.0) -> None:
-        if not 0 < rate <= 1000:
+        is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
+        if not (is_number and 0 < rate <= 1000):
             raise ConfigError(f"rate is {rate!r:.80}; give pictures a second, such as 25.")
         self.rate = float(rate)
 

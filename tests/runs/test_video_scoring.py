@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -132,6 +133,32 @@ def test_an_edited_transcript_is_scored_without_extracting(scorer, video, monkey
     assert features.with_texts(["word3"]).utterances[0] is features.utterances[0]
     with pytest.raises(ConfigError, match="2 texts are given for 1 utt"):
         features.with_texts(["a", "b"])
+    with pytest.raises(ConfigError, match="a text is None"):
+        features.with_texts([None])
+    assert features.with_texts("word3").utterances == features.utterances
+
+
+def test_what_was_extracted_for_another_model_is_refused(scorer, video):
+    features = extract_video(scorer, video, text="word3", cache=False)
+    slower = features.recipe | {"audio": features.recipe["audio"] | {"rate": 1}}
+    for recipe in (slower, {"audio": features.recipe["audio"]}):
+        with pytest.raises(ConfigError, match="not extracted for"):
+            score_features(scorer, replace(features, recipe=recipe))
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [(lambda: 1 / 0, "ZeroDivisionError"), (lambda: ["a"], "no list of Word"), (int, "no list")],
+)
+def test_a_recogniser_that_fails_is_named(scorer, video, made, words):
+    class Broken:
+        name = "broken"
+
+        def __call__(self, clip):
+            return made()
+
+    with pytest.raises(MediaError, match=f"recogniser 'broken' fails: .*{words}"):
+        scored(scorer, video, recogniser=Broken())
 
 
 def test_a_long_video_is_scored_utterance_by_utterance(scorer, tmp_path):
@@ -271,6 +298,12 @@ class TestCommand:
             ("--text x --asr whisper", "no effect but on a video"),
             ("new.mp4 model.pth", "of videos alone"),
             ("new.mp4 -o new.mp4", "is the input"),
+            (". -o new.mp4", "is the input"),
+            ("new.mp4 --subtitles new.mp4 -o new.mp4", "is the input"),
+            ("new.mp4 --text x -o a.png --plot a.png", "name one file"),
+            ("new.mp4 -o .", "is a folder"),
+            (". --text x -o s.csv --split half", "split is 'half'"),
+            ("model.pth --text x", "for videos alone"),
             ("--text x --no-cache", "no effect but on a video"),
             ("new.mp4 --asr no_such", "is no recogniser"),
         ],

@@ -16,6 +16,7 @@ from MMSA_ext.data.safe_pickle import safe_load
 from MMSA_ext.data.shards import read_utterances, shard_files, shard_recipe
 from MMSA_ext.errors import ConfigError, FeatureFileError, MediaError
 from MMSA_ext.video import extract
+from MMSA_ext.video.contract import Track
 from tests.video.fakes import Brightness, Loudness, write_pictures, write_sound
 
 SPLITS = ("train", "train", "valid", "test")
@@ -211,6 +212,7 @@ class TestBrokenClips:
     ("row", "words"),
     [
         ("a,gone.wav,,,1", "there is no such file"),
+        ("a,,,,1", "path is empty"),
         ("a,s.wav,2,1,1", "end is not behind start"),
         ("a,s.wav,one,,1", "start is no number of seconds"),
         ("a,s.wav,-1,,1", "start is no number of seconds"),
@@ -234,6 +236,7 @@ def test_a_wrong_table_is_told_before_anything_is_extracted(tmp_path, row, words
         ({"audio": Brightness()}, "extracts vision"),
         ({"jobs": 0}, "jobs"),
         ({"text": "said"}, "of one file"),
+        ({"cache": 3}, "3 is no path"),
         ({"split": "pauses"}, "of one video"),
         ({"split": "half"}, "split is 'half'"),
         ({"audio": "no_such"}, "no_such"),
@@ -360,3 +363,57 @@ def test_shards_hold_the_same(tmp_path):
         rows = zip(*(data[split][key] for key in ("id", "audio", "audio_lengths")), strict=True)
         for name, frames, length in rows:
             np.testing.assert_array_equal(found[name], frames[:length])
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (None, "returns NoneType"),
+        (Track([[1.0, 2.0]], [0.0]), "must be NumPy arrays"),
+        (Track(np.zeros((2, 2)), np.arange(2.0)), "frames are float64"),
+        (Track(np.zeros((2, 3), np.float32), np.arange(2.0)), "not float32 .L, 2."),
+        (Track(np.full((2, 2), np.inf, np.float32), np.arange(2.0)), "no finite numbers"),
+        (Track(np.zeros((2, 2), np.float32), np.arange(3.0)), "times are"),
+        (Track(np.zeros((2, 2), np.float32), np.array([1.0, 0.0])), "times do not grow"),
+        (Track(np.zeros((2, 2), np.float32), np.arange(2.0), found=2), "found is 2"),
+        (Track(np.zeros((0, 2), np.float32), np.zeros(0)), "does not say why"),
+        (Track(np.zeros((2, 2), np.float32), np.arange(2.0), shown={"x": np.zeros(1)}), "shown"),
+    ],
+)
+def test_what_an_extractor_makes_is_checked(tmp_path, monkeypatch, made, words):
+    monkeypatch.setattr(Loudness, "__call__", lambda self, clip: made)
+    with pytest.raises(FeatureFileError, match=f"'loudness' fails: .*{words}"):
+        taken(tmp_path, sounds(tmp_path, 1))
+    assert not list((tmp_path / "cache").glob("*.npz"))
+
+
+def test_an_error_of_others_is_one_line_and_a_local_class_stays_in_its_process(tmp_path):
+    class Local(Loudness):
+        def __call__(self, clip):
+            raise RuntimeError("one\ntwo")
+
+    with pytest.raises(FeatureFileError, match="RuntimeError: one two"):
+        taken(tmp_path, sounds(tmp_path, 1), audio=Local())
+    with pytest.raises(ConfigError, match="top of a module"):
+        taken(tmp_path, sounds(tmp_path, 2), audio=Local(), jobs=2)
+
+
+def test_no_file_that_is_read_is_written(tmp_path):
+    source, clip = sounds(tmp_path), tmp_path / "clips" / "c1.wav"
+    before = clip.read_bytes()
+    with pytest.raises(ConfigError, match="is the input"):
+        extract(source, clip, audio=Loudness(), vision=None, cache=False)
+    assert clip.read_bytes() == before
+
+
+def test_it_is_said_what_is_kept_and_why_nothing_is_left(tmp_path):
+    source = write_table(tmp_path, ["a,a.wav,,1,train", "b,b.wav,,1,test"])
+    write_sound(tmp_path / "a.wav")
+    (tmp_path / "b.wav").write_text("no sound")
+    with pytest.raises(FeatureFileError, match="kept in the cache"):
+        taken(tmp_path, source)
+    with pytest.raises(FeatureFileError, match="Nothing is kept without the cache"):
+        taken(tmp_path, source, cache=False)
+    (tmp_path / "a.wav").write_text("neither")
+    with pytest.raises(FeatureFileError, match=r"id 'a': .*\n.*id 'b': .*\n.*2 of 2 clips"):
+        taken(tmp_path, source, incomplete="drop")

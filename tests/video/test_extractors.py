@@ -9,6 +9,7 @@ from MMSA_ext.extras import install_command
 from MMSA_ext.video import extractors
 from MMSA_ext.video.contract import Track
 from MMSA_ext.video.extractors import (
+    checked_extractor,
     extractor,
     list_extractors,
     register_extractor,
@@ -53,8 +54,8 @@ def test_unknown_names_and_options_are_refused():
         extractor("face_mesh")
     with pytest.raises(ConfigError, match="--import"):
         extractor("zzz")
-    with pytest.raises(ConfigError, match="fps"):
-        extractor("openface", fps=3)
+    with pytest.raises(ConfigError, match="no option 'widht'; did you mean width"):
+        extractor("openface", widht=3)
 
 
 def test_one_of_ones_own_is_found_by_its_name():
@@ -83,7 +84,7 @@ def test_one_of_ones_own_is_found_by_its_name():
         extractor("loudness")
 
 
-@pytest.mark.parametrize("name", ["Mine", ""])
+@pytest.mark.parametrize("name", ["Mine", "", "none", "a:b"])
 def test_names_are_in_lower_case(name):
     with pytest.raises(ConfigError, match="lower case"):
         register_extractor(name)
@@ -105,3 +106,34 @@ def test_importing_brings_no_heavy_package():
     )
 
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"width": "2"}, "width of extractor 'own'"),
+        ({"width": None}, "width of extractor 'own'"),
+        ({"recipe": lambda self: {"a": 1}}, "recipe of extractor 'own'"),
+        ({"recipe": lambda self: 1 / 0}, "recipe of extractor 'own': ZeroDivisionError"),
+        ({"__init__": lambda self: {}["x"]}, "extractor 'own': KeyError"),
+    ],
+)
+def test_a_broken_one_is_refused_before_it_is_used(changed, words):
+    parts = {
+        "name": "own",
+        "modality": "audio",
+        "width": 2,
+        "recipe": lambda self: {"name": "own", "version": "1"},
+        "__call__": lambda self, clip: None,
+    }
+    register_extractor("own")(type("Own", (), parts | changed))
+    try:
+        with pytest.raises(ConfigError, match=words):
+            extractor("own")
+    finally:
+        unregister_extractor("own")
+
+
+def test_what_is_no_extractor_is_refused():
+    with pytest.raises(ConfigError, match="has no name"):
+        checked_extractor(3, "audio")

@@ -161,7 +161,7 @@ def test_it_works_in_worker_processes():
     assert found[0].found == 1
 
 
-@pytest.mark.parametrize("rate", [0, -1, float("nan"), 5000])
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), 5000, "x", True, None])
 def test_a_rate_that_is_none_is_refused(rate):
     with pytest.raises(ConfigError, match="rate"):
         extractor("facemesh", rate=rate) if _has_mediapipe() else FaceMesh(rate)

@@ -71,7 +71,7 @@ def timeline_figure(utterances: pd.DataFrame, title: str = "") -> Figure:
             axes.set_xlim(start, start + span)
     grid[-1].set_xlabel("time")
     figure.supylabel("predicted sentiment")
-    count = "no utterance" if not len(utterances) else f"{len(utterances)} utterances"
+    count = f"{len(utterances) or 'no'} utterance{'s' * (len(utterances) > 1)}"
     figure.suptitle(f"{plain(title)}: {count}" if title else count)
     return figure
 

@@ -107,3 +107,7 @@ def test_clock():
         "0:00", "15:00", "30:00", "45:00", "1:00:00", "1:15:00",
     ]  # fmt: skip
     assert mpl.rcParams["axes.spines.top"]  # the style is that of this figure alone
+
+
+def test_one_utterance_is_one():
+    assert timeline_figure(scored(1, "word")).get_suptitle() == "1 utterance"
