@@ -288,6 +288,7 @@ def test_unimodal_labels_are_needed_where_they_are_learned_from(tmp_path):
 # Runs.
 
 
+@pytest.mark.slow
 def test_from_the_command_line_to_a_process_that_knows_no_definition(own_file, tiny_encoder):
     out = own_file.with_name("out")
     places = [

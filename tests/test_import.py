@@ -33,10 +33,10 @@ def test_the_import_alone_loads_nothing_heavy() -> None:
     "first",
     [
         "import MMSA_ext, MMSA",
-        "import MMSA, MMSA_ext",
         *(
             pytest.param(first, marks=pytest.mark.slow)
             for first in (
+                "import MMSA, MMSA_ext",
                 "from MMSA_ext.training.trainer import Trainer",
                 "import MMSA_ext; from MMSA.run import MMSA_run",
                 "from MMSA_ext import MMSA_run",
@@ -67,6 +67,7 @@ def test_unregister_before_mmsa_was_imported_leaves_it_alone() -> None:
     """)
 
 
+@pytest.mark.slow
 def test_threads_may_import_both_at_once() -> None:
     run_python(f"""
         import threading

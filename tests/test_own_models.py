@@ -121,6 +121,7 @@ def installed(tmp_path):
     return python
 
 
+@pytest.mark.slow
 def test_models_of_installed_packages_are_known_and_a_broken_one_stops_no_other(
     installed, feature_file
 ):
@@ -149,6 +150,7 @@ def test_installed_packages_are_imported_only_for_a_name_that_is_not_known_other
     assert installed("-W", "ignore", "-c", script).stdout == "False True True\n"
 
 
+@pytest.mark.slow
 def test_processes_of_an_experiment_know_what_was_imported(folder, feature_file, monkeypatch):
     """From Python, where nothing but `import` says that there is such a model."""
     experiment = {

@@ -48,6 +48,7 @@ def take(step: str, run: Run) -> list[str]:
     return said
 
 
+@pytest.mark.slow
 def test_the_page_works_as_told(folder: Path, run: Run) -> None:
     _, _, _, convert, train, table, *_ = (take(step, run) for step in STEPS)
     assert "no 'speaker' in two splits" in convert[0]

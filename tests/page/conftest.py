@@ -26,7 +26,7 @@ def tone(seconds: float) -> np.ndarray:
     return 0.2 * np.sin(2 * np.pi * 220 * np.arange(round(44_100 * seconds)) / 44_100)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def extractors() -> Iterator[None]:
     register_extractor("loudness")(Loudness)
     register_extractor("brightness")(Brightness)
@@ -36,7 +36,7 @@ def extractors() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory, tiny_encoder, extractors) -> Path:
+def models(tmp_path_factory, tiny_encoder) -> Path:
     """Folder with `dashfusion.pth` and `text_only.pth`, trained on 16 small videos."""
     folder, made = tmp_path_factory.mktemp("videos"), tmp_path_factory.mktemp("models")
     rows = ["id,path,text,label,split"]
