@@ -38,6 +38,6 @@ install() {
     "$python" -m venv --clear "$VENV"
   fi
   echo "Installing MMSA_ext[$1] into $VENV; the first time this takes minutes."
-  "$VENV_BIN/python" -m pip install --quiet --disable-pip-version-check \
+  "$VENV_BIN/python" -m pip install --quiet --no-compile --disable-pip-version-check \
     --constraint constraints.txt --editable ".[$1]"
 }

@@ -56,6 +56,7 @@ def test_mmsa_knows_the_models_whichever_part_is_imported_first(first: str) -> N
     """)
 
 
+@pytest.mark.slow
 def test_unregister_before_mmsa_was_imported_leaves_it_alone() -> None:
     run_python("""
         import MMSA_ext

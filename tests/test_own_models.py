@@ -140,6 +140,7 @@ def test_models_of_installed_packages_are_known_and_a_broken_one_stops_no_other(
     assert "\nmeans " in ran.stdout
 
 
+@pytest.mark.slow
 def test_installed_packages_are_imported_only_for_a_name_that_is_not_known_otherwise(installed):
     script = (
         "import sys, MMSA_ext.registry as r, MMSA\nfrom MMSA_ext.config.resolve import resolve\n"

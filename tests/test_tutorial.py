@@ -69,6 +69,7 @@ def test_the_page_works_as_told(folder: Path, run: Run) -> None:
     np.testing.assert_allclose(again, predicted["prediction"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_a_reader_may_do_wrong(folder: Path, run: Run) -> None:
     """After the page was followed."""
     checkpoint = next(Path("models").glob("dashfusion-*"))

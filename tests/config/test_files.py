@@ -104,8 +104,10 @@ def test_a_file_is_completed_by_the_shipped_ones(tmp_path: Path) -> None:
     "model",
     [
         "dashfusion",
-        "self_mm_infoenh",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("text_only", "lf_dnn")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("self_mm_infoenh", "text_only", "lf_dnn")
+        ),
     ],
 )
 def test_one_model_is_configured_by_few_files_and_its_own_module(model: str) -> None:

@@ -30,14 +30,11 @@ from tests.conftest import TINY_SHAPES, make_feature_data, tiny_config
 from tests.models.conftest import contrast_step, make_step, outputs, with_garbage
 
 MODELS = [name for name in list_models() if not trains_in_mmsa(name)]
-# Of what trains for a while; the same of the models that they are readings of is quick enough.
-released_ones_are_slow = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow) if name.endswith("_released") else name
-        for name in MODELS
-    ],
-)
+# Readings of other models; what all models have in common is quick enough of those.
+RELEASED_ARE_SLOW = [
+    pytest.param(name, marks=pytest.mark.slow) if name.endswith("_released") else name
+    for name in MODELS
+]
 # Feature_a and Feature_v exist only where the model reads audio and vision.
 READS_TEXT_ALONE = {"text_only"}
 # They compute what the released code does, padding included.
@@ -185,7 +182,7 @@ WITH_GROUPS = [name for name in MODELS if "length_groups" in get_model(name).con
 ALL = each({name: [{}, *SWITCHES.get(name, [])] for name in MODELS})
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=RELEASED_ARE_SLOW)
 def name(request):
     return request.param
 
@@ -394,7 +391,6 @@ class UntilLearned(Callback):
             raise LearnedError
 
 
-@released_ones_are_slow
 def test_learns_planted_data_better_than_the_mean(planted, name, tiny_encoder, tmp_path):
     more = {"num_epochs": 25, "learning_rate": 5e-3, "batch_size": 6}
     more |= LEARNING.get(name, {})
@@ -404,7 +400,6 @@ def test_learns_planted_data_better_than_the_mean(planted, name, tiny_encoder, t
     assert trainer.do_test(model, loaders["test"])["MAE"] < 0.5 * mean_absolute_error_of_the_mean
 
 
-@released_ones_are_slow
 def test_same_seed_same_weights_and_alone_or_after_another(planted, name, tiny_encoder, tmp_path):
     args = tiny_args(name, "mosi", tiny_encoder, tmp_path / "run", **short(name))
     _, first, _ = train(args, planted, 5)
@@ -419,7 +414,6 @@ class StoppedError(Exception):
     """As if the process had ended."""
 
 
-@released_ones_are_slow
 def test_a_stopped_training_goes_on_bit_for_bit(planted, name, tiny_encoder, tmp_path, monkeypatch):
     """It is stopped where retrieval is not refreshed, and unimodal labels begin to move."""
     monkeypatch.setattr("MMSA_ext.training.state._MOST_OF_THE_TIME", float("inf"))

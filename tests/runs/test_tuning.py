@@ -228,6 +228,7 @@ def test_a_trial_whose_process_was_killed_is_made_again(tune, tmp_path):
     assert len(table(tmp_path)) == 2
 
 
+@pytest.mark.slow
 def test_what_decides_the_trials_makes_another_study(tune, tmp_path, feature_data):
     first = tune(tune_times=1)
     tune(tune_times=1, seeds=[4])

@@ -85,6 +85,7 @@ def test_a_failure_is_the_tracebacks_last_line(files, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_cell_that_takes_too_long_or_dies(files, tmp_path, encoder, monkeypatch):
     (late,) = matrix.run_matrix(["lf_dnn"], files[:1], tmp_path, encoder=encoder, limit_s=0.001)
     assert (late.status, late.detail) == ("timeout", "after 0.001 s")

@@ -21,7 +21,7 @@ class Steps(Callback):
         self.losses.append((step.step, step.loss))
 
 
-@pytest.mark.parametrize("name", ["text_only", "dashfusion"])
+@pytest.mark.parametrize("name", ["text_only", pytest.param("dashfusion", marks=pytest.mark.slow)])
 def test_on_a_gpu_the_trainer_waits_once_in_ten_steps_and_changes_nothing(setting, name):
     """12 steps an epoch: one copy after ten, one of the rest, one of the predictions."""
     gpu, told = PretendGPU(), {}

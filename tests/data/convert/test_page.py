@@ -38,7 +38,10 @@ def call(line: str, *more: str) -> str:
     return result.output
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form",
+    [pytest.param(form, marks=() if form == "table" else pytest.mark.slow) for form in FORMS],
+)
 def test_a_form_trains_by_its_two_commands(form: str, folder: Path) -> None:
     getattr(sources, form)(folder)
     lines = commands(form)

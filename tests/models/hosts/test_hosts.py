@@ -476,6 +476,13 @@ def test_nothing_is_left_on_the_modules_after_a_forward(prepared):
     assert graphs == []
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "misa_infoenh" else pytest.mark.slow)
+        for name in VARIANTS
+    ],
+)
 def test_learns_planted_data(name, tmp_path, tiny_encoder):
     """In a plain loop: MMSA's trainers have no cap on epochs and learning rates for large data."""
     args = make_args(name, write_features(tmp_path / "mosi.pkl", planted=True), tiny_encoder)
