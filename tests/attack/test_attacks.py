@@ -39,6 +39,7 @@ def test_random_configurations_and_files_are_refused_or_accepted(tmp_path, monke
     assert seen == arguments.EITHER
 
 
+@pytest.mark.slow
 def test_damage_to_the_cache() -> None:
     tally = feature_cache.named()
     tally.check()

@@ -63,7 +63,15 @@ EPOCHS = {"self_mm": {"early_stop": 2, "KeyEval": "Has0_acc_2"}}
 LOUD = INFOENH | {"alpha": 5.0}
 
 
-@pytest.fixture(params=VARIANTS)
+# One of each way in which hosts read and train; what all have in common is slow on the others.
+QUICK = ("misa_infoenh", "mmim_infoenh", "self_mm_infoenh")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in VARIANTS
+    ]
+)
 def name(request):
     return request.param
 
