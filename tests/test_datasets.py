@@ -267,6 +267,7 @@ def test_mmsas_metrics_know_the_data_sets():
             top("regression").getMetics("mine")
 
 
+@pytest.mark.slow
 def test_unimodal_labels_are_needed_where_they_are_learned_from(tmp_path):
     data = make_feature_data((12, 6, 6), "sims")
     path = tmp_path / "features.pkl"

@@ -117,6 +117,7 @@ def assert_equal_weights(ours: dict[str, torch.Tensor], stock: dict[str, torch.T
     assert all(torch.equal(ours[key], stock[key]) for key in read)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "dataset"), CASES)
 def test_the_runner_equals_unpatched_mmsa_bit_for_bit(
     model: str,

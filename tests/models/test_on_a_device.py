@@ -23,7 +23,7 @@ from MMSA_ext.training.transfer import to_device
 from tests.conftest import make_feature_data
 from tests.models.conftest import contrast_step, make_step
 from tests.models.hosts.variants import VARIANTS, build, make_args, write_features
-from tests.models.test_all_models import MODELS, RELEASED_ARE_SLOW, tiny_args
+from tests.models.test_all_models import MODELS, OTHERS_ARE_SLOW, tiny_args
 from tests.pretend_gpu import GPU, PretendGPU
 
 # How often the host waits in a model's part of one training step, one evaluation of a batch and one
@@ -41,7 +41,7 @@ def of_the_model(waits: Counter) -> dict[str, int]:
     return {place: n for place, n in waits.items() if not place.startswith(outside)}
 
 
-@pytest.mark.parametrize("name", RELEASED_ARE_SLOW)
+@pytest.mark.parametrize("name", OTHERS_ARE_SLOW)
 def test_a_model_of_this_package(name, tmp_path, tiny_encoder):
     path = tmp_path / "features.pkl"
     path.write_bytes(pickle.dumps(make_feature_data((12, 4, 4))))
@@ -64,7 +64,7 @@ def test_a_model_of_this_package(name, tmp_path, tiny_encoder):
     assert output.total.isfinite()
 
 
-@pytest.mark.parametrize("name", RELEASED_ARE_SLOW)
+@pytest.mark.parametrize("name", OTHERS_ARE_SLOW)
 def test_a_device_computes_what_a_cpu_computes(tiny_model, dataset, name):
     """In one length group, projections side by side and a fixed number of iterations."""
     model = tiny_model(name)
@@ -84,7 +84,7 @@ def test_a_device_computes_what_a_cpu_computes(tiny_model, dataset, name):
     torch.testing.assert_close(found, gradients, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", RELEASED_ARE_SLOW)
+@pytest.mark.parametrize("name", OTHERS_ARE_SLOW)
 def test_operations_do_not_grow_with_the_batch(tiny_model, dataset, name):
     model, counts = tiny_model(name), []
     gpu = PretendGPU()

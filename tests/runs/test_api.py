@@ -507,6 +507,7 @@ class TestArgumentsThatCannotBeMeant:
         assert "configured: [16, 5, 3]" in caplog.text
 
 
+@pytest.mark.slow
 class TestVariantsOfMMSAsModels:
     config = {"infoenh": {"k": 3, "d": 8}, "early_stop": 1}  # noqa: RUF012
 
@@ -550,6 +551,7 @@ def get_trainer(model):
     return mmsa_bridge.trainer_class(model) if trains_in_mmsa(model) else Trainer
 
 
+@pytest.mark.slow
 class TestCorruption:
     @pytest.mark.parametrize("model", ["dashfusion", "lf_dnn"])
     def test_is_part_of_the_identity_and_reaches_the_data(self, run, model):
@@ -631,6 +633,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 class TestData:
     """What is found in a file reaches the record, or stops the run before it is trained."""
 

@@ -259,6 +259,7 @@ def test_a_search_is_made_anew_where_nothing_is_reused(tune, trained, tmp_path):
     assert len(study(tmp_path).trials) == 1
 
 
+@pytest.mark.slow
 class TestPruning:
     """By validation, with the first trials whole."""
 
@@ -421,6 +422,7 @@ def test_search_space_is_mmsas():
     assert "hidden_dims" not in shipped_space("dashfusion", "sims")
 
 
+@pytest.mark.slow
 class TestSearchSpaces:
     """Keys that nothing reads, and choices that cannot be used."""
 
