@@ -14,6 +14,8 @@ from MMSA_ext import cli, registry
 from MMSA_ext.config.schema import MMSAKeys
 from tests.test_docs import ROOT
 
+pytestmark = pytest.mark.slow  # minutes together
+
 # What a browser fetches without being asked; links that a reader follows are not among it.
 FETCHED = re.compile(
     r"<(?:script|img|iframe|source)[^>]* src=\"?([^\" >]+)|<link[^>]* href=\"?([^\" >]+)"

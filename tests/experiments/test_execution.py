@@ -381,6 +381,7 @@ def test_a_process_goes_on_with_the_data_that_it_has_open(make, store, feature_f
     assert [process.made for process in engine._all] == [[slow, slow, slow], [fast, fast]]
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_replaced(make, options, tiny, store, tmp_path):
     """Two processes, of which one is killed when both have begun."""
     killed = []

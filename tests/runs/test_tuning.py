@@ -23,6 +23,8 @@ from MMSA_ext.runs import own_seed
 from MMSA_ext.runs.search_space import shipped_space
 from tests.conftest import tiny_config
 
+pytestmark = pytest.mark.slow  # minutes together
+
 
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch):
