@@ -317,3 +317,31 @@ def tiny_config(model: str, encoder: Path, **more: object) -> dict:
     if model.startswith("cenet"):  # as wide as its text encoder
         tiny.pop("dim")
     return tiny
+
+
+CHROMIUM = (
+    *("--headless", "--disable-gpu", "--no-first-run", "--window-size=1280,900"),
+    # Chromium's own calls home; tests assert that pages make none.
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--disable-quic",
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window, driven by its WebDriver."""
+    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    if missing := [name for name, path in programs.items() if path is None]:
+        pytest.skip(f"not on the PATH: {', '.join(missing)}; Debian: chromium, chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs["chromium"]
+    for flag in CHROMIUM:
+        options.add_argument(flag)
+    if os.geteuid() == 0:
+        options.add_argument("--no-sandbox")  # Chromium's sandbox refuses root
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(programs["chromedriver"])
+    driver = webdriver.Chrome(options=options, service=service)
+    yield driver
+    driver.quit()

@@ -152,7 +152,7 @@ def extract(
         if split != "whole":
             items = _split(extraction, items, path, split)
         outcomes = _all_outcomes(extraction, items, jobs, progress)
-        absent = _tell(items, outcomes, extractors, report, writing)
+        absent = _tell(items, outcomes, extractors, report)
         _tell_failed(items, outcomes, report, writing, kept)
         recipe = {key: made for key, made in extraction.recipe.items() if key not in absent}
         if "text" in absent and pretrained is not None:
@@ -350,7 +350,6 @@ def _tell(
     outcomes: list[_Outcome],
     extractors: Mapping[str, Extractor],
     report: ExtractionReport,
-    writing: Writing,
 ) -> set[str]:
     """Report what was found and what was not; the modalities that no clip has."""
     sound = [(item.sample.id, o) for item, o in zip(items, outcomes, strict=True) if not o.error]

@@ -443,15 +443,16 @@ def wait_until(reached):
         time.sleep(0.05)
 
 
+# Quick: in tests/test_stopping.py that what is told to stop ends with its code, in the next test
+# what becomes of a killed one's work.
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes by /proc")
 @pytest.mark.parametrize(
     ("number", "whom", "code"),
     [
         (signal.SIGINT, "killpg", 130),  # as a terminal sends it, to the processes too
-        # That all that is told to stop ends with this code, tests/test_stopping.py has too.
-        pytest.param(signal.SIGTERM, "kill", 143, marks=pytest.mark.slow),
-        # Of a killed one the next test has as much.
-        pytest.param(9, "kill", -9, marks=pytest.mark.slow),
+        (signal.SIGTERM, "kill", 143),
+        (9, "kill", -9),
     ],
 )
 def test_stopped_in_any_way_its_processes_end_and_the_claims_are_free(

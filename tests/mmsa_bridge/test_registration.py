@@ -235,6 +235,7 @@ STOCK_FUNCTION_SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_stock_function_bound_before_the_import_runs_an_added_model(
     features: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 pytest.importorskip("gradio", reason="the extra `demo` is not installed")
@@ -16,42 +15,23 @@ from MMSA_ext import Scorer
 from MMSA_ext.page.checkpoints import Checkpoints
 from MMSA_ext.page.desk import Desk
 from MMSA_ext.page.server import application
-from MMSA_ext.video import extract
-from MMSA_ext.video.extractors import register_extractor, unregister_extractor
-from tests.conftest import tiny_config, train
-from tests.video.fakes import Brightness, Loudness, write_pictures
-
-
-def tone(seconds: float) -> np.ndarray:
-    return 0.2 * np.sin(2 * np.pi * 220 * np.arange(round(44_100 * seconds)) / 44_100)
+from tests.video.fakes import registered, tone, write_pictures
+from tests.video.trained import trained_on_videos
 
 
 @pytest.fixture(autouse=True)
 def extractors() -> Iterator[None]:
-    register_extractor("loudness")(Loudness)
-    register_extractor("brightness")(Brightness)
-    yield
-    for name in ("loudness", "brightness"):
-        unregister_extractor(name)
+    with registered():
+        yield
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory, tiny_encoder) -> Path:
     """Folder with `dashfusion.pth` and `text_only.pth`, trained on 16 small videos."""
-    folder, made = tmp_path_factory.mktemp("videos"), tmp_path_factory.mktemp("models")
-    rows = ["id,path,text,label,split"]
-    for i in range(16):
-        write_pictures(folder / f"v{i}.mp4", 0.6, 10 * i + 40, (0.02 + 0.02 * i) * tone(0.6))
-        split = ("train", "train", "valid", "test")[i % 4]
-        rows.append(f"v{i},v{i}.mp4,word{i} word{i + 1},{0.2 * i - 1:.1f},{split}")
-    (folder / "corpus.csv").write_text("\n".join(rows))
-    features = folder / "features.pkl"
-    options = {"audio": Loudness(), "vision": Brightness(), "pretrained": str(tiny_encoder)}
-    extract(folder / "corpus.csv", features, cache=False, progress=False, **options)
-    for model in ("dashfusion", "text_only"):
-        config = tiny_config(model, tiny_encoder, num_epochs=1)
-        trained = train(model, features, folder, config=config).checkpoint
-        shutil.copy(trained, made / f"{model}.pth")
+    made = tmp_path_factory.mktemp("models")
+    trained = trained_on_videos(tmp_path_factory.mktemp("videos"), tiny_encoder, 16)
+    for model, checkpoint in trained.items():
+        shutil.copy(checkpoint, made / f"{model}.pth")
     return made
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,20 +10,13 @@ from pathlib import Path
 
 import pytest
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 pytestmark = pytest.mark.slow
 
-FLAGS = (
-    *("--headless", "--disable-gpu", "--no-first-run", "--window-size=1400,900"),
-    # Chromium's own calls home; the test asserts that the page makes none.
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    "--disable-quic",
-)
 EXTRACTORS = """
 from MMSA_ext.video.extractors import register_extractor
 from tests.video.fakes import Brightness, Loudness
@@ -64,23 +56,6 @@ def served(models, tmp_path_factory):
         assert address, said
         yield address[0], process, folder
         process.kill()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-    if missing := [name for name, path in programs.items() if path is None]:
-        pytest.skip(f"not on the PATH: {', '.join(missing)}; Debian: chromium, chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs["chromium"]
-    for flag in FLAGS:
-        options.add_argument(flag)
-    if os.geteuid() == 0:
-        options.add_argument("--no-sandbox")  # Chromium's sandbox refuses root
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(programs["chromedriver"]))
-    yield driver
-    driver.quit()
 
 
 class Page:

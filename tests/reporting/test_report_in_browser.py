@@ -1,45 +1,19 @@
 """The report in a real browser: Chromium without a window, driven by its WebDriver."""
 
 import json
-import os
-import shutil
 
 import pytest
 
 from MMSA_ext.reporting.report import render_report
 from tests.reporting.conftest import make_diverged, make_finished, make_metrics
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
-FLAGS = (
-    *("--headless", "--disable-gpu", "--no-first-run", "--window-size=1280,900"),
-    # Chromium's own calls home; the test asserts that the page makes none.
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    "--disable-quic",
-)
 NOTE = "<script>window.hacked = 1</script> 中文"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-    if missing := [name for name, path in programs.items() if path is None]:
-        pytest.skip(f"not on the PATH: {', '.join(missing)}; Debian: chromium, chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs["chromium"]
-    for flag in FLAGS:
-        options.add_argument(flag)
-    if os.geteuid() == 0:
-        options.add_argument("--no-sandbox")  # Chromium's sandbox refuses root
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(programs["chromedriver"]))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture

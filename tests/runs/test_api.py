@@ -257,6 +257,7 @@ def test_unknown_names(run, model, dataset):
         MMSA_run(model, dataset)
 
 
+@pytest.mark.slow  # quick: tests/mmsa_bridge/test_registration.py, and tests/test_import.py
 def test_bare_import_registers_and_unregister_restores():
     script = (
         "import MMSA, MMSA.run; before = MMSA.MMSA_run, list(MMSA.SUPPORTED_MODELS)\n"

@@ -22,47 +22,29 @@ from MMSA_ext.video import extract
 from MMSA_ext.video.extractors import (
     extractor,
     list_extractors,
-    register_extractor,
-    unregister_extractor,
 )
-from tests.conftest import tiny_config, train
-from tests.video.fakes import Brightness, Loudness, write_pictures, write_sound
+from tests.video.fakes import (
+    Brightness,
+    Loudness,
+    registered,
+    tone,
+    write_pictures,
+    write_sound,
+)
+from tests.video.trained import trained_on_videos
 
 RNG = np.random.default_rng(0)
 
 
-def tone(seconds):
-    return 0.2 * np.sin(2 * np.pi * 220 * np.arange(round(44_100 * seconds)) / 44_100)
-
-
 @pytest.fixture(autouse=True)
 def extractors():
-    register_extractor("loudness")(Loudness)
-    register_extractor("brightness")(Brightness)
-    yield
-    for name in ("loudness", "brightness"):
-        unregister_extractor(name)
+    with registered():
+        yield
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_encoder):
-    """A checkpoint of dashfusion, and one of text_only, of 8 small videos."""
-    folder = tmp_path_factory.mktemp("videos")
-    rows = ["id,path,text,label,split"]
-    for i in range(8):
-        write_pictures(folder / f"v{i}.mp4", 0.6, 20 * i + 40, (0.02 + 0.04 * i) * tone(0.6))
-        split = ("train", "train", "valid", "test")[i % 4]
-        rows.append(f"v{i},v{i}.mp4,word{i} word{i + 1},{0.4 * i - 1:.1f},{split}")
-    (folder / "corpus.csv").write_text("\n".join(rows))
-    features = folder / "features.pkl"
-    options = {"audio": Loudness(), "vision": Brightness(), "pretrained": str(tiny_encoder)}
-    extract(folder / "corpus.csv", features, cache=False, progress=False, **options)
-    return {
-        model: train(
-            model, features, folder, config=tiny_config(model, tiny_encoder, num_epochs=1)
-        ).checkpoint
-        for model in ("dashfusion", "text_only")
-    }
+    return trained_on_videos(tmp_path_factory.mktemp("videos"), tiny_encoder)
 
 
 @pytest.fixture

@@ -82,7 +82,6 @@ class FakeClip:
     """A clip of given sound and pictures."""
 
     damage = ""
-    start = 0.0
 
     def __init__(
         self,
@@ -90,8 +89,9 @@ class FakeClip:
         rate: int = 22_050,
         pictures: list[np.ndarray] | None = None,
         path: Path = Path("clip.mp4"),
+        start: float = 0.0,
     ) -> None:
-        self.path = path
+        self.path, self.start = path, start
         self._sound, self._rate, self._pictures = sound, rate, pictures
         self.has_audio, self.has_pictures = sound is not None, pictures is not None
         self.duration = len(sound) / rate if sound is not None else len(pictures or ()) / 25
@@ -101,7 +101,8 @@ class FakeClip:
 
         if self._sound is None:
             return np.zeros(0, np.float32)
-        return soxr.resample(self._sound.astype(np.float32), self._rate, rate)
+        sound = self._sound.astype(np.float32)
+        return sound if rate == self._rate else soxr.resample(sound, self._rate, rate)
 
     def pictures(self, rate: float, largest: int = 1280) -> list[tuple[float, np.ndarray]]:
         return [(k / rate, picture) for k, picture in enumerate(self._pictures or ())]

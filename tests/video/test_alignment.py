@@ -5,7 +5,7 @@ import pytest
 
 from MMSA_ext.video.alignment import aligned, joined, split_words, spread, timed
 from MMSA_ext.video.speech import Stretch
-from tests.video.fake_clip import RATE, FakeClip, said, silence, voice
+from tests.video.speaking import RATE, heard, said, silence, voice
 
 
 @pytest.mark.parametrize(
@@ -46,13 +46,13 @@ def test_any_number_of_words_fits(count):
 
 
 def test_without_speech_words_are_spread_over_the_clip():
-    words, timing, coverage = timed(FakeClip(silence(3)), ["好", "看。"])
+    words, timing, coverage = timed(heard(silence(3)), ["好", "看。"])
     assert [(word.start, word.end) for word in words] == [(0, 1.5), (1.5, 3)]
     assert (timing, coverage) == ("spread", 0.0)
 
 
 def test_chinese_is_spread_over_what_sounds_like_speech():
-    clip = FakeClip(np.concatenate([silence(2), voice(2), silence(1)]))
+    clip = heard(np.concatenate([silence(2), voice(2), silence(1)]))
     words, timing, _ = timed(clip, split_words("这部电影真的很好看。"))
     assert timing == "spread"
     assert words[0].start == pytest.approx(2, abs=0.15)
@@ -60,7 +60,7 @@ def test_chinese_is_spread_over_what_sounds_like_speech():
 
 
 def test_no_words_have_no_times():
-    assert timed(FakeClip(voice(1)), []) == ([], "none", 0.0)
+    assert timed(heard(voice(1)), []) == ([], "none", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def spoken():
         start = at + len(parts[-2]) / RATE
         at = start + len(parts[-1]) / RATE
         times.append((start, at))
-    return FakeClip(np.concatenate([*parts, silence(0.5)])), words, np.array(times)
+    return heard(np.concatenate([*parts, silence(0.5)])), words, np.array(times)
 
 
 def test_english_words_are_found_where_they_are_said(spoken):
@@ -111,7 +111,7 @@ def test_numbers_are_found_as_they_are_said():
 def test_other_words_than_are_said_are_not_found(spoken):
     clip, _, _ = spoken
     other = "completely different sentences about mathematics and engineering departments"
-    found = aligned(other.split() * 8, clip.samples)
+    found = aligned(other.split() * 8, clip.audio(RATE))
     assert found == [None] * 64
 
 

@@ -9,7 +9,7 @@ from MMSA_ext.errors import ConfigError
 from MMSA_ext.video import recognition
 from MMSA_ext.video.contract import Word
 from MMSA_ext.video.recognition import Whisper, recogniser
-from tests.video.fake_clip import FakeClip, said, silence, voice
+from tests.video.speaking import heard, said, silence, voice
 
 
 @pytest.fixture(autouse=True)
@@ -54,46 +54,46 @@ def whisper(monkeypatch):
 def test_whisper_gives_words_in_time_inside_of_the_clip(whisper):
     whisper.words = [(" so", -0.1, 0.5), (" good.", 1.5, 2.4), (" ", 0.1, 0.2), (" it", 0.5, 0.6)]
     named = recogniser("whisper:tiny")
-    words = named(FakeClip(voice(2)))
+    words = named(heard(voice(2)))
     assert {type(word.start) for word in words} == {float}  # faster-whisper has NumPy's
     assert words == [
         Word("so", 0.0, 0.5), Word("it", 0.5, 0.6), Word("good.", 1.5, 2.0),
     ]  # fmt: skip
     assert named.name == "whisper:tiny"
-    assert named(FakeClip(voice(2)))
+    assert named(heard(voice(2)))
     assert whisper.asked == [("tiny", False)]  # once a process
 
 
 def test_silence_is_not_handed_to_whisper(whisper):
     whisper.broken = "must not be asked"
-    assert recogniser("whisper:tiny")(FakeClip(silence(1))) == []
-    assert recogniser("whisper:tiny")(FakeClip([])) == []
+    assert recogniser("whisper:tiny")(heard(silence(1))) == []
+    assert recogniser("whisper:tiny")(heard([])) == []
 
 
 def test_a_model_that_was_not_named_is_not_downloaded(whisper):
     with pytest.raises(ConfigError, match=r"small is not on this machine.*--asr whisper:small"):
-        recogniser("whisper")(FakeClip(voice(1)))
+        recogniser("whisper")(heard(voice(1)))
     assert whisper.asked == [("small", True)]
 
 
 def test_what_cannot_be_downloaded_has_a_mend(whisper, tmp_path):
     with pytest.raises(ConfigError, match=r"cannot be downloaded: Name .* known\. Give a folder"):
-        recogniser("whisper:large-v3")(FakeClip(voice(1)))
+        recogniser("whisper:large-v3")(heard(voice(1)))
     with pytest.raises(ConfigError, match="no folder with a Whisper model"):
-        recogniser(f"whisper:{tmp_path}")(FakeClip(voice(1)))
+        recogniser(f"whisper:{tmp_path}")(heard(voice(1)))
     with pytest.raises(ConfigError, match=r"no size, no folder.*did you mean tiny"):
-        recogniser("whisper:tinny")(FakeClip(voice(1)))
+        recogniser("whisper:tinny")(heard(voice(1)))
 
 
 def test_a_folder_is_a_model(whisper, tmp_path):
     whisper.here = {str(tmp_path)}
-    assert recogniser(f"whisper:{tmp_path}")(FakeClip(voice(1))) == []
+    assert recogniser(f"whisper:{tmp_path}")(heard(voice(1))) == []
 
 
 def test_a_device_that_whisper_cannot_use_is_said(whisper):
     whisper.broken = "Library libcublas.so.12 is not found"
     with pytest.raises(ConfigError, match=r"libcublas.*CUDA_VISIBLE_DEVICES="):
-        recogniser("whisper:tiny")(FakeClip(voice(1)))
+        recogniser("whisper:tiny")(heard(voice(1)))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_an_absent_package_has_its_install_line(monkeypatch, name, package, extr
     monkeypatch.setitem(sys.modules, package, None)
     recognition._sphinx.cache_clear()
     with pytest.raises(ConfigError, match=rf"{package}.*\[{extra}\]"):
-        recogniser(name)(FakeClip(voice(1)))
+        recogniser(name)(heard(voice(1)))
 
 
 @pytest.mark.parametrize("name", ["wisper", "whisper:", "pocketsphinx:en", ""])
@@ -133,7 +133,7 @@ def test_the_real_package_has_what_is_used_of_it():
 def test_pocketsphinx_hears_words_with_their_times():
     pytest.importorskip("pocketsphinx")
     speech = said("she said that the acting was really wonderful", speed=140)
-    clip = FakeClip(np.concatenate([silence(2), speech, silence(1)]))
+    clip = heard(np.concatenate([silence(2), speech, silence(1)]))
     words = recogniser("pocketsphinx")(clip)
     texts = [word.text for word in words]
     assert {"really", "wonderful"} <= set(texts)
@@ -144,4 +144,4 @@ def test_pocketsphinx_hears_words_with_their_times():
 
 def test_pocketsphinx_hears_nothing_in_silence():
     pytest.importorskip("pocketsphinx")
-    assert recogniser("pocketsphinx")(FakeClip(silence(2))) == []
+    assert recogniser("pocketsphinx")(heard(silence(2))) == []

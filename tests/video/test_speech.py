@@ -3,7 +3,7 @@ import pytest
 
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.video.speech import speech
-from tests.video.fake_clip import RATE, FakeClip, said, silence, voice
+from tests.video.speaking import RATE, heard, said, silence, voice
 
 
 def near(stretches, expected):
@@ -11,43 +11,43 @@ def near(stretches, expected):
 
 
 def test_speech_is_found_between_silence_and_as_often_as_it_comes():
-    clip = FakeClip(np.concatenate([silence(1), voice(1.5), silence(1), voice(2), silence(0.5)]))
+    clip = heard(np.concatenate([silence(1), voice(1.5), silence(1), voice(2), silence(0.5)]))
     near(speech(clip), [[1, 2.5], [3.5, 5.5]])
 
 
 def test_quiet_speech_is_found():
     word = said("the movie was really wonderful")
-    clip = FakeClip(0.02 * np.concatenate([silence(1), word, silence(1)]))
+    clip = heard(0.02 * np.concatenate([silence(1), word, silence(1)]))
     near(speech(clip), [[1, 1 + len(word) / RATE]])
 
 
 def test_a_breath_is_no_pause():
-    clip = FakeClip(np.concatenate([silence(1), voice(1), silence(0.1), voice(1), silence(1)]))
+    clip = heard(np.concatenate([silence(1), voice(1), silence(0.1), voice(1), silence(1)]))
     near(speech(clip), [[1, 3.1]])
 
 
 def test_a_click_is_no_speech():
-    clip = FakeClip(np.concatenate([silence(1), voice(0.02), silence(1)]))
+    clip = heard(np.concatenate([silence(1), voice(0.02), silence(1)]))
     assert speech(clip) == []
 
 
 @pytest.mark.parametrize("samples", [[], np.zeros(5), np.zeros(40_000)])
 def test_nothing_to_hear_is_no_speech(samples):
-    assert speech(FakeClip(samples)) == []
+    assert speech(heard(samples)) == []
 
 
 def test_faint_noise_is_no_speech():
     noise = 0.002 * np.random.default_rng(0).normal(size=48_000)
-    assert sum(b - a for a, b in speech(FakeClip(noise))) < 0.3
+    assert sum(b - a for a, b in speech(heard(noise))) < 0.3
 
 
 @pytest.mark.parametrize("samples", [7, 479, 481, 16_001])
 def test_stretches_end_with_the_clip(samples):
-    clip = FakeClip(voice(2)[:samples])
+    clip = heard(voice(2)[:samples])
     assert all(0 <= a < b <= clip.duration for a, b in speech(clip))
 
 
 def test_without_the_detector_the_mend_is_said(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "webrtcvad", None)
     with pytest.raises(ConfigError, match=r"webrtcvad.*\[video\]"):
-        speech(FakeClip(voice(1)))
+        speech(heard(voice(1)))

@@ -5,13 +5,17 @@ from MMSA_ext.errors import ConfigError, MediaError
 from MMSA_ext.video.contract import Transcript, Word
 from MMSA_ext.video.subtitles import SubtitleWarning, read_subtitles
 from MMSA_ext.video.words import transcript
-from tests.video.fake_clip import FakeClip, silence, voice
+from tests.video.make import FakeClip
+from tests.video.speaking import RATE, heard, silence, voice
 
 SRT = "00:00:01,000 --> 00:00:02,000\none two\n\n00:00:09,000 --> 00:00:11,000\n我喜欢。\n"
 
 
 class Silent(FakeClip):
     """Whose sound must not be asked for."""
+
+    def __init__(self, sound, start=0.0):
+        super().__init__(sound, RATE, start=start)
 
     def audio(self, rate):
         raise AssertionError
@@ -29,7 +33,7 @@ def test_nothing_known_is_no_transcript():
 
 
 def test_a_given_text_is_timed():
-    clip = FakeClip(np.concatenate([silence(1), voice(2)]))
+    clip = heard(np.concatenate([silence(1), voice(2)]))
     said = transcript(clip, text="  我 喜欢\n你。 ")
     assert (said.text, said.source, said.timing) == ("我 喜欢 你。", "given", "spread")
     assert [word.text for word in said.words] == ["我", "喜", "欢", "你。"]
@@ -71,7 +75,7 @@ def test_a_recogniser_is_asked_where_nothing_is_known(srt):
         def __call__(self, clip):
             return [Word("so", 0.2, 0.5), Word("good.", 0.5, 1.0)]
 
-    clip = FakeClip(silence(20))
+    clip = heard(silence(20))
     said = transcript(clip, recogniser=Parrot())
     assert said == Transcript("so good.", tuple(Parrot()(clip)), "parrot", "given", 1.0)
     assert transcript(clip, text="no", recogniser=Parrot()).source == "given"
@@ -79,7 +83,7 @@ def test_a_recogniser_is_asked_where_nothing_is_known(srt):
 
 
 def test_what_cannot_be_is_refused(srt, tmp_path):
-    clip = FakeClip(silence(1))
+    clip = heard(silence(1))
     with pytest.raises(ConfigError, match="text and subtitles"):
         transcript(clip, text="a", subtitles=srt)
     with pytest.raises(ConfigError, match="give a string"):

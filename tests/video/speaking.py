@@ -1,4 +1,4 @@
-"""A clip in memory, and speech in it."""
+"""Clips in memory in which somebody speaks."""
 
 import io
 import shutil
@@ -7,25 +7,14 @@ import subprocess
 import numpy as np
 import pytest
 
+from tests.video.make import FakeClip
+
 RATE = 16_000
 
 
-class FakeClip:
-    """Sound of 16,000 samples a second, without a file."""
-
-    def __init__(self, samples, start=0.0):
-        self.samples = np.asarray(samples, dtype=np.float32)
-        self.start = start
-        self.duration = len(self.samples) / RATE
-        self.has_audio = len(self.samples) > 0
-        self.has_pictures = False
-
-    def audio(self, rate):
-        assert rate == RATE
-        return self.samples
-
-    def pictures(self, rate):
-        return iter(())
+def heard(samples):
+    """A clip of 16,000 samples a second, without pictures."""
+    return FakeClip(np.asarray(samples, np.float32) if len(samples) else None, RATE)
 
 
 def silence(seconds):
