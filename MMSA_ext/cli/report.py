@@ -29,15 +29,12 @@ OnlyDatasets = Annotated[
 Figures = Annotated[
     bool, typer.Option("--figures/--no-figures", help="Draw the figures, or leave them out.")
 ]
-FeatureFiles = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "-f",
-        "--features",
-        callback=feature_sources,
-        help="Feature file of runs whose labels are withheld, or folder of shards; repeatable.",
-    ),
-]
+FeatureOption = typer.Option(
+    "-f",
+    "--features",
+    callback=feature_sources,
+    help="Feature file of runs whose labels are withheld, or folder of shards; repeatable.",
+)
 Destination = Annotated[
     Path, typer.Argument(help="Folder of results; the records are written to its `runs`.")
 ]
@@ -62,7 +59,9 @@ def report(
 
 
 @takes_imports
-def verify(res_save_dir: ResultDir = "", features: FeatureFiles = None) -> None:
+def verify(
+    res_save_dir: ResultDir = "", features: Annotated[list[Path] | None, FeatureOption] = None
+) -> None:
     """Compute MMSA's metrics again from the stored predictions of every record.
 
     Exit code 1 if a record differs or is damaged. Records whose labels are withheld are left out
@@ -95,13 +94,13 @@ def publish(
 @records.command()
 def restore(
     destination: Destination,
-    features: FeatureFiles = None,
+    features: Annotated[list[Path], FeatureOption],
     res_save_dir: ResultDir = "",
 ) -> None:
     """Copy records with their predictions, and put the labels of feature files back."""
     from MMSA_ext.records.publishing import restore
 
-    copied = restore(run_store(res_save_dir), _destination(destination), features or ())
+    copied = restore(run_store(res_save_dir), _destination(destination), features)
     _say(copied, destination)
 
 

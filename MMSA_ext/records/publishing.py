@@ -120,13 +120,8 @@ def labels_of(
         features = read_features(file, front_padding="keep")  # as it may, since only labels count
         labels[features.fingerprint] = pd.concat(
             {
-                name: pd.Series(split.labels["M"], index=[_as_stored(key) for key in split.ids])
+                name: pd.Series(split.labels["M"], index=split.ids)
                 for name, split in features.splits.items()
             }
         )
     return labels
-
-
-def _as_stored(key: str) -> str:
-    """An id as `predictions_csv` writes it."""
-    return key.encode(errors="backslashreplace").decode()
