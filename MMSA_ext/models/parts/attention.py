@@ -7,7 +7,7 @@ be packed instead: rows `(R, D)`, and a `Packing` for the mask.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, cast
 
 import torch
@@ -97,7 +97,7 @@ class MultiHeadAttention(nn.Module):
         else:
             query = self.query(target)
             key, value = project(source, self.key, self.value)
-        mixed = attend(
+        return attend(
             query,
             key,
             value,
@@ -105,9 +105,8 @@ class MultiHeadAttention(nn.Module):
             heads=self.heads,
             scale=self.scale,
             dropout=self.dropout if self.training else 0.0,
+            output=self.output,
         )
-        updated: Tensor = self.output(mixed)
-        return updated
 
 
 def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
@@ -134,18 +133,22 @@ def attend(
     heads: int,
     scale: float | None = None,
     dropout: float = 0.0,
+    output: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Multi-head attention on projected sequences `(B, T, inner)`, `(B, S, inner)`.
 
     A packed source is given as rows `(R, inner)`; the queries then are those of the same rows, or
     padded as ever. Each sample attends to itself.
+
+    `output` maps what is read, position by position; block by block in a packed source, so that
+    the backward pass needs no second copy of what was read.
     """
     if isinstance(source_mask, Packing):
         packing, packed_query = source_mask, query.dim() == 2
         queries = packing.split_rows(query) if packed_query else packing.split_samples(query)
         keys, values = packing.split_rows(key), packing.split_rows(value)
         mixed = [
-            attend(q, k, v, block.mask, heads=heads, scale=scale, dropout=dropout)
+            attend(q, k, v, block.mask, heads=heads, scale=scale, dropout=dropout, output=output)
             for block, q, k, v in zip(packing.blocks, queries, keys, values, strict=True)
         ]
         if packed_query:
@@ -164,7 +167,8 @@ def attend(
         read = F.scaled_dot_product_attention(
             split(query), split(key), split(value), attn_mask=mask, dropout_p=dropout, scale=scale
         )
-    return read.transpose(1, 2).flatten(-2)
+    mixed = read.transpose(1, 2).flatten(-2)
+    return mixed if output is None else output(mixed)
 
 
 def _attend_with_dropout(
