@@ -15,11 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from MMSA_ext.models.eager import on_eager_cpu
+from MMSA_ext.models.parts.blockwise_attention import attend_in_blocks
 from MMSA_ext.models.parts.dropout import Dropout, dropout, relu_dropout
 from MMSA_ext.models.parts.packing import Packing
 
 Activation = Literal["relu", "gelu"]
 ResidualStyle = Literal["post_norm", "branch_norm"]
+_LONG = 128  # queries and keys; the weights of shorter sequences are as fast to work on whole
 
 
 def activation_module(name: Activation) -> nn.Module:
@@ -53,7 +55,7 @@ class MultiHeadAttention(nn.Module):
         bias: Whether the projections of query, key and value have a bias.
         output_projection: Whether a linear layer follows the heads.
         scale: Factor on the logits; `1 / sqrt(head_dim)` if None.
-        dropout: Dropout on the attention weights (slow on a CPU; the papers do not ask for it).
+        dropout: Dropout on the attention weights.
     """
 
     def __init__(
@@ -162,7 +164,9 @@ def attend(
     if mask is not None:  # (B, S) or (B, T, S) to (B, 1, 1 or T, S)
         mask = mask.view(mask.shape[0], 1, -1, mask.shape[-1])
     if dropout > 0 and on_eager_cpu(query.device):
-        read = _attend_with_dropout(split(query), split(key), split(value), mask, scale, dropout)
+        long = min(query.shape[1], key.shape[1]) > _LONG and (mask is None or mask.shape[2] == 1)
+        with_dropout = _attend_in_blocks if long else _attend_with_dropout
+        read = with_dropout(split(query), split(key), split(value), mask, scale, dropout)
     else:
         read = F.scaled_dot_product_attention(
             split(query), split(key), split(value), attn_mask=mask, dropout_p=dropout, scale=scale
@@ -182,6 +186,23 @@ def _attend_with_dropout(
     weights = logits.masked_fill(~mask, torch.finfo(logits.dtype).min).softmax(dim=-1)
     # Where nothing is valid nothing is read, as in `scaled_dot_product_attention`.
     return dropout(weights.masked_fill(~mask, 0.0), p) @ value
+
+
+def _attend_in_blocks(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, p: float
+) -> Tensor:
+    """`_attend_with_dropout` for a mask of keys, `(B, 1, 1, S)`, and long sequences."""
+    batch, heads, length, width = query.shape
+    scale = width**-0.5 if scale is None else scale
+    read = attend_in_blocks(
+        (query * scale).flatten(0, 1),
+        key.flatten(0, 1),
+        value.flatten(0, 1),
+        lead=None,
+        dropout=p,
+        mask=None if mask is None else mask.flatten(0, 2).repeat_interleave(heads, dim=0),
+    )
+    return read.view(batch, heads, length, -1)
 
 
 class MultiSourceAttention(nn.Module):
