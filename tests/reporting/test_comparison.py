@@ -1,10 +1,10 @@
 import math
+from functools import partial
 
 import pytest
 
 from MMSA_ext.reporting.comparison import (
     COLUMNS,
-    TABLE_BASELINE,
     PublishedNumber,
     SystemRuns,
     compare,
@@ -20,35 +20,9 @@ OTHER = {"MAE": (0.81, 0.80, 0.80, 0.83, 0.82), "Corr": (0.71, 0.70, 0.72, 0.71,
 
 
 @pytest.fixture
-def system(make_record):
-    """Make a row; `scores` has a value a seed for each metric."""
-
-    def make(
-        label,
-        scores,
-        *,
-        seeds=SEEDS,
-        published=None,
-        role="system",
-        remarks=(),
-        compared_with=TABLE_BASELINE,
-        **changes,
-    ):
-        runs = tuple(
-            make_record(
-                model=label,
-                seed=seed,
-                metrics={"test": {name: values[i] for name, values in scores.items()}},
-                epochs=1,
-                **changes,
-            )
-            for i, seed in enumerate(seeds)
-        )
-        return SystemRuns(
-            label, label, runs, tuple(seeds), published or {}, role, remarks, compared_with
-        )
-
-    return make
+def system(make_system):
+    """Make a row of five seeds, or of those given."""
+    return partial(make_system, seeds=SEEDS)
 
 
 @pytest.fixture
@@ -121,7 +95,7 @@ class TestNumbers:
     def test_other_splits_and_levels(self, system, make_record):
         scores = {"valid": {"MAE": 0.5}, "test": {"MAE": 0.6}}
         runs = tuple(make_record(seed=seed, metrics=scores, epochs=1) for seed in (1, 2))
-        found = compare([SystemRuns("a", "a", runs, (1, 2), {})], ["MAE"], split="valid")
+        found = compare([SystemRuns("a", "a", runs, (1, 2))], ["MAE"], split="valid")
         assert line(found, "a", "MAE")["mean"] == 0.5
         assert found.split == "valid"
 
@@ -207,14 +181,14 @@ class TestBest:
 
     def test_rows_with_missing_seeds_do_not_compete_against_complete_ones(self, system):
         lucky = system("lucky", {"MAE": (0.1,)}, seeds=(1,))
-        lucky = SystemRuns("lucky", "lucky", lucky.records, SEEDS, {})
+        lucky = SystemRuns("lucky", "lucky", lucky.records, SEEDS)
         found = compare([system("a", HOST), lucky, system("b", OTHER)], ["MAE"])
         assert self.marks(found, "MAE") == {"a": "best", "lucky": "", "b": "second"}
         assert [rows for _, rows in texts(found, "best")] == [("lucky",)]
 
     def test_rows_compete_where_none_is_complete(self, system):
         rows = [
-            SystemRuns(name, name, system(name, {"MAE": (value,)}, seeds=(1,)).records, SEEDS, {})
+            SystemRuns(name, name, system(name, {"MAE": (value,)}, seeds=(1,)).records, SEEDS)
             for name, value in (("a", 0.2), ("b", 0.1))
         ]
         found = compare(rows, ["MAE"])
@@ -255,7 +229,7 @@ class TestWhatNumbersDependOn:
     def test_diverged_seeds_are_counted_and_named(self, system, make_diverged_record):
         row = system("a", {"MAE": HOST["MAE"][:2]}, seeds=(1, 2))
         diverged = make_diverged_record(model="a", seed=3)
-        row = SystemRuns("a", "a", (*row.records, diverged), (1, 2, 3, 4), {})
+        row = SystemRuns("a", "a", (*row.records, diverged), (1, 2, 3, 4))
         cell = line(found := compare([row], ["MAE"]), "a", "MAE")
         assert (cell["n"], cell["seeds"], cell["diverged"]) == (2, 4, 1)
         assert cell["reason"] == "the training loss became non-finite in epoch 3"
@@ -351,11 +325,11 @@ class TestRefusals:
     def test_runs_that_do_not_belong_together(self, system):
         row = system("a", HOST)
         with pytest.raises(StatisticsError, match="two runs of seed 1"):
-            compare([SystemRuns("a", "a", row.records * 2, SEEDS, {})], ["MAE"])
+            compare([SystemRuns("a", "a", row.records * 2, SEEDS)], ["MAE"])
         with pytest.raises(StatisticsError, match="seed 5, which is not planned"):
-            compare([SystemRuns("a", "a", row.records, SEEDS[:4], {})], ["MAE"])
+            compare([SystemRuns("a", "a", row.records, SEEDS[:4])], ["MAE"])
         other = system("a", {"MAE": (0.5,)}, seeds=(6,), dataset_fingerprint="0" * 64)
-        mixed = SystemRuns("a", "a", row.records + other.records, (*SEEDS, 6), {})
+        mixed = SystemRuns("a", "a", row.records + other.records, (*SEEDS, 6))
         with pytest.raises(StatisticsError, match="different feature files"):
             compare([mixed], ["MAE"])
 

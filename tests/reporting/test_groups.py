@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from MMSA_ext.records.store import RunStore
 from MMSA_ext.reporting.groups import (
     by_experiment,
     flatten,
@@ -14,22 +13,6 @@ from MMSA_ext.reporting.groups import (
     shared_seeds,
 )
 from MMSA_ext.reporting.statistics import StatisticsError
-
-
-@pytest.fixture
-def store(tmp_path, make_record, make_diverged_record):
-    """Two models over three seeds, the third of `bad` diverged."""
-    store = RunStore(tmp_path)
-    for seed in (1, 2, 3):
-        store.write(make_record(model="good", seed=seed, epochs=1))
-        make = make_diverged_record if seed == 3 else make_record
-        store.write(make(model="bad", seed=seed))
-    return store
-
-
-@pytest.fixture
-def groups(store):
-    return select_groups(store.records(), ["good", "bad"])
 
 
 def test_by_model(groups):

@@ -3,7 +3,7 @@ import warnings
 import zlib
 
 import pytest
-from matplotlib import colors, font_manager
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -20,6 +20,7 @@ from MMSA_ext.reporting.figures.style import (
     panels,
     save,
 )
+from tests.reporting.conftest import luminance
 
 chinese_font = pytest.mark.skipif(
     cjk_font() is None, reason="no font with Chinese characters; pip install noto-cjk-sans-otc"
@@ -52,13 +53,6 @@ def embedded_fonts(pdf):
         except zlib.error:
             continue
     return found
-
-
-def luminance(color):
-    red, green, blue = (
-        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colors.to_rgb(color)
-    )
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def test_saves_in_folders_that_do_not_exist(tmp_path):
