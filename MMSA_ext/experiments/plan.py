@@ -66,12 +66,9 @@ class Unit:
 
 
 class Claims:
-    """Which units are being run, by any process on this store.
+    """Which units are being run, by any process on the store that their records go to.
 
     A claim is a locked file, so it ends with the process that holds it, however that ends.
-
-    Args:
-        store: The store that the units' records go to.
     """
 
     def __init__(self, store: RunStore) -> None:

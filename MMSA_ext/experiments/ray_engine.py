@@ -212,7 +212,7 @@ def _reach(address: str | None) -> None:
 
 
 def deliver(
-    unit: Unit, options: RunOptions, checkpoints: bool, python_path: Sequence[str] = ()
+    unit: Unit, options: RunOptions, checkpoints: bool, python_path: Sequence[str]
 ) -> Delivery:
     """Run a unit in a temporary folder and return what it made; called on a worker.
 
