@@ -24,9 +24,6 @@ from MMSA_ext.models.dashfusion import DashFusion
 from MMSA_ext.models.parts.attention import MultiSourceAttention
 from MMSA_ext.models.parts.packing import Ragged
 
-CLASS_TOKEN = -1
-"""Number of the column of the class token, which stands in front of the frames."""
-
 
 def attention_weights(
     attention: MultiSourceAttention,

@@ -121,7 +121,7 @@ class _Reader(NamedTuple):
 
 def _reader(trained: TrainedModel) -> _Reader:
     first = trained.calls[0].inputs
-    frames = [part[0] if isinstance(part, tuple | list) else part for part in first[1:3]]
+    frames = map(_frames, first[1:3])
     if not all(isinstance(x, Tensor) and x.dim() == 3 for x in (first[0], *frames)):
         raise CheckpointError(
             f"{trained.name} is called with inputs of its own kind, to which nothing can be "

@@ -56,10 +56,7 @@ class Representations:
 
 @torch.no_grad()
 def representations(trained: TrainedModel) -> Representations:
-    """Representations of the modalities by a trained model.
-
-    Args:
-        trained: The model and the samples.
+    """Representations of the modalities by a trained model, of its samples.
 
     Returns:
         With InfoEnh: `pooled`, its tokens e before the bottleneck; `filtered`, z behind it;

@@ -65,13 +65,7 @@ def check_split(features: FeatureSet, split: str) -> str:
 
 
 def check_ids(ids: Sequence[str], known: Sequence[str], path: Path, where: str = "") -> None:
-    """Refuse ids that are not known.
-
-    Args:
-        ids: What is asked for.
-        known: What there is.
-        path: The feature file.
-        where: Where in it was looked, such as `, split 'test'`.
+    """Refuse ids that are not known in a feature file, or `where` in it was looked.
 
     Raises:
         FeatureFileError: Naming the first unknown id, and those that come close.

@@ -83,14 +83,6 @@ class TrainedModel:
         core: nn.Module = getattr(self.network, "Model", self.network)
         return core
 
-    def predict(self, call: Call, rows: Tensor) -> Tensor:
-        """Predictions `(b,)` of samples of a call, with gradient where that is enabled.
-
-        Raises:
-            CheckpointError: If the model returns no prediction under MMSA's key `M`.
-        """
-        return prediction(self.network(*call.take(rows)), self.name)
-
 
 def prediction(outputs: Any, name: str) -> Tensor:
     """The prediction `(b,)` among a model's outputs.

@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import typer
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.cli import report as commands
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.explain.verification import problems, render, verify_store
-from MMSA_ext.records.store import Environment, RunIdentity, RunRecord, RunStore
+from MMSA_ext.records.store import RunStore, file_digest
+from tests.reporting.conftest import make_finished
 
 SPLITS = {"train": 30, "valid": 20, "test": 20}
 
@@ -50,21 +52,8 @@ def write(store):
         metrics = scored(table, dataset, "mse" if model == "text_only" else "batches")
         for split, key, value in change or ():
             metrics[split][key] = value if value is None else metrics[split][key] + value
-        identity = RunIdentity(
-            dataset=dataset,
-            dataset_fingerprint="0" * 64,
-            model=model,
-            configuration={},
-            seed=seed,
-            code_version="1",
-        )
-        values = {"status": "finished", "metrics": metrics} | more
-        record = RunRecord(
-            identity=identity,
-            selection="lowest validation Loss",
-            environment=Environment(device="cpu", python="3", platform="any"),
-            **values,
-        )
+        values = {"model": model, "dataset": dataset, "seed": seed, "metrics": metrics} | more
+        record = make_finished(epochs=0, **values)
         return store.write(record, None if more.get("reason") else table)
 
     return write
@@ -138,15 +127,13 @@ def test_changed_predictions_are_damaged(store, write):
 
 
 def test_predictions_changed_together_with_their_digest_differ(store, write):
-    import hashlib
-
     path = write()
     table_path = path.with_suffix(".predictions.csv")
     table = pd.read_csv(table_path)
     table.loc[table["split"] == "test", "prediction"] += 0.5
     table_path.write_text(table.to_csv(index=False))
     content = json.loads(path.read_text())
-    content["predictions_sha256"] = hashlib.sha256(table_path.read_bytes()).hexdigest()
+    content["predictions_sha256"] = file_digest(table_path)
     path.write_text(json.dumps(content))
     (check,) = verify_store(store)
     assert check.status == "differs"
@@ -171,8 +158,6 @@ def test_what_cannot_be_checked_is_named(store, write, tmp_path):
 
 
 def test_command(store, write, capsys):
-    import typer
-
     with pytest.raises(ConfigError, match="no such folder, so there are no runs"):
         commands.verify(str(store.root.parent))
     write()
