@@ -50,11 +50,7 @@ class Chart(NamedTuple):
 def facts(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
     """One line a fact: its name, and its text for every run, or once where all runs share it.
 
-    Args:
-        runs: Of one experiment.
-
-    Returns:
-        Facts in the order to be shown; metrics come last, those of the test split first.
+    The runs are of one experiment. Metrics come last, those of the test split first.
     """
 
     def each(value: Callable[[RunRecord], str]) -> list[str]:
@@ -109,11 +105,7 @@ def _text(value: object) -> str:
 
 
 def charts(runs: Sequence[RunRecord]) -> list[Chart]:
-    """The validation curves of an experiment, one chart a metric that its history has.
-
-    Args:
-        runs: Of one experiment.
-    """
+    """The validation curves of an experiment, one chart a metric that its history has."""
     drawn = ((name, [_points(run, name) for run in runs]) for name in CURVES)
     return [_chart(name, runs, points) for name, points in drawn if any(points)]
 

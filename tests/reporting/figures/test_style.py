@@ -16,7 +16,6 @@ from MMSA_ext.reporting.figures.style import (
     grid_shape,
     house_style,
     legend_below,
-    legend_columns,
     panels,
     save,
 )
@@ -144,10 +143,12 @@ def test_a_damaged_font_is_passed_over(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("width", "labels", "columns"),
-    [(7.2, ["a", "b"], 2), (7.2, ["x" * 40] * 4, 2), (3.5, ["x" * 60] * 4, 1), (7.2, [], 0)],
+    [(7.2, ["a", "b"], 2), (7.2, ["x" * 40] * 4, 2), (3.5, ["x" * 60] * 4, 1), (7.2, [], 1)],
 )
 def test_legends_fit_the_width(width, labels, columns):
-    assert legend_columns(width, labels) == columns
+    figure = Figure()
+    legend_below(figure, [entry(label, "red") for label in labels], width)
+    assert figure.legends[0]._ncols == columns
 
 
 @pytest.mark.parametrize(
