@@ -25,11 +25,9 @@ _NO_SCORE: _Score = (0, datetime.min.replace(tzinfo=UTC))
 
 @dataclass(frozen=True)
 class RowRecords:
-    """The records of one row on one data set.
+    """The records of one row on one data set that count, at most one a seed, in their order.
 
-    Attributes:
-        records: Those that count, at most one a seed, in the order of the seeds.
-        remarks: What was left out, as sentences.
+    What was left out is said in the remarks, as sentences.
     """
 
     records: tuple[RunRecord, ...] = ()

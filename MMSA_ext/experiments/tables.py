@@ -34,12 +34,7 @@ _PLACES = PLACES | {"dataset_root_dir"}
 
 @dataclass(frozen=True)
 class Collected:
-    """What the store has of an experiment on one data set.
-
-    Attributes:
-        comparison: The table.
-        rows: By label, the records of the rows that can be run.
-    """
+    """The table of an experiment on one data set, and by label the records of its rows."""
 
     comparison: Comparison
     rows: Mapping[str, RowRecords]

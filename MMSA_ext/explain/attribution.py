@@ -201,7 +201,7 @@ class HeldSelection:
         ]
         with ExitStack() as stack, torch.no_grad():
             for part in parts:
-                stack.callback(part.register_forward_hook(self._keep).remove)
+                stack.enter_context(part.register_forward_hook(self._keep))
             if parts:
                 network(*call.inputs)
 
@@ -323,8 +323,8 @@ class _CallAttribution:
             if self.reader.embedding is None:
                 inputs = (text, *inputs[1:])
             else:
-                handle = self.reader.embedding.register_forward_hook(_answer(text, self.trained))
-                stack.callback(handle.remove)
+                hook = _answer(text, self.trained)
+                stack.enter_context(self.reader.embedding.register_forward_hook(hook))
             if self.held is not None:
                 stack.enter_context(self.held.of(rows))
             predicted = prediction(self.trained.network(*inputs), self.trained.name)

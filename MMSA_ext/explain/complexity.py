@@ -62,13 +62,7 @@ _CLOSEST_READING = {"reading.alignment_head_dim": 16, "seq_lens": [39, 399, 54]}
 
 @dataclass(frozen=True)
 class ModuleCost:
-    """Cost of one module on one sample.
-
-    Attributes:
-        name: Name of the module in the model, such as `text_encoder`.
-        madds: Multiply-adds.
-        parameters: Number of parameters.
-    """
+    """Multiply-adds of one module on one sample, and its number of parameters."""
 
     name: str
     madds: int
@@ -80,8 +74,8 @@ class Complexity:
     """Cost of a model on one sample.
 
     Attributes:
-        model: Name of the model.
-        dataset: Name of the data set.
+        model: Its name.
+        dataset: The data set's.
         lengths: Tokens of text, frames of audio and of vision; all valid.
         frame_dims: Widths of an audio and of a vision frame.
         text_encoder: What encodes the text.

@@ -213,11 +213,8 @@ def _recorded_calls() -> Iterator[tuple[list[nn.Module], list[tuple[Any, ...]]]]
         if module is networks[0]:
             calls.append(given)
 
-    handle = register_module_forward_pre_hook(keep)
-    try:
+    with register_module_forward_pre_hook(keep):
         yield networks, calls
-    finally:
-        handle.remove()
 
 
 def _calls(recorded: Sequence[tuple[Any, ...]]) -> tuple[Call, ...]:

@@ -37,14 +37,7 @@ COMPARISON_WIDTH: Final = 10.0
 
 
 class WrittenReport(NamedTuple):
-    """A report on disk.
-
-    Attributes:
-        path: The HTML file.
-        runs: Number of runs in it.
-        passed_over: Which files were not read and why, one sentence each; the report has them too.
-        size: Bytes.
-    """
+    """A report on disk, its number of runs, which files were not read and why, and its bytes."""
 
     path: Path
     runs: int

@@ -40,9 +40,7 @@ _CSV_COLUMNS: Final = [
 class SeedGroup(SystemRuns):
     """Runs that differ by their seed only, as a row.
 
-    Attributes:
-        differing: Names of the settings in which it differs from the other experiments of its model
-            in the section.
+    `differing` are the settings in which it is unlike others of its model in the section.
     """
 
     differing: frozenset[str] = frozenset()
@@ -81,14 +79,9 @@ class SeedRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Section:
-    """All runs on one data set in one feature file.
+    """All runs on one data set in one feature file, its experiments as `by_experiment` orders them.
 
-    Attributes:
-        dataset: Name of the data set.
-        fingerprint: SHA-256 of the feature files.
-        title: The data set's name; with the fingerprint's start where it has several files.
-        experiments: As `by_experiment` orders them.
-        comparison: The numbers, one line an experiment and metric.
+    The title tells it from other sections on the data set.
     """
 
     dataset: str

@@ -32,11 +32,9 @@ class Line(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A metric on the validation split by epoch, to be drawn as SVG.
+    """A metric on the validation split by epoch, to be drawn as SVG; a line a seed with values.
 
     Attributes:
-        title: What it shows.
-        lines: One a seed that has values.
         levels: Height in the drawing, and text, of the lowest and the highest value.
         epochs: Place and text of the first and the last epoch.
     """

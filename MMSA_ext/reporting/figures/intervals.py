@@ -27,15 +27,8 @@ _TITLE_COLUMNS: Final = 12.0
 class Estimate:
     """What a comparison knows of one row and metric, in the unit of `unit`.
 
-    Attributes:
-        mean: Mean over seeds; NaN without a finished run.
-        low: Lower end of the t-interval; NaN for fewer than two seeds.
-        high: Upper end.
-        n: Number of seeds.
-        seeds: Values of the single seeds, where the comparison has them.
-        published: What a paper prints; NaN for nothing.
-        role: Role of the row.
-        diverged: Number of diverged runs.
+    NaN are the mean without a finished run, the t-interval from `low` to `high` of fewer than two
+    seeds, and `published`, what a paper prints, where it prints nothing.
     """
 
     mean: float
