@@ -123,12 +123,6 @@ class TestOwnReferences:
         assert cells["alone"]["difference_n"] == 0
         assert math.isnan(cells["alone"]["p_holm"])
 
-    def test_holm_counts_the_tests_that_are_made(self, mixed):
-        cells = [line(mixed, row, "MAE") for row in mixed.rows]
-        made = [cell["p_value"] for cell in cells if not math.isnan(cell["p_value"])]
-        assert [cell["p_holm"] for cell in cells][:3] == pytest.approx(holm(made))
-        assert "over the 3 tests" in texts(mixed, "difference")[0][0]
-
     def test_no_row_is_the_baseline_and_each_reference_is_said(self, mixed):
         assert mixed.baseline is None
         assert set(mixed.numbers["role"]) == {"system"}
@@ -312,15 +306,19 @@ def test_text_encoder_is_read_from_the_configuration(make_record, configuration,
 
 
 class TestRefusals:
-    def test_rows_and_metrics(self, system):
-        with pytest.raises(StatisticsError, match="at least one row"):
-            compare([], ["MAE"])
-        with pytest.raises(StatisticsError, match="'a' occurs twice"):
-            compare([system("a", HOST), system("a", OTHER)], ["MAE"])
-        with pytest.raises(StatisticsError, match="'MAE' occurs twice"):
-            compare([system("a", HOST)], ["MAE", "MAE"])
-        with pytest.raises(StatisticsError, match="did you mean host"):
-            compare([system("host", HOST)], ["MAE"], baseline="hots")
+    @pytest.mark.parametrize(
+        ("labels", "metrics", "options", "said"),
+        [
+            ("", ["MAE"], {}, "at least one row"),
+            ("aa", ["MAE"], {}, "'a' occurs twice"),
+            ("a", ["MAE", "MAE"], {}, "'MAE' occurs twice"),
+            ("ab", ["MAE"], {"baseline": "aa"}, "did you mean a"),
+            ("a", ["MAE"], {"dataset": "sims"}, "mosi where sims was asked for"),
+        ],
+    )
+    def test_rows_metrics_and_data_set(self, system, labels, metrics, options, said):
+        with pytest.raises(StatisticsError, match=said):
+            compare([system(label, HOST) for label in labels], metrics, **options)
 
     def test_runs_that_do_not_belong_together(self, system):
         row = system("a", HOST)
@@ -336,5 +334,3 @@ class TestRefusals:
     def test_several_data_sets(self, system):
         with pytest.raises(StatisticsError, match=r"one data set.*mosi, sims"):
             compare([system("a", HOST), system("b", OTHER, dataset="sims")], ["MAE"])
-        with pytest.raises(StatisticsError, match="mosi where sims was asked for"):
-            compare([system("a", HOST)], ["MAE"], dataset="sims")
