@@ -120,12 +120,7 @@ class Claims:
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """How long runs will take, one after another.
-
-    Attributes:
-        seconds: Of the runs of which others like them are finished.
-        unknown: Runs of which none is.
-    """
+    """How long runs will take, one after another; `unknown` others are like no finished run."""
 
     seconds: float
     unknown: int

@@ -74,10 +74,7 @@ def append_mmsa_csv(
     file that is no such table is moved aside to `<name>.damaged`, with a `StoreWarning`, and a new
     one begun. Several processes may append at once.
 
-    Args:
-        path: The CSV file; made with its folder where missing.
-        model: Name for the `Model` column.
-        results: As for `mmsa_row`; none, where every seed diverged, gives empty cells.
+    The arguments are those of `mmsa_row`; no results, where every seed diverged, are empty cells.
 
     Raises:
         WriteError: The disk refuses, or another process held the file for two minutes.
@@ -222,7 +219,7 @@ def compare_models(
 
     Args:
         records: Runs to choose from.
-        models: Model names, or first digits of an experiment's or a run's id; all by default.
+        models: As the names of `groups.select_groups`; all by default.
         dataset: Only runs on this data set; needed where there are several.
         baseline: As one of `models`; the row of each table that the others are tested against.
         metrics: Metrics to show; all by default, but the loss, which differs between models.
