@@ -258,15 +258,6 @@ def test_models_of_aligned_data_have_a_file_of_their_own(make, store):
     assert numbers(experiment, store)["n"].tolist() == [1] * 4
 
 
-def test_diverged_seeds_are_counted_and_have_no_numbers(done, store):
-    record = next(iter(store.records()))
-    update = {"status": "diverged", "reason": "it did", "metrics": {}, "predictions_sha256": None}
-    store.write(record.model_copy(update=update), overwrite=True)
-    found = numbers(done, store)
-    assert sorted(found["n"].tolist()) == [1, 1, 2, 2]
-    assert sorted(found["diverged"].tolist()) == [0, 0, 1, 1]
-
-
 def test_another_baseline_may_be_chosen(done, store):
     found = numbers(done.narrowed(baseline="fast"), store)
     assert found["role"].tolist() == ["system"] * 2 + ["baseline"] * 2

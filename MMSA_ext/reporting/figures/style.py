@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
@@ -228,6 +230,15 @@ def entry(label: str, color: str, marker: str = "", line: str = "", **options: A
     """An entry of a legend: a marker, a line, or both."""
     options |= {"color": color, "marker": marker, "linestyle": line}
     return Line2D([], [], label=label, **options)
+
+
+def signed_bars(
+    axes: Axes, places: npt.ArrayLike, values: npt.NDArray[Any], limit: float, **options: Any
+) -> None:
+    """Bars of one colour above zero and of another below it, on an axis to `limit` either way."""
+    axes.bar(places, values, color=np.where(values >= 0, BLUE, VERMILLION), **options)
+    axes.axhline(0, color="0.3", linewidth=0.8)
+    axes.set_ylim(-limit, limit)
 
 
 def grid_shape(panels: int, most: int) -> tuple[int, int]:
