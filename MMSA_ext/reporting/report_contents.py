@@ -10,8 +10,6 @@ from datetime import UTC
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
-import pandas as pd
-
 from MMSA_ext.records.store import RunRecord
 from MMSA_ext.reporting.comparison import Comparison, SystemRuns, compare
 from MMSA_ext.reporting.comparison_table import metric_column
@@ -203,11 +201,10 @@ def _cell(line: Mapping[Any, Any]) -> ResultCell:
     n, finished = int(line["n"]), int(line["seeds"]) - int(line["diverged"])
     if n == 0:
         return ResultCell(NOTHING)
-    spread = n > 1 and not pd.isna(line["std"])
     return ResultCell(
         mean=x100(line["mean"]),
-        std=number(100 * line["std"]) if spread else "",
-        interval=f"{x100(line['ci_low'])}, {x100(line['ci_high'])}" if spread else "",
+        std=number(100 * line["std"]) if n > 1 else "",
+        interval=f"{x100(line['ci_low'])}, {x100(line['ci_high'])}" if n > 1 else "",
         own_n=f"n = {n}" if n != finished else "",
         best=line["best"],
     )
