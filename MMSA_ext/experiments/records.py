@@ -25,7 +25,7 @@ _NO_SCORE: _Score = (0, datetime.min.replace(tzinfo=UTC))
 
 @dataclass(frozen=True)
 class RowRecords:
-    """The records of one row on one data set that count, at most one a seed, in their order.
+    """The records of one row on one data set that count, at most one a seed, in the seeds' order.
 
     What was left out is said in the remarks, as sentences.
     """

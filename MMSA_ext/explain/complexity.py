@@ -447,7 +447,8 @@ def _module_report(cost: Complexity) -> str:
 
 
 def _fusion_report(costs: Sequence[FusionCost]) -> str:
-    hbf, sa = (next(c for c in costs if c.name == name) for name in ("HBF", "Concat&SA"))
+    by_name = {cost.name: cost for cost in costs}
+    hbf, sa = by_name["HBF"], by_name["Concat&SA"]
     said = (
         f"costs {hbf.fusion / sa.fusion:.2f} of Concat&SA, with temporal alignment "
         f"{hbf.aligned / sa.aligned:.2f}"

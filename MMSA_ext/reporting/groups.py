@@ -233,7 +233,9 @@ def flatten(configuration: Mapping[str, JsonValue], prefix: str = "") -> dict[st
 def select_groups(
     records: Iterable[RunRecord], names: Sequence[str], dataset: str | None = None
 ) -> list[SystemRuns]:
-    """Find experiments by what a user calls them, as rows with labels that tell them apart.
+    """Find experiments by what a user calls them.
+
+    They are rows in the order of `names`, with labels that tell them apart.
 
     Args:
         records: Runs to choose from.
@@ -259,7 +261,7 @@ def named_runs(
 ) -> list[RunRecord]:
     """Find all runs of one data set that a user names, of several experiments too, each once.
 
-    Arguments as for `select_groups`; no names for every run.
+    Arguments and order as for `select_groups`; without names every run.
 
     Raises:
         StatisticsError: A name fits no run, or they are of several data sets.

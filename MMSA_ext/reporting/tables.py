@@ -74,7 +74,8 @@ def append_mmsa_csv(
     file that is no such table is moved aside to `<name>.damaged`, with a `StoreWarning`, and a new
     one begun. Several processes may append at once.
 
-    The arguments are those of `mmsa_row`; no results, where every seed diverged, are empty cells.
+    The file is made with its folder where missing. The other arguments are those of `mmsa_row`; no
+    results, where every seed diverged, give empty cells.
 
     Raises:
         WriteError: The disk refuses, or another process held the file for two minutes.

@@ -27,8 +27,8 @@ _TITLE_COLUMNS: Final = 12.0
 class Estimate:
     """What a comparison knows of one row and metric, in the unit of `unit`.
 
-    NaN are the mean without a finished run, the t-interval from `low` to `high` of fewer than two
-    seeds, and `published`, what a paper prints, where it prints nothing.
+    The mean is NaN without a finished run, the t-interval from `low` to `high` for fewer than two
+    seeds, and `published` where the paper prints nothing.
     """
 
     mean: float
