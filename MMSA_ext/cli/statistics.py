@@ -123,18 +123,18 @@ def compare(
     res_save_dir: ResultDir = "",
 ) -> None:
     """Test run A against run B: over their shared seeds, and over the samples that both predict."""
+    from MMSA_ext.metrics import metrics_of
     from MMSA_ext.reporting.comparison import compare as compare_systems
     from MMSA_ext.reporting.comparison_table import comparison_table
     from MMSA_ext.reporting.groups import check_split, shared_seeds
-    from MMSA_ext.reporting.pairs import bootstrap_groups, bootstrap_table
+    from MMSA_ext.reporting.pairs import bootstrap_groups, bootstrap_table, sample_metric
     from MMSA_ext.reporting.render import to_text
-    from MMSA_ext.reporting.sample_metrics import sample_metric, sample_metrics
 
     _check_output(output)
     store, first, second = _groups(a, b, dataset, res_save_dir)
     shared_seeds(first, second)
     data_set = first.records[0].identity.data_set
-    shown = metrics or list(sample_metrics(data_set))
+    shown = metrics or list(metrics_of(data_set))
     for metric in shown:
         sample_metric(data_set, metric)
     check_split(first, second, split)
@@ -167,14 +167,14 @@ def power(
     res_save_dir: ResultDir = "",
 ) -> None:
     """How many seeds a paired t-test of A against B needs, by the spread that their runs have."""
+    from MMSA_ext.metrics import metrics_of
     from MMSA_ext.reporting.comparison import compare as compare_systems
     from MMSA_ext.reporting.pairs import power_of_groups, power_table
     from MMSA_ext.reporting.render import to_text
-    from MMSA_ext.reporting.sample_metrics import sample_metrics
 
     _check_output(output)
     _, first, second = _groups(a, b, dataset, res_save_dir)
-    shown = metrics or list(sample_metrics(first.records[0].identity.data_set))
+    shown = metrics or list(metrics_of(first.records[0].identity.data_set))
     found = power_of_groups(
         first, second, shown, gain=gain / 100, power=wanted, alpha=alpha, split=split
     )

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.experiments.files import FIGURE_KINDS, Experiment
 from MMSA_ext.experiments.tables import Collected, collect
-from MMSA_ext.records.store import RunRecord, RunStore
+from MMSA_ext.records.store import RunStore
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from MMSA_ext.reporting.figures import SweepPoint
 
 
 def draw(
@@ -33,15 +38,17 @@ def draw(
         ConfigError: If the kind is not known or the experiment has no rows for it, or if nothing
             has been run.
     """
+    from MMSA_ext.reporting.figures import save  # matplotlib takes a second to import
+
     wanted = kind or experiment.figure.kind
     if wanted not in FIGURE_KINDS:
         raise ConfigError(f"no figure {wanted!r}; {suggest(wanted, list(FIGURE_KINDS))}")
     written: list[Path] = []
     for part in collect(experiment, store):
         if (part.comparison.numbers["n"] > 0).any():
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"{experiment.name}-{part.comparison.dataset}-{wanted}.png"
-            written += _DRAWN[wanted](experiment, part, store, path)
+            path = folder / f"{experiment.name}-{part.comparison.dataset}-{wanted}"
+            for ending, figure in _drawn(wanted, experiment, part, store).items():
+                written += save(figure, path.with_name(f"{path.name}{ending}.png"))
     if not written:
         raise ConfigError(
             f"experiment {experiment.name!r} has no finished runs to draw; run it first, and give "
@@ -50,81 +57,53 @@ def draw(
     return written
 
 
-def _comparison(experiment: Experiment, part: Collected, store: RunStore, path: Path) -> list[Path]:
-    from MMSA_ext.reporting.figures import comparison_figure, save
+def _drawn(
+    kind: str, experiment: Experiment, part: Collected, store: RunStore
+) -> dict[str, Figure]:
+    """The figures of one data set, by what follows the kind in their files' names."""
+    from MMSA_ext.reporting import figures
 
-    metrics = _metrics(experiment, part)
-    numbers = part.comparison.numbers
-    drawn = numbers[numbers["metric"].isin(metrics)]
-    shown = replace(part.comparison, metrics=metrics, numbers=drawn)
-    return save(comparison_figure(shown), path)
-
-
-def _sweep(experiment: Experiment, part: Collected, store: RunStore, path: Path) -> list[Path]:
-    from MMSA_ext.reporting.figures import SweepPoint, save, sweep_figure
-
-    points = [SweepPoint(*point) for point in _points(experiment, "sweep")]
-    figure = experiment.figure
-    metrics = _metrics(experiment, part)
-    return save(
-        sweep_figure(points, part.comparison, metrics, figure.x_label, figure.reference), path
-    )
-
-
-def _robustness(experiment: Experiment, part: Collected, store: RunStore, path: Path) -> list[Path]:
-    from MMSA_ext.reporting.figures import SweepPoint, robustness_figure, save
-
-    points = [SweepPoint(*point) for point in _points(experiment, "robustness")]
-    metrics = _metrics(experiment, part)
-    return save(
-        robustness_figure(points, part.comparison, metrics, experiment.figure.x_label), path
-    )
-
-
-def _curves(experiment: Experiment, part: Collected, store: RunStore, path: Path) -> list[Path]:
-    from MMSA_ext.reporting.figures import curves_overview, save
-
-    written: list[Path] = []
+    comparison, figure = part.comparison, experiment.figure
+    metrics = figure.metrics or comparison.metrics
+    if kind == "comparison":
+        numbers = comparison.numbers
+        shown = numbers[numbers["metric"].isin(metrics)]
+        return {"": figures.comparison_figure(replace(comparison, metrics=metrics, numbers=shown))}
+    if kind == "sweep":
+        points, label = _points(experiment, kind), figure.x_label
+        return {"": figures.sweep_figure(points, comparison, metrics, label, figure.reference)}
+    if kind == "robustness":
+        points = _points(experiment, kind)
+        return {"": figures.robustness_figure(points, comparison, metrics, figure.x_label)}
+    if kind == "confusion":
+        return {"": _confusion(part, store)}
+    drawn = {}
     for number, (label, runs) in enumerate(part.rows.items(), start=1):
         if runs.records:
             name = re.sub(r"[^a-z0-9]+", "-", f"{number:02d} {label}".lower()).strip("-")
-            written += save(
-                curves_overview(runs.records), path.with_name(f"{path.stem}-{name}.png")
-            )
-    return written
+            drawn[f"-{name}"] = figures.curves_overview(runs.records)
+    return drawn
 
 
-def _confusion(experiment: Experiment, part: Collected, store: RunStore, path: Path) -> list[Path]:
-    from MMSA_ext.reporting.figures import confusion_figure, save
+def _confusion(part: Collected, store: RunStore) -> Figure:
+    from MMSA_ext.reporting.figures import confusion_figure
 
     finished = [run for runs in part.rows.values() for run in runs.records if run.finished]
-    usable = {_digest(run): table for run, table in store.usable_predictions(finished)}
-    predictions = {
-        label: pd.concat(tables)
-        for label, runs in part.rows.items()
-        if (tables := [usable[run] for run in map(_digest, runs.records) if run in usable])
-    }
+    usable = {run.identity.digest: table for run, table in store.usable_predictions(finished)}
+    predictions = {}
+    for label, runs in part.rows.items():
+        digests = [run.identity.digest for run in runs.records]
+        if tables := [usable[digest] for digest in digests if digest in usable]:
+            predictions[label] = pd.concat(tables)
     known = [run.identity.data_set for run in finished]
-    return save(confusion_figure(predictions, known[0] if known else part.comparison.dataset), path)
+    return confusion_figure(predictions, known[0] if known else part.comparison.dataset)
 
 
-def _digest(run: RunRecord) -> str:
-    return run.identity.digest
+def _points(experiment: Experiment, kind: str) -> list[SweepPoint]:
+    from MMSA_ext.reporting.figures import SweepPoint
 
-
-_DRAWN: dict[str, Callable[[Experiment, Collected, RunStore, Path], list[Path]]] = {
-    "comparison": _comparison,
-    "sweep": _sweep,
-    "robustness": _robustness,
-    "curves": _curves,
-    "confusion": _confusion,
-}
-
-
-def _points(experiment: Experiment, kind: str) -> list[tuple[str, float, str]]:
-    """Series, x and label of the rows on a line."""
     points = [
-        (row.series, row.x, row.label)
+        SweepPoint(row.series, row.x, row.label)
         for row in experiment.rows
         if row.series is not None and row.x is not None
     ]
@@ -133,7 +112,3 @@ def _points(experiment: Experiment, kind: str) -> list[tuple[str, float, str]]:
             f"experiment {experiment.name!r} has no rows with series and x, which a {kind} draws."
         )
     return points
-
-
-def _metrics(experiment: Experiment, part: Collected) -> tuple[str, ...]:
-    return experiment.figure.metrics or part.comparison.metrics

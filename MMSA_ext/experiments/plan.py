@@ -66,12 +66,9 @@ class Unit:
 
 
 class Claims:
-    """Which units are being run, by any process on this store.
+    """Which units are being run, by any process on the store that their records go to.
 
     A claim is a locked file, so it ends with the process that holds it, however that ends.
-
-    Args:
-        store: The store that the units' records go to.
     """
 
     def __init__(self, store: RunStore) -> None:
@@ -123,12 +120,7 @@ class Claims:
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """How long runs will take, one after another.
-
-    Attributes:
-        seconds: Of the runs of which others like them are finished.
-        unknown: Runs of which none is.
-    """
+    """How long runs will take, one after another; `unknown` others are like no finished run."""
 
     seconds: float
     unknown: int

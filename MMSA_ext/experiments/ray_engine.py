@@ -39,13 +39,7 @@ logger = logging.getLogger("MMSA")
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a worker returns.
-
-    Attributes:
-        outcome: What became of the unit.
-        predictions: Predictions of a finished run.
-        checkpoint: Bytes of its checkpoint, if asked for.
-    """
+    """What a worker returns: of a finished run the predictions, and if asked for the checkpoint."""
 
     outcome: Outcome
     predictions: pd.DataFrame | None = None
@@ -212,7 +206,7 @@ def _reach(address: str | None) -> None:
 
 
 def deliver(
-    unit: Unit, options: RunOptions, checkpoints: bool, python_path: Sequence[str] = ()
+    unit: Unit, options: RunOptions, checkpoints: bool, python_path: Sequence[str]
 ) -> Delivery:
     """Run a unit in a temporary folder and return what it made; called on a worker.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -11,6 +11,7 @@ from MMSA_ext.config.resolve import resolve
 from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.experiments.files import Experiment
 from MMSA_ext.records.store import RunRecord, RunStore
+from MMSA_ext.reporting.groups import grouped
 from MMSA_ext.runs.identity import run_identity
 
 logger = logging.getLogger("MMSA")
@@ -24,11 +25,9 @@ _NO_SCORE: _Score = (0, datetime.min.replace(tzinfo=UTC))
 
 @dataclass(frozen=True)
 class RowRecords:
-    """The records of one row on one data set.
+    """The records of one row on one data set that count, at most one a seed, in the seeds' order.
 
-    Attributes:
-        records: Those that count, at most one a seed, in the order of the seeds.
-        remarks: What was left out, as sentences.
+    What was left out is said in the remarks, as sentences.
     """
 
     records: tuple[RunRecord, ...] = ()
@@ -44,18 +43,10 @@ def matching(experiment: Experiment, dataset: str, store: RunStore) -> dict[str,
     of the code, by row, the one with the most finished seeds. Where several have as many, it is the
     one with the newest record. `experiment.fingerprint` and `experiment.code` choose otherwise.
     What is left out is said in the remarks.
-
-    Args:
-        experiment: From `load`, `narrowed` as it was for the run.
-        dataset: One of its data sets.
-        store: Where the records are.
-
-    Returns:
-        By row label.
     """
     seeds = experiment.seeds
     stored = (record for record in store.records(dataset) if record.identity.seed in seeds)
-    by_setting = _grouped(stored, lambda record: record.identity.setting)
+    by_setting = grouped(stored, lambda record: record.identity.setting)
     found: dict[str, tuple[bool, list[RunRecord]]] = {}
     for row in (row for row in experiment.rows if row.model is not None):
         try:
@@ -93,8 +84,8 @@ def _files(
     scores: dict[bool, dict[str, _Score]] = {False: {}, True: {}}
     for aligned, records, code in rows:
         asked = [record for record in records if _code(record).startswith(code)]
-        for file, on_file in _grouped(asked, _file).items():
-            best = max(_score(made) for made in _grouped(on_file, _code).values())
+        for file, on_file in grouped(asked, _file).items():
+            best = max(_score(made) for made in grouped(on_file, _code).values())
             known = scores[aligned].get(file, _NO_SCORE)
             scores[aligned][file] = known[0] + best[0], max(known[1], best[1])
     there = any(wanted in of_kind for of_kind in scores.values())
@@ -110,8 +101,8 @@ def _counting(
     records: Sequence[RunRecord], file: str, asked: str, seeds: Sequence[int]
 ) -> RowRecords:
     """Records on a feature file, by one version of the code, which begins as asked for."""
-    by_file = _grouped(records, _file)
-    by_code = _grouped(by_file.pop(file, []), _code)
+    by_file = grouped(records, _file)
+    by_code = grouped(by_file.pop(file, []), _code)
     chosen = {code: made for code, made in by_code.items() if code.startswith(asked)}
     code = max(chosen, key=lambda code: _score(chosen[code]), default="")
     kept = sorted(by_code.pop(code, []), key=lambda r: seeds.index(r.identity.seed))
@@ -136,15 +127,6 @@ def _score(records: Sequence[RunRecord]) -> _Score:
     """Finished seeds, then the newest record."""
     finished = {record.identity.seed for record in records if record.finished}
     return len(finished), max(record.created for record in records)
-
-
-def _grouped(
-    records: Iterable[RunRecord], key: Callable[[RunRecord], str]
-) -> dict[str, list[RunRecord]]:
-    groups: dict[str, list[RunRecord]] = {}
-    for record in records:
-        groups.setdefault(key(record), []).append(record)
-    return groups
 
 
 def _file(record: RunRecord) -> str:

@@ -15,6 +15,7 @@ from MMSA_ext.config.schema import PLACES
 from MMSA_ext.errors import TextEncoderError
 from MMSA_ext.experiments.files import Experiment, Row, published_numbers
 from MMSA_ext.experiments.records import RowRecords, matching
+from MMSA_ext.mmsa_bridge.values import leaves
 from MMSA_ext.records.store import RunStore
 from MMSA_ext.reporting.comparison import (
     TABLE_BASELINE,
@@ -33,26 +34,17 @@ _PLACES = PLACES | {"dataset_root_dir"}
 
 @dataclass(frozen=True)
 class Collected:
-    """What the store has of an experiment on one data set.
-
-    Attributes:
-        comparison: The table.
-        rows: By label, the records of the rows that can be run.
-    """
+    """The table of an experiment on one data set, and by label the records of its rows."""
 
     comparison: Comparison
     rows: Mapping[str, RowRecords]
 
 
 def collect(experiment: Experiment, store: RunStore) -> list[Collected]:
-    """What the store has of an experiment, by data set.
+    """What the store has of an experiment, `narrowed` as it was for the run, by data set.
 
     Which records count is said at `records.matching`. A system that cannot be run here has the
     paper's numbers alone.
-
-    Args:
-        experiment: From `load`, `narrowed` as it was for the run.
-        store: Where the records are.
 
     Raises:
         ConfigError: If the file of the published numbers is not usable.
@@ -88,18 +80,12 @@ def write_tables(
     folder: Path,
     formats: Sequence[str] = ("csv", "md", "tex", "html"),
 ) -> list[Path]:
-    """Write each comparison as `<folder>/<experiment>-<data set>.<format>`.
-
-    Returns:
-        The paths.
-    """
-    return [
-        path
-        for comparison in comparisons
-        for path in write_comparison(
-            comparison, folder, f"{experiment.name}-{comparison.dataset}", formats
-        )
-    ]
+    """Write each comparison as `<folder>/<experiment>-<data set>.<format>`; returns the paths."""
+    paths: list[Path] = []
+    for comparison in comparisons:
+        stem = f"{experiment.name}-{comparison.dataset}"
+        paths += write_comparison(comparison, folder, stem, formats)
+    return paths
 
 
 def _printed(
@@ -168,17 +154,7 @@ def _shown(overrides: Mapping[str, Any]) -> list[str]:
     shown = {key: value for key, value in overrides.items() if key not in _PLACES}
     if isinstance(pretrained := shown.get("pretrained"), str):
         shown["pretrained"] = _encoder(pretrained)
-    return [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in _leaves(shown).items()]
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            leaves |= _leaves(value, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves
+    return [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in leaves(shown)]
 
 
 def _encoder(pretrained: str) -> str:

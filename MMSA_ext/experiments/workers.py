@@ -74,11 +74,7 @@ class Engine(Protocol):
 
 
 class Worker:
-    """Makes runs in this process; those of one row and data set share the reading of its data.
-
-    Args:
-        options: Of every run.
-    """
+    """Makes runs in this process; those of one row and data set share the reading of its data."""
 
     slots = 1
 

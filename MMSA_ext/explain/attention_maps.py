@@ -24,9 +24,6 @@ from MMSA_ext.models.dashfusion import DashFusion
 from MMSA_ext.models.parts.attention import MultiSourceAttention
 from MMSA_ext.models.parts.packing import Ragged
 
-CLASS_TOKEN = -1
-"""Number of the column of the class token, which stands in front of the frames."""
-
 
 def attention_weights(
     attention: MultiSourceAttention,
@@ -107,19 +104,13 @@ def _maps_of(
     trained: TrainedModel, model: DashFusion, call: Call, tokenizer: Any
 ) -> list[pd.DataFrame]:
     caught: list[dict[str, Ragged]] = []
-    handle = model.temporal_alignment.register_forward_pre_hook(
-        lambda module, given: caught.append(given[0])
-    )
-    try:
+    alignment = model.temporal_alignment
+    with alignment.register_forward_pre_hook(lambda module, given: caught.append(given[0])):
         model(*call.inputs)
-    finally:
-        handle.remove()
     padded = {name: sequence.padded() for name, sequence in caught[0].items()}
     features = {name: x for name, (x, _) in padded.items()}
     masks = {name: mask for name, (_, mask) in padded.items()}
-    weights = attention_weights(
-        model.temporal_alignment.cross_attention, features["text"], features, masks
-    )
+    weights = attention_weights(alignment.cross_attention, features["text"], features, masks)
     stacked = {name: w.float().cpu().numpy() for name, w in weights.items()}
     text = call.inputs[0].cpu().numpy()
     return [

@@ -121,7 +121,7 @@ class _Reader(NamedTuple):
 
 def _reader(trained: TrainedModel) -> _Reader:
     first = trained.calls[0].inputs
-    frames = [part[0] if isinstance(part, tuple | list) else part for part in first[1:3]]
+    frames = map(_frames, first[1:3])
     if not all(isinstance(x, Tensor) and x.dim() == 3 for x in (first[0], *frames)):
         raise CheckpointError(
             f"{trained.name} is called with inputs of its own kind, to which nothing can be "
@@ -201,7 +201,7 @@ class HeldSelection:
         ]
         with ExitStack() as stack, torch.no_grad():
             for part in parts:
-                stack.callback(part.register_forward_hook(self._keep).remove)
+                stack.enter_context(part.register_forward_hook(self._keep))
             if parts:
                 network(*call.inputs)
 
@@ -323,8 +323,8 @@ class _CallAttribution:
             if self.reader.embedding is None:
                 inputs = (text, *inputs[1:])
             else:
-                handle = self.reader.embedding.register_forward_hook(_answer(text, self.trained))
-                stack.callback(handle.remove)
+                hook = _answer(text, self.trained)
+                stack.enter_context(self.reader.embedding.register_forward_hook(hook))
             if self.held is not None:
                 stack.enter_context(self.held.of(rows))
             predicted = prediction(self.trained.network(*inputs), self.trained.name)

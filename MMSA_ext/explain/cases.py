@@ -43,7 +43,6 @@ class CaseStudy:
             sample form; NaN for a single seed).
         systems: Labels of the systems, in order.
         seeds: Seeds behind each system's mean.
-        compared: The two systems by which the cases were chosen.
         summary: What was compared, and on how many of all samples each of the two is nearer to the
             label, as a sentence.
     """
@@ -51,7 +50,6 @@ class CaseStudy:
     table: pd.DataFrame
     systems: tuple[str, ...]
     seeds: dict[str, tuple[int, ...]]
-    compared: tuple[str, str]
     summary: str
 
 
@@ -179,7 +177,6 @@ def case_study(
         table.loc[chosen].reset_index(drop=True),
         tuple(systems),
         {label: tuple(map(int, values.columns)) for label, values in predictions.items()},
-        compared,
         _summary(error, split),
     )
 
@@ -196,8 +193,7 @@ def _check_systems(
     for label in compared:
         if label not in systems:
             raise ConfigError(f"there is no system {label!r}; {suggest(label, labels)}")
-    taken = [label for label in labels if label in FIXED_COLUMNS or label.endswith(" std")]
-    if taken:
+    if taken := [name for name in labels if name in FIXED_COLUMNS or name.endswith(" std")]:
         raise ConfigError(f"{taken[0]!r} is a column of the table; give the system another label.")
     return compared
 

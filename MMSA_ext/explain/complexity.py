@@ -41,13 +41,7 @@ PAPER_TABLE_V: dict[str, int] = {"concat": 0, "concat_sa": 324, "ca": 73, "bf": 
 # p of the first fusion layer in Fig. 4.
 PAPER_BOTTLENECKS = (4, 8, 16, 32, 64)
 
-_LABELS = {
-    "concat": "Concat",
-    "concat_sa": "Concat&SA",
-    "ca": "CA",
-    "bf": "BF",
-    "hbf": "HBF",
-}
+_LABELS = {"concat": "Concat", "concat_sa": "Concat&SA", "ca": "CA", "bf": "BF", "hbf": "HBF"}
 # Their shape is that of transformers' BertConfig(), so it is known without the files.
 _BERT_BASE_VOCABULARIES = {"bert-base-uncased": 30522, "bert-base-chinese": 21128}
 # Stands in where only fusion is read: its cost depends on the text's length, not on its encoder.
@@ -68,13 +62,7 @@ _CLOSEST_READING = {"reading.alignment_head_dim": 16, "seq_lens": [39, 399, 54]}
 
 @dataclass(frozen=True)
 class ModuleCost:
-    """Cost of one module on one sample.
-
-    Attributes:
-        name: Name of the module in the model, such as `text_encoder`.
-        madds: Multiply-adds.
-        parameters: Number of parameters.
-    """
+    """Multiply-adds of one module on one sample, and its number of parameters."""
 
     name: str
     madds: int
@@ -86,8 +74,8 @@ class Complexity:
     """Cost of a model on one sample.
 
     Attributes:
-        model: Name of the model.
-        dataset: Name of the data set.
+        model: Its name.
+        dataset: The data set's.
         lengths: Tokens of text, frames of audio and of vision; all valid.
         frame_dims: Widths of an audio and of a vision frame.
         text_encoder: What encodes the text.
@@ -211,15 +199,12 @@ def measure_fusions(
     ]
     variants.insert(2, (f"Concat&SA, ff {_WIDE}", "concat_sa", {"feed_forward_dim": _WIDE}))
     printed = PAPER_TABLE_V if dataset.lower() == "sims" else {}
-
-    def cost(fusion: str, changes: dict[str, Any]) -> Complexity:
-        return _measure_fusion(
-            model_name, dataset, text_length, overrides, {"fusion": fusion, **changes}
-        )
-
-    return tuple(
-        _fusion_cost(label, cost(name, more), printed.get(name)) for label, name, more in variants
-    )
+    costs = []
+    for label, name, more in variants:
+        whole = {**(overrides or {}), "fusion": name, **more}
+        cost = _fusion_cost(label, model_name, dataset, text_length, whole, printed.get(name))
+        costs.append(cost)
+    return tuple(costs)
 
 
 def measure_bottlenecks(
@@ -232,12 +217,11 @@ def measure_bottlenecks(
 
     Arguments and errors as for `measure`; the model must be a DashFusion.
     """
-
-    def cost(tokens: int) -> Complexity:
-        changes = {"fusion": "hbf", "bottleneck_tokens": tokens}
-        return _measure_fusion(model_name, dataset, text_length, overrides, changes)
-
-    return tuple(_fusion_cost(f"p = {tokens}", cost(tokens)) for tokens in PAPER_BOTTLENECKS)
+    costs = []
+    for tokens in PAPER_BOTTLENECKS:
+        whole = {**(overrides or {}), "fusion": "hbf", "bottleneck_tokens": tokens}
+        costs.append(_fusion_cost(f"p = {tokens}", model_name, dataset, text_length, whole))
+    return tuple(costs)
 
 
 def measure_closest_reading() -> tuple[FusionCost, ...]:
@@ -247,15 +231,13 @@ def measure_closest_reading() -> tuple[FusionCost, ...]:
     400 and 55 frames including the class token, and a Concat&SA whose feed-forward networks are
     twice as wide as those of the others. Found by search, so single matches can be chance.
     """
-
-    def cost(fusion: str) -> Complexity:
-        width = _WIDE if fusion == "concat_sa" else 256
-        changes = {"fusion": fusion, "feed_forward_dim": width}
-        return _measure_fusion("dashfusion_released", "sims", None, _CLOSEST_READING, changes)
-
-    return tuple(
-        _fusion_cost(_LABELS[name], cost(name), printed) for name, printed in PAPER_TABLE_V.items()
-    )
+    costs = []
+    for name, printed in PAPER_TABLE_V.items():
+        width = _WIDE if name == "concat_sa" else 256
+        whole = {**_CLOSEST_READING, "fusion": name, "feed_forward_dim": width}
+        label = _LABELS[name]
+        costs.append(_fusion_cost(label, "dashfusion_released", "sims", None, whole, printed))
+    return tuple(costs)
 
 
 def report(
@@ -343,10 +325,16 @@ def _count(model: nn.Module, *sample: Any, **options: Any) -> dict[str, int]:
     # It has no formula for the fused attention of a CPU, and would count it as nothing.
     with sdpa_kernel(SDPBackend.MATH), counter:
         model(*sample, **options)
-    root = type(model).__name__
+    counts = counter.get_flop_counts()
+    madds = {path: sum(operations.values()) // 2 for path, operations in counts.items()}
+    return _below(type(model).__name__, madds)
+
+
+def _below(root: str, madds: Mapping[str, int]) -> dict[str, int]:
+    """What counts for a module and its parts, by path below it."""
     return {
-        path.removeprefix(root).removeprefix("."): sum(operations.values()) // 2
-        for path, operations in counter.get_flop_counts().items()
+        path.removeprefix(root).removeprefix("."): count
+        for path, count in madds.items()
         if path == root or path.startswith(f"{root}.")
     }
 
@@ -376,12 +364,7 @@ def _count_in_mmsa(args: Any, lengths: tuple[int, int, int]) -> tuple[nn.Module,
             _check_positions(found.model, lengths[0])
             with torch.backends.mkldnn.flags(enabled=False):  # it has no formula for its LSTM
                 madds = _count(found.model, *found.arguments, **found.options)
-    core: nn.Module = found.model.get_submodule("Model")
-    return core, {
-        path.removeprefix("Model").removeprefix("."): count
-        for path, count in madds.items()
-        if path == "Model" or path.startswith("Model.")
-    }
+    return found.model.get_submodule("Model"), _below("Model", madds)
 
 
 @contextmanager
@@ -431,22 +414,19 @@ def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _measure_fusion(
+def _fusion_cost(
+    label: str,
     model_name: str,
     dataset: str,
     text_length: int | None,
-    overrides: dict[str, Any] | None,
-    changes: dict[str, Any],
-) -> Complexity:
+    overrides: Mapping[str, Any],
+    printed: int | None = None,
+) -> FusionCost:
     """Measure a model whose text encoder does not matter."""
-    whole = {**(overrides or {}), "text_encoder_config": _SMALL_ENCODER, **changes}
-    return measure(model_name, dataset, text_length, whole)
-
-
-def _fusion_cost(label: str, cost: Complexity, printed: int | None = None) -> FusionCost:
-    return FusionCost(
-        label, cost.module("fusion").madds, cost.module("temporal_alignment").madds, printed
-    )
+    whole = {**overrides, "text_encoder_config": _SMALL_ENCODER}
+    cost = measure(model_name, dataset, text_length, whole)
+    alignment = cost.module("temporal_alignment").madds
+    return FusionCost(label, cost.module("fusion").madds, alignment, printed)
 
 
 def _module_report(cost: Complexity) -> str:

@@ -21,6 +21,7 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from MMSA_ext.errors import CheckpointError, FeatureFileError
+from MMSA_ext.explain.samples import drawn
 from MMSA_ext.explain.trained_model import TrainedModel
 from MMSA_ext.models.contract import Inputs
 from MMSA_ext.models.dashfusion import DashFusion
@@ -56,10 +57,7 @@ class Representations:
 
 @torch.no_grad()
 def representations(trained: TrainedModel) -> Representations:
-    """Representations of the modalities by a trained model.
-
-    Args:
-        trained: The model and the samples.
+    """Representations of the modalities by a trained model, of its samples.
 
     Returns:
         With InfoEnh: `pooled`, its tokens e before the bottleneck; `filtered`, z behind it;
@@ -106,12 +104,9 @@ def _features(trained: TrainedModel, outputs: Any) -> dict[str, Tensor]:
 
 def _of_infoenh(trained: TrainedModel, infoenh: InfoEnh) -> Representations:
     outputs: list[InfoEnhOutput] = []
-    handle = infoenh.register_forward_hook(lambda module, given, output: outputs.append(output))
-    try:
+    with infoenh.register_forward_hook(lambda module, given, output: outputs.append(output)):
         for call in trained.calls:
             trained.network(*call.inputs)
-    finally:
-        handle.remove()
     tokens = _joined(output.token_mask for output in outputs)
     filtered = _joined(output.filtered for output in outputs)
     stages = {
@@ -196,7 +191,8 @@ def distances(found: Representations, *, seed: int = 0) -> pd.DataFrame:
         masks, vectors = found.masks[stage], found.vectors(stage)
         for i, j in combinations(tokens, 2):
             cosine = pairwise_distance(tokens[i], tokens[j], masks[i], masks[j])
-            drawn = [_some(tokens[m][masks[m]], seed) for m in (i, j)]
+            real = [tokens[m][masks[m]] for m in (i, j)]
+            some = [rows[torch.from_numpy(drawn(len(rows), MOST_TOKENS, seed))] for rows in real]
             rows.append(
                 {
                     "stage": stage,
@@ -205,7 +201,7 @@ def distances(found: Representations, *, seed: int = 0) -> pd.DataFrame:
                     "samples": len(vectors[i]),
                     "cosine": float(cosine.mean()),
                     "centroid": centroid_distance(vectors[i], vectors[j]),
-                    "discrepancy": discrepancy(*drawn),
+                    "discrepancy": discrepancy(*some),
                 }
             )
     return pd.DataFrame(rows)
@@ -266,10 +262,3 @@ def centroid_distance(x: Tensor, y: Tensor) -> float:
     spread = torch.cat([x - means[0], y - means[1]]).square().sum(dim=1).mean().sqrt()
     apart = torch.linalg.vector_norm(means[0] - means[1])
     return float(apart / spread) if apart > 0 else 0.0
-
-
-def _some(rows: Tensor, seed: int) -> Tensor:
-    if len(rows) <= MOST_TOKENS:
-        return rows
-    drawn = np.random.default_rng(seed).choice(len(rows), MOST_TOKENS, replace=False)
-    return rows[torch.from_numpy(np.sort(drawn))]

@@ -36,7 +36,7 @@ def select_samples(
     """
     if ids is None:
         name = check_split(features, split)
-        rows = {name: _drawn(len(features.splits[name]), limit, seed)}
+        rows = {name: drawn(len(features.splits[name]), limit, seed)}
     else:
         known = [name for part in features.splits.values() for name in part.ids]
         check_ids(ids, known, features.path)
@@ -65,13 +65,7 @@ def check_split(features: FeatureSet, split: str) -> str:
 
 
 def check_ids(ids: Sequence[str], known: Sequence[str], path: Path, where: str = "") -> None:
-    """Refuse ids that are not known.
-
-    Args:
-        ids: What is asked for.
-        known: What there is.
-        path: The feature file.
-        where: Where in it was looked, such as `, split 'test'`.
+    """Refuse ids that are not known in a feature file, or `where` in it was looked.
 
     Raises:
         FeatureFileError: Naming the first unknown id, and those that come close.
@@ -84,7 +78,8 @@ def check_ids(ids: Sequence[str], known: Sequence[str], path: Path, where: str =
             raise FeatureFileError(f"{path}{where}: has no sample {name!r}; {hint}")
 
 
-def _drawn(count: int, limit: int | None, seed: int) -> NDArray[np.int64]:
+def drawn(count: int, limit: int | None, seed: int) -> NDArray[np.int64]:
+    """At most `limit` of the numbers below `count`, rising, drawn at random."""
     if limit is None or limit >= count:
         return np.arange(count)
     return np.sort(np.random.default_rng(seed).choice(count, limit, replace=False))

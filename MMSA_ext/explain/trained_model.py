@@ -83,14 +83,6 @@ class TrainedModel:
         core: nn.Module = getattr(self.network, "Model", self.network)
         return core
 
-    def predict(self, call: Call, rows: Tensor) -> Tensor:
-        """Predictions `(b,)` of samples of a call, with gradient where that is enabled.
-
-        Raises:
-            CheckpointError: If the model returns no prediction under MMSA's key `M`.
-        """
-        return prediction(self.network(*call.take(rows)), self.name)
-
 
 def prediction(outputs: Any, name: str) -> Tensor:
     """The prediction `(b,)` among a model's outputs.
@@ -221,11 +213,8 @@ def _recorded_calls() -> Iterator[tuple[list[nn.Module], list[tuple[Any, ...]]]]
         if module is networks[0]:
             calls.append(given)
 
-    handle = register_module_forward_pre_hook(keep)
-    try:
+    with register_module_forward_pre_hook(keep):
         yield networks, calls
-    finally:
-        handle.remove()
 
 
 def _calls(recorded: Sequence[tuple[Any, ...]]) -> tuple[Call, ...]:

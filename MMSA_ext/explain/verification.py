@@ -30,8 +30,6 @@ from MMSA_ext.records.store import LabelsWithheldError, RunRecord, RunStore, Sto
 from MMSA_ext.registry import is_known, is_registered, trains_in_mmsa
 from MMSA_ext.reporting.render import frame_table, to_text
 
-__all__ = ["RecordCheck", "problems", "render", "verify_store"]
-
 Status = Literal[
     "equal", "rounded", "differs", "diverged", "no predictions", "labels withheld", "damaged"
 ]
@@ -138,9 +136,11 @@ def _compare(
     prediction, label = (
         torch.from_numpy(rows[key].to_numpy(np.float32)) for key in ("prediction", "label")
     )
-    again: dict[str, float] = dict(mmsa_bridge.metrics(dataset)(prediction, label))
+    computed: dict[str, float] = dict(mmsa_bridge.metrics(dataset)(prediction, label))
     if has_loss:
-        again["Loss"] = functional.mse_loss(prediction, label).item()
+        computed["Loss"] = functional.mse_loss(prediction, label).item()
+    # As in a record, what is undefined is None.
+    again = {name: None if math.isnan(value) else value for name, value in computed.items()}
     close: list[str] = []
     wrong: list[str] = []
     names = [name for name in {**again, **stored} if name != "Loss" or has_loss]
@@ -149,19 +149,13 @@ def _compare(
         said = f"{split} {name} is stored as {_number(old)}, the predictions give {_number(new)}"
         if name not in stored or name not in again:
             wrong.append(said)
-        elif not _same(old, new):
+        elif old != new:
             (close if _near(name, old, new) else wrong).append(said)
     return len(names), close, wrong
 
 
-def _same(old: float | None, new: float | None) -> bool:
-    if old is None or new is None or math.isnan(new):
-        return old is None and (new is None or math.isnan(new))
-    return old == new
-
-
 def _near(name: str, old: float | None, new: float | None) -> bool:
-    if old is None or new is None or math.isnan(new):
+    if old is None or new is None:
         return False
     if name == "Loss":
         return math.isclose(old, new, rel_tol=_LOSS_TOLERANCE)
@@ -169,7 +163,7 @@ def _near(name: str, old: float | None, new: float | None) -> bool:
 
 
 def _number(value: float | None) -> str:
-    return "undefined" if value is None or math.isnan(value) else f"{value:.6g}"
+    return "undefined" if value is None else f"{value:.6g}"
 
 
 def problems(checks: Iterable[RecordCheck]) -> list[RecordCheck]:

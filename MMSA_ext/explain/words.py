@@ -39,9 +39,6 @@ def words_of(tokenizer: Any, text_bert: NDArray[Any]) -> Words:
     Args:
         tokenizer: The text encoder's, of Hugging Face.
         text_bert: `(3, L)`: token ids, mask and segment ids of one text.
-
-    Returns:
-        Pieces, and the words that they make up.
     """
     ids = text_bert[0][text_bert[1] > 0].astype(np.int64)
     pieces = [str(piece) for piece in tokenizer.convert_ids_to_tokens(ids.tolist())]

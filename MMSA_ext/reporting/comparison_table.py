@@ -22,6 +22,7 @@ from MMSA_ext.reporting.render import (
     Mark,
     Row,
     Table,
+    counted,
     csv_text,
     interval,
     mean_std,
@@ -93,11 +94,8 @@ def paper_table(comparison: Comparison, *, spread: bool = True) -> Table:
         name: _paper_cells([line for line in lines if line["metric"] == name], name, spread)
         for name in names
     }
-    counts = sorted({int(n) for n in comparison.numbers["n"] if n}) or [0]
-    seeds = f"{counts[0]} seed{'s' * (counts[0] != 1)}"
-    if len(counts) > 1:
-        seeds = f"{counts[0]} to {counts[-1]} seeds"
-    what = "Mean ± standard deviation" if spread and counts[-1] > 1 else "Mean"
+    seeds = comparison.numbers["n"]
+    what = "Mean ± standard deviation" if spread and seeds.max() > 1 else "Mean"
     title = f"{comparison.title}. " if comparison.title else ""
     return Table(
         (Column("Model", "left"), *map(metric_column, names)),
@@ -105,7 +103,7 @@ def paper_table(comparison: Comparison, *, spread: bool = True) -> Table:
             Row((label, *(cells[name][place] for name in names)))
             for place, label in enumerate(comparison.rows)
         ),
-        f"{title}{what} over {seeds}, {comparison.dataset}, {comparison.split} split",
+        f"{title}{what} over {counted(seeds)}, {comparison.dataset}, {comparison.split} split",
         legend=None,
     )
 

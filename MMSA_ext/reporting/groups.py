@@ -8,8 +8,8 @@ it apart from the model's other experiments.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, TypeVar
 
 from pydantic import JsonValue
 
@@ -21,6 +21,7 @@ from MMSA_ext.reporting.render import Fact
 from MMSA_ext.reporting.statistics import StatisticsError
 
 Groups = dict[str, list[RunRecord]]
+K = TypeVar("K")
 
 _PREFIX: Final = re.compile(r"[0-9a-f]{4,16}")
 # Of settings that tell two experiments apart, a label has so many, and of their values so much.
@@ -47,14 +48,24 @@ class Data(NamedTuple):
     definition: str
 
 
+def grouped(
+    records: Iterable[RunRecord], key: Callable[[RunRecord], K]
+) -> dict[K, list[RunRecord]]:
+    """Sort runs by a key, both in the order in which they come."""
+    found: dict[K, list[RunRecord]] = {}
+    for run in records:
+        found.setdefault(key(run), []).append(run)
+    return found
+
+
 def by_data(records: Iterable[RunRecord]) -> dict[Data, list[RunRecord]]:
     """Sort runs by what they were made on."""
-    found: dict[Data, list[RunRecord]] = {}
-    for run in records:
-        of = run.identity
-        key = Data(of.dataset, of.dataset_fingerprint, of.definition)
-        found.setdefault(key, []).append(run)
-    return found
+    return grouped(
+        records,
+        lambda run: Data(
+            run.identity.dataset, run.identity.dataset_fingerprint, run.identity.definition
+        ),
+    )
 
 
 def data_titles(keys: Iterable[Data]) -> dict[Data, str]:
@@ -72,19 +83,14 @@ def data_titles(keys: Iterable[Data]) -> dict[Data, str]:
 
 
 def by_experiment(records: Iterable[RunRecord]) -> Groups:
-    """Sort runs into experiments.
+    """Sort runs into experiments, by id, the runs of each by seed; one given twice counts once.
 
-    Args:
-        records: Runs in any order; a run given twice counts once.
-
-    Returns:
-        By id of the experiment, its runs by seed: the text-only control, MMSA's models, then all
-        others; by model, and by what sets its experiments apart.
+    The text-only control comes first, then MMSA's models, then all others; of these by model, and
+    by what sets its experiments apart.
     """
-    runs = {run.identity.digest: (run.identity.experiment, run) for run in records}
-    groups: Groups = {}
-    for experiment, run in sorted(runs.values(), key=lambda one: (one[1].identity.seed, one[0])):
-        groups.setdefault(experiment, []).append(run)
+    runs = {run.identity.digest: run for run in records}.values()
+    in_order = sorted(runs, key=lambda run: (run.identity.seed, run.identity.experiment))
+    groups = grouped(in_order, lambda run: run.identity.experiment)
     named = labels(groups)
     return {key: groups[key] for key in sorted(groups, key=lambda key: _order(groups[key], named))}
 
@@ -100,15 +106,15 @@ def _order(runs: Sequence[RunRecord], named: Mapping[str, str]) -> tuple[object,
 
 def newest_code(records: Iterable[RunRecord]) -> list[RunRecord]:
     """Of runs that differ by seed and code only, those of the code with the newest record."""
-    runs = sorted(records, key=lambda run: run.created)
-    settings = [
-        content_digest(run.identity.model_dump(exclude={"seed", "code_version"})) for run in runs
-    ]
-    newest = {key: run.identity.code_version for key, run in zip(settings, runs, strict=True)}
+    alike = grouped(
+        sorted(records, key=lambda run: run.created),
+        lambda run: content_digest(run.identity.model_dump(exclude={"seed", "code_version"})),
+    )
     return [
         run
-        for key, run in zip(settings, runs, strict=True)
-        if run.identity.code_version == newest[key]
+        for runs in alike.values()
+        for run in runs
+        if run.identity.code_version == runs[-1].identity.code_version
     ]
 
 
@@ -176,9 +182,6 @@ def rows(groups: Mapping[str, Sequence[RunRecord]]) -> list[SystemRuns]:
 def differences(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, dict[str, str]]:
     """What tells the experiments of each model apart.
 
-    Args:
-        groups: Runs by experiment, such as from `by_experiment`.
-
     Returns:
         By experiment, in the order given: the keys (dotted; and "features" and "code version")
         whose values are not the same in all experiments of its model, with its own value as text,
@@ -217,15 +220,7 @@ def _within(name: str, outer: str) -> bool:
 
 
 def flatten(configuration: Mapping[str, JsonValue], prefix: str = "") -> dict[str, str]:
-    """Lay a configuration out as dotted keys and values as text; lists stay whole.
-
-    Args:
-        configuration: Nested configuration.
-        prefix: Put in front of each key.
-
-    Returns:
-        In the order of the configuration.
-    """
+    """Lay a configuration out as dotted keys and values as text; lists stay whole."""
     flat: dict[str, str] = {}
     for key, value in configuration.items():
         if isinstance(value, dict) and value:
@@ -240,14 +235,13 @@ def select_groups(
 ) -> list[SystemRuns]:
     """Find experiments by what a user calls them.
 
+    They are rows in the order of `names`, with labels that tell them apart.
+
     Args:
         records: Runs to choose from.
         names: Of each, a model name, or the first digits (four or more) of an experiment's or of a
             single run's id.
         dataset: Only runs on this data set.
-
-    Returns:
-        They as rows, in the order of `names`, with labels that tell them apart.
 
     Raises:
         StatisticsError: A name fits no run or several experiments (they are listed), they are not
@@ -265,15 +259,9 @@ def select_groups(
 def named_runs(
     records: Iterable[RunRecord], names: Sequence[str] = (), dataset: str | None = None
 ) -> list[RunRecord]:
-    """Find all runs of one data set that a user names, of several experiments too.
+    """Find all runs of one data set that a user names, of several experiments too, each once.
 
-    Args:
-        records: Runs to choose from.
-        names: Model names, or first digits as for `select_groups`; none for every run.
-        dataset: Only runs on this data set.
-
-    Returns:
-        The runs in the order of `names`, each once.
+    Arguments and order as for `select_groups`; without names every run.
 
     Raises:
         StatisticsError: A name fits no run, or they are of several data sets.

@@ -34,14 +34,9 @@ def paper_name(metric: str) -> str:
 
 
 def ordered_metrics(names: Iterable[str], *, loss: bool = True) -> list[str]:
-    """Sort metric names as MMSA writes them; others follow in the order they come.
+    """Each metric once, in MMSA's order; others follow in the order they come.
 
-    Args:
-        names: Metric names, repeats allowed.
-        loss: Whether the loss is among them, which is another quantity in each model.
-
-    Returns:
-        Each name once.
+    The loss may be left out: it is another quantity in each model.
     """
     return sorted((name for name in dict.fromkeys(names) if loss or name != "Loss"), key=_place)
 

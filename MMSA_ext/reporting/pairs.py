@@ -10,7 +10,7 @@ import pandas as pd
 
 from MMSA_ext.datasets import Dataset
 from MMSA_ext.errors import suggest
-from MMSA_ext.metrics import FloatArray, SampleMetric, neutral_label
+from MMSA_ext.metrics import FloatArray, SampleMetric, metrics_of, neutral_label
 from MMSA_ext.records.store import RunStore, StoreError
 from MMSA_ext.reporting.comparison import SystemRuns, provenance
 from MMSA_ext.reporting.groups import check_split, shared_seeds
@@ -26,7 +26,6 @@ from MMSA_ext.reporting.render import (
     table_of,
     x100,
 )
-from MMSA_ext.reporting.sample_metrics import sample_metric, sample_metrics
 from MMSA_ext.reporting.sample_predictions import by_sample
 from MMSA_ext.reporting.statistics import (
     BOOTSTRAP_TEST,
@@ -53,6 +52,20 @@ POWER_COLUMNS: Final = (
     *("gain", "alpha", "power", "power_at_n", "seeds", "seeds_low", "seeds_high"),
     *_PROVENANCE,
 )
+
+
+def sample_metric(dataset: Dataset, metric: str) -> SampleMetric:
+    """One of `metrics_of` a data set.
+
+    Raises:
+        StatisticsError: The data set has no such metric.
+    """
+    known = metrics_of(dataset)
+    if metric not in known:
+        raise StatisticsError(
+            f"{dataset.name} has no metric {metric!r} over samples; known: {', '.join(known)}."
+        )
+    return known[metric]
 
 
 def bootstrap_groups(
@@ -93,7 +106,7 @@ def bootstrap_groups(
             over, with a warning.
     """
     dataset = a.records[0].identity.data_set
-    names = list(metrics or sample_metrics(dataset))
+    names = list(metrics or metrics_of(dataset))
     functions = {name: sample_metric(dataset, name) for name in names}
     pairs = _paired_predictions(store, a, b, split)
     lines: list[dict[str, Any]] = []
@@ -254,13 +267,8 @@ def _needs(std: float, n: int, gain: float, power: float, alpha: float) -> dict[
     }
 
 
-def bootstrap_table(found: pd.DataFrame, facts: Sequence[Fact] = ()) -> Table:
-    """Lay `bootstrap_groups` out, in MMSA's x100: test, n, seeds and intervals.
-
-    Args:
-        found: Its numbers.
-        facts: What they depend on (`compare`), where it does not stand above already.
-    """
+def bootstrap_table(found: pd.DataFrame) -> Table:
+    """Lay `bootstrap_groups` out, in MMSA's x100: test, n, seeds and intervals."""
     lines = found.to_dict("records")
     first = lines[0]
     resamples = max(line["n_resamples"] for line in lines)
@@ -294,17 +302,12 @@ def bootstrap_table(found: pd.DataFrame, facts: Sequence[Fact] = ()) -> Table:
         ("predictions", "metric", "difference", level, "p", "p Holm", "n"),
         rows,
         f"{pair}, over samples",
-        notes=(*(Fact(name, text) for name, text in said.items()), *undefined, *facts),
+        notes=(*(Fact(name, text) for name, text in said.items()), *undefined),
     )
 
 
-def power_table(found: pd.DataFrame, facts: Sequence[Fact] = ()) -> Table:
-    """Lay `power_of_groups` out, in MMSA's x100.
-
-    Args:
-        found: Its numbers.
-        facts: What they depend on, as `compare` finds them.
-    """
+def power_table(found: pd.DataFrame, facts: Sequence[Fact]) -> Table:
+    """Lay `power_of_groups` out, in MMSA's x100, with the facts that its numbers depend on."""
     lines = found.to_dict("records")
     first = lines[0]
     points = f"{100 * first['gain']:g}"

@@ -132,16 +132,12 @@ class Table:
     notes: tuple[Fact, ...] = ()
     front: int = 1
 
-    @property
-    def marked(self) -> bool:
-        """Whether any cell has a mark."""
-        return any(_mark(cell) for row in self.rows for cell in row.cells)
-
     def explained(self, marks: str) -> str:
         """The legend as a sentence, with `marks` where there are any; empty for neither."""
         if self.legend is None:
             return ""
-        parts = [*([self.legend] if self.legend else []), *([marks] if self.marked else [])]
+        marked = any(_mark(cell) for row in self.rows for cell in row.cells)
+        parts = [*([self.legend] if self.legend else []), *([marks] if marked else [])]
         return f"{'; '.join(parts)}." if parts else ""
 
 
@@ -153,19 +149,27 @@ def table_of(
     return Table(tuple(columns), tuple(Row(tuple(row)) for row in rows), caption, **more)
 
 
-def frame_table(frame: pd.DataFrame, form: str = ".3f", caption: str = "") -> Table:
-    """Make a table of a frame without its index; fractions are written in the format `form`."""
+def frame_table(frame: pd.DataFrame) -> Table:
+    """Make a table of a frame without its index; fractions have three digits."""
 
     def shown(value: Any) -> str | Cell:
         if isinstance(value, float):
-            return Cell(number(value, form))
+            return Cell(number(value, ".3f"))
         return value if isinstance(value, str) else Cell(str(value))
 
     rows = (map(shown, line) for line in frame.itertuples(index=False, name=None))
-    return table_of(list(map(str, frame.columns)), map(tuple, rows), caption)
+    return table_of(list(map(str, frame.columns)), map(tuple, rows))
 
 
 # --- numbers -----------------------------------------------------------------------------------
+
+
+def counted(numbers: Iterable[int]) -> str:
+    """Say over how many seeds means are, such as "2 to 5 seeds"; zeros are no means."""
+    there = [number for number in numbers if number] or [0]
+    low, high = min(there), max(there)
+    text = f"{low or 'no'}" if low == high else f"{low} to {high}"
+    return f"{text} {'seed' if high == 1 else 'seeds'}"
 
 
 def number(value: float | None, form: str = ".2f") -> str:

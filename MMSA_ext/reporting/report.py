@@ -37,14 +37,7 @@ COMPARISON_WIDTH: Final = 10.0
 
 
 class WrittenReport(NamedTuple):
-    """A report on disk.
-
-    Attributes:
-        path: The HTML file.
-        runs: Number of runs in it.
-        passed_over: Which files were not read and why, one sentence each; the report has them too.
-        size: Bytes.
-    """
+    """A report on disk, its number of runs, which files were not read and why, and its bytes."""
 
     path: Path
     runs: int
@@ -61,14 +54,10 @@ class _Picture(NamedTuple):
 
 
 def read_store(root: Path) -> tuple[list[RunRecord], list[str]]:
-    """Read all records of a store, and say what was passed over.
+    """Read all records of a store (`<results>/runs`), and say what was passed over.
 
-    Args:
-        root: Folder of the store (`<results>/runs`).
-
-    Returns:
-        The records, and a sentence for each file that is damaged or misnamed, without the folder: a
-        report may be given away, and the machine's folders are nobody's business.
+    Each file that is damaged or misnamed has a sentence, without the folder: a report may be given
+    away, and the machine's folders are nobody's business.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", StoreWarning)

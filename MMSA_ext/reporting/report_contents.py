@@ -10,8 +10,6 @@ from datetime import UTC
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
-import pandas as pd
-
 from MMSA_ext.records.store import RunRecord
 from MMSA_ext.reporting.comparison import Comparison, SystemRuns, compare
 from MMSA_ext.reporting.comparison_table import metric_column
@@ -26,7 +24,7 @@ from MMSA_ext.reporting.groups import (
 )
 from MMSA_ext.reporting.metric_names import ordered_metrics
 from MMSA_ext.reporting.render import NOTHING, Column, Fact, csv_text, number, x100
-from MMSA_ext.reporting.tables import seed_table
+from MMSA_ext.reporting.tables import scores, seed_table
 
 SPLIT: Final = "test"
 # Of `Comparison.numbers`, what a file of results needs beside the table by seed.
@@ -40,9 +38,7 @@ _CSV_COLUMNS: Final = [
 class SeedGroup(SystemRuns):
     """Runs that differ by their seed only, as a row.
 
-    Attributes:
-        differing: Names of the settings in which it differs from the other experiments of its model
-            in the section.
+    `differing` are the settings in which it is unlike others of its model in the section.
     """
 
     differing: frozenset[str] = frozenset()
@@ -81,14 +77,9 @@ class SeedRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Section:
-    """All runs on one data set in one feature file.
+    """All runs on one data set in one feature file, its experiments as `by_experiment` orders them.
 
-    Attributes:
-        dataset: Name of the data set.
-        fingerprint: SHA-256 of the feature files.
-        title: The data set's name; with the fingerprint's start where it has several files.
-        experiments: As `by_experiment` orders them.
-        comparison: The numbers, one line an experiment and metric.
+    The title tells it from other sections on the data set.
     """
 
     dataset: str
@@ -145,7 +136,9 @@ class Section:
     def seed_rows(self) -> list[SeedRow]:
         """The table by seed."""
         return [
-            SeedRow(e, run, [x100(_scores(run).get(name)) for name in self.comparison.metrics])
+            SeedRow(
+                e, run, [x100(scores(run, SPLIT).get(name)) for name in self.comparison.metrics]
+            )
             for e in self.experiments
             for run in e.records
         ]
@@ -161,27 +154,16 @@ class Section:
         return csv_text(seed_table(self.records, SPLIT))
 
     def best_on_validation(self, count: int) -> tuple[SeedGroup, ...]:
-        """Choose the experiments to draw: those with finished runs, the best by validation data.
-
-        Args:
-            count: How many at most.
-
-        Returns:
-            They, in the section's order.
-        """
+        """The `count` experiments with the lowest validation MAE, in the section's order."""
         finished = [experiment for experiment in self.experiments if experiment.finished]
         best = {experiment.id for experiment in sorted(finished, key=_validation_error)[:count]}
         return tuple(experiment for experiment in finished if experiment.id in best)
 
 
 def sections(records: Iterable[RunRecord]) -> list[Section]:
-    """Sort runs into sections and experiments.
+    """Sort runs into sections by data set and feature file, equal for equal records in any order.
 
-    Args:
-        records: Runs in any order; a run given twice counts once.
-
-    Returns:
-        Sections by data set and fingerprint; equal for equal records in any order.
+    A run given twice counts once.
     """
     data = by_data(records)
     titles = data_titles(data)
@@ -210,24 +192,19 @@ def comparison_of(experiments: Sequence[SeedGroup]) -> Comparison:
 
     The loss is left out: models differ in what it is.
     """
-    names = (name for e in experiments for run in e.records for name in _scores(run))
+    names = (name for e in experiments for run in e.records for name in scores(run, SPLIT))
     # Of runs without a result there is nothing to say but that.
     return compare(experiments, ordered_metrics(names, loss=False) or ["MAE"], split=SPLIT)
-
-
-def _scores(run: RunRecord) -> Mapping[str, float | None]:
-    return run.metrics.get(SPLIT, {}) if run.finished else {}
 
 
 def _cell(line: Mapping[Any, Any]) -> ResultCell:
     n, finished = int(line["n"]), int(line["seeds"]) - int(line["diverged"])
     if n == 0:
         return ResultCell(NOTHING)
-    spread = n > 1 and not pd.isna(line["std"])
     return ResultCell(
         mean=x100(line["mean"]),
-        std=number(100 * line["std"]) if spread else "",
-        interval=f"{x100(line['ci_low'])}, {x100(line['ci_high'])}" if spread else "",
+        std=number(100 * line["std"]) if n > 1 else "",
+        interval=f"{x100(line['ci_low'])}, {x100(line['ci_high'])}" if n > 1 else "",
         own_n=f"n = {n}" if n != finished else "",
         best=line["best"],
     )

@@ -32,11 +32,9 @@ class Line(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A metric on the validation split by epoch, to be drawn as SVG.
+    """A metric on the validation split by epoch, to be drawn as SVG; a line a seed with values.
 
     Attributes:
-        title: What it shows.
-        lines: One a seed that has values.
         levels: Height in the drawing, and text, of the lowest and the highest value.
         epochs: Place and text of the first and the last epoch.
     """
@@ -50,11 +48,7 @@ class Chart(NamedTuple):
 def facts(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
     """One line a fact: its name, and its text for every run, or once where all runs share it.
 
-    Args:
-        runs: Of one experiment.
-
-    Returns:
-        Facts in the order to be shown; metrics come last, those of the test split first.
+    The runs are of one experiment. Metrics come last, those of the test split first.
     """
 
     def each(value: Callable[[RunRecord], str]) -> list[str]:
@@ -109,11 +103,7 @@ def _text(value: object) -> str:
 
 
 def charts(runs: Sequence[RunRecord]) -> list[Chart]:
-    """The validation curves of an experiment, one chart a metric that its history has.
-
-    Args:
-        runs: Of one experiment.
-    """
+    """The validation curves of an experiment, one chart a metric that its history has."""
     drawn = ((name, [_points(run, name) for run in runs]) for name in CURVES)
     return [_chart(name, runs, points) for name, points in drawn if any(points)]
 

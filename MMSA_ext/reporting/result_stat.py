@@ -46,9 +46,6 @@ def result_stat(records: Iterable[RunRecord]) -> str:
     files has a table for each. Where several versions of the code ran a row, the one with the
     newest record counts.
 
-    Args:
-        records: Runs, in any order.
-
     Returns:
         Markdown with a final newline: the tables, and below each what its numbers depend on.
     """

@@ -13,13 +13,8 @@ def by_sample(
 ) -> tuple[pd.Series, dict[str, pd.DataFrame]]:
     """Put the predictions of systems on one feature file beside each other.
 
-    Runs whose predictions cannot be used are passed over, with a warning
-    (`RunStore.usable_predictions`).
-
-    Args:
-        store: Where the predictions are.
-        systems: Label to runs, at most one a seed.
-        split: Split that counts.
+    A system has a label and runs, at most one a seed. Runs whose predictions cannot be used are
+    passed over, with a warning (`RunStore.usable_predictions`).
 
     Returns:
         Labels by sample id, sorted: MMSA's loaders shuffle. By system, predictions: a row a sample

@@ -281,7 +281,7 @@ def paired_bootstrap(
         predictions_a: Shape (n,), of the first system.
         predictions_b: Shape (n,), of the second, for the same samples in the same order.
         labels: Shape (n,).
-        metric: Such as one of `sample_metrics`; works over the last axis, so that all resamples
+        metric: Such as one of `metrics_of`; works over the last axis, so that all resamples
             are a few calls.
         n_resamples: Number of resamples.
         seed: Seed of the resampling.

@@ -27,21 +27,14 @@ from MMSA_ext.reporting.comparison import Comparison, compare
 from MMSA_ext.reporting.comparison_table import comparison_table
 from MMSA_ext.reporting.groups import (
     by_experiment,
+    grouped,
     named_runs,
     newest_code,
     rows,
     settings_facts,
 )
 from MMSA_ext.reporting.metric_names import ordered_metrics
-from MMSA_ext.reporting.render import (
-    TABLE_WIDTH,
-    Fact,
-    Table,
-    csv_text,
-    harmless,
-    quoting,
-    to_text,
-)
+from MMSA_ext.reporting.render import Fact, Table, csv_text, harmless, quoting, to_text
 from MMSA_ext.reporting.statistics import StatisticsError
 
 # More than the largest table of MMSA's has.
@@ -62,16 +55,13 @@ def mmsa_row(model: str, results: Sequence[Mapping[str, float | None]]) -> dict[
     """
     row = {"Model": model}
     for name in ordered_metrics(name for result in results for name in result):
-        values = _defined(result.get(name) for result in results)
+        found = (result.get(name) for result in results)
+        values = [value for value in found if value is not None and math.isfinite(value)]
         # numpy's rounding, as in MMSA: it differs from Python's in the last digit at times.
         mean = float(round(np.mean(values) * 100, 2)) if values else math.nan
         std = float(round(np.std(values) * 100, 2)) if values else math.nan
         row[name] = str((mean, std)) if values else ""
     return row
-
-
-def _defined(values: Iterable[float | None]) -> list[float]:
-    return [float(value) for value in values if value is not None and math.isfinite(value)]
 
 
 def append_mmsa_csv(
@@ -84,10 +74,8 @@ def append_mmsa_csv(
     file that is no such table is moved aside to `<name>.damaged`, with a `StoreWarning`, and a new
     one begun. Several processes may append at once.
 
-    Args:
-        path: The CSV file; made with its folder where missing.
-        model: Name for the `Model` column.
-        results: As for `mmsa_row`; none, where every seed diverged, gives empty cells.
+    The file is made with its folder where missing. The other arguments are those of `mmsa_row`; no
+    results, where every seed diverged, give empty cells.
 
     Raises:
         WriteError: The disk refuses, or another process held the file for two minutes.
@@ -133,11 +121,7 @@ def _read_mmsa_csv(path: Path) -> list[list[str]]:
 
 
 def seed_table(records: Iterable[RunRecord], split: str = "test") -> pd.DataFrame:
-    """Lay records out as one row a run, with plain numbers.
-
-    Args:
-        records: Runs, in any order.
-        split: Split whose metrics are shown.
+    """Lay records in any order out as one row a run, with the plain numbers of a split.
 
     Returns:
         Columns model, dataset, seed, status, split, one a metric (before MMSA's x100; missing
@@ -146,7 +130,7 @@ def seed_table(records: Iterable[RunRecord], split: str = "test") -> pd.DataFram
         set, model, experiment and seed.
     """
     runs = sorted(records, key=_order)
-    metrics = ordered_metrics(name for run in runs for name in _scores(run, split))
+    metrics = ordered_metrics(name for run in runs for name in scores(run, split))
     lines = [_seed_row(run, split, metrics) for run in runs]
     table = pd.DataFrame(lines, columns=[*_LEADING, *metrics, *_TRAILING])
     return table.astype(dict.fromkeys((*metrics, "seconds"), "float64") | _INTEGERS)
@@ -165,20 +149,20 @@ def _order(run: RunRecord) -> tuple[str, str, str, int]:
     return identity.dataset, identity.model, identity.experiment, identity.seed
 
 
-def _scores(run: RunRecord, split: str) -> dict[str, float | None]:
-    """Give the metrics that count: none of a diverged run."""
+def scores(run: RunRecord, split: str) -> dict[str, float | None]:
+    """The metrics that count: none of a diverged run."""
     return run.metrics.get(split, {}) if run.finished else {}
 
 
 def _seed_row(run: RunRecord, split: str, metrics: Sequence[str]) -> dict[str, Any]:
-    scores = _scores(run, split)
+    found = scores(run, split)
     return {
         "model": run.identity.model,
         "dataset": run.identity.dataset,
         "seed": run.identity.seed,
         "status": run.status,
         "split": split,
-        **{name: scores.get(name) for name in metrics},
+        **{name: found.get(name) for name in metrics},
         "chosen_epoch": run.chosen_epoch,
         "run": run.identity.short_id,
         "experiment": run.identity.experiment,
@@ -214,17 +198,9 @@ def runs_frame(results: str | Path | None = None, split: str = "test") -> pd.Dat
     return seed_table(runs, split).join(settings)
 
 
-def write_seed_csv(
-    path: str | os.PathLike[str], records: Iterable[RunRecord], split: str = "test"
-) -> None:
-    """Write `seed_table` as CSV, whole and atomically.
-
-    Args:
-        path: Target file; replaced.
-        records: Runs, in any order; the file depends on nothing else.
-        split: Split whose metrics are shown.
-    """
-    write_atomically(Path(path), csv_text(seed_table(records, split)))
+def write_seed_csv(path: str | os.PathLike[str], records: Iterable[RunRecord]) -> None:
+    """Write `seed_table` of the test split as CSV, whole and atomically."""
+    write_atomically(Path(path), csv_text(seed_table(records)))
 
 
 def compare_models(
@@ -244,7 +220,7 @@ def compare_models(
 
     Args:
         records: Runs to choose from.
-        models: Model names, or first digits of an experiment's or a run's id; all by default.
+        models: As the names of `groups.select_groups`; all by default.
         dataset: Only runs on this data set; needed where there are several.
         baseline: As one of `models`; the row of each table that the others are tested against.
         metrics: Metrics to show; all by default, but the loss, which differs between models.
@@ -258,10 +234,8 @@ def compare_models(
     names = [*([baseline] if baseline and models and baseline not in models else []), *models]
     chosen = named_runs(records, names, dataset)
     counted = {run.identity.digest for run in newest_code(chosen)}
-    files: dict[str, list[RunRecord]] = {}
-    for run in chosen:
-        files.setdefault(run.identity.dataset_fingerprint, []).append(run)
-    there = (name for run in chosen for name in _scores(run, split))
+    files = grouped(chosen, lambda run: run.identity.dataset_fingerprint)
+    there = (name for run in chosen for name in scores(run, split))
     shown = metrics or ordered_metrics(there, loss=False)
     if not shown:
         raise StatisticsError(f"no run has metrics of a split {split!r}.")
@@ -304,38 +278,24 @@ def _experiment(run: RunRecord) -> str:
     return run.identity.experiment
 
 
-def render_table(
-    records: Iterable[RunRecord],
-    *,
-    metrics: Sequence[str] | None = None,
-    split: str = "test",
-    width: int = TABLE_WIDTH,
-) -> str:
+def render_table(records: Iterable[RunRecord]) -> str:
     """Render results for a terminal: `run_tables` as text, without a final newline."""
-    tables = run_tables(records, metrics=metrics, split=split)
-    return "\n\n".join(to_text(table, width) for table in tables) or "No runs to show."
+    return "\n\n".join(map(to_text, run_tables(records))) or "No runs to show."
 
 
-def run_tables(
-    records: Iterable[RunRecord], *, metrics: Sequence[str] | None = None, split: str = "test"
-) -> list[Table]:
-    """Lay results out, a table a data set: mean ± sample deviation over seeds, in MMSA's x100.
+def run_tables(records: Iterable[RunRecord]) -> list[Table]:
+    """Lay test results out, a table a data set: mean ± sample deviation over seeds, in MMSA's x100.
 
     One row an experiment (model and configuration), n beside it, and below the table what the
     numbers depend on: diverged seeds, selection rule, data, code, environment and notes. Data sets
     of one name that are defined otherwise are several.
-
-    Args:
-        records: Runs, in any order.
-        metrics: Metrics to show; all by default.
-        split: Split whose metrics are shown.
     """
     runs = sorted(records, key=_order)
     tables = []
     for data_set in dict.fromkeys(run.identity.data_set for run in runs):
         here = [run for run in runs if run.identity.data_set == data_set]
-        shown = metrics or ordered_metrics(name for run in here for name in _scores(run, split))
+        shown = ordered_metrics(name for run in here for name in scores(run, "test"))
         # Of diverged runs alone there is nothing but that they diverged.
-        found = compare(rows(by_experiment(here)), shown or ["MAE"], split=split, seed_notes=True)
+        found = compare(rows(by_experiment(here)), shown or ["MAE"], seed_notes=True)
         tables.append(comparison_table(found, details=()))
     return tables

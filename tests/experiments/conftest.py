@@ -1,6 +1,7 @@
 """A small experiment of two rows, and where it is run."""
 
 import json
+from functools import partial
 
 import pytest
 
@@ -27,29 +28,29 @@ Fast,mosei,Corr,0.5,‡,"A paper, Table 9"
 """
 
 
+def written(folder, printed=PRINTED, **changes) -> Experiment:
+    """An experiment from `CONTENT` with some of it replaced, and the numbers of its paper."""
+    (folder / "published").mkdir(exist_ok=True)
+    (folder / "published" / "table9.csv").write_text(printed, "utf-8")
+    path = folder / "rates.json"
+    path.write_text(json.dumps(CONTENT | changes))
+    return load(path)
+
+
+def options_in(folder, features):
+    folders = {"model_save_dir": "m", "res_save_dir": "r", "log_dir": "l"}
+    own = {"custom_feature": features, "gpu_ids": "cpu", "num_workers": 0, "verbose_level": 0}
+    return own | {key: folder / name for key, name in folders.items()}
+
+
 @pytest.fixture
 def make(tmp_path):
-    """An experiment from `CONTENT` with some of it replaced, and the numbers of its paper."""
-    (tmp_path / "published").mkdir()
-    (tmp_path / "published" / "table9.csv").write_text(PRINTED, "utf-8")
-
-    def make(**changes) -> Experiment:
-        path = tmp_path / "rates.json"
-        path.write_text(json.dumps(CONTENT | changes))
-        return load(path)
-
-    return make
+    return partial(written, tmp_path)
 
 
 @pytest.fixture
 def options(tmp_path, feature_file):
-    folders = {"model_save_dir": "m", "res_save_dir": "r", "log_dir": "l"}
-    return {
-        "custom_feature": feature_file,
-        "gpu_ids": "cpu",
-        "num_workers": 0,
-        "verbose_level": 0,
-    } | {key: tmp_path / name for key, name in folders.items()}
+    return options_in(tmp_path, feature_file)
 
 
 @pytest.fixture

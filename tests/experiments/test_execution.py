@@ -21,7 +21,7 @@ from MMSA_ext.experiments.plan import Claims
 from MMSA_ext.experiments.workers import LocalProcesses, Outcome, Worker
 from MMSA_ext.processes import LostWorkerError, threads_of_new_processes
 from MMSA_ext.runs.options import RunOptions
-from MMSA_ext.runs.processes import options_of, threads_each
+from MMSA_ext.runs.processes import threads_each
 from MMSA_ext.stopping import handlers
 from tests.experiments.conftest import CONTENT
 
@@ -311,15 +311,6 @@ class TestScheduling:
             self.schedule(plan, engine)
         assert engine.closed
         assert not any(Claims(store).held(unit.key) for unit in plan.units)
-
-
-def test_cuda_devices_are_dealt_out():
-    def devices(jobs, ids):
-        options = RunOptions(gpu_ids=ids)
-        return [options_of(number, jobs, options).gpu_ids for number in range(jobs)]
-
-    assert devices(3, ["0", "1"]) == [["0"], ["1"], ["0"]]
-    assert devices(2, "cpu") == ["cpu"] * 2
 
 
 @pytest.mark.parametrize(("cores", "jobs", "each"), [(8, 2, 4), (8, 3, 2), (2, 4, 1)])

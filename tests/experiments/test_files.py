@@ -273,10 +273,9 @@ class TestPublished:
             ("", "not a table of published numbers"),
         ],
     )
-    def test_unusable_numbers_are_named(self, make, tmp_path, content, said):
-        (tmp_path / "published" / "table9.csv").write_text(content, "utf-8")
+    def test_unusable_numbers_are_named(self, make, content, said):
         with pytest.raises(ConfigError, match=f"table9.csv: {said}"):
-            make()
+            make(printed=content)
 
 
 def test_some_rows_are_run_and_the_others_stay_in_the_table(make):

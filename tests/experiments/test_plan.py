@@ -4,7 +4,6 @@ import pickle
 
 import pytest
 
-from MMSA_ext.data import features
 from MMSA_ext.errors import FeatureFileError
 from MMSA_ext.experiments import Plan, render_status, run, status
 from MMSA_ext.experiments.plan import Claims, TimeLeft, format_seconds
@@ -38,14 +37,6 @@ def test_a_unit_is_its_configuration_file_seed_and_code(make, store, feature_fil
     assert not first & keys(make(), other)
     assert not first & keys(make().narrowed(config={"num_epochs": 30}))
     assert len(first & keys(make().narrowed(seeds=[2, 3]))) == 2
-
-
-def test_files_are_told_apart_without_reading_them(feature_file, tmp_path):
-    other = tmp_path / "other.pkl"
-    other.write_bytes(pickle.dumps(make_feature_data(seed=1)))
-    for more in ({}, {"feature_A": other}, {"feature_A": other, "feature_V": other}):
-        read = features.read_features(feature_file, "mosi", **more)
-        assert features.fingerprint(feature_file, **more) == read.fingerprint
 
 
 def test_a_planned_name_is_its_records(make, options, tiny, store):

@@ -2,35 +2,32 @@
 
 import json
 import math
+import pickle
+import shutil
 
 import numpy as np
 import pytest
 
+from MMSA_ext.config.resolve import resolve
 from MMSA_ext.experiments import run, table, write_tables
 from MMSA_ext.records.store import RunStore
 from MMSA_ext.reporting.comparison_table import comparison_table
 from MMSA_ext.reporting.render import to_text
+from MMSA_ext.runs.identity import identifying_configuration
+from tests.conftest import make_feature_data, tiny_config
+from tests.experiments.conftest import options_in, written
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, tiny_encoder):
     """The records of both rows, run once for all tests here."""
-    import pickle
-
-    from MMSA_ext.experiments import load
-    from tests.conftest import make_feature_data, tiny_config
-    from tests.experiments.conftest import CONTENT, PRINTED
-
     folder = tmp_path_factory.mktemp("made")
-    (folder / "published").mkdir()
-    (folder / "published" / "table9.csv").write_text(PRINTED, "utf-8")
-    (folder / "rates.json").write_text(json.dumps(CONTENT | {"baseline": "slow"}))
-    (folder / "features.pkl").write_bytes(pickle.dumps(make_feature_data()))
-    experiment = load(folder / "rates.json").narrowed(config=tiny_config("text_only", tiny_encoder))
-    run(
-        experiment, custom_feature=folder / "features.pkl", gpu_ids="cpu", verbose_level=0,
-        res_save_dir=folder / "r", model_save_dir=folder / "m", log_dir=folder / "l",
-    )  # fmt: skip
+    features = folder / "features.pkl"
+    features.write_bytes(pickle.dumps(make_feature_data()))
+    experiment = written(folder, baseline="slow").narrowed(
+        config=tiny_config("text_only", tiny_encoder)
+    )
+    run(experiment, **options_in(folder, features))
     return experiment, RunStore(folder / "r" / "runs")
 
 
@@ -42,8 +39,6 @@ def done(made):
 @pytest.fixture
 def store(made, tmp_path):
     """A copy of the records, to be changed."""
-    import shutil
-
     shutil.copytree(made[1].root, tmp_path / "copy")
     return RunStore(tmp_path / "copy")
 
@@ -254,9 +249,6 @@ def test_models_of_aligned_data_have_a_file_of_their_own(make, store):
     rows = [{"label": "MFN", "model": "mfn"}, {"label": "LF-DNN", "model": "lf_dnn"}]
     experiment = make(rows=rows)
     template = next(iter(store.records()))
-    from MMSA_ext.config.resolve import resolve
-    from MMSA_ext.runs.identity import identifying_configuration
-
     for year, row in enumerate(experiment.rows, start=2990):
         configuration = identifying_configuration(resolve(row.model, "mosi"))
         copied(
@@ -264,15 +256,6 @@ def test_models_of_aligned_data_have_a_file_of_their_own(make, store):
             dataset_fingerprint=f"{year:064d}",
         )  # fmt: skip
     assert numbers(experiment, store)["n"].tolist() == [1] * 4
-
-
-def test_diverged_seeds_are_counted_and_have_no_numbers(done, store):
-    record = next(iter(store.records()))
-    update = {"status": "diverged", "reason": "it did", "metrics": {}, "predictions_sha256": None}
-    store.write(record.model_copy(update=update), overwrite=True)
-    found = numbers(done, store)
-    assert sorted(found["n"].tolist()) == [1, 1, 2, 2]
-    assert sorted(found["diverged"].tolist()) == [0, 0, 1, 1]
 
 
 def test_another_baseline_may_be_chosen(done, store):

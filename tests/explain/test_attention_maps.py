@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from MMSA_ext.errors import CheckpointError
-from MMSA_ext.explain.attention_maps import CLASS_TOKEN, attention_maps, attention_weights
+from MMSA_ext.explain.attention_maps import attention_maps, attention_weights
 from MMSA_ext.models.parts.attention import MultiSourceAttention
 
 
@@ -43,7 +43,7 @@ def test_a_row_for_every_token_and_valid_frame(explained):
     np.testing.assert_allclose(sums, 1, atol=1e-5)
     for _, sample in trained.samples.iterrows():
         audio = maps[(maps["id"] == sample["id"]) & (maps["modality"] == "audio")]
-        assert audio["frame"].unique().tolist() == [CLASS_TOKEN, *range(sample["audio_length"])]
+        assert audio["frame"].unique().tolist() == [-1, *range(sample["audio_length"])]
         pieces = audio.drop_duplicates("token")["piece"].tolist()
         assert pieces[0] == "[CLS]"
         assert set(pieces[1:]) <= {"[MASK]", "word7", "word23", "word31", "[SEP]"}

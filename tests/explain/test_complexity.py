@@ -255,11 +255,6 @@ def test_unusable_requests_are_refused(name, text_length, message):
         report(name, "sims", text_length)
 
 
-def test_unknown_keys_are_refused():
-    with pytest.raises(ConfigError, match="bottleneck_token: no such key"):
-        measure("dashfusion", "sims", T, {"bottleneck_token": 4})
-
-
 @pytest.mark.parametrize("name", ["dashfusion", "dashfusion_released", "text_only"])
 @pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims"])
 def test_the_documents_overview_is_current(name, dataset):

@@ -3,17 +3,25 @@
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 
-from MMSA_ext.records.store import Environment, EpochRecord, RunIdentity, RunRecord
+from MMSA_ext.records.store import Environment, EpochRecord, RunIdentity, RunRecord, RunStore
+from MMSA_ext.reporting.comparison import SystemRuns
+from MMSA_ext.reporting.groups import select_groups
 
 MakeRecord = Callable[..., RunRecord]
+MakeSystem = Callable[..., SystemRuns]
 
 FINGERPRINTS = {"mosi": "a3" * 32, "sims": "5d" * 32}
+LABELS = np.random.default_rng(0).uniform(-3, 3, 40)
+NOISE = {"good": 0.3, "bad": 1.5}
 
 
 def make_environment(**changes: Any) -> Environment:
@@ -147,6 +155,45 @@ def make_diverged(**changes: Any) -> RunRecord:
     )
 
 
+def luminance(color: str) -> float:
+    """How light a colour is, from 0 to 1 (WCAG 2)."""
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in to_rgb(color)]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+class Page(HTMLParser):
+    """Checks that every element is closed where it was opened; gathers elements and text."""
+
+    VOID = frozenset({"meta", "link", "img", "input", "wbr", "br"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+    def attributes(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.elements if name == tag]
+
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
 @pytest.fixture
 def make_record() -> MakeRecord:
     """Make a finished record; any identity or record field by name."""
@@ -196,3 +243,60 @@ def predictions() -> pd.DataFrame:
             "prediction": rng.standard_normal(12).astype(np.float32).astype(np.float64),
         }
     )
+
+
+@pytest.fixture
+def make_system(make_record: MakeRecord) -> MakeSystem:
+    """Make a row; `scores` has a value a seed for each metric; fields of row and runs by name."""
+
+    def make(
+        label: str, scores: dict[str, Any], seeds: tuple[int, ...] = (1, 2, 3), **changes: Any
+    ) -> SystemRuns:
+        names = ("published", "role", "remarks", "compared_with")
+        own = {name: changes.pop(name) for name in names if name in changes}
+        model = changes.pop("model", "self_mm")
+        runs = tuple(
+            make_record(
+                model=model,
+                seed=seed,
+                metrics={"test": {name: values[i] for name, values in scores.items()}},
+                epochs=1,
+                **changes,
+            )
+            for i, seed in enumerate(seeds)
+        )
+        return SystemRuns(label, model, runs, seeds, **own)
+
+    return make
+
+
+def make_predictions(model: str, seed: int, labels: Any = LABELS) -> pd.DataFrame:
+    """As far from the labels as `NOISE` says, in an order of its own: MMSA shuffles."""
+    rng = np.random.default_rng(seed + len(model))
+    order = rng.permutation(len(labels))
+    values = labels + NOISE.get(model, 1.0) * rng.standard_normal(len(labels))
+    ids = [f"video_{i:03}" for i in range(len(labels))]
+    table = {"split": "test", "id": ids, "label": labels, "prediction": values}
+    return pd.DataFrame(table).iloc[order]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    """Two models over three seeds, the third of `bad` diverged."""
+    store = RunStore(tmp_path)
+    scores = {"good": (0.30, 0.31, 0.33), "bad": (0.90, 0.95, 0.99)}
+    for model, values in scores.items():
+        for seed, value in enumerate(values, 1):
+            if (model, seed) == ("bad", 3):
+                store.write(make_diverged(model=model, seed=seed))
+            else:
+                metrics = {"test": {"MAE": value, "Corr": 0.5}}
+                run = make_finished(model=model, seed=seed, metrics=metrics, epochs=1)
+                store.write(run, make_predictions(model, seed))
+    return store
+
+
+@pytest.fixture
+def groups(store: RunStore) -> list[SystemRuns]:
+    """The two models of `store`, as rows."""
+    return select_groups(store.records(), ["good", "bad"])

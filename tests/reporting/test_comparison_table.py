@@ -1,5 +1,7 @@
 """What the lines of a comparison's table say; how formats write them is tested with `render`."""
 
+from dataclasses import replace
+
 import pytest
 
 from MMSA_ext.reporting import render
@@ -17,26 +19,21 @@ PRINTED = PublishedNumber(0.709, "†", "A, Table 1 (100 % of all)")
 
 
 @pytest.fixture
-def comparison(make_record, make_diverged_record):
-    runs = {
-        label: tuple(
-            make_record(
-                model="self_mm",
-                seed=seed,
-                metrics={"test": dict(zip(METRICS, values, strict=True))},
-                epochs=1,
-            )
-            for seed, values in enumerate(scores, 1)
+def comparison(make_system, make_diverged_record):
+    host, other, random = (
+        make_system(
+            label,
+            dict(zip(METRICS, zip(*scores, strict=True), strict=True)),
+            tuple(range(1, len(scores) + 1)),
+            published={"MAE": PRINTED} if label == "Host" else {},
+            role="control" if label == "Random gates" else "system",
         )
         for label, scores in SCORES.items()
-    }
-    runs["Random gates"] += (make_diverged_record(model="self_mm", seed=3),)
-    systems = [
-        SystemRuns("Host", "self_mm", runs["Host"], (1, 2, 3), {"MAE": PRINTED}),
-        SystemRuns("Other", "self_mm", runs["Other"], (1, 2, 3)),
-        SystemRuns("Random gates", "self_mm", runs["Random gates"], (1, 2, 3), {}, role="control"),
-        SystemRuns("Never run", "", (), (), {"MAE": PRINTED}),
-    ]
+    )
+    diverged = make_diverged_record(model="self_mm", seed=3)
+    random = replace(random, records=(*random.records, diverged), seeds=(1, 2, 3))
+    never = SystemRuns("Never run", "", (), (), {"MAE": PRINTED})
+    systems = [host, other, random, never]
     return compare(systems, METRICS, baseline="Host", title="Hosts & more")
 
 
@@ -92,15 +89,12 @@ def test_numbers_stand_with_what_they_depend_on(comparison, form):
         assert fact in plain
 
 
-def test_each_line_names_the_row_it_is_compared_with_where_they_differ(make_record):
-    def row(label, compared_with, shift):
-        runs = tuple(
-            make_record(seed=s, metrics={"test": {"MAE": shift + s**2 / 100}}, epochs=1)
-            for s in (1, 2, 3)
-        )
-        return SystemRuns(label, "x", runs, (1, 2, 3), compared_with=compared_with)
-
-    rows = [row("A", None, 0.5), row("B", "A", 0.6), row("C", "B", 0.7)]
+def test_each_line_names_the_row_it_is_compared_with_where_they_differ(make_system):
+    rows = [
+        make_system("A", {"MAE": (0.51, 0.54, 0.59)}, compared_with=None),
+        make_system("B", {"MAE": (0.61, 0.65, 0.69)}, compared_with="A"),
+        make_system("C", {"MAE": (0.71, 0.74, 0.79)}, compared_with="B"),
+    ]
     table = comparison_table(compare(rows, ["MAE"]))
     heads = [line[0] for line in lines(table)]
     assert [head for head in heads if head.startswith("difference")] == [
@@ -110,8 +104,8 @@ def test_each_line_names_the_row_it_is_compared_with_where_they_differ(make_reco
     assert not any("baseline" in head for head in heads)
 
 
-def test_a_control_may_be_the_baseline(make_record):
-    row = SystemRuns("Text", "a", (make_record(seed=1, epochs=1),), (1,), role="control")
+def test_a_control_may_be_the_baseline(make_system):
+    row = make_system("Text", {"MAE": (0.5,)}, (1,), role="control")
     found = comparison_table(compare([row], ["MAE"], baseline="Text"))
     assert found.rows[0].cells[0] == "Text (control, baseline)"
 
@@ -163,12 +157,9 @@ def test_papers_print_one_line_a_system(comparison):
     assert means[0] == ["Host", "second81.00", "second0.820", "second0.720"]
 
 
-def test_what_papers_print_alike_is_marked_alike(make_record):
-    systems = [
-        SystemRuns(label, label, (make_record(seed=1, metrics={"test": {"MAE": mae}}, epochs=1),),
-                   (1,))
-        for label, mae in (("a", 0.7092), ("b", 0.7094), ("c", 0.8))
-    ]  # fmt: skip
+def test_what_papers_print_alike_is_marked_alike(make_system):
+    scores = (("a", 0.7092), ("b", 0.7094), ("c", 0.8))
+    systems = [make_system(label, {"MAE": (mae,)}, (1,)) for label, mae in scores]
     table = paper_table(compare(systems, ["MAE"]))
     assert [line[1] for line in lines(table)] == ["best0.709", "best0.709", "0.800"]
     assert "over 1 seed," in table.caption

@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from MMSA_ext.records.store import RunStore
 from MMSA_ext.reporting.groups import (
     by_experiment,
     flatten,
@@ -14,22 +13,6 @@ from MMSA_ext.reporting.groups import (
     shared_seeds,
 )
 from MMSA_ext.reporting.statistics import StatisticsError
-
-
-@pytest.fixture
-def store(tmp_path, make_record, make_diverged_record):
-    """Two models over three seeds, the third of `bad` diverged."""
-    store = RunStore(tmp_path)
-    for seed in (1, 2, 3):
-        store.write(make_record(model="good", seed=seed, epochs=1))
-        make = make_diverged_record if seed == 3 else make_record
-        store.write(make(model="bad", seed=seed))
-    return store
-
-
-@pytest.fixture
-def groups(store):
-    return select_groups(store.records(), ["good", "bad"])
 
 
 def test_by_model(groups):
@@ -139,19 +122,20 @@ def test_several_data_sets_need_a_choice(store, make_record):
         select_groups(store.records(), [sims.identity.experiment, "bad"])
 
 
-def test_names_that_fit_nothing(store):
-    with pytest.raises(StatisticsError, match=r"no runs of 'goood'; did you mean good"):
-        select_groups(store.records(), ["goood"])
-    with pytest.raises(
-        StatisticsError, match=r"no runs of 'good' on sims; there are runs on mosi\."
-    ):
-        select_groups(store.records(), ["good"], "sims")
-    with pytest.raises(StatisticsError, match=r"'goood' on sims; there are runs on mosi\."):
-        select_groups(store.records(), ["goood"], "sims")
+@pytest.mark.parametrize(
+    ("name", "dataset", "said"),
+    [
+        ("goood", None, r"no runs of 'goood'; did you mean good"),
+        ("good", "sims", r"no runs of 'good' on sims; there are runs on mosi\.$"),
+        ("goood", "sims", r"'goood' on sims; there are runs on mosi\.$"),
+        ("ffffffff", None, r"no runs of 'ffffffff'"),
+    ],
+)
+def test_names_that_fit_nothing(store, name, dataset, said):
+    with pytest.raises(StatisticsError, match=said):
+        select_groups(store.records(), [name], dataset)
     with pytest.raises(StatisticsError, match="there are no runs here at all"):
-        select_groups([], ["good"], "sims")
-    with pytest.raises(StatisticsError, match=r"no runs of 'ffffffff'"):
-        select_groups(store.records(), ["ffffffff"])
+        select_groups([], [name], dataset)
 
 
 def test_shared_finished_seeds(groups):

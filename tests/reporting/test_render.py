@@ -5,7 +5,6 @@ import math
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
@@ -31,6 +30,7 @@ from MMSA_ext.reporting.render import (
     to_text,
     x100,
 )
+from tests.reporting.conftest import Page
 
 
 @pytest.fixture
@@ -153,24 +153,6 @@ class TestLatex:
         assert "Overfull \\hbox" not in done.stdout
 
 
-class Tags(HTMLParser):
-    """Checks that tags are closed in order, and keeps them."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.seen = [], []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
 class TestHtml:
     def test_fragment_and_page(self, table):
         fragment, page = to_html(table), to_html(table, page=True)
@@ -182,13 +164,13 @@ class TestHtml:
         assert not re.search(r"(src|href)=", page)
 
     def test_table_can_be_read_aloud(self, table):
-        tags = Tags(to_html(table, page=True))
-        heads = [attributes.get("scope") for tag, attributes in tags.seen if tag == "th"]
+        page = Page(to_html(table, page=True))
+        heads = [attributes.get("scope") for attributes in page.attributes("th")]
         assert heads == ["col"] * 4 + ["rowgroup", "rowgroup", "row", "rowgroup"]
-        assert [tag for tag, _ in tags.seen].count("caption") == 1
-        labels = [a["aria-label"] for _, a in tags.seen if a.get("role") == "img"]
+        assert len(page.attributes("caption")) == 1
+        labels = [a["aria-label"] for a in page.attributes("span") if a.get("role") == "img"]
         assert labels == ["lower is better", "higher is better"]
-        assert ("abbr", {"title": "seeds that count"}) in tags.seen
+        assert page.attributes("abbr") == [{"title": "seeds that count"}]
 
     def test_text_is_escaped_and_marks_are_not(self, table):
         text = to_html(table)

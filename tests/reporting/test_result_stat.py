@@ -49,19 +49,6 @@ def test_numbers_have_n_selection_and_environment_below(make_record, make_diverg
         assert fact in text
 
 
-def test_configurations_are_told_apart(make_record):
-    text = result_stat(
-        [
-            *runs(make_record, configuration={"dim": 8, "pretrained": "minilm"}),
-            *runs(make_record, configuration={"dim": 16, "pretrained": "minilm"}),
-        ]
-    )
-    assert len(rows(text)) == 3
-    assert "dim = 8" in text
-    assert "dim = 16" in text
-    assert "pretrained = " not in text
-
-
 def test_the_newest_code_counts(make_record):
     old = runs(make_record, created=datetime(2024, 1, 1, tzinfo=UTC))
     new = runs(make_record, seeds=(1,), code_version="0.2.0")

@@ -27,7 +27,7 @@ def attention_figure(maps: pd.DataFrame, sample: pd.Series) -> Figure:
 
     Args:
         maps: Rows of one sample of `explain.attention_maps.attention_maps`.
-        sample: `id`, `text`, `label` and `prediction` of the sample.
+        sample: Its `id`, `text`, `label` and `prediction`.
     """
     return _draw(maps, sample, ["weight"])
 

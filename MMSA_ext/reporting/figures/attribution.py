@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from MMSA_ext.reporting.figures.style import PALETTE, house_style
+from MMSA_ext.reporting.figures.style import house_style, signed_bars
 from MMSA_ext.reporting.figures.wording import display_width, plain, sample_heading
 
-_POSITIVE, _NEGATIVE = PALETTE[0], PALETTE[1]
 _WORDS_A_ROW = 24
 _LEAST_SCALE = 0.02  # of the words' scale: what is next to nothing looks like it
 
@@ -76,10 +74,7 @@ def _word_bars(axes: Axes, row: pd.DataFrame, limit: float, width: int) -> None:
 
 def _bars(axes: Axes, part: pd.DataFrame, limit: float) -> None:
     values = part["attribution"].to_numpy()
-    colors = np.where(values >= 0, _POSITIVE, _NEGATIVE)
-    axes.bar(part["position"], values, width=0.8, color=colors)
-    axes.axhline(0, color="0.3", linewidth=0.8)
-    axes.set_ylim(-limit, limit)
+    signed_bars(axes, part["position"], values, limit, width=0.8)
     if not values.any():
         axes.set_yticks([0])
     axes.margins(x=0.01)

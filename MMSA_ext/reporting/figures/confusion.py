@@ -122,11 +122,7 @@ def _rounded(low: int, high: int, values: FloatArray) -> Counts:
 
 
 def confusion(predictions: pd.DataFrame, classes: Classes) -> Counts:
-    """Count how often each class is predicted for each class.
-
-    Args:
-        predictions: `label` and `prediction` of samples, of any number of seeds.
-        classes: From `classes_of`.
+    """Count how often each class is predicted for each class, over samples of any number of seeds.
 
     Returns:
         Shape (classes, classes): rows are the true classes, columns the predicted ones.

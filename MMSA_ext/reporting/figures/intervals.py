@@ -13,6 +13,7 @@ from MMSA_ext.reporting.comparison import Comparison, Role
 from MMSA_ext.reporting.figures.style import COLUMN_WIDTH, LABEL, TITLE
 from MMSA_ext.reporting.figures.wording import wrapped
 from MMSA_ext.reporting.metric_names import PRINTED_PLAIN, better, paper_name
+from MMSA_ext.reporting.render import counted
 
 # With two seeds a t-interval is nine times as wide as what the seeds span: beyond this multiple of
 # what is drawn, an interval is cut and an arrow says so.
@@ -26,15 +27,8 @@ _TITLE_COLUMNS: Final = 12.0
 class Estimate:
     """What a comparison knows of one row and metric, in the unit of `unit`.
 
-    Attributes:
-        mean: Mean over seeds; NaN without a finished run.
-        low: Lower end of the t-interval; NaN for fewer than two seeds.
-        high: Upper end.
-        n: Number of seeds.
-        seeds: Values of the single seeds, where the comparison has them.
-        published: What a paper prints; NaN for nothing.
-        role: Role of the row.
-        diverged: Number of diverged runs.
+    The mean is NaN without a finished run, the t-interval from `low` to `high` for fewer than two
+    seeds, and `published` where the paper prints nothing.
     """
 
     mean: float
@@ -111,22 +105,8 @@ def _finite(values: Iterable[float]) -> list[float]:
     return [value for value in values if math.isfinite(value)]
 
 
-def counted(numbers: Sequence[int]) -> str:
-    """Say over how many seeds means are, such as "2 to 5 seeds"; zeros are no means."""
-    there = [number for number in numbers if number] or [0]
-    low, high = min(there), max(there)
-    text = f"{low or 'no'}" if low == high else f"{low} to {high}"
-    return f"{text} {'seed' if high == 1 else 'seeds'}"
-
-
 def write_heading(figure: Figure, comparison: Comparison, numbers: Sequence[int]) -> None:
-    """Say above a figure what is compared, and on what the numbers stand.
-
-    Args:
-        figure: Of the width at which it is printed.
-        comparison: What is drawn.
-        numbers: Seeds of each mean drawn.
-    """
+    """Say above a figure what is compared, and on what the means of `numbers` seeds stand."""
     title, dataset = comparison.title, comparison.dataset
     if dataset.lower() not in title.lower():
         title = f"{title}: {dataset}" if title else dataset

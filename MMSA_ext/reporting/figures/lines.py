@@ -129,17 +129,9 @@ def robustness_figure(
 ) -> Figure:
     """Draw metrics against what is lost of frames and tokens (docs/data.md).
 
-    As `sweep_figure`, on a linear axis. A control with a single row, such as the text-only model
-    where only audio and vision are lost, holds for every rate: it is drawn as a horizontal line.
-
-    Args:
-        points: Rows on the lines; `x` is the rate of lost frames or the strength of noise.
-        comparison: From `reporting.comparison.compare`; it has those rows.
-        metrics: Which of its metrics.
-        x_label: Name of what is lost.
-
-    Raises:
-        StoreError: As `sweep_figure`.
+    As `sweep_figure`, with its arguments and errors, on a linear axis; `x` is the rate of lost
+    frames or the strength of noise. A control with a single row, such as the text-only model where
+    only audio and vision are lost, holds for every rate: it is drawn as a horizontal line.
     """
     sizes = Counter(point.series for point in points)
     single = [series for series in _controls(points, comparison) if sizes[series] == 1][:1]

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
@@ -197,29 +199,8 @@ def _packaged_fonts() -> list[str]:
 
 
 def look(index: int) -> tuple[str, LineStyle]:
-    """Colour and line style of the line `index`: 7 and 4 have no divisor, so 28 pairs differ.
-
-    Args:
-        index: Number of the line, from 0.
-
-    Returns:
-        A colour of `PALETTE` and a style of `LINE_STYLES`.
-    """
+    """Colour and line style of the line `index`: 7 and 4 have no divisor, so 28 pairs differ."""
     return PALETTE[index % len(PALETTE)], LINE_STYLES[index % len(LINE_STYLES)]
-
-
-def legend_columns(width: float, labels: Sequence[str]) -> int:
-    """Columns of a legend below a figure that fit its width.
-
-    Args:
-        width: Width of the figure in inches.
-        labels: Texts of the legend; the longest line decides.
-
-    Returns:
-        At least 1, at most one for each text.
-    """
-    longest = max((len(line) for label in labels for line in label.split("\n")), default=1)
-    return min(len(labels), max(1, int(width / (_HANDLE + _CHARACTER * longest))))
 
 
 def legend_below(
@@ -239,7 +220,9 @@ def legend_below(
         columns: How many stand beside each other; by default as many as fit.
         options: Of matplotlib's legend.
     """
-    columns = columns or legend_columns(width, [str(line.get_label()) for line in handles])
+    lines = [line for handle in handles for line in str(handle.get_label()).split("\n")]
+    fit = max(1, int(width / (_HANDLE + _CHARACTER * max(map(len, lines), default=1))))
+    columns = columns or min(len(handles), fit)
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, **options)
 
 
@@ -249,15 +232,19 @@ def entry(label: str, color: str, marker: str = "", line: str = "", **options: A
     return Line2D([], [], label=label, **options)
 
 
+def signed_bars(
+    axes: Axes, places: npt.ArrayLike, values: npt.NDArray[Any], limit: float, **options: Any
+) -> None:
+    """Bars of one colour above zero and of another below it, on an axis to `limit` either way."""
+    axes.bar(places, values, color=np.where(values >= 0, BLUE, VERMILLION), **options)
+    axes.axhline(0, color="0.3", linewidth=0.8)
+    axes.set_ylim(-limit, limit)
+
+
 def grid_shape(panels: int, most: int) -> tuple[int, int]:
-    """Rows and columns of a grid of panels, as even as they go: four are two by two.
+    """Rows and columns of a grid of at most `most` panels beside each other, as even as they go.
 
-    Args:
-        panels: Number of panels.
-        most: Panels beside each other at most.
-
-    Returns:
-        Rows and columns.
+    Four are two by two.
     """
     rows = math.ceil(panels / most)
     return rows, math.ceil(panels / rows)
@@ -266,13 +253,9 @@ def grid_shape(panels: int, most: int) -> tuple[int, int]:
 def panels(
     figure: Figure | SubFigure, count: int, shape: tuple[int, int], **options: Any
 ) -> list[Axes]:
-    """Axes in a grid, row by row.
+    """So many axes in a grid of rows and columns, row by row; the rest of the grid stays empty.
 
-    Args:
-        figure: Where they go.
-        count: How many; the rest of the grid stays empty.
-        shape: Rows and columns; the last of its columns' axes are the lowest.
-        options: Of matplotlib's `subplots`.
+    Options are those of matplotlib's `subplots`.
     """
     grid = list(figure.subplots(*shape, squeeze=False, **options).flat)
     for axes in grid[count:]:

@@ -12,10 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
-from MMSA_ext.reporting.figures.style import PALETTE, house_style
+from MMSA_ext.reporting.figures.style import house_style, signed_bars
 from MMSA_ext.reporting.figures.wording import display_width, plain, wrapped
 
-_POSITIVE, _NEGATIVE = PALETTE[0], PALETTE[1]
 _WIDTH = 8.6  # inches
 _PLOT = 7.8  # inches of it that are time
 _A_ROW, _MOST_ROWS = 8, 10  # utterances, and rows
@@ -79,17 +78,16 @@ def timeline_figure(utterances: pd.DataFrame, title: str = "") -> Figure:
 def _bars(axes: Axes, utterances: pd.DataFrame, span: float, limit: float) -> None:
     values = utterances["prediction"].to_numpy(dtype=float)
     widths = (utterances["end"] - utterances["start"]).to_numpy(dtype=float)
-    axes.bar(
+    signed_bars(
+        axes,
         utterances["start"].to_numpy(dtype=float),
         values,
+        limit,
         width=np.maximum(widths, _THINNEST * span / _PLOT),
         align="edge",
-        color=np.where(values >= 0, _POSITIVE, _NEGATIVE),
         edgecolor="white",
         linewidth=0.5,
     )
-    axes.axhline(0, color="0.3", linewidth=0.8)
-    axes.set_ylim(-limit, limit)
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(bottom=False, labelbottom=False)

@@ -19,15 +19,10 @@ def display_width(text: str) -> int:
 
 
 def wrapped(text: str, width: int, lines: int | None = None) -> str:
-    """Break text into lines, between words and between Chinese characters.
+    """Break text into lines of `plain` text, between words and between Chinese characters.
 
-    Args:
-        text: Transcript; white space of any kind separates words.
-        width: Columns of a line; a longer word has a line of its own.
-        lines: At most so many lines; what is left out shows as an ellipsis.
-
-    Returns:
-        Lines joined by line feeds, as `plain` text.
+    A word that is longer than `width` columns has a line of its own; what is left out beyond so
+    many `lines` shows as an ellipsis.
     """
     broken: list[str] = []
     line = ""

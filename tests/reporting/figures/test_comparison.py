@@ -106,10 +106,8 @@ def test_direction_n_split_and_legend_are_said(shown, figure):
     ]
 
 
-def test_an_interval_that_leaves_the_panel_ends_in_an_arrow(make_record):
-    values = {1: 0.80, 2: 0.90}
-    runs = [make_record(seed=seed, metrics={"test": {"MAE": mae}}) for seed, mae in values.items()]
-    system = SystemRuns("Self-MM", "self_mm", tuple(runs), (1, 2), {})
+def test_an_interval_that_leaves_the_panel_ends_in_an_arrow(make_system):
+    system = make_system("Self-MM", {"MAE": (0.80, 0.90)}, (1, 2))
     (axes,) = comparison_figure(compare([system], ["MAE"])).axes
     low, high = axes.get_xlim()
     assert 0.6 < low < 0.75
@@ -119,8 +117,8 @@ def test_an_interval_that_leaves_the_panel_ends_in_an_arrow(make_record):
     assert intervals(axes)[0] == [low, high]
 
 
-def test_one_seed_has_no_interval_and_the_title_says_none(make_record):
-    system = SystemRuns("Self-MM", "self_mm", (make_record(seed=1),), (1,), {})
+def test_one_seed_has_no_interval_and_the_title_says_none(make_system):
+    system = make_system("Self-MM", {"MAE": (0.8,)}, (1,))
     figure = comparison_figure(compare([system], ["MAE"]))
     assert not intervals(figure.axes[0])
     assert figure.get_suptitle().endswith("test split: mean over 1 seed")
@@ -132,14 +130,11 @@ def test_a_comparison_without_single_seeds_is_drawn(comparison):
 
 
 @pytest.mark.parametrize("width", [COLUMN_WIDTH, 7.2])
-def test_nothing_overlaps_in_one_column_or_two(make_record, width):
+def test_nothing_overlaps_in_one_column_or_two(make_system, width):
     names = ["Self-MM + InfoEnh, random gates", "ConFEDE", "Text only, 90 % of the frames lost"]
-    systems = [
-        SystemRuns(name, "self_mm", tuple(make_record(seed=s) for s in (1, 2, 3)), (1, 2, 3), {})
-        for name in names
-    ]
-    metrics = ["MAE", "Corr", "Has0_acc_2", "Mult_acc_7"]
-    table = compare(systems, metrics, baseline="ConFEDE", title="A title of some length " * 3)
+    scores = dict.fromkeys(["MAE", "Corr", "Has0_acc_2", "Mult_acc_7"], (0.78, 0.8, 0.79))
+    systems = [make_system(name, scores) for name in names]
+    table = compare(systems, list(scores), baseline="ConFEDE", title="A title of some length " * 3)
     figure = comparison_figure(table, width)
     assert overlapping_texts(figure) == []
     assert figure.get_figwidth() == width

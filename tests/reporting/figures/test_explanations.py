@@ -1,7 +1,5 @@
 """Pictures of attention, attribution, representations and cases, drawn from tables."""
 
-import warnings
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,16 +15,7 @@ from tests.reporting.figures.panels import overlapping_texts
 LONG = "a very long text that says much " * 12
 
 
-@pytest.fixture(autouse=True)
-def strict():
-    """A warning of matplotlib, such as a missing letter or a layout that collapsed, is a failure.
-
-    A machine without any Chinese font is let off: there is nothing to draw the letters with.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", message=".*Glyph.*missing")
-        yield
+pytestmark = pytest.mark.usefixtures("strict")
 
 
 @pytest.fixture

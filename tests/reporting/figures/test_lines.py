@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from MMSA_ext.records.store import StoreError
-from MMSA_ext.reporting.comparison import SystemRuns, compare
+from MMSA_ext.reporting.comparison import compare
 from MMSA_ext.reporting.figures import SweepPoint, robustness_figure, sweep_figure
 from tests.reporting.figures.panels import overlapping_texts, panels
 
@@ -10,13 +10,10 @@ SIZES = (4, 8, 16, 32, 64)
 
 
 @pytest.fixture
-def make_row(make_record):
-    def row(label, mae, seeds=(1, 2, 3), role="system"):
-        runs = tuple(
-            make_record(seed=s, metrics={"test": {"MAE": mae + 0.01 * s, "Mult_acc_7": 0.4}})
-            for s in seeds
-        )
-        return SystemRuns(label, "dashfusion", runs, (1, 2, 3), {}, role)
+def make_row(make_system):
+    def row(label, mae, seeds=(1, 2, 3), **more):
+        scores = {"MAE": [mae + 0.01 * s for s in seeds], "Mult_acc_7": [0.4] * len(seeds)}
+        return make_system(label, scores, seeds, **more)
 
     return row
 

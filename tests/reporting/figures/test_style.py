@@ -3,7 +3,7 @@ import warnings
 import zlib
 
 import pytest
-from matplotlib import colors, font_manager
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -16,10 +16,10 @@ from MMSA_ext.reporting.figures.style import (
     grid_shape,
     house_style,
     legend_below,
-    legend_columns,
     panels,
     save,
 )
+from tests.reporting.conftest import luminance
 
 chinese_font = pytest.mark.skipif(
     cjk_font() is None, reason="no font with Chinese characters; pip install noto-cjk-sans-otc"
@@ -52,13 +52,6 @@ def embedded_fonts(pdf):
         except zlib.error:
             continue
     return found
-
-
-def luminance(color):
-    red, green, blue = (
-        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colors.to_rgb(color)
-    )
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def test_saves_in_folders_that_do_not_exist(tmp_path):
@@ -150,10 +143,12 @@ def test_a_damaged_font_is_passed_over(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("width", "labels", "columns"),
-    [(7.2, ["a", "b"], 2), (7.2, ["x" * 40] * 4, 2), (3.5, ["x" * 60] * 4, 1), (7.2, [], 0)],
+    [(7.2, ["a", "b"], 2), (7.2, ["x" * 40] * 4, 2), (3.5, ["x" * 60] * 4, 1), (7.2, [], 1)],
 )
 def test_legends_fit_the_width(width, labels, columns):
-    assert legend_columns(width, labels) == columns
+    figure = Figure()
+    legend_below(figure, [entry(label, "red") for label in labels], width)
+    assert figure.legends[0]._ncols == columns
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,3 @@
-import warnings
 from itertools import pairwise
 
 import matplotlib as mpl
@@ -13,13 +12,7 @@ from MMSA_ext.reporting.figures.style import PALETTE
 from MMSA_ext.reporting.figures.timeline import timeline_figure
 from tests.reporting.figures.panels import overlapping_texts
 
-
-@pytest.fixture(autouse=True)
-def strict():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", message=".*Glyph.*missing")
-        yield
+pytestmark = pytest.mark.usefixtures("strict")
 
 
 def scored(count, text, seed=0):

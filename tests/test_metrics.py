@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from MMSA_ext.datasets import get_dataset
+from MMSA_ext.metrics import metrics_of
 from MMSA_ext.mmsa_bridge.stock import metrics as mmsa_metrics
-from MMSA_ext.reporting.sample_metrics import sample_metric, sample_metrics
-from MMSA_ext.reporting.statistics import StatisticsError
 
 
 def samples(dataset, seed, n=60):
@@ -28,10 +28,8 @@ def test_they_are_mmsas(dataset):
             torch.tensor(predictions, dtype=torch.float32),
             torch.tensor(labels, dtype=torch.float32),
         )
-        ours = {
-            name: function(predictions, labels)
-            for name, function in sample_metrics(dataset).items()
-        }
+        known = metrics_of(get_dataset(dataset))
+        ours = {name: function(predictions, labels) for name, function in known.items()}
         assert list(ours) == list(expected)
         for name, value in expected.items():
             assert float(ours[name]) == pytest.approx(value, abs=6e-5), name
@@ -41,7 +39,7 @@ def test_they_are_mmsas(dataset):
 def test_a_class_that_does_not_occur_counts_nothing(dataset):
     predictions, labels = np.array([0.3, 0.6, 0.9]), np.array([0.4, 0.5, 0.8])
     expected = mmsa_metrics(dataset)(torch.tensor(predictions), torch.tensor(labels))
-    for name, function in sample_metrics(dataset).items():
+    for name, function in metrics_of(get_dataset(dataset)).items():
         assert float(function(predictions, labels)) == pytest.approx(expected[name], abs=6e-5)
 
 
@@ -49,7 +47,7 @@ def test_a_class_that_does_not_occur_counts_nothing(dataset):
 def test_resamples_are_scored_one_by_one(dataset):
     predictions, labels = samples(dataset, 0)
     drawn = np.random.default_rng(1).integers(0, len(labels), (7, 2, 40))
-    for function in sample_metrics(dataset).values():
+    for function in metrics_of(get_dataset(dataset)).values():
         together = function(predictions[drawn], labels[drawn])
         assert together.shape == (7, 2)
         alone = function(predictions[drawn[3, 1]], labels[drawn[3, 1]])
@@ -58,10 +56,6 @@ def test_resamples_are_scored_one_by_one(dataset):
 
 def test_without_a_label_but_zero_the_binary_metrics_are_undefined():
     zeros, ones = np.zeros(4), np.ones(4)
-    assert np.isnan(sample_metric("mosi", "Non0_acc_2")(ones, zeros))
-    assert np.isnan(sample_metric("mosi", "Non0_F1_score")(ones, zeros))
-
-
-def test_unknown_metrics_are_refused():
-    with pytest.raises(StatisticsError, match=r"sims has no metric 'Has0_acc_2'.*Mult_acc_2"):
-        sample_metric("sims", "Has0_acc_2")
+    known = metrics_of(get_dataset("mosi"))
+    assert np.isnan(known["Non0_acc_2"](ones, zeros))
+    assert np.isnan(known["Non0_F1_score"](ones, zeros))
