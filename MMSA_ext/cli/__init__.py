@@ -75,6 +75,7 @@ app.command("compare")(statistics.compare)
 app.command("power")(statistics.power)
 app.command("result-stat")(statistics.result_stat)
 app.command("verify")(report.verify)
+app.add_typer(report.records, name="records")
 app.command("list")(models.list_)
 
 

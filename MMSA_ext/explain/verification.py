@@ -5,13 +5,15 @@ rounds to four digits: its own loop sums in the order of its shuffled loader, th
 file's order, and so a value at the edge of two roundings may differ by one in the fourth digit.
 The `Loss` of a model on this package's trainer is the mean squared error and is computed again; the
 `Loss` of MMSA's loop is a mean over batches of that model's own loss, which predictions alone do
-not give back.
+not give back. Labels that are withheld are those of the feature file, where it is given.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -23,13 +25,16 @@ from torch.nn import functional
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.datasets import Dataset
-from MMSA_ext.records.store import RunRecord, RunStore, StoreError
+from MMSA_ext.records.publishing import labels_of
+from MMSA_ext.records.store import LabelsWithheldError, RunRecord, RunStore, StoreError
 from MMSA_ext.registry import is_known, is_registered, trains_in_mmsa
 from MMSA_ext.reporting.render import frame_table, to_text
 
 __all__ = ["RecordCheck", "problems", "render", "verify_store"]
 
-Status = Literal["equal", "rounded", "differs", "diverged", "no predictions", "damaged"]
+Status = Literal[
+    "equal", "rounded", "differs", "diverged", "no predictions", "labels withheld", "damaged"
+]
 
 _ROUNDED = ("MAE", "Corr")
 _FOURTH_DIGIT = 1.0001e-4  # one in the fourth digit, and what float makes of it
@@ -44,10 +49,11 @@ class RecordCheck:
         record: Place in the store, as `dataset/model/name`; of an unreadable file its message
             stands in `detail`.
         status: `equal`; `rounded`: equal but for one in the fourth digit of `MAE` or `Corr`;
-            `differs`; `diverged`: it has no metrics; `no predictions`; `damaged`.
+            `differs`; `diverged`: it has no metrics; `no predictions`; `labels withheld`, and not
+            given; `damaged`.
         compared: Number of metrics computed again.
         left_out: What could not be: splits without predictions, losses of MMSA's loop.
-        detail: What differs or is wrong, as sentences.
+        detail: What differs or is wrong, as sentences; the feature file of withheld labels.
     """
 
     record: str
@@ -57,32 +63,43 @@ class RecordCheck:
     detail: str = ""
 
 
-def verify_store(store: RunStore) -> Iterator[RecordCheck]:
+def verify_store(
+    store: RunStore, files: Iterable[str | os.PathLike[str]] = ()
+) -> Iterator[RecordCheck]:
     """Check every record of a store, in the order of the file names.
 
     Args:
         store: Read only.
+        files: Feature files of the runs whose labels are withheld.
 
     Yields:
         One check a record; files that are no readable record come last, as `damaged`.
+
+    Raises:
+        FeatureFileError: A feature file cannot be read.
+        StoreError: No record is of a feature file.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         records = list(store.records())
+    labels = labels_of(files, records)
     for record in records:
-        yield _verify(store, record)
+        yield _verify(store, record, labels.get(record.identity.dataset_fingerprint))
     for warning in caught:
         yield RecordCheck("", "damaged", detail=str(warning.message))
 
 
-def _verify(store: RunStore, record: RunRecord) -> RecordCheck:
+def _verify(store: RunStore, record: RunRecord, labels: pd.Series | None) -> RecordCheck:
     name = store.path(record.identity).relative_to(store.root).as_posix()
     if not record.finished:
         return RecordCheck(name, "diverged", detail=record.reason or "")
     if record.predictions_sha256 is None:
         return RecordCheck(name, "no predictions", detail="was stored without predictions.")
     try:
-        predictions = store.predictions(record)
+        predictions = store.predictions(record, labels)
+    except LabelsWithheldError:
+        data = record.identity.dataset_fingerprint
+        return RecordCheck(name, "labels withheld", detail=f"feature file with SHA-256 {data}")
     except StoreError as error:
         return RecordCheck(name, "damaged", detail=str(error))
     by_split = {str(split): rows for split, rows in predictions.groupby("split", sort=False)}
@@ -161,7 +178,10 @@ def problems(checks: Iterable[RecordCheck]) -> list[RecordCheck]:
 
 
 def render(checks: Iterable[RecordCheck]) -> str:
-    """A table by data set and model, then a line for every record that is not `equal`."""
+    """A table by data set and model, then a line for every record that is not `equal`.
+
+    Records whose labels are withheld have a line for each feature file.
+    """
     checks = list(checks)
     if not checks:
         return "The store has no records."
@@ -181,12 +201,24 @@ def render(checks: Iterable[RecordCheck]) -> str:
     lines += [
         f"{check.status}: {check.record or 'file'}: {check.detail}".rstrip(": ")
         for check in checks
-        if check.status != "equal"
+        if check.status not in ("equal", "labels withheld")
+    ]
+    withheld = Counter(check.detail for check in checks if check.status == "labels withheld")
+    lines += [
+        f"labels withheld: {_records(n)} not computed again; give the {data}: -f FILE."
+        for data, n in withheld.items()
     ]
     left_out = sorted({text for check in known for text in check.left_out})
     lines += [f"not computed again: {text}." for text in left_out]
     total = sum(check.status in ("equal", "rounded") for check in checks)
     wrong = len(problems(checks))
-    records = "1 record" if len(checks) == 1 else f"{len(checks)} records"
-    lines.append(f"{records}: {total} give their metrics back, {wrong} do not or are damaged.")
+    said = f", {withheld.total()} have their labels withheld" if withheld else ""
+    lines.append(
+        f"{_records(len(checks))}: {total} give their metrics back, {wrong} do not or are damaged"
+        f"{said}."
+    )
     return "\n".join(lines)
+
+
+def _records(n: int) -> str:
+    return "1 record" if n == 1 else f"{n} records"

@@ -433,7 +433,6 @@ class ReleasedDashFusionConfig(DashFusionConfig):
     decay_norms: bool = True
     selection_digits: int | None = Field(4, ge=0)
     first_selected_epoch: int = Field(2, ge=1)
-    length_groups: int = Field(1, ge=1)
     feature_scaling: Scaling = "none"
 
     reading: ReleasedReading = ReleasedReading()

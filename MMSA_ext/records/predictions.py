@@ -1,4 +1,7 @@
-"""Predictions of a run as CSV: every id and every float comes back exactly."""
+"""Predictions of a run as CSV: every id and every float comes back exactly.
+
+Labels of a data set that may not be passed on are withheld: the cells of `label` are empty.
+"""
 
 import csv
 import io
@@ -60,6 +63,34 @@ def read_predictions_csv(content: bytes, path: Path) -> pd.DataFrame:
     except ValueError as error:
         raise StoreError(f"{path}: not a table of predictions ({error}).") from error
     return table
+
+
+def without_labels(table: pd.DataFrame) -> pd.DataFrame:
+    """Predictions as they may be published where the labels may not."""
+    return table.assign(label=np.nan)
+
+
+def with_labels(table: pd.DataFrame, labels: pd.Series) -> pd.DataFrame:
+    """Put withheld labels back.
+
+    Args:
+        table: `PREDICTION_COLUMNS`.
+        labels: Labels by split and id.
+
+    Returns:
+        The table with these labels, NaN for a sample that has none there.
+    """
+    rows = pd.MultiIndex.from_frame(table[["split", "id"]])
+    return table.assign(label=labels.reindex(rows).to_numpy(np.float64))
+
+
+def read_withheld_csv(content: bytes, path: Path) -> pd.DataFrame | None:
+    """Read what `predictions_csv` wrote of `without_labels`; None where it is something else."""
+    try:
+        table = read_predictions_csv(content, path)
+    except StoreError:
+        return None
+    return table if len(table) and table["label"].isna().all() else None
 
 
 def samples_of(table: pd.DataFrame, split: str, path: Path) -> frozenset[tuple[str, float]]:

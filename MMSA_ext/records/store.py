@@ -15,6 +15,9 @@ together, whatever ends the process: the new predictions and the new checkpoint 
 the old ones (`.new` before the last ending), then one rename puts the new record in place of the
 old, and only then do they take the places of the old ones. Who reads a record in between finds what
 has its digest.
+
+The predictions of a published record may lack their labels (`records.publishing`). Its digest is
+still that of all of them, and so proves labels that are put back.
 """
 
 import hashlib
@@ -39,7 +42,14 @@ from MMSA_ext.files import (
     write_atomically,
     write_error,
 )
-from MMSA_ext.records.predictions import predictions_csv, read_predictions_csv, samples_of
+from MMSA_ext.records.predictions import (
+    predictions_csv,
+    read_predictions_csv,
+    read_withheld_csv,
+    samples_of,
+    with_labels,
+    without_labels,
+)
 from MMSA_ext.records.record import (
     EarlierRecordError,
     Environment,
@@ -56,6 +66,7 @@ from MMSA_ext.records.record import (
 __all__ = [
     "Environment",
     "EpochRecord",
+    "LabelsWithheldError",
     "RunIdentity",
     "RunRecord",
     "RunStore",
@@ -72,6 +83,10 @@ __all__ = [
 _PREDICTIONS_BYTES: Final = 512 * 2**20
 # More than record and predictions of MOSEI's 23,000 samples take.
 _PROBE_BYTES: Final = 4 * 2**20
+
+
+class LabelsWithheldError(StoreError):
+    """The predictions of a run were published without the labels of its data set."""
 
 
 def new_file(path: Path) -> Path:
@@ -145,7 +160,7 @@ class RunStore:
             if staged is not None:
                 digests["checkpoint_sha256"] = file_digest(staged)
             record = record.model_copy(update=digests)
-            content = (record.model_dump_json(indent=1) + "\n").encode()
+            content = _content(record)
             path.parent.mkdir(parents=True, exist_ok=True)
             with exclusive(self._lock):
                 old = self._stored(record.identity)
@@ -163,6 +178,61 @@ class RunStore:
         except OSError as error:
             raise write_error(path, error) from error
         return path
+
+    def adopt(
+        self,
+        source: "RunStore",
+        record: RunRecord,
+        predictions: pd.DataFrame | None,
+        *,
+        withhold_labels: bool = False,
+    ) -> bool:
+        """Store a record of another store as it is, its digests too, without its checkpoint.
+
+        What is there already stays; only predictions whose labels are withheld give way to the same
+        with their labels. A process that is killed leaves no record without its predictions.
+
+        Args:
+            source: Where the record is from; may be this store.
+            record: A record that it returned.
+            predictions: Its predictions, with labels; None where it has none.
+            withhold_labels: Whether to write them without.
+
+        Returns:
+            Whether anything was written.
+
+        Raises:
+            StoreError: The run is here with another record, or with other predictions or labels; or
+                its predictions were not written by this package.
+            WriteError: The disk refuses, or another process held the store for two minutes.
+        """
+        path, place = self.path(record.identity), self.predictions_path(record.identity)
+        source_place = source.predictions_path(record.identity)
+        table = withheld = None
+        if predictions is not None:
+            table, withheld = map(predictions_csv, (predictions, without_labels(predictions)))
+            if hashlib.sha256(table).hexdigest() != record.predictions_sha256:
+                raise StoreError(f"{source_place}: was written by another program; run again.")
+            table = withheld if withhold_labels else table
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with exclusive(self._lock):
+                old = self.find(record.identity)
+                if old is not None:
+                    self._settle(old, None)
+                    _check_same(old == record, path, source.path(record.identity))
+                here = read_regular(place, _PREDICTIONS_BYTES) if os.path.lexists(place) else None
+                if old is not None and table is not None:
+                    _check_same(here in (None, table, withheld), place, source_place)
+                if table is not None and table != here:
+                    write_atomically(place, table)
+                if old is None:
+                    write_atomically(path, _content(record))
+        except WriteError:
+            raise
+        except OSError as error:
+            raise write_error(path, error) from error
+        return old is None or (table is not None and table != here)
 
     @property
     def _lock(self) -> Path:
@@ -311,18 +381,22 @@ class RunStore:
             others = f" So are {len(earlier) - 1} more." if earlier[1:] else ""
             warnings.warn(f"{earlier[0]}{others}", StoreWarning, stacklevel=2)
 
-    def predictions(self, record: RunRecord) -> pd.DataFrame:
+    def predictions(self, record: RunRecord, labels: pd.Series | None = None) -> pd.DataFrame:
         """Read the predictions of a stored run.
 
         Args:
             record: A record that this store returned.
+            labels: Labels of its feature file by split and id (`records.publishing.labels_of`), put
+                back where they are withheld.
 
         Returns:
             Columns `split` and `id` (strings), `label` and `prediction` (float64, exactly as
             written), one row a sample.
 
         Raises:
-            StoreError: The run has no predictions, or their file is missing or was changed.
+            LabelsWithheldError: The labels are withheld, and none are given.
+            StoreError: The run has no predictions, or their file is missing or was changed; or the
+                labels given are not those of the run.
         """
         path, here = self.predictions_path(record.identity), self.path(record.identity)
         if record.predictions_sha256 is None:
@@ -346,18 +420,24 @@ class RunStore:
         if problem is not None:
             why = reason(problem)
             raise StoreError(f"{path}: the predictions cannot be read ({why}). {copied}")
-        raise StoreError(
-            f"{path}: these are not the predictions that the record was written with. {copied}"
-        )
+        said = "these are not the predictions that the record was written with"
+        if (withheld := read_withheld_csv(content, path)) is not None:
+            if labels is None:
+                raise LabelsWithheldError(_labels_withheld(here, record))
+            table = with_labels(withheld, labels)
+            if hashlib.sha256(predictions_csv(table)).hexdigest() == record.predictions_sha256:
+                return table
+            said = f"with the labels of their feature file put back, {said}"
+        raise StoreError(f"{path}: {said}. {copied}")
 
     def usable_predictions(
         self, records: Iterable[RunRecord], split: str = "test"
     ) -> list[tuple[RunRecord, pd.DataFrame]]:
         """Predictions of runs on one feature file, as far as they can be used together.
 
-        Passed over, with a `StoreWarning` that names the file, are those that cannot be read, that
-        lack the split, have a sample twice or a value that is not finite there, or have other
-        samples or labels than most.
+        Passed over, with a `StoreWarning` that names the file, are those that cannot be read, whose
+        labels are withheld, that lack the split, have a sample twice or a value that is not finite
+        there, or have other samples or labels than most.
 
         Args:
             records: Records that this store returned.
@@ -402,6 +482,27 @@ class RunStore:
                 for of_model in _listed(of_dataset):
                     if model in (None, of_model.name):
                         yield from (path for path in _listed(of_model) if path.suffix == ".json")
+
+
+def _content(record: RunRecord) -> bytes:
+    return (record.model_dump_json(indent=1) + "\n").encode()
+
+
+def _check_same(same: bool, here: Path, there: Path) -> None:
+    if not same:
+        raise StoreError(
+            f"{here}: is there already, with other content than {there}. Move one of them away, or "
+            "choose another folder."
+        )
+
+
+def _labels_withheld(path: Path, record: RunRecord) -> str:
+    return (
+        f"{path}: the labels of its predictions are withheld, as those of its data set are not "
+        "passed on. Who has the feature file they were made from (SHA-256 "
+        f"{record.identity.dataset_fingerprint}) checks them by `mmsa-ext verify -f FILE`, and "
+        "copies the records with their labels by `mmsa-ext records restore FOLDER -f FILE`."
+    )
 
 
 def _listed(folder: Path) -> list[Path]:

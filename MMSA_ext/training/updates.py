@@ -27,7 +27,7 @@ class Updates:
     ) -> None:
         self.optimizer, self.schedule, self.scaler = optimizer, schedule, scaler
         self._prepare = prepare
-        self._begins = True
+        optimizer.zero_grad(set_to_none=True)
 
     def add(self, loss: Tensor, share: float, *, ends: bool) -> None:
         """Add the gradient of a batch.
@@ -37,16 +37,15 @@ class Updates:
             share: Its samples, as a share of those of the update.
             ends: Whether it is the last batch of its update, which is then made.
         """
-        if self._begins:
-            self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
-        self._begins = ends
         if not ends:
             return
         self.scaler.unscale_(self.optimizer)
         self._prepare()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        # Now, and not before the next backward pass, where they would stand beside activations.
+        self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
 
 

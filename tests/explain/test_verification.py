@@ -9,9 +9,12 @@ import torch
 
 from MMSA_ext import mmsa_bridge
 from MMSA_ext.cli import report as commands
+from MMSA_ext.data.features import fingerprint
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.explain.verification import problems, render, verify_store
-from MMSA_ext.records.store import Environment, RunIdentity, RunRecord, RunStore
+from MMSA_ext.records.publishing import publish
+from MMSA_ext.records.store import Environment, RunIdentity, RunRecord, RunStore, StoreError
+from tests.records.conftest import features_of
 
 SPLITS = {"train": 30, "valid": 20, "test": 20}
 
@@ -52,7 +55,7 @@ def write(store):
             metrics[split][key] = value if value is None else metrics[split][key] + value
         identity = RunIdentity(
             dataset=dataset,
-            dataset_fingerprint="0" * 64,
+            dataset_fingerprint=more.pop("data", "0" * 64),
             model=model,
             configuration={},
             seed=seed,
@@ -168,6 +171,42 @@ def test_what_cannot_be_checked_is_named(store, write, tmp_path):
     shown = render(found.values())
     assert "no predictions: mosi/text_only/" in shown
     assert "4 records: 1 give their metrics back, 1 do not or are damaged." in shown
+
+
+@pytest.fixture
+def file(tmp_path):
+    return features_of(predictions(1), tmp_path / "features.pkl")
+
+
+def test_withheld_labels_are_said_and_checked_with_the_feature_file(store, write, file, tmp_path):
+    write(data=fingerprint(file))
+    write("lf_dnn", data=fingerprint(file), change=[("test", "MAE", 0.1)])
+    published = RunStore(tmp_path / "published")
+    publish(store, published)
+    checks = list(verify_store(published))
+    assert {check.status for check in checks} == {"labels withheld"}
+    assert not problems(checks)
+    shown = render(checks)
+    lines = [line for line in shown.splitlines() if line.startswith("labels withheld: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("labels withheld: 2 records not computed again; give the feature")
+    assert fingerprint(file) in shown
+    assert "0 do not or are damaged, 2 have their labels withheld." in shown
+    given = {check.record.split("/")[1]: check for check in verify_store(published, [file])}
+    assert given["text_only"].status == "equal"
+    assert given["text_only"].compared == 27
+    assert given["lf_dnn"].status == "differs"
+    path = next(published.root.rglob("text_only/*.csv"))
+    path.write_text(path.read_text().replace("test1", "test9", 1))
+    found = {check.record.split("/")[1]: check for check in verify_store(published, [file])}
+    assert found["text_only"].status == "damaged"
+    assert "with the labels of their feature file put back" in found["text_only"].detail
+
+
+def test_a_feature_file_of_no_record_is_an_error(store, write, file):
+    write()
+    with pytest.raises(StoreError, match=r"features.pkl: none of these records was made from"):
+        list(verify_store(store, [file]))
 
 
 def test_command(store, write, capsys):

@@ -36,6 +36,22 @@ def test_the_released_reading_does_depend_on_text_padding(released, dataset):
     )
 
 
+def test_length_groups_change_no_released_result(released, dataset):
+    whole, grouped = released(length_groups=1), released()
+    grouped.load_state_dict(whole.state_dict())
+    s = contrast_step(dataset)
+    found = []
+    for model in (whole, grouped):
+        model.eval()  # no dropout
+        out = model.training_step(s)
+        gradients = torch.autograd.grad(
+            sum(out.losses.values()), list(model.parameters()), allow_unused=True
+        )
+        found.append((out.prediction, out.losses, [g for g in gradients if g is not None]))
+    assert grouped.audio_encoder.length_groups > 1
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+
+
 def test_temporal_alignment_is_equation_4(build, dataset):
     model = build()
     represented = model.represent(Inputs.of(dataset.batch(torch.arange(4))))

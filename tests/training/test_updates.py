@@ -10,7 +10,7 @@ from MMSA_ext.training.precision import Precision
 from MMSA_ext.training.state import ResumePoint
 from MMSA_ext.training.steps import StepSampler
 from MMSA_ext.training.trainer import Trainer
-from MMSA_ext.training.updates import shares
+from MMSA_ext.training.updates import Updates, shares
 
 CPU = torch.device("cpu")
 
@@ -19,6 +19,23 @@ def test_shares_are_those_of_the_update_and_the_last_one_has_what_is_left():
     assert list(shares([4, 4, 4, 4, 2], 2)) == [(0.5, False), (0.5, True)] * 2 + [(1.0, True)]
     assert list(shares([4, 2], 3)) == [(4 / 6, False), (2 / 6, True)]
     assert list(shares([4, 4], 1)) == [(1.0, True)] * 2
+
+
+def test_gradients_are_held_until_the_update_and_no_longer():
+    layer = torch.nn.Linear(3, 1)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+    layer(torch.ones(2, 3)).mean().backward()  # what was there before counts in no update
+    read = []
+    updates = Updates(
+        optimizer,
+        torch.optim.lr_scheduler.ConstantLR(optimizer),
+        torch.amp.GradScaler("cpu", enabled=False),
+        lambda: read.append(layer.weight.grad.clone()),
+    )
+    for ends in (False, True):
+        updates.add(layer(torch.ones(2, 3)).mean(), 0.5, ends=ends)
+        assert (layer.weight.grad is None) == ends
+    torch.testing.assert_close(read, [torch.ones(1, 3)])
 
 
 @pytest.mark.parametrize("samples", [12, 10])

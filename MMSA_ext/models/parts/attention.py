@@ -7,7 +7,7 @@ be packed instead: rows `(R, D)`, and a `Packing` for the mask.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, cast
 
 import torch
@@ -15,11 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from MMSA_ext.models.eager import on_eager_cpu
+from MMSA_ext.models.parts.blockwise_attention import attend_in_blocks
 from MMSA_ext.models.parts.dropout import Dropout, dropout, relu_dropout
 from MMSA_ext.models.parts.packing import Packing
 
 Activation = Literal["relu", "gelu"]
 ResidualStyle = Literal["post_norm", "branch_norm"]
+_LONG = 128  # queries and keys; the weights of shorter sequences are as fast to work on whole
 
 
 def activation_module(name: Activation) -> nn.Module:
@@ -53,7 +55,7 @@ class MultiHeadAttention(nn.Module):
         bias: Whether the projections of query, key and value have a bias.
         output_projection: Whether a linear layer follows the heads.
         scale: Factor on the logits; `1 / sqrt(head_dim)` if None.
-        dropout: Dropout on the attention weights (slow on a CPU; the papers do not ask for it).
+        dropout: Dropout on the attention weights.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class MultiHeadAttention(nn.Module):
         else:
             query = self.query(target)
             key, value = project(source, self.key, self.value)
-        mixed = attend(
+        return attend(
             query,
             key,
             value,
@@ -105,9 +107,8 @@ class MultiHeadAttention(nn.Module):
             heads=self.heads,
             scale=self.scale,
             dropout=self.dropout if self.training else 0.0,
+            output=self.output,
         )
-        updated: Tensor = self.output(mixed)
-        return updated
 
 
 def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
@@ -134,18 +135,22 @@ def attend(
     heads: int,
     scale: float | None = None,
     dropout: float = 0.0,
+    output: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Multi-head attention on projected sequences `(B, T, inner)`, `(B, S, inner)`.
 
     A packed source is given as rows `(R, inner)`; the queries then are those of the same rows, or
     padded as ever. Each sample attends to itself.
+
+    `output` maps what is read, position by position; block by block in a packed source, so that
+    the backward pass needs no second copy of what was read.
     """
     if isinstance(source_mask, Packing):
         packing, packed_query = source_mask, query.dim() == 2
         queries = packing.split_rows(query) if packed_query else packing.split_samples(query)
         keys, values = packing.split_rows(key), packing.split_rows(value)
         mixed = [
-            attend(q, k, v, block.mask, heads=heads, scale=scale, dropout=dropout)
+            attend(q, k, v, block.mask, heads=heads, scale=scale, dropout=dropout, output=output)
             for block, q, k, v in zip(packing.blocks, queries, keys, values, strict=True)
         ]
         if packed_query:
@@ -159,12 +164,15 @@ def attend(
     if mask is not None:  # (B, S) or (B, T, S) to (B, 1, 1 or T, S)
         mask = mask.view(mask.shape[0], 1, -1, mask.shape[-1])
     if dropout > 0 and on_eager_cpu(query.device):
-        read = _attend_with_dropout(split(query), split(key), split(value), mask, scale, dropout)
+        long = min(query.shape[1], key.shape[1]) > _LONG and (mask is None or mask.shape[2] == 1)
+        with_dropout = _attend_in_blocks if long else _attend_with_dropout
+        read = with_dropout(split(query), split(key), split(value), mask, scale, dropout)
     else:
         read = F.scaled_dot_product_attention(
             split(query), split(key), split(value), attn_mask=mask, dropout_p=dropout, scale=scale
         )
-    return read.transpose(1, 2).flatten(-2)
+    mixed = read.transpose(1, 2).flatten(-2)
+    return mixed if output is None else output(mixed)
 
 
 def _attend_with_dropout(
@@ -178,6 +186,23 @@ def _attend_with_dropout(
     weights = logits.masked_fill(~mask, torch.finfo(logits.dtype).min).softmax(dim=-1)
     # Where nothing is valid nothing is read, as in `scaled_dot_product_attention`.
     return dropout(weights.masked_fill(~mask, 0.0), p) @ value
+
+
+def _attend_in_blocks(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, p: float
+) -> Tensor:
+    """`_attend_with_dropout` for a mask of keys, `(B, 1, 1, S)`, and long sequences."""
+    batch, heads, length, width = query.shape
+    scale = width**-0.5 if scale is None else scale
+    read = attend_in_blocks(
+        (query * scale).flatten(0, 1),
+        key.flatten(0, 1),
+        value.flatten(0, 1),
+        lead=None,
+        dropout=p,
+        mask=None if mask is None else mask.flatten(0, 2).repeat_interleave(heads, dim=0),
+    )
+    return read.view(batch, heads, length, -1)
 
 
 class MultiSourceAttention(nn.Module):

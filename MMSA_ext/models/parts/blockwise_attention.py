@@ -25,7 +25,13 @@ _WEIGHTS = 1 << 17  # of a block, at most, unless a single head has more
 
 
 def attend_in_blocks(
-    query: Tensor, key: Tensor, value: Tensor, *, lead: int | None, dropout: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    lead: int | None,
+    dropout: float,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """softmax(Q K^T) V, with dropout on the weights.
 
@@ -36,19 +42,22 @@ def attend_in_blocks(
         lead: Query i reads the keys up to i + `lead`, at least 0; None reads all.
         dropout: Probability with which a weight is dropped, on a CPU rounded to a multiple of
             1/65536; the others are scaled up.
+        mask: `(N, S)`, True where a key may be read; None is everywhere.
 
     Returns:
-        `(N, T, d)`.
+        `(N, T, d)`; zero where no key may be read.
     """
+    if mask is not None:  # of a query that may read nothing, the weights count nothing
+        value = value.masked_fill(~mask.unsqueeze(-1), 0.0)
+        mask = mask.unsqueeze(1)
     if query.device.type != "cpu":
-        mask = None
         if lead is not None:
             seen = torch.ones(query.shape[1], key.shape[1], dtype=torch.bool, device=query.device)
-            mask = seen.tril_(lead)
+            mask = seen.tril_(lead) if mask is None else seen.tril_(lead) & mask
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=dropout, scale=1.0
         )
-    read: Tensor = _InBlocks.apply(query, key, value, lead, dropout)  # type: ignore[no-untyped-call]
+    read: Tensor = _InBlocks.apply(query, key, value, lead, dropout, mask)  # type: ignore[no-untyped-call]
     return read
 
 
@@ -58,7 +67,7 @@ class _Block(NamedTuple):
     heads: slice
     queries: slice
     keys: int
-    bias: Tensor  # (queries, keys): 0, or -inf where a query may not read a key
+    bias: Tensor  # as (heads, queries, keys): 0, or far below where a query may not read a key
 
     def weights(self, query: Tensor, keys: Tensor) -> Tensor:
         """Softmax of the logits, of `query` `(N, T, d)` and `keys` `(N, d, S)`."""
@@ -67,18 +76,23 @@ class _Block(NamedTuple):
         return torch.softmax(logits, dim=-1, out=logits)
 
 
-def _blocks(query: Tensor, keys: int, lead: int | None) -> Iterator[_Block]:
+def _blocks(query: Tensor, keys: int, lead: int | None, mask: Tensor | None) -> Iterator[_Block]:
     heads, length = query.shape[:2]
+    hidden = None
+    if mask is not None:  # not -inf: a query may be left with no key
+        hidden = query.new_zeros(mask.shape).masked_fill_(~mask, torch.finfo(query.dtype).min)
     for first in range(0, length, _QUERIES):
         queries = slice(first, min(first + _QUERIES, length))
         count = queries.stop - first
         seen = keys if lead is None else min(keys, queries.stop + lead)
-        bias = query.new_zeros(count, seen)
+        bias = query.new_zeros(1 if lead is None else count, seen)
         if lead is not None:
             bias.fill_(float("-inf")).triu_(first + lead + 1)
         together = max(1, _WEIGHTS // (count * seen))
         for head in range(0, heads, together):
-            yield _Block(slice(head, head + together), queries, seen, bias)
+            block = slice(head, head + together)
+            added = bias if hidden is None else bias + hidden[block, :, :seen]
+            yield _Block(block, queries, seen, added)
 
 
 class _Masks:
@@ -107,15 +121,21 @@ class _InBlocks(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, lead: int | None, dropout: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        lead: int | None,
+        dropout: float,
+        mask: Tensor | None,
     ) -> Tensor:
-        ctx.lead, ctx.dropout = lead, dropout
+        ctx.lead, ctx.dropout, ctx.mask = lead, dropout, mask
         ctx.seed = int(torch.randint(torch.iinfo(torch.int64).max, ())) if dropout else 0
         masks = _Masks(dropout, ctx.seed)
         query = query.contiguous()
         keys, values = _upright(key), _upright(value)
         read = torch.empty_like(query)
-        for block in _blocks(query, key.shape[1], lead):
+        for block in _blocks(query, key.shape[1], lead, mask):
             weights = block.weights(query, keys)
             masks.drop(weights)
             values_read = values[block.heads, :, : block.keys].transpose(1, 2)
@@ -126,7 +146,7 @@ class _InBlocks(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, keys, values, read = ctx.saved_tensors
         masks = _Masks(ctx.dropout, ctx.seed)
         # The sum over keys of weight times its gradient is that of output times its gradient.
@@ -135,7 +155,7 @@ class _InBlocks(torch.autograd.Function):
         queries, gradients = _upright(query), _upright(gradient)
         to_query = torch.empty_like(query)
         to_keys, to_values = torch.zeros_like(keys), torch.zeros_like(values)
-        for block in _blocks(query, keys.shape[2], ctx.lead):
+        for block in _blocks(query, keys.shape[2], ctx.lead, ctx.mask):
             heads, rows, seen = block.heads, block.queries, slice(block.keys)
             weights = block.weights(query, keys)
             to_weights = torch.bmm(gradient[heads, rows], values[heads, :, seen])
@@ -145,7 +165,7 @@ class _InBlocks(torch.autograd.Function):
             to_logits.mul_(to_weights.sub_(mean[heads, rows]))
             to_query[heads, rows] = torch.bmm(to_logits, keys[heads, :, seen].transpose(1, 2))
             to_keys[heads, :, seen] += torch.bmm(queries[heads, :, rows], to_logits)
-        return to_query, to_keys.transpose(1, 2), to_values.transpose(1, 2), None, None
+        return to_query, to_keys.transpose(1, 2), to_values.transpose(1, 2), None, None, None
 
 
 def _upright(x: Tensor) -> Tensor:

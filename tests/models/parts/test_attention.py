@@ -47,6 +47,26 @@ def test_each_target_position_may_have_a_mask_of_its_own(rate):
         torch.testing.assert_close(found[:, i : i + 1], want)
 
 
+@pytest.mark.parametrize("length", [20, 150])  # the latter in blocks
+def test_dropout_on_weights_keeps_their_mean(length):
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(8, 2, dropout=0.5, output_projection=False)
+    x = torch.randn(3, length, 8)
+    mask = torch.arange(length) < torch.tensor([length, length // 2, 1])[:, None]
+    with torch.no_grad():
+        whole = attention.eval()(x, x, mask)
+        attention.train()
+        draws = torch.stack([attention(x, x, mask) for _ in range(400)])
+    error = draws.std(dim=0) / len(draws) ** 0.5
+    assert ((draws.mean(dim=0) - whole).abs() < 6 * error).all()
+    # Of a single key all is dropped or kept.
+    alone = draws[:, 2].view(len(draws), length, 2, 4)
+    dropped = (alone == 0).all(dim=-1)
+    assert dropped.float().mean().item() == pytest.approx(0.5, abs=0.02)
+    kept = alone / whole[2].view(length, 2, 4)
+    torch.testing.assert_close(kept[~dropped], torch.full_like(kept[~dropped], 2.0))
+
+
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_transformer_layer_equals_torch(activation):
     torch.manual_seed(0)

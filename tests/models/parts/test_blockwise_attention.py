@@ -10,12 +10,20 @@ def sequences(queries, keys, heads=3, width=4, dtype=torch.float64):
     return [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
 
 
-def plainly(query, key, value, lead, keep=1.0):
+def plainly(query, key, value, lead, keep=1.0, mask=None):
     logits = query @ key.transpose(1, 2)
+    seen = torch.ones_like(logits, dtype=torch.bool)
     if lead is not None:
-        seen = torch.ones(logits.shape[1:], dtype=torch.bool).tril(lead)
-        logits = logits.masked_fill(~seen, -torch.inf)
-    return (logits.softmax(-1) * keep) @ value
+        seen = seen.tril(lead)
+    if mask is not None:
+        seen = seen & mask[:, None]
+    weights = logits.masked_fill(~seen, -torch.inf).softmax(-1)
+    return (weights.nan_to_num(0.0) * keep) @ value
+
+
+def ragged(heads, keys):
+    """One head reads all keys, one some, one none."""
+    return torch.arange(keys) < torch.tensor([keys, keys // 2, 0])[:heads, None]
 
 
 @pytest.mark.parametrize(
@@ -26,6 +34,45 @@ def test_values_and_gradients(queries, keys, lead):
     given = sequences(queries, keys)
     read = attend_in_blocks(*given, lead=lead, dropout=0.0)
     wanted = plainly(*given, lead)
+    torch.testing.assert_close(read, wanted)
+    weight = torch.randn_like(read)
+    found = torch.autograd.grad(read, given, weight)
+    torch.testing.assert_close(found, torch.autograd.grad(wanted, given, weight))
+
+
+@pytest.mark.parametrize("lead", [None, 20])
+def test_keys_that_a_mask_hides(lead):
+    given, mask = sequences(70, 90), ragged(3, 90)
+    read = attend_in_blocks(*given, lead=lead, dropout=0.0, mask=mask)
+    wanted = plainly(*given, lead, mask=mask)
+    torch.testing.assert_close(read, wanted)
+    weight = torch.randn_like(read)
+    # Where a head reads nothing, the plain form has no gradient but nan.
+    found = torch.autograd.grad(read, given, weight)
+    wanted = torch.autograd.grad(wanted[:2], given, weight[:2])
+    torch.testing.assert_close([g[:2] for g in found], [g[:2] for g in wanted])
+    assert not any(g[2].any() for g in found)
+    hidden = (
+        given[1].masked_fill(~mask[..., None], 1e6),
+        given[2].masked_fill(~mask[..., None], 9.0),
+    )
+    again = attend_in_blocks(given[0], *hidden, lead=lead, dropout=0.0, mask=mask)
+    torch.testing.assert_close(again, read)
+
+
+@pytest.mark.parametrize("lead", [None, 20])
+def test_dropout_is_a_plain_one_of_the_same_mask(lead):
+    """Values that are unit vectors show what was dropped; the masks do not depend on values."""
+    query, key, value = given = sequences(150, 140, width=140)
+    mask, rate = ragged(3, 140)[[0, 1, 1]], 0.5
+
+    def attend(value):
+        torch.manual_seed(3)
+        return attend_in_blocks(query, key, value, lead=lead, dropout=rate, mask=mask)
+
+    shown = attend(torch.eye(140, dtype=torch.float64).expand(3, -1, -1)).detach()
+    read = attend(value)
+    wanted = plainly(*given, lead, keep=(shown != 0) / (1 - rate), mask=mask)
     torch.testing.assert_close(read, wanted)
     weight = torch.randn_like(read)
     found = torch.autograd.grad(read, given, weight)

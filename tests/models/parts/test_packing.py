@@ -152,3 +152,22 @@ def test_a_device_has_one_block_and_is_not_asked_for_lengths():
     torch.testing.assert_close(mean, masked_mean(x, mask))
     assert not gpu.waits
     assert not gpu.mixes
+
+
+def test_the_backward_pass_of_a_packed_attention_keeps_what_was_read_once():
+    """Not per block, for the attention, and joined, for the weights of the output."""
+    packing = Packing.of(make_mask(LENGTHS), 5)
+    attention = MultiHeadAttention(64, 4)
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    rows = torch.randn(len(packing.positions), 64, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        attention(rows, rows, packing)
+    of_rows = rows.untyped_storage().nbytes()
+    weights = sum(p.untyped_storage().nbytes() for p in attention.parameters())
+    # Source, query, key, value and what was read; masks and sums of the softmax are small.
+    assert sum(x.nbytes() for x in kept.values()) < weights + 5.9 * of_rows
