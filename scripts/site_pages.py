@@ -29,6 +29,7 @@ ELSEWHERE = {
     "project/matrix.md": "results/matrix/README.md",
     "project/infoenh_hosts.md": "results/infoenh_hosts/README.md",
     "images/infoenh_study.png": "results/infoenh_study/figure.png",
+    "project/claims.md": "results/claims/README.md",
     "project/mosi_text_audio.md": "results/mosi_text_audio/README.md",
     "project/mosi_frozen_text.md": "results/mosi_frozen_text/README.md",
     "project/mmmo_audio_vision.md": "results/mmmo_audio_vision/README.md",

@@ -1,0 +1,312 @@
+"""What is known here of the papers' claims: docs/claims.md, and the tables in results/claims.
+
+    python studies/claims.py            # writes both, and the figures, from records alone
+    python studies/claims.py --check    # says whether page and tables are what the records give
+
+results/claims/claims.json has the claims, and for each the comparisons that test it: two rows of an
+experiment in results/claims, by seeds. What counts was settled before the runs: see RULE.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+
+from MMSA_ext import experiments
+from MMSA_ext.experiments.figures import draw
+from MMSA_ext.experiments.files import Experiment
+from MMSA_ext.experiments.tables import collect, table
+from MMSA_ext.files import write_atomically
+from MMSA_ext.records.store import RunStore
+from MMSA_ext.reporting.comparison_table import comparison_text
+from MMSA_ext.reporting.metric_names import PRINTED_PLAIN, better, paper_name
+from MMSA_ext.reporting.render import number, p_text, table_of, to_markdown
+from MMSA_ext.reporting.statistics import (
+    PairedDifference,
+    holm,
+    paired_difference,
+    paired_t_test_power,
+    seeds_needed,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "results" / "claims"
+PAGE = ROOT / "docs" / "claims.md"
+PUBLISHED = ROOT / "configs" / "experiments" / "published"
+LEVEL = 0.05
+NOTHING = "-"
+
+RULE = """\
+A claim is tested where two rows that differ by what it is about were trained on the same data with
+the same seeds. The difference of their test metrics, seed by seed, is judged by a paired t-test; p
+is corrected by Holm over all comparisons of the same data. A ridge regression has one fit, which
+stands for every seed.
+
+- **seen**: the difference has the claimed direction, and p is below .05;
+- **opposite**: it has the other direction, and p is below .05;
+- not seen: p is not below .05. *Power* is the probability with which these seeds would have found
+  the paper's margin at this spread (uncorrected), *seeds* how many find it with probability .8;
+- open: fewer than two seeds have been run.
+
+The paper's margin is of its own data, which are not ours; a dash where it prints none. No paper
+prints a spread over seeds. MAE and correlation are plain, accuracies and F1 in points of percent.
+"""
+
+DATA = {
+    "mosi": "MOSI",
+    "mosi_mmim": "MOSI, noise for vision",
+    "mmmo": "ICT-MMMO",
+    "mmmo_three": "ICT-MMMO, 120 reviews",
+    "planted_dashfusion": "planted",
+    "planted_infoenh": "planted",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A metric of two rows over shared seeds, as a claim asks for it.
+
+    Attributes:
+        claim: Place of the claim in the file.
+        experiment: Name of the experiment's file.
+        row: The row that should be better.
+        against: The other one.
+        metric: MMSA's name.
+        margin: What the paper prints as `row` less `against`; NaN if nothing.
+        found: What was measured, `row` less `against`.
+    """
+
+    claim: int
+    experiment: str
+    row: str
+    against: str
+    metric: str
+    margin: float
+    found: PairedDifference
+
+
+def main(
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit 1 if a page or table differs.")
+    ] = False,
+) -> None:
+    """Write docs/claims.md, tables and figures."""
+    store = RunStore(ROOT / "results" / "runs")
+    texts = {PAGE: page(FOLDER, store), **tables(FOLDER, store)}
+    if not check:
+        for path, text in texts.items():
+            write_atomically(path, text)
+        for experiment in _with_runs(FOLDER, store):
+            draw(experiment, store, FOLDER)
+    elif changed := [path for path, text in texts.items() if not _is(path, text)]:
+        names = ", ".join(str(path.relative_to(ROOT)) for path in changed)
+        raise SystemExit(f"not what the records give: {names}. python studies/claims.py")
+
+
+def _is(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_bytes() == text.encode()
+
+
+def tables(folder: Path, store: RunStore) -> dict[Path, str]:
+    """The tables of all experiments that have been begun, Markdown and CSV, by path."""
+    return {
+        folder / f"{experiment.name}.{form}": comparison_text(table(experiment, store), form)
+        for experiment in _with_runs(folder, store)
+        for form in ("md", "csv")
+    }
+
+
+def _with_runs(folder: Path, store: RunStore) -> Iterator[Experiment]:
+    for name in DATA:
+        experiment = experiments.load(folder / f"{name}.json")
+        if any((part.numbers["n"] > 0).any() for part in table(experiment, store)):
+            yield experiment
+
+
+def page(folder: Path, store: RunStore) -> str:
+    """The page, from a folder with claims and experiments and the store of their records."""
+    claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+    compared = list(comparisons(claims, folder, store))
+    corrected = corrections(compared)
+    papers = list(dict.fromkeys(claim["paper"] for claim in claims))
+    parts = [
+        "# What is known here of the papers' claims",
+        "Made by `python studies/claims.py` from committed records. What the data are,\n"
+        "how each was trained, and what follows: [results/claims](../results/claims/README.md).",
+        RULE.rstrip(),
+        _summary(papers, claims, compared, corrected),
+    ]
+    for paper in papers:
+        parts += [f"## {paper}", *_claims_of(paper, claims, compared, corrected)]
+    return "\n\n".join(parts) + "\n"
+
+
+def comparisons(
+    claims: Sequence[Mapping[str, Any]], folder: Path, store: RunStore
+) -> Iterator[Comparison]:
+    """What the claims ask for, with what the store has of it.
+
+    Raises:
+        SystemExit: A claim names a row or an experiment that is not there.
+    """
+    values: dict[str, Mapping[tuple[str, str], Mapping[int, float]]] = {}
+    for place, claim in enumerate(claims):
+        for test in claim["tests"]:
+            name = test["experiment"]
+            if name not in values:
+                values[name] = _values(folder, name, store)
+            for metric in test["metrics"]:
+                a, b = (_row(values[name], test[row], metric, name) for row in ("row", "against"))
+                found = paired_difference(a, b)
+                margin = _margin(test.get("printed"), metric)
+                yield Comparison(place, name, test["row"], test["against"], metric, margin, found)
+
+
+def corrections(compared: Sequence[Comparison]) -> list[float]:
+    """The p of each comparison, corrected by Holm over those of the same data."""
+    corrected = [math.nan] * len(compared)
+    for data in set(DATA.values()):
+        places = [i for i, one in enumerate(compared) if DATA[one.experiment] == data]
+        for i, p in zip(places, holm([compared[i].found.p_value for i in places]), strict=True):
+            corrected[i] = p
+    return corrected
+
+
+def verdict(one: Comparison, p: float) -> str:
+    """What a comparison says of its claim; see `RULE`."""
+    if one.found.n < 2:
+        return "open"
+    if math.isnan(p) or p >= LEVEL:
+        return "not seen"
+    gain = one.found.difference * (-1 if better(one.metric) == "lower" else 1)
+    return "**seen**" if gain > 0 else "**opposite**"
+
+
+def _values(
+    folder: Path, name: str, store: RunStore
+) -> Mapping[tuple[str, str], Mapping[int, float]]:
+    """Test metrics by row and metric, then by seed; a ridge's single fit stands for every seed."""
+    (part,) = collect(experiments.load(folder / f"{name}.json"), store)
+    values = dict(part.comparison.seed_values)
+    prints = set(part.comparison.numbers["fingerprint"])
+    if (folder / "ridge.csv").is_file():
+        for line in pd.read_csv(folder / "ridge.csv").to_dict("records"):
+            if line["fingerprint"] in prints:
+                for metric in part.comparison.metrics:
+                    seeds = experiments.load(folder / f"{name}.json").seeds
+                    values[f"ridge: {line['modalities']}", metric] = dict.fromkeys(
+                        seeds, line[metric]
+                    )
+    return values
+
+
+def _row(
+    values: Mapping[tuple[str, str], Mapping[int, float]], row: str, metric: str, name: str
+) -> Mapping[int, float]:
+    if (row, metric) not in values and not row.startswith("ridge: "):
+        raise SystemExit(f"claims.json: {name}.json has no row {row!r} with {metric}.")
+    return values.get((row, metric), {})
+
+
+def _margin(printed: Mapping[str, str] | None, metric: str) -> float:
+    if printed is None:
+        return math.nan
+    lines = pd.read_csv(PUBLISHED / printed["csv"])
+    lines = lines[(lines["dataset"] == printed["dataset"]) & (lines["metric"] == metric)]
+    by_row = lines.drop_duplicates("row").set_index("row")["value"]
+    for row in (printed["row"], printed["against"]):
+        if row not in by_row:
+            raise SystemExit(f"claims.json: {printed['csv']} has no {metric} of {row!r}.")
+    margin = float(by_row[printed["row"]] - by_row[printed["against"]])
+    return margin / (1 if metric in PRINTED_PLAIN else 100)
+
+
+def _summary(
+    papers: Sequence[str],
+    claims: Sequence[Mapping[str, Any]],
+    compared: Sequence[Comparison],
+    corrected: Sequence[float],
+) -> str:
+    verdicts = ("**seen**", "**opposite**", "not seen", "open")
+    rows = []
+    for paper in papers:
+        of_paper = [i for i, claim in enumerate(claims) if claim["paper"] == paper]
+        found = [
+            verdict(one, p)
+            for one, p in zip(compared, corrected, strict=True)
+            if one.claim in of_paper
+        ]
+        untested = sum("untested" in claims[i] for i in of_paper)
+        rows.append(
+            (paper, str(len(of_paper)), *(str(found.count(v)) for v in verdicts), str(untested))
+        )
+    heads = ("", "claims", *(f"{v.strip('*')}" for v in verdicts), "claims that cannot be tested")
+    return to_markdown(table_of(heads, rows)).rstrip()
+
+
+def _claims_of(
+    paper: str,
+    claims: Sequence[Mapping[str, Any]],
+    compared: Sequence[Comparison],
+    corrected: Sequence[float],
+) -> Iterator[str]:
+    heads = ("data", "compared", "n", "paper", "measured [95 %]", "p", "power", "seeds", "verdict")
+    for place, claim in enumerate(claims):
+        if claim["paper"] != paper:
+            continue
+        yield f"**{claim['says']}** ({claim['section']})"
+        rows = [
+            _line(one, p) for one, p in zip(compared, corrected, strict=True) if one.claim == place
+        ]
+        if rows:
+            yield "\n".join(
+                [
+                    f"| {' | '.join(heads)} |",
+                    "|---|---|--:|--:|--:|--:|--:|--:|---|",
+                    *(f"| {' | '.join(row)} |" for row in rows),
+                ]
+            )
+        if "note" in claim:
+            yield claim["note"]
+        if "untested" in claim:
+            yield f"Cannot be tested here: {claim['untested']}"
+
+
+def _line(one: Comparison, p: float) -> tuple[str, ...]:
+    form, scale = (".3f", 1) if one.metric in PRINTED_PLAIN else (".1f", 100)
+
+    def signed(value: float) -> str:
+        return number(scale * value, f"+{form}")
+
+    found, margin = one.found, abs(one.margin)
+    measured = signed(found.difference)
+    if math.isfinite(found.ci_low):
+        measured += f" [{signed(found.ci_low)}, {signed(found.ci_high)}]"
+    power = seeds = NOTHING
+    if found.n > 1 and margin > 0 and found.std > 0:
+        power = number(paired_t_test_power(found.n, margin, found.std))
+        needed = seeds_needed(margin, found.std)
+        seeds = "> 10,000" if needed is None else f"{needed:,}"
+    arrow = {"lower": "↓", "higher": "↑", "": ""}[better(one.metric)]
+    return (
+        DATA[one.experiment],
+        f"{one.row} less {one.against}: {paper_name(one.metric)} {arrow}",
+        str(found.n),
+        signed(one.margin),
+        measured,
+        p_text(p) if found.n > 1 else NOTHING,
+        power,
+        seeds,
+        verdict(one, p),
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
