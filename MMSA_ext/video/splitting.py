@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.video.contract import Transcript
+from MMSA_ext.video.speech import Stretch, speech
+from MMSA_ext.video.subtitles import read_subtitles
+from MMSA_ext.video.utterances import LONGEST, by_cues, by_pauses
 
 if TYPE_CHECKING:
     from MMSA_ext.video.contract import Clip
@@ -60,10 +63,6 @@ def parts(clip: Clip, said: Transcript, split: Split, subtitles: Path | None) ->
         ConfigError: There is no such rule, or no subtitles for it.
         MediaError: The sound or the subtitles cannot be read.
     """
-    from MMSA_ext.video.speech import Stretch, speech
-    from MMSA_ext.video.subtitles import read_subtitles
-    from MMSA_ext.video.utterances import LONGEST, by_cues, by_pauses
-
     check_split(split)
     if split == "subtitles" and subtitles is None:
         raise ConfigError("split by subtitles needs subtitles; give a file, or split by pauses.")
