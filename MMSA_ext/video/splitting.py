@@ -36,11 +36,7 @@ class Part:
 
 
 def check_split(split: str) -> None:
-    """Refuse a rule that there is none of.
-
-    Raises:
-        ConfigError: It is none of `Split`.
-    """
+    """Refuse what is no rule, by a ConfigError."""
     if split not in get_args(Split):
         raise ConfigError(f"split is {split!r:.80}; use one of {', '.join(get_args(Split))}.")
 
