@@ -143,13 +143,6 @@ def test_files_of_this_machine_are_not_served(client, models):
         assert client.get(f"/gradio_api/file={path}").status_code == 403
 
 
-def test_a_port_that_is_taken():
-    with server.listening("127.0.0.1", 0) as first:
-        port = first.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"port {port} of 127.0.0.1 is taken .* --port"):
-            server.listening("127.0.0.1", port)
-
-
 @pytest.mark.parametrize(
     ("host", "said"), [("no.such.host.invalid", "no address"), ("192.0.2.1", "cannot be listened")]
 )
