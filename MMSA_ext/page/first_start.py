@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -135,36 +135,29 @@ def _make(scratch: Path, say: Callable[[str], None]) -> Path:
     (made := scratch / "made").mkdir()
     there = FirstStart.within(made)
     rng = np.random.default_rng(_SEED)
-    steps = _Steps(say)
+    numbers = count(1)
+
+    @contextmanager
+    def step(what: str) -> Iterator[None]:
+        say(f"{next(numbers)} of 4: {what} ...")
+        began = time.monotonic()
+        yield
+        say(f"        done in {time.monotonic() - began:.0f} s")
+
     with known(_DATASET):
-        with steps("training text_only on generated sentences"):
+        with step("training text_only on generated sentences"):
             features = _sentences(scratch, rng)
             _train("text_only", features, scratch, _TEXT_ONLY, there.text_only)
-        with steps(f"making {_HEADS} talking heads"):
+        with step(f"making {_HEADS} talking heads"):
             table = _heads(scratch, rng)
             make_talking_head(there.sample, 0.8, 5.0, _SEED)
-        with steps("extracting sound and faces"):
+        with step("extracting sound and faces"):
             features, (audio, vision) = scratch / "heads.pkl", _EXTRACTORS
             makers: dict[str, Any] = {"audio": audio, "vision": vision, "pretrained": _ENCODER}
             extract(table, features, cache=scratch / "clips", **makers)
-        with steps("training dashfusion on them"):
+        with step("training dashfusion on them"):
             _train("dashfusion", features, scratch, _DASHFUSION, there.dashfusion)
     return made
-
-
-class _Steps:
-    """Says what is being done, and how long it took."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say, self._number = say, 0
-
-    @contextmanager
-    def __call__(self, what: str) -> Iterator[None]:
-        self._number += 1
-        self._say(f"{self._number} of 4: {what} ...")
-        began = time.monotonic()
-        yield
-        self._say(f"        done in {time.monotonic() - began:.0f} s")
 
 
 def _sentences(scratch: Path, rng: np.random.Generator) -> Path:

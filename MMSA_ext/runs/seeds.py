@@ -59,7 +59,6 @@ from MMSA_ext.training.callbacks import (
     CallbackError,
     EpochProgress,
     Following,
-    RunEnd,
     RunStart,
     following,
 )
@@ -232,7 +231,14 @@ class Run:
                     staged=staged if there else None,
                 )
                 resume.remove()
-                followed.end = _end(followed.end, record, path)
+                followed.end = replace(
+                    followed.end,
+                    status=record.status,
+                    reason=record.reason,
+                    metrics=deepcopy(record.metrics),
+                    chosen_epoch=record.chosen_epoch,
+                    record=path,
+                )
             logger.info("Result for seed %d: %s", seed, record.metrics.get("test", record.reason))
         return self._result(read_record(path), reused=False)  # as stored, with its digests
 
@@ -572,17 +578,6 @@ def _start(identity: RunIdentity, resume: ResumePoint) -> RunStart:
         identity.short_id,
         deepcopy(identity.configuration),
         tuple(map(EpochProgress.of, resume.epochs())),
-    )
-
-
-def _end(end: RunEnd, record: RunRecord, path: Path) -> RunEnd:
-    return replace(
-        end,
-        status=record.status,
-        reason=record.reason,
-        metrics=deepcopy(record.metrics),
-        chosen_epoch=record.chosen_epoch,
-        record=path,
     )
 
 

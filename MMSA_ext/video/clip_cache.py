@@ -54,7 +54,8 @@ def opened_cache(wanted: bool | str | os.PathLike[str] = True) -> Iterator[ClipC
     if not isinstance(wanted, bool):
         own = ClipCache(Path(expand(wanted)))
     if own is not None:
-        own.tidy()
+        with suppress(OSError):
+            own.clear(_UNUSED_SECONDS)
         yield own
         return
     with tempfile.TemporaryDirectory(prefix="mmsa-ext-clips-") as folder:
@@ -148,11 +149,6 @@ class ClipCache:
                     path.unlink()
                     freed += status.st_size
         return freed
-
-    def tidy(self) -> None:
-        """Remove what nobody used for 30 days, as far as the system lets us."""
-        with suppress(OSError):
-            self.clear(_UNUSED_SECONDS)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{_SUFFIX}"

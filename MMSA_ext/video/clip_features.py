@@ -17,14 +17,13 @@ from MMSA_ext.files import reason
 from MMSA_ext.paths import shown
 from MMSA_ext.video.clip_cache import ClipCache, key_of
 from MMSA_ext.video.contract import Clip, Extractor, Recogniser, Track, Transcript, Word
-from MMSA_ext.video.media import MediaClip, open_clip
+from MMSA_ext.video.media import MediaClip
 from MMSA_ext.video.words import transcript
 
 if TYPE_CHECKING:
     from MMSA_ext.data.recipes import Recipe
 
 __all__ = [
-    "ClipFeatures",
     "Extraction",
     "Request",
     "file_digest",
@@ -54,23 +53,6 @@ class Request:
     subtitles: Path | None = None
 
 
-@dataclass(frozen=True)
-class ClipFeatures:
-    """What a clip gave.
-
-    Attributes:
-        tracks: By modality, `audio`, `vision`; those that were asked for.
-        text: What is said.
-        missing: Modality, `text` too -> why there is nothing; only what is missing.
-        damage: What is wrong with the file, as a sentence's part; empty if it is sound.
-    """
-
-    tracks: dict[str, Track]
-    text: str
-    missing: dict[str, str]
-    damage: str = ""
-
-
 def missing(tracks: Mapping[str, Track], transcript: Transcript) -> dict[str, str]:
     """By modality, `text` too, why there is nothing; only what is missing."""
     said = {name: track.missing for name, track in tracks.items() if not len(track.frames)}
@@ -81,7 +63,7 @@ def missing(tracks: Mapping[str, Track], transcript: Transcript) -> dict[str, st
 
 @dataclass(frozen=True)
 class Extraction:
-    """How clips are extracted; called with a request.
+    """How clips are extracted.
 
     Attributes:
         extractors: By modality.
@@ -98,23 +80,15 @@ class Extraction:
         """Who makes the modalities."""
         return {name: extractor.recipe() for name, extractor in self.extractors.items()}
 
-    def __call__(self, request: Request) -> ClipFeatures:
-        """Extract a clip, or take from the cache what was extracted before.
+    def tracks(self, request: Request, clip: MediaClip) -> tuple[dict[str, Track], str]:
+        """What the extractors make of a clip, by modality, and the damage of its file.
+
+        What they made of it before is taken from the cache.
 
         Raises:
             ConfigError: A package or a model that is needed is not there.
             MediaError: The file cannot be read.
         """
-        clip = open_clip(request.path, request.start, request.end)
-        tracks, damage = self.tracks(request, clip)
-        if request.text is None:
-            said = self.transcript(request, clip)
-        else:  # nobody asks for the times of the words
-            said = Transcript(request.text, source="given")
-        return ClipFeatures(tracks, said.text, missing(tracks, said), damage)
-
-    def tracks(self, request: Request, clip: MediaClip) -> tuple[dict[str, Track], str]:
-        """What the extractors make of a clip, by modality, and the damage of its file."""
         found, damages = {}, [clip.damage]
         for modality, extractor in self.extractors.items():
             key = self.key(request, modality)

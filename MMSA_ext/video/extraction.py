@@ -35,8 +35,8 @@ from MMSA_ext.processes import (
 from MMSA_ext.stopping import Stopped
 from MMSA_ext.validation import whole_number
 from MMSA_ext.video.clip_cache import ClipCache, opened_cache
-from MMSA_ext.video.clip_features import Extraction, Request, frames_of
-from MMSA_ext.video.contract import Extractor, Recogniser
+from MMSA_ext.video.clip_features import Extraction, Request, frames_of, missing
+from MMSA_ext.video.contract import Extractor, Recogniser, Transcript
 from MMSA_ext.video.corpus import Item, is_table, read_corpus
 from MMSA_ext.video.extractors import checked_extractor, extractor
 from MMSA_ext.video.media import open_clip
@@ -247,18 +247,19 @@ class _Server:
 
     def execute(self, request: Request) -> _Outcome:
         try:
-            clip = self.extraction(request)
+            clip = open_clip(request.path, request.start, request.end)
+            tracks, damage = self.extraction.tracks(request, clip)
+            if request.text is None:
+                said = self.extraction.transcript(request, clip)
+            else:  # nobody asks for the times of the words
+                said = Transcript(request.text, source="given")
         except MediaError as error:
             return _Outcome(error=str(error))
         except MMSAExtError as error:  # of all clips alike
             return _Outcome(fatal=error)
-        return _Outcome(
-            {name: self.extraction.key(request, name) for name in clip.tracks},
-            {name: track.found for name, track in clip.tracks.items()},
-            clip.missing,
-            clip.text,
-            clip.damage,
-        )
+        keys = {name: self.extraction.key(request, name) for name in tracks}
+        found = {name: track.found for name, track in tracks.items()}
+        return _Outcome(keys, found, missing(tracks, said), said.text, damage)
 
     def close(self) -> None:
         """Nothing is open."""

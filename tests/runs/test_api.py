@@ -495,14 +495,10 @@ class TestVariantsOfMMSAsModels:
         assert off.seeds[0].metrics == host.seeds[0].metrics
 
     def test_a_search_reaches_nested_keys(self, run, tmp_path):
-        space = MMSA_ext.config.files.extension_config("tune")["lf_dnn_infoenh"]
-        space["debugParams"] = {"d_paras": ["infoenh"], "infoenh": {"k": [2, 3], "d": [4, 8]}}
-        space["datasetParams"] = {"mosi": {}}
+        space = {"d_paras": ["infoenh"], "infoenh": {"k": [2, 3], "d": [4, 8]}}
+        section = MMSA_ext.config.files.extension_config("regression")["lf_dnn_infoenh"]
         file = tmp_path / "space.json"
-        file.write_text(json.dumps({"lf_dnn_infoenh": space}))
-        regression = MMSA_ext.config.files.extension_config("regression")["lf_dnn_infoenh"]
-        content = {"lf_dnn_infoenh": regression | {"debugParams": space["debugParams"]}}
-        file.write_text(json.dumps(content))
+        file.write_text(json.dumps({"lf_dnn_infoenh": section | {"debugParams": space}}))
         options = {"is_tune": True, "tune_times": 2, "config_file": file}
         found = run("lf_dnn_infoenh", config={"early_stop": 1}, **options).seeds[0].record
         chosen = found.identity.configuration["infoenh"]
