@@ -293,7 +293,7 @@ class Run:
             yield followers, followed
 
     def _check_folders(self, identity: RunIdentity) -> None:
-        """Find out before training whether its result can be stored; tidy up after the dead."""
+        """Find out before training whether its result can be kept; tidy up after dead processes."""
         longest = new_file(self._checkpoint_path(identity)).name
         check_writable(self.places.models, _MODELS_BYTES, longest)
         check_writable(self.places.logs, _LOG_BYTES)

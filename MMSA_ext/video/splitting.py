@@ -36,7 +36,7 @@ class Part:
 
 
 def check_split(split: str) -> None:
-    """Refuse what is no rule, by a ConfigError."""
+    """Refuse what is none of `Split`, by a ConfigError."""
     if split not in get_args(Split):
         raise ConfigError(f"split is {split!r:.80}; use one of {', '.join(get_args(Split))}.")
 

@@ -11,7 +11,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from MMSA_ext.cli import app, main, parse_overrides
+from MMSA_ext.cli import app, main
+from MMSA_ext.cli.options import parse_overrides
 from MMSA_ext.errors import ConfigError
 from tests.conftest import tiny_config
 

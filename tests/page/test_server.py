@@ -80,12 +80,6 @@ def test_what_is_no_video(client, content, said, uploads):
     assert str(uploads) not in found["error"]
 
 
-def test_a_sentence_for_a_model_that_reads_more(client):
-    status, found = post(client, text="word3", checkpoint="dashfusion")
-    assert status == 422
-    assert "reads audio and vision besides text" in found["error"]
-
-
 @pytest.mark.parametrize("told", [True, False])
 def test_what_is_too_large_is_not_read_to_its_end(client, monkeypatch, uploads, told):
     monkeypatch.setattr(server, "LARGEST_MIB", 1)
