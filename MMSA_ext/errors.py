@@ -69,3 +69,9 @@ def _stands_for(word: str, parts: list[str]) -> bool:
 def one_line(error: Exception) -> str:
     """What an error of others says, after the name of its kind, on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error of others says, or the name of its kind if it is silent."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200].rstrip(".")

@@ -110,7 +110,7 @@ def test_commands_parse(line, tmp_path, monkeypatch):
         forgetting("audio_vision") if own else nullcontext(),
         group.commands[command].make_context(command, arguments) as context,
     ):
-        cli.parse_overrides(context.params.get("overrides") or [])
+        cli.options.parse_overrides(context.params.get("overrides") or [])
 
 
 def test_every_command_is_shown():

@@ -24,12 +24,11 @@ from MMSA_ext.cli import (
     statistics,
     video,
 )
-from MMSA_ext.cli.options import parse_overrides
 from MMSA_ext.errors import MMSAExtError
 from MMSA_ext.stopping import Stopped, stoppable
 from MMSA_ext.version import __version__
 
-__all__ = ["app", "main", "parse_overrides"]
+__all__ = ["app", "main"]
 
 app = typer.Typer(
     add_completion=False,

@@ -15,6 +15,7 @@ from MMSA_ext.cli.options import (
     feature_file,
     feature_source,
     known_dataset,
+    split_pairs,
 )
 from MMSA_ext.errors import ConfigError
 
@@ -153,7 +154,7 @@ def convert(
 
 def columns_of(given: list[str] | None) -> dict[str, str]:
     """What `--column` says: our names and the source's."""
-    return _pairs("--column", given or [])
+    return split_pairs("--column", "text=utterance", given or [])
 
 
 def shares_of(given: str | None) -> list[float] | None:
@@ -165,18 +166,8 @@ def lengths_of(given: list[str] | None) -> dict[str, int]:
     """What `--max-length` says, by modality."""
     return {
         modality: _number(f"--max-length {modality}", limit, int)
-        for modality, limit in _pairs("--max-length", given or []).items()
+        for modality, limit in split_pairs("--max-length", "audio=375", given or []).items()
     }
-
-
-def _pairs(option: str, given: list[str]) -> dict[str, str]:
-    """`NAME=VALUE` pairs; a value may be empty."""
-    pairs = [text.partition("=") for text in given]
-    if wrong := [name for name, separator, _ in pairs if not separator or not name]:
-        raise ConfigError(f"{option} {wrong[0]}: write NAME=VALUE.")
-    if len({name for name, _, _ in pairs}) < len(pairs):
-        raise ConfigError(f"{option}: a name is given twice; leave one out.")
-    return {name: value for name, _, value in pairs}
 
 
 def _number(option: str, text: str, kind: type[_Number]) -> _Number:

@@ -72,7 +72,7 @@ def demo(
                 typer.echo("Whoever reaches this machine can use it.")
 
         try:
-            serve(app, [sock], ready)
+            serve(app, sock, ready)
         except Stopped as stopped:
             stopped.add_note("The page is closed; what was uploaded is deleted.")
             raise

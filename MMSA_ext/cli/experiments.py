@@ -19,9 +19,11 @@ from MMSA_ext.cli.options import (
     Vision,
     known_experiment,
     parse_overrides,
+    say_written,
     takes_imports,
     takes_run_options,
 )
+from MMSA_ext.errors import ConfigError, suggest
 from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.stopping import Stopped
 
@@ -122,8 +124,6 @@ def run(
 
     chosen = _load(experiment, datasets, overrides, seeds, rows=rows, models=models)
     if engine != "ray" and address:
-        from MMSA_ext.errors import ConfigError
-
         raise ConfigError("--address is of a Ray cluster; add --engine ray.")
     try:
         outcomes = experiments.run(
@@ -206,8 +206,6 @@ def table(
     dataset_file: DatasetFile = "",
 ) -> None:
     """Write and show the tables of what has been run; give the options that it was run with."""
-    from MMSA_ext.errors import ConfigError, suggest
-
     known = [*FORMATS, "txt"]
     if unknown := [name for name in formats or () if name not in known]:
         raise ConfigError(f"no format {unknown[0]!r} of a table; {suggest(unknown[0], known)}")
@@ -260,8 +258,6 @@ def _load(
 
 def _choose(experiment: experiments.Experiment, features: str, code: str) -> experiments.Experiment:
     """The experiment with the records that the options ask for."""
-    from MMSA_ext.errors import ConfigError
-
     if features and len(experiment.datasets) > 1:
         raise ConfigError(
             f"one feature file cannot be that of {', '.join(experiment.datasets)}: choose one of "
@@ -287,7 +283,6 @@ def _show_tables(
     formats: tuple[str, ...],
 ) -> None:
     from MMSA_ext import experiments
-    from MMSA_ext.errors import ConfigError
     from MMSA_ext.records.store import RunStore
     from MMSA_ext.reporting.comparison_table import comparison_table
     from MMSA_ext.reporting.render import to_text
@@ -303,14 +298,11 @@ def _show_tables(
         typer.echo(f"\n{to_text(comparison_table(comparison))}\n")
     with _writing(folder):
         written = experiments.write_tables(comparisons, experiment, folder / "experiments", formats)
-    for path in written:
-        typer.echo(f"written: {path}")
+    say_written(written)
 
 
 def _draw(
-    experiment: experiments.Experiment,
-    res_save_dir: str | Path | None,
-    kind: str | None = None,
+    experiment: experiments.Experiment, res_save_dir: str | Path | None, kind: str | None = None
 ) -> None:
     from MMSA_ext import experiments
     from MMSA_ext.records.store import RunStore
@@ -319,15 +311,12 @@ def _draw(
     store = RunStore(folder / "runs")
     with _writing(folder):
         written = experiments.draw(experiment, store, folder / "experiments", kind=kind)
-    for path in written:
-        typer.echo(f"written: {path}")
+    say_written(written)
 
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     """Say where nothing can be written in one sentence."""
-    from MMSA_ext.errors import ConfigError
-
     try:
         yield
     except OSError as error:

@@ -22,6 +22,7 @@ from MMSA_ext.cli.options import (
     feature_source,
     parse_overrides,
     run_store,
+    say_written,
     takes_imports,
 )
 from MMSA_ext.errors import ConfigError
@@ -71,13 +72,14 @@ def embeddings(
     found = analysis.representations(trained)
     points = analysis.project(found, trained.samples, perplexity=perplexity, seed=seed)
     distances = analysis.distances(found, seed=seed)
+    title = f"{trained.name} on {trained.args.dataset_name}"
     written = [
         _write(points, output / "embeddings.csv"),
         _write(distances, output / "distances.csv"),
-        *save(embedding_figure(points, distances, title=_title(trained)), output / "embeddings"),
+        *save(embedding_figure(points, distances, title=title), output / "embeddings"),
     ]
     typer.echo(to_text(frame_table(distances)))
-    _say(written)
+    say_written(written)
 
 
 @app.command()
@@ -105,7 +107,7 @@ def attention(
         of_sample = maps[maps["id"] == sample["id"]]
         written += save(attention_figure(of_sample, sample), output / stem)
         written += save(head_figure(of_sample, sample), output / f"{stem}-heads")
-    _say(written)
+    say_written(written)
 
 
 @app.command()
@@ -145,7 +147,7 @@ def attribution(
         written += save(attribution_figure(of_sample, sample), output / stem)
     shown = ["id", "label", "prediction", "baseline", "text_sum", "audio_sum", "vision_sum", "gap"]
     typer.echo(to_text(frame_table(found.samples[shown])))
-    _say(written)
+    say_written(written)
 
 
 @app.command()
@@ -207,15 +209,11 @@ def cases(
         *save(case_figure(study.table, study.systems, summary=study.summary), output / "cases"),
     ]
     typer.echo(markdown)
-    _say(written)
+    say_written(written)
 
 
 def parse_row(text: str) -> tuple[str, tuple[str, dict[str, Any]]]:
-    """`LABEL=MODEL[:KEY=VALUE,...]` to label, model and settings; values are JSON, else strings.
-
-    Raises:
-        ConfigError: If it is not of that form.
-    """
+    """`LABEL=MODEL[:KEY=VALUE,...]` to label, model and settings; values are JSON, else strings."""
     label, separator, rest = text.partition("=")
     model, _, listed = rest.partition(":")
     if not (label.strip() and separator and model.strip()):
@@ -257,10 +255,6 @@ def _load(
     )
 
 
-def _title(trained: TrainedModel) -> str:
-    return f"{trained.name} on {trained.args.dataset_name}"
-
-
 def _stems(samples: pd.DataFrame, prefix: str) -> list[tuple[str, pd.Series]]:
     """A file name for each sample; its number keeps apart ids that differ in odd characters."""
     return [
@@ -276,8 +270,3 @@ def _write(table: pd.DataFrame, path: Path) -> Path:
     # With a byte order mark, without which spreadsheets misread Chinese text.
     write_atomically(path, f"\ufeff{csv_text(table)}")
     return path
-
-
-def _say(written: Sequence[Path]) -> None:
-    for path in written:
-        typer.echo(f"written: {path}")

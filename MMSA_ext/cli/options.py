@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from MMSA_ext.records.store import RunStore
 
 _Path = TypeVar("_Path", str, Path, None)
-
-
 _Name = TypeVar("_Name", str, None)
 
 
@@ -48,14 +46,16 @@ def _define_data_sets(context: typer.Context, path: str) -> str:
 
 
 def given_once(argument: str | None, option: str | None, flag: str, default: str) -> str:
-    """What a user gave as an argument or as an option, or else the default.
-
-    Raises:
-        ConfigError: Both were given, and differ.
-    """
+    """What a user gave as an argument or as an option, or else the default."""
     if argument and option and argument.lower() != option.lower():
         raise ConfigError(f"{argument!r} and {flag} {option!r} both name one; leave one out.")
     return argument or option or default
+
+
+def say_written(paths: Iterable[Path]) -> None:
+    """Name the files that a command has written."""
+    for path in paths:
+        typer.echo(f"written: {path}")
 
 
 def known_experiment(name: str) -> str:
@@ -242,21 +242,13 @@ Track = Annotated[
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:
-    """`KEY=VALUE` pairs to a dictionary; values are JSON where they parse, else strings.
-
-    Raises:
-        ConfigError: If a pair is none, a key is given twice, or a value is JSON without a meaning.
-    """
+    """`KEY=VALUE` pairs to a dictionary; values are JSON where they parse, else strings."""
     values = split_pairs("--set", "num_epochs=20", pairs)
     return {key: json_or_text(text, f"--set {key}") for key, text in values.items()}
 
 
 def split_pairs(option: str, example: str, pairs: list[str]) -> dict[str, str]:
-    """`KEY=TEXT` pairs of an option to a dictionary.
-
-    Raises:
-        ConfigError: If a pair is none, or a key is given twice.
-    """
+    """`KEY=TEXT` pairs of an option to a dictionary."""
     values: dict[str, str] = {}
     for pair in pairs:
         key, separator, text = pair.partition("=")
@@ -269,11 +261,7 @@ def split_pairs(option: str, example: str, pairs: list[str]) -> dict[str, str]:
 
 
 def run_store(res_save_dir: str) -> RunStore:
-    """The records in a folder of results, the default one where none is given.
-
-    Raises:
-        ConfigError: It has none.
-    """
+    """The records in a folder of results, the default one where none is given."""
     from MMSA_ext.records.store import RunStore
 
     root = Places.resolved(results=res_save_dir or None).results / "runs"

@@ -70,7 +70,8 @@ def run(
     ] = False,
 ) -> None:
     """Train and test a model, with MMSA's flags; prints a table and where everything is."""
-    model, dataset = _names(model_argument, dataset_argument, model_option, dataset_option)
+    model = given_once(model_argument, model_option, "--model", "dashfusion")
+    dataset = given_once(dataset_argument, dataset_option, "--dataset", "mosi")
     values = parse_overrides(overrides or [])
     if front_padding:
         values["front_padding"] = front_padding
@@ -143,7 +144,8 @@ def tune(
     Trials are kept in an SQLite file; the same command goes on until there are as many as asked
     for. They run on the first seed, the best configuration on all seeds that are given.
     """
-    model, dataset = _names(model_argument, dataset_argument, model_option, dataset_option)
+    model = given_once(model_argument, model_option, "--model", "dashfusion")
+    dataset = given_once(dataset_argument, dataset_option, "--dataset", "mosi")
     _run(
         model,
         dataset,
@@ -300,7 +302,8 @@ def _score_file(scorer: "Scorer", source: Path, output: Path | None, *, texts: b
         typer.echo(f"{len(table)} predictions written to {output}")
     if texts and (failed := int((table["error"] != "").sum())):
         typer.echo(f"{failed} of {len(table)} texts could not be scored: see 'error'.", err=True)
-        _fail_if(failed == len(table))
+        if failed == len(table):
+            raise typer.Exit(1)
 
 
 def _score_shards(scorer: "Scorer", folder: Path, output: Path) -> None:
@@ -319,29 +322,11 @@ def _score_shards(scorer: "Scorer", folder: Path, output: Path) -> None:
     typer.echo(f"{samples - failed} predictions of {samples} samples in {output}")
     if failed:
         typer.echo(f"{failed} samples could not be scored: see the column 'error'.", err=True)
-        _fail_if(failed == samples)
+        if failed == samples:
+            raise typer.Exit(1)
     if unread := sum(bool(part.error) for part in parts):
         typer.echo(f"{unread} of {len(parts)} parts could not be read.", err=True)
         raise typer.Exit(1)
-
-
-def _fail_if(nothing: bool) -> None:
-    """Exit code 1 where not one sample has a prediction."""
-    if nothing:
-        raise typer.Exit(1)
-
-
-def _names(
-    model_argument: str | None,
-    dataset_argument: str | None,
-    model_option: str | None,
-    dataset_option: str | None,
-) -> tuple[str, str]:
-    """Model and data set, as arguments or as MMSA's options."""
-    return (
-        given_once(model_argument, model_option, "--model", "dashfusion"),
-        given_once(dataset_argument, dataset_option, "--dataset", "mosi"),
-    )
 
 
 def _run(model: str, dataset: str, options: RunOptions, **arguments: Any) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
 from MMSA_ext.cli.options import ResultDir, run_store
+from MMSA_ext.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,21 +31,7 @@ Split = Annotated[str, typer.Option("--split", help="Split whose samples and met
 Output = Annotated[str, typer.Option("-o", "--output", help="Write the numbers as CSV, too.")]
 
 
-class Style(StrEnum):
-    """How a table is laid out."""
-
-    full = "full"
-    paper = "paper"
-
-
-class Format(StrEnum):
-    """How a table is written."""
-
-    txt = "txt"
-    md = "md"
-    tex = "tex"
-    html = "html"
-    csv = "csv"
+Format = Literal["txt", "md", "tex", "html", "csv"]
 
 
 def table(
@@ -63,11 +49,11 @@ def table(
         str, typer.Option("--baseline", help="As --model: the row that the others are tested with.")
     ] = "",
     style: Annotated[
-        Style,
+        Literal["full", "paper"],
         typer.Option(
             help="full: intervals, differences and notes, metrics x100. paper: as papers print."
         ),
-    ] = Style.full,
+    ] = "full",
     std: Annotated[bool, typer.Option("--std/--no-std", help="With --style paper: mean ± std.")] = (
         True
     ),
@@ -76,9 +62,7 @@ def table(
         typer.Option("--metric", help="MMSA's name; repeatable. Default: all but Loss."),
     ] = None,
     split: Split = "test",
-    form: Annotated[Format, typer.Option("--format", help="Of what is shown or written.")] = (
-        Format.txt
-    ),
+    form: Annotated[Format, typer.Option("--format", help="Of what is shown or written.")] = "txt",
     output: Annotated[
         str,
         typer.Option("-o", "--output", help="File; its ending, .tex or other, decides the format."),
@@ -86,16 +70,14 @@ def table(
     res_save_dir: ResultDir = "",
 ) -> None:
     """A table of what the store has of some models; needs no experiment file."""
-    from MMSA_ext.errors import ConfigError
     from MMSA_ext.files import write_atomically
     from MMSA_ext.reporting.comparison_table import comparison_text
     from MMSA_ext.reporting.tables import compare_models
 
     _check_output(output)
-    if output and (ending := Path(output).suffix.lstrip(".")) in list(Format):
-        form = Format(ending)
-    elif output:
-        raise ConfigError(f"--output {output}: end it in .{', .'.join(Format)}.")
+    ending: Any = Path(output).suffix.lstrip(".")
+    if output and ending not in get_args(Format):
+        raise ConfigError(f"--output {output}: end it in .{', .'.join(get_args(Format))}.")
     found = compare_models(
         run_store(res_save_dir).records(),
         models or (),
@@ -104,7 +86,7 @@ def table(
         metrics=metrics,
         split=split,
     )
-    text = comparison_text(found, form.value, paper=style is Style.paper, spread=std)
+    text = comparison_text(found, ending or form, paper=style == "paper", spread=std)
     if output:
         write_atomically(Path(output), text)
         typer.echo(f"written: {output}")
@@ -212,8 +194,6 @@ def _groups(
 
 def _check_output(output: str) -> None:
     """Make the folder of `output` and see whether it can be written, before work is done."""
-    from MMSA_ext.errors import ConfigError
-
     if not output:
         return
     path = Path(output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -187,8 +188,6 @@ def score_videos(
 
 
 def _write(scores: list[VideoScore], output: Path | None) -> None:
-    import json
-
     import pandas as pd
 
     from MMSA_ext.files import write_atomically

@@ -60,9 +60,6 @@ class Checkpoints:
         Args:
             name: One of `places`; None is the first.
 
-        Returns:
-            Its name, and the model.
-
         Raises:
             UnknownCheckpointError: There is none of that name.
             CheckpointError, ConfigError, TextEncoderError: As `Scorer`; paths are not said.

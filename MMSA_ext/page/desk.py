@@ -32,12 +32,7 @@ class Desk:
         self._lock = threading.Lock()
 
     def sentence(self, model: str | None, text: str, *, explain: bool = True) -> Reading:
-        """Score a sentence alone.
-
-        Args:
-            model: Name of the checkpoint; None is the first.
-            text: The sentence.
-            explain: Whether contributions are computed.
+        """Score a sentence alone, by a checkpoint of that name; None is the first.
 
         Raises:
             UnknownCheckpointError: There is no such model.
@@ -55,14 +50,7 @@ class Desk:
         subtitles: Path | None = None,
         explain: bool = True,
     ) -> Reading:
-        """Score a video or audio file, of which nothing is kept.
-
-        Args:
-            model: As in `sentence`.
-            path: The file.
-            text: What is said in it, if that is known.
-            subtitles: `.srt` or `.vtt` file, likewise.
-            explain: As in `sentence`.
+        """Score a video or audio file, of which nothing is kept; arguments as in `sentence`.
 
         Raises:
             UnknownCheckpointError: There is no such model.
@@ -87,12 +75,8 @@ class Desk:
     def edited(self, reading: Reading, texts: Sequence[str]) -> Reading:
         """Score a reading's video again with other transcripts, without extracting it.
 
-        Args:
-            reading: What was read of it before.
-            texts: One an utterance.
-
         Raises:
-            ConfigError: There are more or fewer.
+            ConfigError: There is not one text an utterance.
             MMSAExtError: As `video`.
         """
         return self._read(reading.model, lambda _: reading.score.features.with_texts(texts))
@@ -108,12 +92,7 @@ class Desk:
             return read(name, scorer, features(scorer), explain=explain)
 
     def said(self, error: MMSAExtError, names: Mapping[Path, str] | None = None) -> str:
-        """An error as clients read it: models by their names, and no path of this machine.
-
-        Args:
-            error: What was raised.
-            names: Further paths, and what stands in their place.
-        """
+        """An error as clients read it: names in place of the models' paths and of further ones."""
         own = {path: name for name, path in self.checkpoints.places().items()}
         return in_a_sentence(str(error), own | dict(names or {}))
 

@@ -47,12 +47,7 @@ class Face:
 
 
 def draw(reading: Reading, *, notes: Sequence[str] = ()) -> str:
-    """The score, the utterances over time and their words.
-
-    Args:
-        reading: What is shown.
-        notes: Sentences that stand below the score, such as what the model learnt from.
-    """
+    """The score, sentences to stand below it, the utterances over time and their words."""
     score = reading.score
     low, high = score.label_range
     return _template("reading.html").render(
@@ -71,12 +66,7 @@ def draw(reading: Reading, *, notes: Sequence[str] = ()) -> str:
 
 
 def draw_parts(reading: Reading, faces: Sequence[Face] = ()) -> str:
-    """What the score is made of, and the face.
-
-    Args:
-        reading: What is shown.
-        faces: See `face_strip`.
-    """
+    """What the score is made of, and the face."""
     return _template("made_of.html").render(
         reading=reading,
         names=_NAMES,
@@ -98,12 +88,7 @@ def style() -> str:
 
 
 def face_strip(score: VideoScore, pictures: Sequence[tuple[float, Image]]) -> list[Face]:
-    """Pictures of a video, with the box of the face that was found nearest in time.
-
-    Args:
-        score: The video.
-        pictures: Times in seconds from the start of the file, and pictures.
-    """
+    """Pictures by seconds from the start, with the face's box that was found nearest in time."""
     times, boxes = score.shown("face")
     strip = []
     for time, picture in pictures:

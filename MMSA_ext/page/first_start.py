@@ -11,7 +11,6 @@ a voice of a sentiment of their own. Its label is the mean of the two, so each m
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import re
@@ -19,11 +18,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from MMSA_ext.data.convert import convert
 from MMSA_ext.data.encode_text import text_recipe
@@ -79,13 +79,7 @@ _WAIT_SECONDS = 900.0  # for another start that makes them
 
 @dataclass(frozen=True)
 class FirstStart:
-    """What there is.
-
-    Attributes:
-        text_only: Checkpoint.
-        dashfusion: Checkpoint.
-        sample: Clip.
-    """
+    """Two checkpoints and a clip."""
 
     text_only: Path
     dashfusion: Path
@@ -98,7 +92,7 @@ class FirstStart:
         return cls(*(folder / name for name in names))
 
 
-def first_start(cache: Path, say: Callable[[str], None], jobs: int = 1) -> FirstStart:
+def first_start(cache: Path, say: Callable[[str], None]) -> FirstStart:
     """Make the models and the clip, unless they are there.
 
     All appear when all are complete. Of several starts at once one makes them, the others wait.
@@ -107,7 +101,6 @@ def first_start(cache: Path, say: Callable[[str], None], jobs: int = 1) -> First
     Args:
         cache: Folder that keeps them, in a folder of their own.
         say: Told of each step.
-        jobs: Processes that extract.
 
     Raises:
         ConfigError: A package of the extra is not installed.
@@ -122,7 +115,7 @@ def first_start(cache: Path, say: Callable[[str], None], jobs: int = 1) -> First
         with exclusive(cache / "demo.lock", _WAIT_SECONDS):
             if not folder.is_dir():
                 with scratch_folder(cache) as scratch:
-                    _make(scratch, say, jobs).rename(folder)
+                    _make(scratch, say).rename(folder)
     except OSError as error:
         if isinstance(error, MMSAExtError):
             raise
@@ -137,49 +130,34 @@ def _recipe_digest() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _make(scratch: Path, say: Callable[[str], None], jobs: int) -> Path:
+def _make(scratch: Path, say: Callable[[str], None]) -> Path:
     """A folder with everything, in a scratch folder."""
     (made := scratch / "made").mkdir()
     there = FirstStart.within(made)
     rng = np.random.default_rng(_SEED)
-    steps = _Steps(say)
-    with known(_DATASET):
-        with steps("training text_only on generated sentences"):
-            features = _sentences(scratch, rng)
-            _train("text_only", features, scratch, _TEXT_ONLY, there.text_only)
-        with steps(f"making {_HEADS} talking heads"):
-            table = _heads(scratch, rng)
-            make_talking_head(there.sample, 0.8, 5.0, _SEED)
-        with steps("extracting sound and faces"):
-            features = scratch / "heads.pkl"
-            audio, vision = _EXTRACTORS
-            extract(
-                table,
-                features,
-                audio=audio,
-                vision=vision,
-                pretrained=_ENCODER,
-                jobs=jobs,
-                cache=scratch / "clips",
-            )
-        with steps("training dashfusion on them"):
-            _train("dashfusion", features, scratch, _DASHFUSION, there.dashfusion)
-    return made
-
-
-class _Steps:
-    """Says what is being done, and how long it took."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say, self._number = say, 0
+    numbers = count(1)
 
     @contextmanager
-    def __call__(self, what: str) -> Iterator[None]:
-        self._number += 1
-        self._say(f"{self._number} of 4: {what} ...")
+    def step(what: str) -> Iterator[None]:
+        say(f"{next(numbers)} of 4: {what} ...")
         began = time.monotonic()
         yield
-        self._say(f"        done in {time.monotonic() - began:.0f} s")
+        say(f"        done in {time.monotonic() - began:.0f} s")
+
+    with known(_DATASET):
+        with step("training text_only on generated sentences"):
+            features = _sentences(scratch, rng)
+            _train("text_only", features, scratch, _TEXT_ONLY, there.text_only)
+        with step(f"making {_HEADS} talking heads"):
+            table = _heads(scratch, rng)
+            make_talking_head(there.sample, 0.8, 5.0, _SEED)
+        with step("extracting sound and faces"):
+            features, (audio, vision) = scratch / "heads.pkl", _EXTRACTORS
+            makers: dict[str, Any] = {"audio": audio, "vision": vision, "pretrained": _ENCODER}
+            extract(table, features, cache=scratch / "clips", **makers)
+        with step("training dashfusion on them"):
+            _train("dashfusion", features, scratch, _DASHFUSION, there.dashfusion)
+    return made
 
 
 def _sentences(scratch: Path, rng: np.random.Generator) -> Path:
@@ -216,11 +194,7 @@ def _written(table: Path, rows: Sequence[dict[str, Any]]) -> Path:
     """A CSV with ids and splits."""
     splits = ["valid"] * _HELD_OUT + ["test"] * _HELD_OUT
     splits += ["train"] * (len(rows) - len(splits))
-    with table.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["id", "split", *rows[0]])
-        writer.writeheader()
-        for number, (row, split) in enumerate(zip(rows, splits, strict=True)):
-            writer.writerow({"id": number, "split": split} | row)
+    pd.DataFrame(rows).assign(split=splits).to_csv(table, index_label="id")
     return table
 
 

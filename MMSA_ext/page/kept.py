@@ -11,12 +11,7 @@ _PREFIX = "demo-"
 
 
 def folder_of(cache: Path, digest: str) -> Path:
-    """The folder of models that are made in one way.
-
-    Args:
-        cache: The user's cache.
-        digest: Of what decides how they are made.
-    """
+    """The folder, in the user's cache, of models that are made in one way."""
     return cache / f"{_PREFIX}{digest}"
 
 

@@ -39,32 +39,21 @@ _EMPTY = "<p class='empty'>Choose a video, a sound or a sentence, and press Scor
 
 @dataclass
 class _Visit:
-    """What is kept of a client until it leaves.
+    """What is kept of a client until it leaves."""
 
-    Attributes:
-        files: What it uploaded last, by where.
-        path: The file of the reading; None of a sentence.
-        reading: What was scored last; None where that failed.
-        faces: Of that.
-    """
-
-    files: dict[str, Path] = field(default_factory=dict)
-    path: Path | None = None
-    reading: Reading | None = None
+    files: dict[str, Path] = field(default_factory=dict)  # what it uploaded last, by where
+    path: Path | None = None  # of the reading; None of a sentence
+    reading: Reading | None = None  # what was scored last; None where that failed
     faces: tuple[Face, ...] = ()
 
 
 class _Visits:
-    """By session; files of one that leaves are deleted, and one in whose place another comes.
-
-    Attributes:
-        kept: Files of the page itself.
-    """
+    """By session; files of one that leaves are deleted, and one in whose place another comes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._visits = folder.resolve(), dict[str, _Visit]()
         self._lock = threading.Lock()
-        self.kept: set[str] = set()
+        self.kept: set[str] = set()  # files of the page itself
 
     def of(self, request: gr.Request) -> _Visit:
         with self._lock:
@@ -209,13 +198,12 @@ def _on_clicks(
             show_progress_on=shown[0],
         )
 
-    def video(name: str, path: str | None, text: str, request: gr.Request) -> list[Any]:
-        given = None if path is None else Path(path)
-        return clicks.file(name, given, text, visits.begin(request, given, "video"))
+    def file(where: str) -> Callable[..., list[Any]]:
+        def action(name: str, path: str | None, text: str, request: gr.Request) -> list[Any]:
+            given = None if path is None else Path(path)
+            return clicks.file(name, given, text, visits.begin(request, given, where))
 
-    def sound(name: str, path: str | None, text: str, request: gr.Request) -> list[Any]:
-        given = None if path is None else Path(path)
-        return clicks.file(name, given, text, visits.begin(request, given, "sound"))
+        return action
 
     def sentence(name: str, text: str, request: gr.Request) -> list[Any]:
         return clicks.sentence(name, text, visits.begin(request))
@@ -223,8 +211,8 @@ def _on_clicks(
     def again(text: str, request: gr.Request) -> list[Any]:
         return clicks.again(text, visits.of(request))
 
-    connect(inputs.score_video.click, video, [model, inputs.video, inputs.said])
-    connect(inputs.score_audio.click, sound, [model, inputs.audio, inputs.heard])
+    connect(inputs.score_video.click, file("video"), [model, inputs.video, inputs.said])
+    connect(inputs.score_audio.click, file("sound"), [model, inputs.audio, inputs.heard])
     connect(inputs.score_sentence.click, sentence, [model, inputs.sentence])
     connect(edited[1].click, again, [edited[0]])
 

@@ -84,11 +84,7 @@ class Reading:
 
 
 def as_one_utterance(scorer: Scorer, text: str) -> VideoFeatures:
-    """A sentence alone, as if it had been extracted.
-
-    Args:
-        scorer: The model that it is for.
-        text: The sentence.
+    """A sentence alone, as if it had been extracted for a model.
 
     Raises:
         ConfigError: There is no text, or the model reads more than text.
@@ -106,13 +102,7 @@ def as_one_utterance(scorer: Scorer, text: str) -> VideoFeatures:
 
 
 def read(name: str, scorer: Scorer, features: VideoFeatures, *, explain: bool = True) -> Reading:
-    """Score what was extracted, and attribute the scores to modalities and words.
-
-    Args:
-        name: What the checkpoint is called.
-        scorer: The model.
-        features: What was extracted for it.
-        explain: Whether contributions are computed.
+    """Score what was extracted for a model, and attribute the scores to modalities and words.
 
     Raises:
         CheckpointError, MediaError, TextEncoderError: As `score_features`.

@@ -9,8 +9,8 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,11 +114,7 @@ def _mount(app: fastapi.FastAPI, desk: Desk, folder: Path, **page: Any) -> None:
 
 @asynccontextmanager
 async def _form(request: Request) -> AsyncIterator[FormData]:
-    """The form of a request, read no further than it may be large; its files are closed at the end.
-
-    Raises:
-        HTTPException: 413 or 400.
-    """
+    """The form of a request, read no further than it may be large; then its files are closed."""
     most = LARGEST_MIB << 20
     too_large = HTTPException(
         413, f"what was sent has more than {LARGEST_MIB} MiB; send a smaller file, or a part of it."
@@ -233,10 +229,6 @@ class _OwnSourcesOnly:
 def listening(host: str, port: int) -> socket.socket:
     """A socket that clients can connect to; taken first, so that a busy port costs no time.
 
-    Args:
-        host: Name or number of an address of this machine.
-        port: The port; 0 is any that is free.
-
     Raises:
         ConfigError: The port is taken, or not to be had; or the address is none of this machine.
     """
@@ -273,19 +265,10 @@ def _is_no_end(record: logging.LogRecord) -> bool:
     return not (isinstance(error, asyncio.CancelledError) or "graceful shutdown" in str(record.msg))
 
 
-def serve(
-    app: fastapi.FastAPI, sockets: Sequence[socket.socket], ready: Callable[[], None]
-) -> None:
-    """Serve until a signal to end comes.
-
-    Args:
-        app: From `application`.
-        sockets: From `listening`; closed at the end.
-        ready: Called when the page answers.
-    """
+def serve(app: fastapi.FastAPI, sock: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve at a socket until a signal to end comes; `ready` is called once the page answers."""
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE_SECONDS
     )
     logging.getLogger("uvicorn.error").addFilter(_is_no_end)
-    with closing(sockets[0]):
-        _Server(config, ready).run(list(sockets))
+    _Server(config, ready).run([sock])

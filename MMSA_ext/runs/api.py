@@ -217,12 +217,11 @@ def open_run(
     import_modules(options.imports)
     with known_from(options.dataset_file):
         args = resolve(model_name, dataset_name, config_file, config, searched=searched)
-    places = options.places()
-    log_file = places.logs / f"{args.model_name}-{args.dataset_name}.log"
-    with (
-        known_from(options.dataset_file),
-        mmsa_bridge.registered(),
-        mmsa_bridge.run_logging(log_file, options.verbose_level),
-        mmsa_bridge.progress_bars(options.verbose_level > 0),
-    ):
-        yield Run(args, options, places, mmsa_bridge.assign_device(options.gpu_ids))
+        places = options.places()
+        log_file = places.logs / f"{args.model_name}-{args.dataset_name}.log"
+        with (
+            mmsa_bridge.registered(),
+            mmsa_bridge.run_logging(log_file, options.verbose_level),
+            mmsa_bridge.progress_bars(options.verbose_level > 0),
+        ):
+            yield Run(args, options, places, mmsa_bridge.assign_device(options.gpu_ids))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from MMSA_ext.data.scaling import FeatureScaling
-from MMSA_ext.errors import ConfigError
+from MMSA_ext.errors import ConfigError, first_line
 from MMSA_ext.extras import import_extra
 from MMSA_ext.files import write_atomically
 from MMSA_ext.models.contract import Inputs, MSAModel, core_model
@@ -131,13 +131,7 @@ def _made(
 
 
 class _Predictor(nn.Module):
-    """From features as a file has them to predictions.
-
-    Args:
-        model: The network.
-        args: Its configuration.
-        scaling: Of its frames; None leaves them.
-    """
+    """From features as a file has them to predictions."""
 
     def __init__(
         self, model: MSAModel, args: Mapping[str, Any], scaling: FeatureScaling | None
@@ -192,12 +186,7 @@ class _Predictor(nn.Module):
         return torch.where(mask.unsqueeze(-1), scaled, 0.0)
 
     def example(self, batch: int, cut: int) -> dict[str, Tensor]:
-        """Random features.
-
-        Args:
-            batch: Samples.
-            cut: How much shorter than the longest of training they are; at least one step is left.
-        """
+        """Random features, so much shorter than the longest of training; one step is left."""
         generator = torch.Generator().manual_seed(batch)
         made: dict[str, Tensor] = {}
         for m in self.reads:
@@ -303,10 +292,9 @@ def _explained(scorer: Scorer) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except _FAILURES as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ConfigError(
             f"{scorer.path}: {scorer.args.model_name} with this configuration cannot be exported "
-            f"({first})."
+            f"({first_line(error)})."
         ) from error
     finally:
         for logger, level in zip(noisy, levels, strict=True):

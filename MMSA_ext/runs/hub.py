@@ -32,7 +32,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from MMSA_ext.errors import CheckpointError, ConfigError, HubError, MMSAExtError
+from MMSA_ext.errors import CheckpointError, ConfigError, HubError, MMSAExtError, first_line
 from MMSA_ext.files import reason
 from MMSA_ext.paths import expand, hub_name
 from MMSA_ext.runs.model_card import PLACE
@@ -170,11 +170,7 @@ def _upload(folder: Path, repository: str, *, private: bool) -> str:
 
 
 def _checked(name: str) -> str:
-    """`owner/name` of a repository.
-
-    Raises:
-        ConfigError: It is no name of one.
-    """
+    """`owner/name` of a repository."""
     repository = hub_name(name)
     try:
         if repository is not None:
@@ -222,7 +218,7 @@ def _as_sentences(repository: str, revision: str | None = None) -> Iterator[None
                 f"this; {_LOGIN} with a token that may write to it."
             ) from error
         raise HubError(
-            f"{repository}: {constants.ENDPOINT} answers {code}: {_line(error)}"
+            f"{repository}: {constants.ENDPOINT} answers {code}: {first_line(error)}"
         ) from error
     except Exception as error:  # of the network, the libraries below, the disk
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
@@ -231,9 +227,4 @@ def _as_sentences(repository: str, revision: str | None = None) -> Iterator[None
 
 
 def _unreachable(error: Exception) -> str:
-    return f"{constants.ENDPOINT} cannot be reached, or broke off ({_line(error)})."
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200].rstrip(".")
+    return f"{constants.ENDPOINT} cannot be reached, or broke off ({first_line(error)})."

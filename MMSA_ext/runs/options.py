@@ -24,23 +24,10 @@ __all__ = ["RunOptions"]
 class RunOptions:
     """How and where a run is made. The files aside, no number of it depends on this.
 
+    The attributes are arguments of `MMSA_run`, but for one.
+
     Attributes:
-        custom_feature: Feature file in place of the configured one.
-        feature_T: Feature file whose text is used.
-        feature_A: Feature file whose audio is used.
-        feature_V: Feature file whose vision is used.
-        gpu_ids: CUDA devices, of which the first is used; empty for the most free one; -1 or `cpu`
-            for the CPU.
-        num_workers: Loader processes of MMSA's own models.
-        verbose_level: 0 errors, 1 information, 2 everything.
-        model_save_dir: Folder of checkpoints; `~/MMSA/saved_models` by default.
-        res_save_dir: Folder of records, tables and pictures; `~/MMSA/results` by default.
-        log_dir: Folder of logs; `~/MMSA/logs` by default.
-        reuse: Look finished runs up instead of repeating them.
-        dataset_file: JSON file with definitions of data sets, see `datasets.read_datasets`.
         imports: Modules of models of one's own, see `own_models.import_modules`.
-        callbacks: Told how the runs go on.
-        track: Names of trackers that log them, see `tracking`.
 
     Raises:
         ConfigError: If a value is none that can be meant. Whether files, folders and devices are
@@ -106,11 +93,7 @@ class RunOptions:
 
 
 def _modules(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of modules, those of files whole: a worker has another folder.
-
-    Raises:
-        ConfigError: If one is no text.
-    """
+    """Names of modules, those of files whole: a worker has another folder."""
     listed = [names] if isinstance(names, str | Path) else list(names)
     if not all(isinstance(name, str | Path) for name in listed):
         raise ConfigError(f"imports is {names!r:.80}; give names of modules or their .py files.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -194,6 +194,7 @@ class Scorer:
         scaling: What the frames are scaled by; None if they are not.
         recipe: Who made the training features. Of a modality that it lacks nothing is compared,
             which is said once.
+        reads: Modalities that the model reads.
 
     Raises:
         CheckpointError: The checkpoint is missing, damaged or of a model that is not known, or its
@@ -223,13 +224,13 @@ class Scorer:
             "embed": embed,
         }
         self._too_long, self._embed = too_long, embed
-        trained = sharing.open_trained(self.path, overrides)
-        self._checkpoint = checkpoint = trained.checkpoint
+        checkpoint, encoder = sharing.open_trained(self.path, overrides)
+        self._checkpoint = checkpoint
         check_replaces(overrides, checkpoint.config)
         try:
             given = {k: str(v) if isinstance(v, Path) else v for k, v in (overrides or {}).items()}
-            if trained.encoder is not None:
-                given = {"pretrained": str(trained.encoder)} | given
+            if encoder is not None:
+                given = {"pretrained": str(encoder)} | given
             _check_keys({**checkpoint.config, **given})
             config = _completed(merge(checkpoint.config, given))
         except UnknownModelError as error:
@@ -251,8 +252,8 @@ class Scorer:
         self._built: dict[str, nn.Module] = {}
         self.recipe, self.any_recipe = checkpoint.recipe, any_recipe
         self._unread = unread_modalities(self.args)
-        self._read = [modality for modality in MODALITIES if modality not in self._unread]
-        if unknown := [modality for modality in self._read if modality not in self.recipe]:
+        self.reads = tuple(modality for modality in MODALITIES if modality not in self._unread)
+        if unknown := [modality for modality in self.reads if modality not in self.recipe]:
             logger.warning(
                 "%s does not say who made its training features' %s: whether what it is given is "
                 "made alike cannot be told.",
@@ -326,11 +327,6 @@ class Scorer:
         return trains_in_mmsa(self.args.model_name)
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        """Modalities that the model reads."""
-        return tuple(self._read)
-
-    @property
     def label_range(self) -> tuple[float, float]:
         """Lowest and highest sentiment of the data set that it was trained on."""
         low, high = mmsa_bridge.data_set(self.args).label_range
@@ -387,14 +383,10 @@ class Scorer:
     def check_recipe(self, recipe: Recipe, source: str | Path) -> None:
         """Refuse features that are not made as those of training; where that is open, warn.
 
-        Args:
-            recipe: Who made them.
-            source: Their file or folder.
-
         Raises:
             FeatureFileError: They are of another recipe, and `any_recipe` is not set.
         """
-        other, doubtful = compared(self.recipe, recipe, self._read)
+        other, doubtful = compared(self.recipe, recipe, self.reads)
         if other and not self.any_recipe:
             raise FeatureFileError(
                 f"{source}: of another recipe than the features that {self.path} was trained on, "
@@ -473,7 +465,7 @@ class Scorer:
         widths = {
             modality: int(width)
             for modality, width in zip(MODALITIES, self.args.feature_dims, strict=True)
-            if modality in self._read and (modality, self._text_key) != ("text", "text_bert")
+            if modality in self.reads and (modality, self._text_key) != ("text", "text_bert")
         }
         utterances = Utterances.of_columns(batch, widths)
         scores = self.score(utterances, "batch")
@@ -505,8 +497,8 @@ class Scorer:
         utterances = self._read_parts(utterances)
         count = len(utterances)
         prediction = np.full(count, np.nan, np.float32)
+        embedding = np.zeros((count, 0), np.float32) if self._embed else None
         errors = [""] * count
-        vectors: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
         waiting = self._groups(utterances)[::-1]
         while waiting:
             rows = waiting.pop()
@@ -522,9 +514,12 @@ class Scorer:
                     waiting += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]
                 continue
             prediction[rows] = found.prediction.numpy()
-            if self._embed:
-                vectors.append((rows, found.features[FUSED].float().numpy()))
-        return Scores(prediction, self._joined(vectors, count) if self._embed else None, errors)
+            if embedding is not None:
+                vectors = found.features[FUSED].float().numpy()
+                if not embedding.size:  # its width is known from the first
+                    embedding = np.full((count, vectors.shape[1]), np.nan, np.float32)
+                embedding[rows] = vectors
+        return Scores(prediction, embedding, errors)
 
     def features(self, utterances: Utterances, source: str | Path) -> FeatureSet:
         """Utterances as the model is to be given them, as `read` gives those of a file.
@@ -573,7 +568,7 @@ class Scorer:
 
     def _read_parts(self, utterances: Utterances) -> Utterances:
         """What the model reads, with tokens of the transcripts where it lacks tokens."""
-        read = [self._text_key if part == "text" else part for part in self._read]
+        read = [self._text_key if part == "text" else part for part in self.reads]
         arrays = {key: values for key, values in utterances.arrays.items() if key in read}
         if "text_bert" in read and "text_bert" not in arrays and utterances.raw_text is not None:
             arrays["text_bert"] = token_arrays(self.tokenizer, utterances.raw_text)
@@ -591,25 +586,15 @@ class Scorer:
             raise CheckpointError(f"{self.path}: does not name the text encoder (pretrained).")
         return text_encoders.load_tokenizer(pretrained)
 
-    @staticmethod
-    def _joined(
-        vectors: list[tuple[NDArray[np.int64], NDArray[np.float32]]], count: int
-    ) -> NDArray[np.float32]:
-        width = vectors[0][1].shape[1] if vectors else 0
-        joined = np.full((count, width), np.nan, np.float32)
-        for rows, values in vectors:
-            joined[rows] = values
-        return joined
-
     def _check_widths(self, features: FeatureSet) -> None:
         widths = dict(zip(FRAMES, self.args.feature_dims[1:], strict=True))
         problems = [
             f"it has no {modality}, which {self.args.model_name} reads"
             for modality in features.absent
-            if modality in self._read
+            if modality in self.reads
         ]
         for name, split in features.splits.items():
-            for modality in (m for m in FRAMES if m in self._read and m not in features.absent):
+            for modality in (m for m in FRAMES if m in self.reads and m not in features.absent):
                 found, width = getattr(split, modality).shape[2], widths[modality]
                 if found != width:
                     problems.append(
@@ -656,22 +641,16 @@ def _scaling(args: EasyDict, plain: Any, checkpoint_path: str | Path) -> Feature
 
 
 def _check_keys(config: Mapping[str, Any]) -> None:
-    """Refuse names that an `EasyDict` has for itself.
-
-    Raises:
-        ConfigError: With the first.
-    """
-    hidden = [key for key in _keys(config) if hasattr(EasyDict, key)]
-    if hidden:
-        raise ConfigError(f"{hidden[0]!r} is no name of a key.")
+    """Refuse names that an `EasyDict` has for itself."""
+    for key, value in config.items():
+        if hasattr(EasyDict, key):
+            raise ConfigError(f"{key!r} is no name of a key.")
+        if isinstance(value, Mapping):
+            _check_keys(value)
 
 
 def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration, checked, with the defaults of this package's models for what it lacks.
-
-    Raises:
-        ConfigError: With the first problem; with all of the typed keys of this package's models.
-    """
+    """A configuration, checked, with the defaults of this package's models for what it lacks."""
     missing = {"model_name", "dataset_name", "feature_dims", "seq_lens"} - config.keys()
     if missing:
         raise ConfigError(f"it lacks {', '.join(sorted(missing))}.")
@@ -698,20 +677,8 @@ def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
     return complete
 
 
-def _keys(config: Mapping[str, Any]) -> Iterator[str]:
-    """The keys of a configuration and of the dictionaries in it."""
-    for key, value in config.items():
-        yield key
-        if isinstance(value, Mapping):
-            yield from _keys(value)
-
-
 def _check_finite(table: pd.DataFrame, features: FeatureSet) -> None:
-    """Refuse predictions that are no numbers.
-
-    Raises:
-        FeatureFileError: Naming the first sample.
-    """
+    """Refuse predictions that are no numbers."""
     unusable = table.loc[~np.isfinite(table["prediction"].to_numpy(dtype=np.float64)), "id"]
     if len(unusable):
         raise FeatureFileError(

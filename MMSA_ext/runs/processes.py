@@ -19,11 +19,7 @@ logger = logging.getLogger("MMSA")
 
 
 def check_copied(options: RunOptions) -> None:
-    """Refuse options that no other process can be given.
-
-    Raises:
-        ConfigError: If a callback cannot be copied.
-    """
+    """Refuse callbacks that no other process can be given, by a ConfigError."""
     try:
         pickle.dumps(options.callbacks)
     except Exception as error:  # whatever an object's own pickling raises

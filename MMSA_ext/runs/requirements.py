@@ -41,7 +41,7 @@ def check(
     Args:
         args: Configuration of the run.
         features: The data before `corruption`.
-        corruption: What will be taken from them, from `corruption.bind`; None is nothing.
+        corruption: What will be taken from them; None is nothing.
 
     Raises:
         ConfigError: With every reason.

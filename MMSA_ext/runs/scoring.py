@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class PartScores:
     samples: int = 0
     failed: int = 0
     found: bool = False
-    error: str = field(default="")
+    error: str = ""
 
 
 def score_shards(

@@ -35,11 +35,7 @@ _FEW = 16
 
 @dataclass(frozen=True)
 class Choices:
-    """Values of which one is drawn.
-
-    Attributes:
-        values: At least one; numbers, texts, lists, anything that a configuration may hold.
-    """
+    """Values of which one is drawn: whatever a configuration may hold."""
 
     values: tuple[Any, ...]
 

@@ -59,7 +59,6 @@ from MMSA_ext.training.callbacks import (
     CallbackError,
     EpochProgress,
     Following,
-    RunEnd,
     RunStart,
     following,
 )
@@ -193,7 +192,7 @@ class Run:
         """Run one seed, or look it up; its record is on disk afterwards.
 
         Args:
-            seed: The seed.
+            seed: From 0 to 2**32 - 1.
             position: Of the seed in the list of seeds, from 1.
             callbacks: Told of this seed, after those of the options.
 
@@ -209,7 +208,8 @@ class Run:
             return self._result(known, reused=True)
         if self.features.fingerprint != identity.dataset_fingerprint:  # changed just now
             return self.seed(seed, position, callbacks=callbacks)
-        self._check_places(identity)
+        self.store.check_writable(identity.dataset, identity.model)
+        self._check_folders(identity)
         logger.info("-" * 30 + " Running with seed %d [%d] " + "-" * 30, seed, position)
         checkpoint = self._checkpoint_path(identity)
         with (
@@ -231,7 +231,14 @@ class Run:
                     staged=staged if there else None,
                 )
                 resume.remove()
-                followed.end = _end(followed.end, record, path)
+                followed.end = replace(
+                    followed.end,
+                    status=record.status,
+                    reason=record.reason,
+                    metrics=deepcopy(record.metrics),
+                    chosen_epoch=record.chosen_epoch,
+                    record=path,
+                )
             logger.info("Result for seed %d: %s", seed, record.metrics.get("test", record.reason))
         return self._result(read_record(path), reused=False)  # as stored, with its digests
 
@@ -246,15 +253,7 @@ class Run:
         """Train one seed and score it on some splits alone; no record and no checkpoint is made.
 
         Stopped, it leaves the state after its last epoch, and the same call goes on there.
-
-        Args:
-            seed: The seed.
-            position: Shown in log lines.
-            splits: What the chosen epoch is scored on.
-            callbacks: Told of this training, after those of the options.
-
-        Raises:
-            WriteError: A folder cannot be written to.
+        Arguments and errors are those of `seed`.
         """
         identity = self.identity(seed)
         self._check_folders(identity)
@@ -293,16 +292,8 @@ class Run:
         with following(followers, start) as followed:
             yield followers, followed
 
-    def _check_places(self, identity: RunIdentity) -> None:
-        """Find out before training whether its result can be stored; tidy up after dead processes.
-
-        Raises:
-            WriteError: It cannot.
-        """
-        self.store.check_writable(identity.dataset, identity.model)
-        self._check_folders(identity)
-
     def _check_folders(self, identity: RunIdentity) -> None:
+        """Find out before training whether its result can be kept; tidy up after dead processes."""
         longest = new_file(self._checkpoint_path(identity)).name
         check_writable(self.places.models, _MODELS_BYTES, longest)
         check_writable(self.places.logs, _LOG_BYTES)
@@ -453,11 +444,7 @@ class Run:
     def _score_corrupted(
         self, args: EasyDict, clean: RunRecord, checkpoint: Checkpoint
     ) -> SeedOutcome:
-        """The outcome of training anew, whose weights would be the same, without training.
-
-        Raises:
-            CheckpointError: If the weights do not fit the configuration.
-        """
+        """The outcome of training anew, whose weights would be the same, without training."""
         weights = self._checkpoint_path(clean.identity)
         args = EasyDict({**args, "model_save_path": weights})
         if trains_in_mmsa(args.model_name):
@@ -533,14 +520,8 @@ class Run:
         if outcome.text_encoder_config is not None:
             config["text_encoder_config"] = outcome.text_encoder_config
         scaling = None if self._scaling is None else self._scaling.plain()
-        checkpoint = Checkpoint(
-            config,
-            identity.seed,
-            outcome.state_dict,
-            outcome.metrics,
-            scaling,
-            self.features.recipe,
-        )
+        weights, recipe = outcome.state_dict, self.features.recipe
+        checkpoint = Checkpoint(config, identity.seed, weights, outcome.metrics, scaling, recipe)
         try:
             save_checkpoint(path, checkpoint)
         except OSError as error:
@@ -597,17 +578,6 @@ def _start(identity: RunIdentity, resume: ResumePoint) -> RunStart:
         identity.short_id,
         deepcopy(identity.configuration),
         tuple(map(EpochProgress.of, resume.epochs())),
-    )
-
-
-def _end(end: RunEnd, record: RunRecord, path: Path) -> RunEnd:
-    return replace(
-        end,
-        status=record.status,
-        reason=record.reason,
-        metrics=deepcopy(record.metrics),
-        chosen_epoch=record.chosen_epoch,
-        record=path,
     )
 
 

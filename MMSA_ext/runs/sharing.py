@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, NamedTuple
+from typing import Any
 
 from MMSA_ext import text_encoders
 from MMSA_ext.config.resolve import check_replaces, merge
@@ -21,31 +21,25 @@ from MMSA_ext.runs.model_card import UNDECIDED, model_card
 from MMSA_ext.training import model_folder
 from MMSA_ext.training.checkpoint import Checkpoint, load_checkpoint
 
-__all__ = ["Trained", "check_finished", "open_trained", "save_pretrained"]
+__all__ = ["check_finished", "open_trained", "save_pretrained"]
 
 logger = logging.getLogger("MMSA")
 
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{1,40}")
 
 
-class Trained(NamedTuple):
-    """A trained model, wherever it is from.
-
-    Attributes:
-        checkpoint: What was trained.
-        encoder: Folder with configuration and tokenizer of its text encoder, where it brings that.
-    """
-
-    checkpoint: Checkpoint
-    encoder: Path | None = None
-
-
-def open_trained(path: str, overrides: dict[str, Any] | None = None) -> Trained:
+def open_trained(
+    path: str, overrides: dict[str, Any] | None = None
+) -> tuple[Checkpoint, Path | None]:
     """Read a checkpoint, or the folder of a shared model.
 
     Args:
         path: A `.pth` file or a folder, from `expand`.
         overrides: The configuration of a file that holds weights alone.
+
+    Returns:
+        The checkpoint; and the folder with configuration and tokenizer of its text encoder, where
+        it brings that.
 
     Raises:
         CheckpointError: It is missing, damaged or something else. A name of the Hugging Face Hub is
@@ -53,14 +47,14 @@ def open_trained(path: str, overrides: dict[str, Any] | None = None) -> Trained:
     """
     place = Path(path)
     if place.is_dir():
-        return Trained(*model_folder.read(place))
+        return model_folder.read(place)
     if reason := why_no_model(path):
         raise CheckpointError(f"{path}: {reason}.")
     if place.name == model_folder.WEIGHTS and (place.parent / model_folder.CONFIG).is_file():
         raise CheckpointError(
             f"{path}: is part of a shared model; give its folder, {place.parent}."
         )
-    return Trained(load_checkpoint(place, overrides))
+    return load_checkpoint(place, overrides), None
 
 
 def save_pretrained(
@@ -143,11 +137,7 @@ def save_pretrained(
 
 
 def check_finished(folder: str | Path, results: object, license: object, overrides: object) -> None:
-    """Refuse options that have an effect on what is made of a checkpoint alone.
-
-    Raises:
-        ConfigError: One is given.
-    """
+    """Refuse options that have an effect on what is made of a checkpoint alone."""
     if results or license or overrides:
         raise ConfigError(
             f"{folder}: is a finished folder, on which results, license and overrides have no "
@@ -179,11 +169,7 @@ def _encoder(config: Mapping[str, Any], source: str) -> tuple[Path | None, dict[
 
 
 def _check_no_paths(config: Mapping[str, Any], recipe: Mapping[str, Any], source: str) -> None:
-    """Refuse what only this machine has: it would be of no use elsewhere, and may name a person.
-
-    Raises:
-        ConfigError: With the first path.
-    """
+    """Refuse what only this machine has: it would be of no use elsewhere, and may name a person."""
     pending = [*config.items(), *((f"recipe.{key}", value) for key, value in recipe.items())]
     while pending:
         key, value = pending.pop()
@@ -242,9 +228,6 @@ def _run(source: str, checkpoint: Checkpoint, results: str | Path | None) -> dic
 
 def _record_of(store: RunStore, path: Path, checkpoint: Checkpoint) -> RunRecord | None:
     """The record that says that its run made these weights."""
-    digest = file_digest(path)
-    config = checkpoint.config
-    for record in store.records(config.get("dataset_name"), config.get("model_name")):
-        if record.checkpoint_sha256 == digest:
-            return record
-    return None
+    digest, config = file_digest(path), checkpoint.config
+    records = store.records(config.get("dataset_name"), config.get("model_name"))
+    return next((record for record in records if record.checkpoint_sha256 == digest), None)

@@ -32,22 +32,10 @@ def smoke_run(
 ) -> RunRecord:
     """Train a model for one epoch on two batches, and test it on two.
 
-    Args:
-        model_name: As for `MMSA_run`.
-        dataset_name: As for `MMSA_run`.
-        options: How it is made; its folders are not used.
-        folder: Receives checkpoint, record and log; the caller throws it away.
-        seed: The seed.
-        config_file: As for `MMSA_run`.
-        config: As for `MMSA_run`.
+    Arguments and errors are those of `MMSA_run`; the folders of `options` are not used.
 
     Returns:
-        The record of the run, whose files are below `folder`.
-
-    Raises:
-        ConfigError: As for `MMSA_run`.
-        FeatureFileError: As for `MMSA_run`.
-        TextEncoderError: As for `MMSA_run`.
+        The record of the run, whose files are below `folder`; the caller throws it away.
     """
     with open_run(
         model_name, dataset_name, options.inside(folder), config_file=config_file, config=config

@@ -29,17 +29,13 @@ _BUSY = 120
 
 
 def open_study(
-    path: Path,
-    name: str,
-    *,
-    direction: str | None = None,
-    anew: bool = False,
+    path: Path, name: str, *, direction: str | None = None, anew: bool = False
 ) -> optuna.Study:
     """A study in a file, for this process.
 
     Args:
         path: The SQLite file; made where it is missing, if a direction is given.
-        name: The study's name.
+        name: Of the study.
         direction: `minimize` or `maximize`; None opens a study that is there.
         anew: Forget the trials that are there.
     """
@@ -91,11 +87,7 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def put_back(study: optuna.Study) -> int:
-    """Mark trials whose process is gone as failed, to be made again; nobody else may be at work.
-
-    Returns:
-        How many.
-    """
+    """Mark trials whose process is gone as failed, to be made again; nobody else may be at work."""
     dead = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     for trial in dead:
         give_back(study, trial.number, trial.params)
@@ -115,7 +107,7 @@ def draw_from(study: optuna.Study, seed: int, *, several: bool) -> optuna.Trial:
     that is stopped and goes on draws what it would have drawn without a break.
 
     Args:
-        study: The study.
+        study: What was found so far.
         seed: Of the search.
         several: Whether other processes are at work, whose points are not to be drawn as well.
     """

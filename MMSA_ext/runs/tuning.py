@@ -201,18 +201,8 @@ class _Tuning:
         data_set = get_dataset(self.run.args.dataset_name)
         with ExitStack() as stack:
             stack.enter_context(threads_of_new_processes(threads_each(jobs)))
-            processes = [
-                Process(
-                    partial(
-                        TrialMaker,
-                        self.work,
-                        self.opening,
-                        options_of(number, jobs, options),
-                        data_set,
-                    )
-                )
-                for number in range(jobs)
-            ]
+            maker = partial(TrialMaker, self.work, self.opening, data_set)
+            processes = [Process(partial(maker, options_of(n, jobs, options))) for n in range(jobs)]
             stack.callback(self._end, processes)
             idle: queue.SimpleQueue[Process] = queue.SimpleQueue()
             for process in processes:
@@ -306,14 +296,7 @@ class _Tuning:
 
 @dataclass(frozen=True)
 class Work:
-    """How a trial of a study is made, in any process.
-
-    Attributes:
-        path: File of the study.
-        study: Name of the study.
-        search: What is searched.
-        key: The metric that selects.
-    """
+    """How a trial is made, in any process: file and name of its study, and the metric (`key`)."""
 
     path: Path
     study: str
@@ -321,11 +304,7 @@ class Work:
     key: str
 
     def trial(self, run: Run, study: optuna.Study) -> int:
-        """Make one trial; its number in the study.
-
-        Raises:
-            ConfigError: If the configuration of the trial cannot be used.
-        """
+        """Make one trial; its number in the study."""
         search = self.search
         trial = studies.draw_from(study, search.seed, several=search.jobs > 1)
         try:
@@ -412,17 +391,10 @@ class Work:
 
 
 class TrialMaker:
-    """Makes trials in a process of its own.
-
-    Args:
-        work: What is done.
-        opening: Opens the run.
-        options: How it is made here.
-        data_set: Its data set, which need not be registered here.
-    """
+    """Makes trials in a process of its own, where the data set need not be registered."""
 
     def __init__(
-        self, work: Work, opening: Opening, options: RunOptions, data_set: Dataset
+        self, work: Work, opening: Opening, data_set: Dataset, options: RunOptions
     ) -> None:
         self._work, self._stack = work, ExitStack()
         self._opening, self._options, self._data_set = opening, options, data_set

@@ -30,7 +30,10 @@ from MMSA_ext.video.clip_cache import opened_cache
 from MMSA_ext.video.clip_features import Extraction, Request, frames_of, joined_damage, missing
 from MMSA_ext.video.contract import Extractor, Recogniser, Track, Transcript, Word
 from MMSA_ext.video.extractors import extractor, list_extractors, options_of
+from MMSA_ext.video.media import open_clip
+from MMSA_ext.video.recognition import recogniser as recogniser_of
 from MMSA_ext.video.splitting import Part, Split, parts
+from MMSA_ext.video.words import transcript
 
 __all__ = [
     "UtteranceFeatures",
@@ -118,9 +121,6 @@ class VideoFeatures:
         return replace(self, utterances=changed)
 
     def _timed(self, utterance: UtteranceFeatures, text: str) -> Transcript:
-        from MMSA_ext.video.media import open_clip
-        from MMSA_ext.video.words import transcript
-
         return transcript(open_clip(self.path, utterance.start, utterance.end), text=text)
 
 
@@ -304,12 +304,8 @@ def extract_video(
 
     Args and raises are those of `score_video`.
     """
-    from MMSA_ext.video.media import open_clip
-    from MMSA_ext.video.recognition import recogniser as named
-
     file, given = Path(expand(path)), None if subtitles is None else Path(expand(subtitles))
-    own = named(recogniser) if isinstance(recogniser, str) else recogniser
-    extractors = extractors_of(scorer)
+    own, extractors = recogniser_of(recogniser), extractors_of(scorer)
     with opened_cache(cache) as kept:
         extraction = Extraction(extractors, own, kept)
         in_training = {key: made for key, made in scorer.recipe.items() if key == "text"}
@@ -329,8 +325,6 @@ def _extracted(
     extraction: Extraction, file: Path, part: Part, duration: float
 ) -> tuple[UtteranceFeatures, str]:
     """An utterance, and what of the file was found to be damaged."""
-    from MMSA_ext.video.media import open_clip
-
     end = part.end if part.end < duration else None
     made = UtteranceFeatures(part.start, part.end, part.transcript, {})
     try:

@@ -11,6 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -91,10 +92,9 @@ class Sims33:
             # Of windows that are longer than the clip: librosa fills up with silence, as we want.
             warnings.filterwarnings("ignore", message="n_fft=.* is too large")
             warnings.filterwarnings("ignore", message="Trying to estimate tuning from empty")
-            mfcc = librosa.feature.mfcc(
-                y=sound, sr=self.rate, n_mfcc=20, hop_length=self.hop, htk=True
-            )
-            chroma = librosa.feature.chroma_cqt(y=sound, sr=self.rate, hop_length=self.hop)
+            given = {"y": sound, "sr": self.rate, "hop_length": self.hop}
+            mfcc = librosa.feature.mfcc(n_mfcc=20, htk=True, **given)
+            chroma = librosa.feature.chroma_cqt(**given)
         pitch, level = self._pitch(librosa, sound)
         count = chroma.shape[1]  # of sounds whose octaves end sooner, one frame less
         frames = np.column_stack([pitch[:count], mfcc.T[:count], chroma.T[:count]])
@@ -137,16 +137,10 @@ class Egemaps25:
 
     rate = 16_000
 
-    def __init__(self) -> None:
-        self._smile: Any = None
-
     def recipe(self) -> dict[str, Any]:
         """As `data.recipes` has one of openSMILE."""
-        return {
-            "name": "opensmile",
-            "version": version("opensmile"),
-            "feature_set": "eGeMAPSv02",
-        }
+        smile = {"name": "opensmile", "version": version("opensmile")}
+        return smile | {"feature_set": "eGeMAPSv02"}
 
     def __call__(self, clip: Clip) -> Track:
         """(L, 25) features, 100 a second.
@@ -155,18 +149,13 @@ class Egemaps25:
             ConfigError: openSMILE is not installed.
             MediaError: The file cannot be read.
         """
-        smile = import_extra("opensmile", "video,egemaps", f"extractor {self.name!r}")
+        smile = _smile()
         sound = clip.audio(self.rate)
         if not len(sound):
             return _nothing(self.width, _NO_SOUND)
-        if self._smile is None:
-            self._smile = smile.Smile(
-                feature_set=smile.FeatureSet.eGeMAPSv02,
-                feature_level=smile.FeatureLevel.LowLevelDescriptors,
-            )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Segment too short")
-            table = self._smile.process_signal(sound, self.rate)
+            table = smile.process_signal(sound, self.rate)
         frames = table.to_numpy(np.float32)
         starts = table.index.get_level_values("start").total_seconds().to_numpy()
         if np.isnan(frames).all():
@@ -177,9 +166,15 @@ class Egemaps25:
             shown={"loudness": _levels(sound, self.rate, starts)},
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without openSMILE, which is made again."""
-        return {"_smile": None}
+
+@cache
+def _smile() -> Any:
+    """openSMILE, one a process."""
+    package = import_extra("opensmile", "video,egemaps", "extractor 'egemaps25'")
+    return package.Smile(
+        feature_set=package.FeatureSet.eGeMAPSv02,
+        feature_level=package.FeatureLevel.LowLevelDescriptors,
+    )
 
 
 def _nothing(width: int, why: str) -> Track:

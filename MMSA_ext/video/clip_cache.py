@@ -50,17 +50,16 @@ def opened_cache(wanted: bool | str | os.PathLike[str] = True) -> Iterator[ClipC
     Args:
         wanted: The user's, or a folder; False, and where the user's is off, is one for this block.
     """
-    own = user_cache() if wanted is True else None if wanted is False else _of(wanted)
+    own = user_cache() if wanted is True else None
+    if not isinstance(wanted, bool):
+        own = ClipCache(Path(expand(wanted)))
     if own is not None:
-        own.tidy()
+        with suppress(OSError):
+            own.clear(_UNUSED_SECONDS)
         yield own
         return
     with tempfile.TemporaryDirectory(prefix="mmsa-ext-clips-") as folder:
         yield ClipCache(Path(folder), lasts=False)
-
-
-def _of(folder: str | os.PathLike[str]) -> ClipCache:
-    return ClipCache(Path(expand(folder)))
 
 
 def key_of(*decides: Any) -> str:
@@ -81,12 +80,7 @@ class ClipCache:
         self.folder, self.lasts = folder, lasts
 
     def track(self, key: str, width: int) -> tuple[Track, str] | None:
-        """A track that was kept, and the damage of its file; None where there is no sound one.
-
-        Args:
-            key: Its key.
-            width: Features that a frame has.
-        """
+        """A track that was kept, and the damage of its file; None where there is no sound one."""
         arrays, facts = self._entry(key)
         shown = {
             name.removeprefix(_SHOWN): array
@@ -101,12 +95,7 @@ class ClipCache:
             return None
 
     def keep_track(self, key: str, track: Track, damage: str = "") -> None:
-        """Keep a track.
-
-        Args:
-            key: Its key.
-            track: The track.
-            damage: What was wrong with the file, as a sentence's part.
+        """Keep a track, and what was wrong with the file.
 
         Raises:
             WriteError: The disk refuses.
@@ -143,10 +132,7 @@ class ClipCache:
         return sum(path.stat().st_size for path in self.entries())
 
     def clear(self, unused: float = 0.0) -> int:
-        """Remove entries, and what dead processes left unfinished.
-
-        Args:
-            unused: Only those that nobody used for so many seconds.
+        """Remove entries that nobody used for so many seconds, and what dead processes left.
 
         Returns:
             Bytes of what was removed.
@@ -163,11 +149,6 @@ class ClipCache:
                     path.unlink()
                     freed += status.st_size
         return freed
-
-    def tidy(self) -> None:
-        """Remove what nobody used for 30 days, as far as the system lets us."""
-        with suppress(OSError):
-            self.clear(_UNUSED_SECONDS)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{_SUFFIX}"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +17,14 @@ from MMSA_ext.files import reason
 from MMSA_ext.paths import shown
 from MMSA_ext.video.clip_cache import ClipCache, key_of
 from MMSA_ext.video.contract import Clip, Extractor, Recogniser, Track, Transcript, Word
+from MMSA_ext.video.media import MediaClip
+from MMSA_ext.video.words import transcript
 
 if TYPE_CHECKING:
     from MMSA_ext.data.recipes import Recipe
-    from MMSA_ext.video.media import MediaClip
 
 __all__ = [
-    "ClipFeatures",
     "Extraction",
-    "ReadsBeside",
     "Request",
     "file_digest",
     "frames_of",
@@ -54,23 +53,6 @@ class Request:
     subtitles: Path | None = None
 
 
-@dataclass(frozen=True)
-class ClipFeatures:
-    """What a clip gave.
-
-    Attributes:
-        tracks: By modality, `audio`, `vision`; those that were asked for.
-        text: What is said.
-        missing: Modality, `text` too -> why there is nothing; only what is missing.
-        damage: What is wrong with the file, as a sentence's part; empty if it is sound.
-    """
-
-    tracks: dict[str, Track]
-    text: str
-    missing: dict[str, str]
-    damage: str = ""
-
-
 def missing(tracks: Mapping[str, Track], transcript: Transcript) -> dict[str, str]:
     """By modality, `text` too, why there is nothing; only what is missing."""
     said = {name: track.missing for name, track in tracks.items() if not len(track.frames)}
@@ -79,17 +61,9 @@ def missing(tracks: Mapping[str, Track], transcript: Transcript) -> dict[str, st
     return said
 
 
-@runtime_checkable
-class ReadsBeside(Protocol):
-    """An extractor that reads other files than the video."""
-
-    def beside(self, video: Path) -> list[Path]:
-        """The files, whose content decides the features, too."""
-
-
 @dataclass(frozen=True)
 class Extraction:
-    """How clips are extracted; called with a request.
+    """How clips are extracted.
 
     Attributes:
         extractors: By modality.
@@ -106,32 +80,14 @@ class Extraction:
         """Who makes the modalities."""
         return {name: extractor.recipe() for name, extractor in self.extractors.items()}
 
-    def __call__(self, request: Request) -> ClipFeatures:
-        """Extract a clip, or take from the cache what was extracted before.
+    def tracks(self, request: Request, clip: MediaClip) -> tuple[dict[str, Track], str]:
+        """What the extractors make of a clip, by modality, and the damage of its file.
+
+        What they made of it before is taken from the cache.
 
         Raises:
             ConfigError: A package or a model that is needed is not there.
             MediaError: The file cannot be read.
-        """
-        from MMSA_ext.video.media import open_clip
-
-        clip = open_clip(request.path, request.start, request.end)
-        tracks, damage = self.tracks(request, clip)
-        if request.text is None:
-            said = self.transcript(request, clip)
-        else:  # nobody asks for the times of the words
-            said = Transcript(request.text, source="given")
-        return ClipFeatures(tracks, said.text, missing(tracks, said), damage)
-
-    def tracks(self, request: Request, clip: MediaClip) -> tuple[dict[str, Track], str]:
-        """What the extractors make of a clip, by modality, and the damage of its file.
-
-        Args:
-            request: Which the clip is.
-            clip: The clip.
-
-        Raises:
-            ConfigError, MediaError: As `__call__`.
         """
         found, damages = {}, [clip.damage]
         for modality, extractor in self.extractors.items():
@@ -148,24 +104,18 @@ class Extraction:
         """Where the cache has a track."""
         extractor = self.extractors[modality]
         files = [request.path]
-        if isinstance(extractor, ReadsBeside):
-            files += extractor.beside(request.path)
+        if beside := getattr(extractor, "beside", None):
+            files += beside(request.path)
         digests = list(map(file_digest, files))
         return key_of(digests, request.start, request.end, extractor.recipe())
 
     def transcript(self, request: Request, clip: Clip) -> Transcript:
         """What is said in a clip; what was recognised before is taken from the cache.
 
-        Args:
-            request: Which says what is known of the words.
-            clip: The clip that it is.
-
         Raises:
             ConfigError: The recogniser's package or model is not there.
             MediaError: The file, or its subtitles, cannot be read.
         """
-        from MMSA_ext.video.words import transcript
-
         known = None
         if self.recogniser is not None:
             content = [file_digest(request.path), request.start, request.end]
@@ -204,12 +154,7 @@ class _Remembering:
 
 
 def _extracted(extractor: Extractor, clip: MediaClip) -> Track:
-    """What an extractor makes of a clip.
-
-    Raises:
-        MediaError: It fails, whatever library it is that does not like the clip; or what it makes
-            is no `Track` of its width.
-    """
+    """What an extractor makes of a clip; whatever library fails, the message names both."""
     failed = f"{shown(clip.path)}: extractor {extractor.name!r} fails"
     try:
         track = extractor(clip)

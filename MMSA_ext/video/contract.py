@@ -110,7 +110,8 @@ class Track:
 class Extractor(Protocol):
     """What makes the frames of one modality: found by name, see `extractors`.
 
-    It can be pickled, and loads what it needs when it is first called.
+    It can be pickled, and loads what it needs when it is first called. One that reads other files
+    than the video has a method `beside(video: Path) -> list[Path]` that names them.
     """
 
     name: str

@@ -48,12 +48,7 @@ _LARGEST_TEXT = 1 << 20
 
 @dataclass(frozen=True)
 class Item:
-    """A clip of a corpus.
-
-    Attributes:
-        sample: Id, split, labels.
-        request: What is extracted.
-    """
+    """A clip of a corpus: its id, split and labels, and what is extracted."""
 
     sample: Sample
     request: Request
@@ -174,7 +169,7 @@ def _request(
     folder: Path, cells: Mapping[str, str], sample: Sample, report: ConversionReport
 ) -> Request:
     place = f"id {sample.id!r}"
-    path = _path(folder, cells["path"]) if "path" in cells else _by_id(folder, sample.id)
+    path = folder / expand(cells["path"]) if "path" in cells else _by_id(folder, sample.id)
     if not cells.get("path", "here"):
         report.problem("path is empty", place, "Name the video or audio file.")
     times = {name: _seconds(name, cells.get(name, ""), place, report) for name in ("start", "end")}
@@ -182,12 +177,8 @@ def _request(
     if end is not None and end <= start:
         report.problem("end is not behind start", f"{place} has {start:g} and {end:g}")
     text, told = sample.raw_text.strip(), cells.get("subtitles")
-    subtitles = _path(folder, told) if told and not text else None
+    subtitles = folder / expand(told) if told and not text else None
     return Request(path, start, end, text or None, subtitles)
-
-
-def _path(folder: Path, cell: str) -> Path:
-    return folder / expand(cell)
 
 
 def _by_id(folder: Path, name: str) -> Path:

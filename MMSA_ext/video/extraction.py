@@ -35,9 +35,12 @@ from MMSA_ext.processes import (
 from MMSA_ext.stopping import Stopped
 from MMSA_ext.validation import whole_number
 from MMSA_ext.video.clip_cache import ClipCache, opened_cache
-from MMSA_ext.video.clip_features import Extraction, Request, frames_of
-from MMSA_ext.video.contract import Extractor, Recogniser
+from MMSA_ext.video.clip_features import Extraction, Request, frames_of, missing
+from MMSA_ext.video.contract import Extractor, Recogniser, Transcript
 from MMSA_ext.video.corpus import Item, is_table, read_corpus
+from MMSA_ext.video.extractors import checked_extractor, extractor
+from MMSA_ext.video.media import open_clip
+from MMSA_ext.video.recognition import recogniser as recogniser_of
 from MMSA_ext.video.splitting import Split, check_split, parts
 
 __all__ = ["ExtractionReport", "extract"]
@@ -143,7 +146,7 @@ def extract(
         shards=shards,
     )
     options = Options.of(columns, group=group, seed=seed, shares=shares)
-    extractors, own = _extractors(audio, vision), _recogniser(recogniser)
+    extractors, own = _extractors(audio, vision), recogniser_of(recogniser)
     report = ExtractionReport(path, "video")
     items = _with_words(read_corpus(path, options, report), path, text, subtitles)
     _check_early(items, path, report, writing)
@@ -166,20 +169,12 @@ def extract(
 def _extractors(
     audio: str | Extractor | None, vision: str | Extractor | None
 ) -> dict[str, Extractor]:
-    from MMSA_ext.video.extractors import checked_extractor, extractor
-
     found: dict[str, Extractor] = {}
     for modality, given in (("audio", audio), ("vision", vision)):
         if given is not None:
             made = extractor(given) if isinstance(given, str) else given
             found[modality] = checked_extractor(made, modality)
     return found
-
-
-def _recogniser(given: str | Recogniser | None) -> Recogniser | None:
-    from MMSA_ext.video.recognition import recogniser
-
-    return recogniser(given) if isinstance(given, str) else given
 
 
 def _with_words(
@@ -199,12 +194,7 @@ def _with_words(
 def _check_early(
     items: list[Item], source: Path, report: ExtractionReport, writing: Writing
 ) -> None:
-    """Find what is wrong before hours of work: times, files, ids and labels.
-
-    Raises:
-        ConfigError: The output is a file that is read.
-        FeatureFileError: Something is.
-    """
+    """Find what is wrong before hours of work: times, files, ids and labels."""
     read = (path for item in items for path in (item.request.path, item.request.subtitles) if path)
     check_output(writing.output, *dict.fromkeys(read))
     mend = "Paths are relative to the table." if is_table(source) else ""
@@ -220,8 +210,6 @@ def _check_early(
 
 def _split(extraction: Extraction, items: list[Item], path: Path, split: Split) -> list[Item]:
     """The utterances of one file."""
-    from MMSA_ext.video.media import open_clip
-
     if path.is_dir() or is_table(path):
         raise ConfigError(f"split={split!r} is of one video; a table says start and end.")
     request = items[0].request
@@ -259,18 +247,19 @@ class _Server:
 
     def execute(self, request: Request) -> _Outcome:
         try:
-            clip = self.extraction(request)
+            clip = open_clip(request.path, request.start, request.end)
+            tracks, damage = self.extraction.tracks(request, clip)
+            if request.text is None:
+                said = self.extraction.transcript(request, clip)
+            else:  # nobody asks for the times of the words
+                said = Transcript(request.text, source="given")
         except MediaError as error:
             return _Outcome(error=str(error))
         except MMSAExtError as error:  # of all clips alike
             return _Outcome(fatal=error)
-        return _Outcome(
-            {name: self.extraction.key(request, name) for name in clip.tracks},
-            {name: track.found for name, track in clip.tracks.items()},
-            clip.missing,
-            clip.text,
-            clip.damage,
-        )
+        keys = {name: self.extraction.key(request, name) for name in tracks}
+        found = {name: track.found for name, track in tracks.items()}
+        return _Outcome(keys, found, missing(tracks, said), said.text, damage)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -382,11 +371,7 @@ def _tell_failed(
     writing: Writing,
     cache: ClipCache,
 ) -> None:
-    """Report clips that cannot be extracted; where they may be left out, that they are.
-
-    Raises:
-        FeatureFileError: None can, or they may not be left out.
-    """
+    """Report clips that cannot be extracted; where they may be left out, that they are."""
     pairs = zip(items, outcomes, strict=True)
     report.failed = {item.sample.id: outcome.error for item, outcome in pairs if outcome.error}
     none_left = len(report.failed) == len(items)
@@ -418,16 +403,16 @@ def _samples(
         if outcome.error:
             continue
         arrays: dict[str, Any] = {}
-        for modality, extractor in extractors.items():
+        for modality, maker in extractors.items():
             if modality in absent:
                 continue
-            found = kept.track(outcome.keys[modality], extractor.width)
+            found = kept.track(outcome.keys[modality], maker.width)
             if found is None:
                 raise FeatureFileError(
                     f"{kept.folder}: what was extracted of {item.request.path} was removed "
                     "meanwhile; start the command again."
                 )
             track, _ = found
-            arrays[modality] = frames_of(track, extractor.width)
+            arrays[modality] = frames_of(track, maker.width)
             report.arrived(item.sample.split, modality, len(track.frames))
         yield replace(item.sample, raw_text=outcome.text, **arrays)

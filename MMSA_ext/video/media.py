@@ -347,11 +347,7 @@ def _ends(container: Any, streams: list[Any]) -> dict[int, float]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A container, opened by nothing but the file and what is in it.
-
-    Raises:
-        MediaError: It is none.
-    """
+    """A container, opened by nothing but the file and what is in it."""
     av = import_extra("av", "video", "reading sound and pictures")
     options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
     try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from MMSA_ext.data.convert import openface
-from MMSA_ext.errors import MediaError
+from MMSA_ext.errors import MediaError, first_line
 from MMSA_ext.paths import expand, shown
 from MMSA_ext.validation import whole_number
 from MMSA_ext.video.contract import Track
@@ -62,7 +62,7 @@ class OpenFace:
             frames = found.to_numpy(np.float32)
             times = table.loc[found.index, "timestamp"].to_numpy(np.float64) - clip.start
         except (OSError, ValueError) as error:
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            said = first_line(error)
             raise MediaError(f"{shown(file)}: it is no sound OpenFace file: {said}.") from error
         if frames.shape[1] != self.width:
             raise MediaError(
@@ -77,11 +77,7 @@ class OpenFace:
         return Track(frames, np.maximum(times, 0.0), len(frames) / pictures)
 
     def beside(self, video: Path) -> list[Path]:
-        """The CSV file of a video.
-
-        Raises:
-            MediaError: There is none.
-        """
+        """The CSV file of a video."""
         return [self._file(video)]
 
     def _file(self, video: Path) -> Path:

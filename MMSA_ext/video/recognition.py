@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from MMSA_ext.errors import ConfigError, suggest
+from MMSA_ext.errors import ConfigError, first_line, suggest
 from MMSA_ext.extras import import_extra
 from MMSA_ext.paths import expand, shown
 from MMSA_ext.video.contract import Word
@@ -26,17 +26,20 @@ WHISPER_MODEL = "small"  # 0.5 GB; the smallest that is of use outside of Englis
 _AROUND = 0.2  # seconds: the detector of speech is late at soft beginnings
 
 
-def recogniser(name: str) -> Recogniser:
+def recogniser(name: str | Recogniser | None) -> Recogniser | None:
     """A recogniser by its name.
 
     Args:
         name: `whisper`, which uses the model `small` if it is on this machine; `whisper:MODEL` with
             a size (such as `base`), a repository of the Hugging Face Hub or a folder, whose weights
-            are downloaded where they are not; or `pocketsphinx`, for English.
+            are downloaded where they are not; or `pocketsphinx`, for English. What is no name is
+            given back: a recogniser, or None.
 
     Raises:
         ConfigError: There is none of that name.
     """
+    if not isinstance(name, str):
+        return name
     kind, colon, model = name.partition(":")
     if kind == "whisper" and (model or not colon):
         return Whisper(model or None)
@@ -111,11 +114,7 @@ class Whisper:
 
 @lru_cache(maxsize=1)
 def _whisper(model: str | None) -> Any:
-    """A model, one a process.
-
-    Raises:
-        ConfigError: The package is not installed, or the model not there.
-    """
+    """A model, one a process."""
     package = import_extra("faster_whisper", "asr", "the recogniser whisper")
     given = model or WHISPER_MODEL
     source = _whisper_source(given, package.available_models())
@@ -125,7 +124,7 @@ def _whisper(model: str | None) -> Any:
         if source != given or Path(source).is_dir():
             raise ConfigError(
                 f"--asr whisper:{shown(given)}: is no folder with a Whisper model for CTranslate2 "
-                f"(model.bin, config.json, tokenizer.json): {_line(error)}"
+                f"(model.bin, config.json, tokenizer.json): {first_line(error)}."
             ) from error
         if model is None:
             raise ConfigError(
@@ -133,17 +132,14 @@ def _whisper(model: str | None) -> Any:
                 f"GB), write --asr whisper:{given}; other sizes and folders are named so too."
             ) from error
         raise ConfigError(
-            f"--asr whisper:{given}: cannot be downloaded: {_line(error)} Give a folder that holds "
-            "the model, as --asr whisper:FOLDER, or --asr pocketsphinx, which needs no network."
+            f"--asr whisper:{given}: cannot be downloaded: {first_line(error)}. Give a folder that "
+            "holds the model, as --asr whisper:FOLDER, or --asr pocketsphinx, which needs no "
+            "network."
         ) from error
 
 
 def _whisper_source(given: str, sizes: Iterable[str]) -> str:
-    """What faster-whisper is asked for.
-
-    Raises:
-        ConfigError: There is nothing of that name.
-    """
+    """What faster-whisper is asked for."""
     sizes = list(sizes)
     if given in sizes:
         return given
@@ -156,11 +152,6 @@ def _whisper_source(given: str, sizes: Iterable[str]) -> str:
         f"--asr whisper:{shown(given)}: is no size, no folder that is there, and no repository; "
         f"{suggest(given, sizes)}"
     )
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{lines[0][:200].rstrip('.')}."
 
 
 def _tidy(words: Iterable[Word], duration: float) -> list[Word]:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.video.contract import Transcript
+from MMSA_ext.video.speech import Stretch, speech
+from MMSA_ext.video.subtitles import read_subtitles
+from MMSA_ext.video.utterances import LONGEST, by_cues, by_pauses
 
 if TYPE_CHECKING:
     from MMSA_ext.video.contract import Clip
@@ -33,11 +36,7 @@ class Part:
 
 
 def check_split(split: str) -> None:
-    """Refuse a rule that there is none of.
-
-    Raises:
-        ConfigError: It is none of `Split`.
-    """
+    """Refuse what is none of `Split`, by a ConfigError."""
     if split not in get_args(Split):
         raise ConfigError(f"split is {split!r:.80}; use one of {', '.join(get_args(Split))}.")
 
@@ -60,10 +59,6 @@ def parts(clip: Clip, said: Transcript, split: Split, subtitles: Path | None) ->
         ConfigError: There is no such rule, or no subtitles for it.
         MediaError: The sound or the subtitles cannot be read.
     """
-    from MMSA_ext.video.speech import Stretch, speech
-    from MMSA_ext.video.subtitles import read_subtitles
-    from MMSA_ext.video.utterances import LONGEST, by_cues, by_pauses
-
     check_split(split)
     if split == "subtitles" and subtitles is None:
         raise ConfigError("split by subtitles needs subtitles; give a file, or split by pauses.")

@@ -224,14 +224,8 @@ def _in_a_row(cues: list[Cue]) -> list[Cue]:
     for cue in sorted(cues, key=lambda cue: cue.start):
         if row and row[-1].start == cue.start:
             last = row.pop()
-            row.append(
-                Cue(
-                    cue.start,
-                    max(last.end, cue.end),
-                    f"{last.text} {cue.text}",
-                    ((cue.start, max(last.end, cue.end), f"{last.text} {cue.text}"),),
-                )
-            )
+            end, text = max(last.end, cue.end), f"{last.text} {cue.text}"
+            row.append(Cue(cue.start, end, text, ((cue.start, end, text),)))
             continue
         if row and row[-1].end > cue.start:
             row[-1] = _until(row[-1], cue.start)

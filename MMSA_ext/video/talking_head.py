@@ -1,4 +1,4 @@
-"""A short video of somebody who talks, made of nothing: for the sample clip, documents and tests.
+"""A short video of somebody who talks, made of nothing: for the sample clip and tests.
 
 The face is the public-domain portrait in matplotlib's wheel, whose mouth opens with the speech; the
 voice is a glottal source through the formants of vowels (Fant, 1960), and says nothing. A sentiment
@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from MMSA_ext.errors import ConfigError
 from MMSA_ext.extras import import_extra
 from MMSA_ext.files import replaced
 from MMSA_ext.paths import expand
-from MMSA_ext.validation import whole_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,7 +61,6 @@ def make_talking_head(
     *,
     rate: int = 25,
     size: int = 256,
-    speech: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Write a video of a talking head: H.264 and AAC in MP4. The same arguments give the same file.
 
@@ -74,38 +71,21 @@ def make_talking_head(
         seed: Decides what is said, and how the head moves.
         rate: Pictures a second.
         size: Pixels along each side; even.
-        speech: A sound file to be said instead; `sentiment` then shows in the face alone. It is
-            cut, or silent at the end, where it is not as long.
 
     Returns:
         The file.
 
     Raises:
-        ConfigError: An argument is out of range, or PyAV is not installed.
-        MediaError: `speech` cannot be read.
+        ConfigError: PyAV is not installed.
         WriteError: The file cannot be written.
     """
-    if not -1 <= sentiment <= 1:
-        raise ConfigError(f"sentiment is {sentiment!r:.80}; give a number from -1 to 1.")
-    if not 0.1 <= seconds <= 3600:
-        raise ConfigError(f"seconds is {seconds!r:.80}; give a number from 0.1 to 3600.")
-    if whole_number("size", size, 64) % 2:
-        raise ConfigError(f"size is {size}; H.264 needs an even one.")
-    rng = np.random.default_rng(whole_number("seed", seed, 0))
-    whole_number("rate", rate, 1)
+    rng = np.random.default_rng(seed)
     file = Path(expand(path))
-    voice = _voice(sentiment, seconds, rng) if speech is None else _given(speech, seconds)
+    voice = _voice(sentiment, seconds, rng)
     images = _images(sentiment, _openness(voice, seconds, rate), rate, size, rng)
     with replaced(file) as staged:
         _write(staged, images, voice, rate, size)
     return file
-
-
-def _given(speech: str | os.PathLike[str], seconds: float) -> _Array:
-    from MMSA_ext.video.media import open_clip
-
-    sound = open_clip(speech).audio(_RATE)[: round(seconds * _RATE)]
-    return np.pad(sound.astype(np.float64), (0, round(seconds * _RATE) - len(sound)))
 
 
 def _voice(sentiment: float, seconds: float, rng: np.random.Generator) -> _Array:

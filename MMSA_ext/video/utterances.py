@@ -15,7 +15,6 @@ from itertools import pairwise
 
 import numpy as np
 
-from MMSA_ext.errors import ConfigError
 from MMSA_ext.video.alignment import joined
 from MMSA_ext.video.contract import Transcript, Word
 from MMSA_ext.video.speech import Stretch
@@ -54,11 +53,7 @@ class Utterance:
         return joined([word.text for word in self.words])
 
     def transcript(self, whole: Transcript) -> Transcript:
-        """The transcript of this utterance, whose times begin with it.
-
-        Args:
-            whole: That of the video: says where text and times are from.
-        """
+        """The transcript of this utterance, whose times begin with it; source etc. of the whole."""
         words = tuple(Word(w.text, w.start - self.start, w.end - self.start) for w in self.words)
         if not words:
             return Transcript("", (), whole.source)
@@ -75,66 +70,45 @@ class _Atom:
 _Pause = Callable[[_Atom, _Atom], float]
 
 
-def by_pauses(
-    words: Sequence[Word],
-    stretches: Sequence[Stretch],
-    *,
-    shortest: float = SHORTEST,
-    longest: float = LONGEST,
-) -> list[Utterance]:
+def by_pauses(words: Sequence[Word], stretches: Sequence[Stretch]) -> list[Utterance]:
     """Utterances between pauses.
+
+    One below `SHORTEST` joins its nearer neighbour, if both together are not too long and no pause
+    of `2 * PAUSE` lies between. One above `LONGEST` is cut where the pause is longest, best at the
+    end of a sentence, a stretch without words evenly. A longer word is not cut.
 
     Args:
         words: Of the whole video, in time; where there are any, sound without words is no
             utterance.
         stretches: That sound like speech, see `speech.speech`.
-        shortest: Seconds; a shorter one joins its nearer neighbour, if both together are not too
-            long and no pause of `2 * PAUSE` lies between.
-        longest: Seconds; a longer one is cut where the pause is longest, best at the end of a
-            sentence, a stretch without words evenly. A longer word is not cut.
 
     Returns:
         In time, without overlap, of 0.05 s at least; every word is in one, silence in none.
-
-    Raises:
-        ConfigError: Not 0 <= shortest < longest.
     """
-    _check(shortest, longest)
     pause = _silence(stretches) if words else _gap
     atoms = _one_after_the_other(words)
-    atoms = atoms or [piece for stretch in stretches for piece in _evenly(stretch, longest)]
+    atoms = atoms or [piece for stretch in stretches for piece in _evenly(stretch)]
 
     def is_end(before: _Atom, after: _Atom) -> bool:
         return pause(before, after) >= PAUSE
 
-    return _utterances(atoms, is_end, pause, shortest, longest)
+    return _utterances(atoms, is_end, pause)
 
 
-def by_cues(
-    cues: Sequence[Cue],
-    duration: float,
-    *,
-    shortest: float = SHORTEST,
-    longest: float = LONGEST,
-) -> list[Utterance]:
+def by_cues(cues: Sequence[Cue], duration: float) -> list[Utterance]:
     """Utterances of subtitles: cues up to the end of a sentence.
 
-    Where no cue ends a sentence, as in subtitles without punctuation, each cue is one.
+    Where no cue ends a sentence, as in subtitles without punctuation, each cue is one. Short ones
+    join as in `by_pauses`; a cue that is too long is cut between its words.
 
     Args:
         cues: As `read_subtitles` gives them; those outside of the video are left out, with a
             `SubtitleWarning`.
         duration: Seconds of the video.
-        shortest: As in `by_pauses`.
-        longest: As in `by_pauses`; a longer cue is cut between its words.
 
     Returns:
         As `by_pauses`.
-
-    Raises:
-        ConfigError: Not 0 <= shortest < longest.
     """
-    _check(shortest, longest)
     inside = [_until(cue, duration) for cue in cues if 0 <= cue.start < duration]
     if len(inside) < len(cues):
         warnings.warn(
@@ -148,14 +122,7 @@ def by_cues(
     def is_end(before: _Atom, after: _Atom) -> bool:
         return not punctuated or _ends_sentence(before) or after.start - before.end >= 2 * PAUSE
 
-    return _utterances(inside, is_end, _gap, shortest, longest)
-
-
-def _check(shortest: float, longest: float) -> None:
-    if not 0 <= shortest < longest < math.inf:
-        raise ConfigError(
-            f"utterances from {shortest!r} to {longest!r} s: give 0 <= shortest < longest."
-        )
+    return _utterances(inside, is_end, _gap)
 
 
 def _one_after_the_other(words: Sequence[Word]) -> list[_Atom]:
@@ -173,8 +140,8 @@ def _until(cue: Cue, duration: float) -> _Atom:
     return _Atom(cue.start, min(cue.end, duration), tuple(words))
 
 
-def _evenly(stretch: Stretch, longest: float) -> list[_Atom]:
-    count = max(1, math.ceil((stretch.end - stretch.start) / longest - 1e-9))
+def _evenly(stretch: Stretch) -> list[_Atom]:
+    count = max(1, math.ceil((stretch.end - stretch.start) / LONGEST - 1e-9))
     edges = np.linspace(stretch.start, stretch.end, count + 1).tolist()
     return [_Atom(a, b) for a, b in pairwise(edges)]
 
@@ -205,8 +172,6 @@ def _utterances(
     atoms: Sequence[_Atom],
     is_end: Callable[[_Atom, _Atom], bool],
     pause: _Pause,
-    shortest: float,
-    longest: float,
 ) -> list[Utterance]:
     groups: list[list[_Atom]] = []
     for atom in atoms:
@@ -214,8 +179,8 @@ def _utterances(
             groups[-1].append(atom)
         else:
             groups.append([atom])
-    pieces = [piece for group in groups for piece in _short_enough(group, pause, shortest, longest)]
-    return [_utterance(group) for group in _long_enough(pieces, shortest, longest)]
+    pieces = [piece for group in groups for piece in _short_enough(group, pause)]
+    return [_utterance(group) for group in _long_enough(pieces)]
 
 
 def _utterance(group: Sequence[_Atom]) -> Utterance:
@@ -226,17 +191,15 @@ def _utterance(group: Sequence[_Atom]) -> Utterance:
     return Utterance(start, end, tuple(word for atom in group for word in atom.words))
 
 
-def _short_enough(
-    group: list[_Atom], pause: _Pause, shortest: float, longest: float
-) -> Iterator[list[_Atom]]:
+def _short_enough(group: list[_Atom], pause: _Pause) -> Iterator[list[_Atom]]:
     """Parts of a group that are not too long, if its atoms are not."""
     left = [group]
     while left:
         part = left.pop()
-        if _length(part) <= longest + _ROUNDING:
+        if _length(part) <= LONGEST + _ROUNDING:
             yield part
         elif len(part) > 1:
-            at = _best_cut(part, pause, shortest)
+            at = _best_cut(part, pause)
             left += [part[at:], part[:at]]
         elif len(part[0].words) > 1:
             left.append([_Atom(word.start, word.end, (word,)) for word in part[0].words])
@@ -244,53 +207,45 @@ def _short_enough(
             yield part
 
 
-def _best_cut(part: list[_Atom], pause: _Pause, shortest: float) -> int:
+def _best_cut(part: list[_Atom], pause: _Pause) -> int:
     """Before which atom: one that leaves enough on both sides, after the longest pause."""
     start, end = part[0].start, part[-1].end
 
     def worth(at: int) -> tuple[bool, float, float]:
         before, after = part[at - 1], part[at]
         middle = (before.end + after.start) / 2
-        enough = min(before.end - start, end - after.start) >= shortest
+        enough = min(before.end - start, end - after.start) >= SHORTEST
         gain = pause(before, after) + _SENTENCE * _ends_sentence(before)
         return enough, round(gain, 1), -abs(middle - (start + end) / 2)
 
     return max(range(1, len(part)), key=worth)
 
 
-def _long_enough(
-    pieces: Sequence[list[_Atom]], shortest: float, longest: float
-) -> list[list[_Atom]]:
+def _long_enough(pieces: Sequence[list[_Atom]]) -> list[list[_Atom]]:
     """Pieces of which the short ones have joined the nearer neighbour, where that is near."""
     joined_up: list[list[_Atom]] = []
     for k, piece in enumerate(pieces):
         following = pieces[k + 1] if k + 1 < len(pieces) else None
-        if joined_up and _belong(joined_up[-1], piece, following, shortest, longest):
+        if joined_up and _belong(joined_up[-1], piece, following):
             joined_up[-1] = joined_up[-1] + piece
         else:
             joined_up.append(piece)
     return joined_up
 
 
-def _belong(
-    last: list[_Atom],
-    piece: list[_Atom],
-    following: list[_Atom] | None,
-    shortest: float,
-    longest: float,
-) -> bool:
+def _belong(last: list[_Atom], piece: list[_Atom], following: list[_Atom] | None) -> bool:
     """Whether a piece joins the one before it, because one of them is too short."""
     gap = piece[0].start - last[-1].end
     if gap >= 2 * PAUSE:
         return False
     if min(_length(last), _length(piece)) < _LEAST:
         return True
-    if piece[-1].end - last[0].start > longest:
+    if piece[-1].end - last[0].start > LONGEST:
         return False
-    if _length(last) < shortest:
+    if _length(last) < SHORTEST:
         return True
     is_nearer = following is None or gap < following[0].start - piece[-1].end - _ROUNDING
-    return _length(piece) < shortest and is_nearer
+    return _length(piece) < SHORTEST and is_nearer
 
 
 def _length(group: Sequence[_Atom]) -> float:

@@ -18,7 +18,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -41,15 +41,6 @@ _STAY = 0.67  # size, relative to the largest face, at which the face of before 
 _LEAST = 0.5  # confidence
 _ALL = (0.0, 0.0, 1.0, 1.0)  # left, top, right, bottom of a picture
 _AROUND = 2.5  # side of a small face's window, by the face's
-
-
-class _Finder(Protocol):
-    """Finds the faces of the pictures of one clip, in their order."""
-
-    def __call__(self, image: Image, milliseconds: int) -> list[NDArray[np.float32]]:
-        """(478, 3) points of each face, as shares of the picture's width, height and width."""
-
-    def close(self) -> None: ...
 
 
 class FaceMesh:
@@ -129,12 +120,7 @@ class FaceMesh:
         pixels = points[there] * sizes[there][:, None, [1, 0, 1]]
         frames[there] = face_shape.described(pixels)
         boxes = np.stack([_box(face) for face in points])
-        return Track(
-            frames,
-            times,
-            float(there.mean()),
-            shown={"face": boxes},
-        )
+        return Track(frames, times, float(there.mean()), shown={"face": boxes})
 
     def _nothing(self, why: str) -> Track:
         return Track(np.zeros((0, self.width), np.float32), np.zeros(0), 0.0, why)
@@ -159,13 +145,17 @@ def _chosen(
 
 
 @contextmanager
-def _finder() -> Iterator[_Finder]:
-    """A finder of faces, which remembers nothing of another clip."""
+def _finder() -> Iterator[_Solutions | _Tasks]:
+    """A finder of faces, which remembers nothing of another clip.
+
+    Called with a picture and its time in ms, it gives (478, 3) points of each face, as shares of
+    the picture's width, height and width.
+    """
     model = _model_file()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype", append=False)
         with _quiet():
-            made: _Finder = _Solutions() if model is None else _Tasks(model)
+            made = _Solutions() if model is None else _Tasks(model)
         try:
             yield made
         finally:
@@ -270,11 +260,7 @@ def _solution(name: str) -> Any:
 
 
 def _model_file() -> Path | None:
-    """The file of the Tasks API; None where MediaPipe brings its models.
-
-    Raises:
-        ConfigError: The file is needed or named, and not there.
-    """
+    """The file of the Tasks API; None where MediaPipe brings its models."""
     given = os.environ.get(MODEL_VARIABLE)
     if given:
         file = Path(expand(given))

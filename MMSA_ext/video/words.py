@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from MMSA_ext.errors import ConfigError
@@ -22,7 +22,7 @@ __all__ = ["cue_words", "transcript"]
 def transcript(
     clip: Clip,
     text: str | None = None,
-    subtitles: str | os.PathLike[str] | Sequence[Cue] | None = None,
+    subtitles: Path | None = None,
     recogniser: Recogniser | None = None,
 ) -> Transcript:
     """What is said in a clip, and when.
@@ -30,8 +30,8 @@ def transcript(
     Args:
         clip: The clip.
         text: What is said, where that is known; an empty text says that nothing is.
-        subtitles: A file, or what `read_subtitles` made of it, in times of the clip's file. Words
-            are spread inside of each cue, so the clip's sound is not read.
+        subtitles: A file, in times of the clip's file. Words are spread inside of each cue, so the
+            clip's sound is not read.
         recogniser: Asked if there is neither, see `recognition.recogniser`.
 
     Returns:
@@ -64,9 +64,8 @@ def cue_words(cue: Cue) -> list[Word]:
     ]
 
 
-def _of_subtitles(clip: Clip, subtitles: str | os.PathLike[str] | Sequence[Cue]) -> Transcript:
-    cues = read_subtitles(subtitles) if isinstance(subtitles, str | os.PathLike) else subtitles
-    end = clip.start + clip.duration
+def _of_subtitles(clip: Clip, subtitles: Path) -> Transcript:
+    cues, end = read_subtitles(subtitles), clip.start + clip.duration
     words = [
         Word(
             word.text,

@@ -39,10 +39,10 @@ def test_options_reach_the_conversion(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("--max-length=audio", "write NAME=VALUE"),
+        ("--max-length=audio", "write KEY=VALUE, such as --max-length audio=375"),
         ("--max-length=vision=3.5", "'3.5' is no whole number"),
         ("--shares=a,b,c", "'a' is no number"),
-        ("--column=text", "write NAME=VALUE"),
+        ("--column=text", "write KEY=VALUE"),
     ],
 )
 def test_what_is_written_wrong_is_named(option: str, said: str) -> None:

@@ -1,6 +1,7 @@
 """The commands of `mmsa-ext experiment`, as a user types them."""
 
 import json
+import shlex
 
 import pytest
 from typer.testing import CliRunner
@@ -112,22 +113,8 @@ def test_the_engines_options_reach_it(file, run, monkeypatch):
     given = {}
     monkeypatch.setattr(ray_engine, "connect", lambda *a, **k: given.update(k, at=a) or "made")
     monkeypatch.setattr(experiments, "run", lambda chosen, **k: given.update(k) or [])
-    result = run(
-        file(),
-        *[
-            "--engine",
-            "ray",
-            "--address",
-            "auto",
-            "--jobs",
-            "3",
-            "--cpus",
-            "2",
-            "--gpus",
-            "0.5",
-            "--checkpoints",
-        ],
-    )
+    given_to_it = shlex.split("--address auto --jobs 3 --cpus 2 --gpus 0.5 --checkpoints")
+    result = run(file(), "--engine", "ray", *given_to_it)
     assert result.exit_code == 0, result.output
     assert (given["at"], given["slots"], given["engine"]) == (("auto",), 3, "made")
     assert (given["cpus"], given["gpus"], given["checkpoints"]) == (2, 0.5, True)

@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from MMSA_ext import MMSA_run
 from MMSA_ext.cli.explain import app, parse_row
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError
-from tests.conftest import make_feature_data, tiny_config
+from tests.conftest import make_feature_data, tiny_config, train
 
 
 @pytest.fixture(scope="module")
@@ -19,17 +18,10 @@ def trained(tmp_path_factory, tiny_encoder):
     folder = tmp_path_factory.mktemp("explained")
     features = folder / "features.pkl"
     features.write_bytes(pickle.dumps(make_feature_data(), protocol=4))
-    checkpoints = {}
-    for model in ("dashfusion", "text_only"):
-        config = tiny_config(model, tiny_encoder, featurePath=str(features))
-        checkpoints[model] = (
-            MMSA_run(
-                model, "mosi", config=config, seeds=[1], num_workers=0, verbose_level=0,
-                model_save_dir=folder / "m", res_save_dir=folder / "r", log_dir=folder / "l",
-            )
-            .seeds[0]
-            .checkpoint
-        )  # fmt: skip
+    checkpoints = {
+        model: train(model, features, folder, config=tiny_config(model, tiny_encoder)).checkpoint
+        for model in ("dashfusion", "text_only")
+    }
     return folder, features, checkpoints
 
 
@@ -81,7 +73,7 @@ def test_embeddings(trained, tmp_path):
 def test_cases(trained, tmp_path):
     folder, features, _ = trained
     result = explain(
-        "cases", features, "--res-save-dir", folder / "r", "-o", tmp_path, "--count", 3,
+        "cases", features, "--res-save-dir", folder, "-o", tmp_path, "--count", 3,
         "--row", "Text=text_only", "--row", "Full=dashfusion:heads=4",
     )  # fmt: skip
     assert "Full is nearer to the label than Text on" in result.output

@@ -3,19 +3,13 @@ from datetime import timedelta
 import numpy as np
 import pandas as pd
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from MMSA_ext.cli import statistics
+from MMSA_ext.cli import app
 from MMSA_ext.errors import ConfigError
-from MMSA_ext.records.store import Environment, RunIdentity, RunRecord, RunStore
+from MMSA_ext.records.store import RunStore
 from MMSA_ext.reporting.statistics import StatisticsError
-
-app = typer.Typer()
-app.command("compare")(statistics.compare)
-app.command("table")(statistics.table)
-app.command("power")(statistics.power)
-app.command("result-stat")(statistics.result_stat)
+from tests.reporting.conftest import make_finished
 
 
 @pytest.fixture
@@ -29,26 +23,19 @@ def results(tmp_path):
             frame = pd.DataFrame({"split": "test", "id": range(30), "label": labels})
             frame["prediction"] = labels + noise * rng.standard_normal(30)
             mae = float((frame["prediction"] - labels).abs().mean())
-            record = RunRecord(
-                identity=RunIdentity(
-                    dataset="mosi",
-                    dataset_fingerprint="ab" * 32,
-                    model=model,
-                    configuration={"pretrained": "minilm"},
-                    seed=seed,
-                    code_version="0.1.0",
-                ),
-                status="finished",
+            record = make_finished(
+                dataset_fingerprint="ab" * 32,
+                model=model,
+                configuration={"pretrained": "minilm"},
+                seed=seed,
                 metrics={"test": {"MAE": mae, "Corr": 0.5 + seed / 100}},
-                selection="lowest validation Loss, patience 8",
-                environment=Environment(device="cpu", python="3.11", platform="Linux x86_64"),
             )
             store.write(record, frame.astype({"id": str}))
     return tmp_path
 
 
 def invoke(*arguments):
-    return CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=True)
+    return CliRunner().invoke(app, [*map(str, arguments)])
 
 
 def test_compare_shows_seeds_and_samples(results):

@@ -33,18 +33,6 @@ def test_two_clients_wait_for_each_other(desk, monkeypatch):
     assert most == [1, 1, 1]
 
 
-def test_an_edited_transcript_is_scored_without_extracting(desk, video, monkeypatch):
-    first = desk.video("dashfusion", video, text="word3 word4")
-    monkeypatch.setattr(module, "extract_video", None)
-    again = desk.edited(first, ["word9 word20 word30"])
-    assert again.score.utterances[0].text == "word9 word20 word30"
-    assert again.score.prediction != first.score.prediction
-    back = desk.edited(again, ["word3 word4"])
-    assert back.score.prediction == pytest.approx(first.score.prediction, abs=1e-6)
-    with pytest.raises(ConfigError, match="2 texts are given for 1 utterances"):
-        desk.edited(first, ["a", "b"])
-
-
 def test_a_long_video_is_refused_before_it_is_read(desk, video, monkeypatch):
     monkeypatch.setattr(module, "LONGEST_SECONDS", 0.5)
     monkeypatch.setattr(module, "extract_video", None)

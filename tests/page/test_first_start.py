@@ -17,7 +17,7 @@ def made(monkeypatch):
     """Making takes a moment and writes empty files; how often it was done."""
     times = []
 
-    def make(scratch, say, jobs):
+    def make(scratch, say):
         times.append(scratch)
         (folder := scratch / "made").mkdir()
         for path in vars(module.FirstStart.within(folder)).values():
@@ -51,8 +51,8 @@ def test_several_starts_make_one(made, tmp_path):
 def test_what_fails_leaves_nothing_and_is_made_the_next_time(made, tmp_path, monkeypatch):
     working = module._make
 
-    def fails(scratch, say, jobs):
-        working(scratch, say, jobs)
+    def fails(scratch, say):
+        working(scratch, say)
         raise ConfigError("no")
 
     monkeypatch.setattr(module, "_make", fails)

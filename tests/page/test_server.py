@@ -80,12 +80,6 @@ def test_what_is_no_video(client, content, said, uploads):
     assert str(uploads) not in found["error"]
 
 
-def test_a_sentence_for_a_model_that_reads_more(client):
-    status, found = post(client, text="word3", checkpoint="dashfusion")
-    assert status == 422
-    assert "reads audio and vision besides text" in found["error"]
-
-
 @pytest.mark.parametrize("told", [True, False])
 def test_what_is_too_large_is_not_read_to_its_end(client, monkeypatch, uploads, told):
     monkeypatch.setattr(server, "LARGEST_MIB", 1)
@@ -141,13 +135,6 @@ def test_the_server_asks_nobody(desk, tmp_path, monkeypatch):
 def test_files_of_this_machine_are_not_served(client, models):
     for path in (models / "text_only.pth", Path("/etc/passwd"), Path(__file__)):
         assert client.get(f"/gradio_api/file={path}").status_code == 403
-
-
-def test_a_port_that_is_taken():
-    with server.listening("127.0.0.1", 0) as first:
-        port = first.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"port {port} of 127.0.0.1 is taken .* --port"):
-            server.listening("127.0.0.1", port)
 
 
 @pytest.mark.parametrize(

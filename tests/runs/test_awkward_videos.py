@@ -1,4 +1,4 @@
-"""Strange videos end in a score that says what was missing, or in one sentence."""
+"""Strange videos end in a score that says what was missing."""
 
 import math
 import subprocess
@@ -9,7 +9,6 @@ import pytest
 
 from MMSA_ext import Scorer
 from MMSA_ext.data.features import write_features
-from MMSA_ext.errors import MediaError
 from MMSA_ext.runs.video_scoring import score_video
 from MMSA_ext.video.extractors import extractor
 from MMSA_ext.video.media import open_clip
@@ -105,16 +104,6 @@ def test_a_strange_video_has_a_score(checkpoint, head, tmp_path, name, made, mis
         assert 0 < top < 0.6 < bottom <= 1
 
 
-def test_a_damaged_video_is_scored_as_far_as_it_goes_and_says_so(checkpoint, head, tmp_path):
-    pictures, sound = head
-    whole = write(tmp_path / "whole.mkv", 3 * pictures, np.tile(sound, 3))
-    (tmp_path / "cut.mkv").write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
-    score = scored(checkpoint, tmp_path / "cut.mkv")
-    assert math.isfinite(score.prediction)
-    assert "breaks off" in score.features.damage
-    assert score.features.duration < 2.5 * SECONDS
-
-
 def test_what_cannot_be_decoded_is_said_of_every_part(checkpoint, head, tmp_path):
     """Also where the cache has the part."""
     pictures, sound = head
@@ -127,16 +116,7 @@ def test_what_cannot_be_decoded_is_said_of_every_part(checkpoint, head, tmp_path
     for _ in range(2):
         score = score_video(scorer, path, text="word1", cache=tmp_path / "cache")
         assert "cannot be" in score.features.damage
-
-
-@pytest.mark.parametrize("content", [b"", b"this is a letter", bytes(range(256)) * 64])
-def test_what_is_no_video_is_one_sentence(checkpoint, tmp_path, content):
-    path = tmp_path / "letter.mp4"
-    path.write_bytes(content)
-    with pytest.raises(MediaError) as refused:
-        scored(checkpoint, path)
-    assert len(str(refused.value).splitlines()) == 1
-    assert "letter.mp4" in str(refused.value)
+        assert math.isfinite(score.prediction)
 
 
 LONG = """

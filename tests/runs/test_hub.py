@@ -4,7 +4,6 @@ import pytest
 from huggingface_hub import constants, utils
 
 from MMSA_ext import Scorer, pull, push, save_pretrained
-from MMSA_ext.cli import main
 from MMSA_ext.errors import CheckpointError, ConfigError, HubError
 from MMSA_ext.training import model_folder
 from MMSA_ext.training.checkpoint import save_checkpoint
@@ -194,20 +193,18 @@ class TestPulling:
         assert not (tmp_path / "got").exists()
 
 
-def test_on_the_command_line(made, online, monkeypatch, capsys, tmp_path):
+def test_on_the_command_line(made, online, monkeypatch, typed, tmp_path):
     monkeypatch.chdir(tmp_path)
     with hub() as served:
         online(served.address)
-        for arguments, said in (
-            (["push", str(made), NAME, "--private"], f"uploaded: {served.address}/{NAME}"),
-            (["pull", NAME], "written: text-model"),
-            (["pull", NAME, "-o", "other", "--revision", "main"], "written: other"),
+        for command, wanted in (
+            (f"push {made} {NAME} --private", f"uploaded: {served.address}/{NAME}"),
+            (f"pull {NAME}", "written: text-model"),
+            (f"pull {NAME} -o other --revision main", "written: other"),
         ):
-            monkeypatch.setattr("sys.argv", ["mmsa-ext", *arguments])
-            with pytest.raises(SystemExit) as ended:
-                main()
-            assert ended.value.code == 0
-            assert said in capsys.readouterr().out
+            ended, said = typed(f"mmsa-ext {command}")
+            assert ended == 0
+            assert wanted in said
     assert same(tmp_path / "text-model", made)
     assert same(tmp_path / "other", made)
 

@@ -15,15 +15,12 @@ from MMSA_ext.runs.options import RunOptions
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"num_workers": -1}, "num_workers is -1"),
-        ({"verbose_level": 3}, "verbose_level is 3; use 0, 1 or 2"),
         ({"reuse": "no"}, "reuse is 'no'; give True or False"),
-        ({"custom_feature": 4}, "4 is no path"),
-        ({"feature_V": "a\0b"}, "a path holds no NUL"),
         ({"imports": [4]}, "give names of modules or their .py files"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(given, said):
+    """More of it, by the arguments of `MMSA_run`, in test_api.py."""
     with pytest.raises(ConfigError, match=said):
         RunOptions(**given)
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from MMSA_ext import MMSA_run
 from MMSA_ext.config.resolve import get_config_regression
 from MMSA_ext.data.corruption import CorruptionConfig
 from MMSA_ext.data.features import FeatureSet, read_features
 from MMSA_ext.errors import ConfigError
 from MMSA_ext.runs.requirements import check
+from tests.conftest import train
 
 
 @pytest.fixture
@@ -287,17 +287,7 @@ class TestSelection:
 
 
 def test_a_run_is_refused_before_anything_is_trained(tmp_path, feature_file):
-    folders = ("model_save_dir", "res_save_dir", "log_dir")
+    config = {"corruption": {"remove": ["audio"], "at": "all"}}
     with pytest.raises(ConfigError, match="mmim cannot"):
-        MMSA_run(
-            "mmim",
-            "mosi",
-            config={"corruption": {"remove": ["audio"], "at": "all"}},
-            seeds=[1],
-            custom_feature=feature_file,
-            gpu_ids="cpu",
-            num_workers=0,
-            verbose_level=0,
-            **dict.fromkeys(folders, tmp_path / "out"),
-        )
+        train("mmim", feature_file, tmp_path / "out", config=config)
     assert not list(tmp_path.glob("out/**/*.json"))

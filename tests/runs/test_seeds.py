@@ -203,17 +203,6 @@ class TestAfter:
         with pytest.raises(WriteError, match=r"its metrics are \{'test': \{'MAE': 0.1\}\}"):
             run()
 
-    def test_a_disk_that_fills_while_training_is_named(self, run, training, monkeypatch):
-        def fills():
-            monkeypatch.setattr("MMSA_ext.runs.seeds.check_writable", _full)
-            raise RuntimeError("PytorchStreamWriter failed writing file")
-
-        training.then = fills
-        monkeypatch.undo()
-        monkeypatch.setattr("MMSA_ext.runs.seeds.run_stock_seed", lambda *args: fills())
-        with pytest.raises(WriteError, match="is full"):
-            run()
-
 
 def _no_folder():
     import tempfile
@@ -226,10 +215,6 @@ def _no_folder():
         return make(*args, prefix=prefix, **options)
 
     return refused
-
-
-def _full(*args):
-    raise WriteError("the disk is full")
 
 
 class TestRepeat:
@@ -252,17 +237,6 @@ class TestRepeat:
         with pytest.raises(ZeroDivisionError):
             run(reuse=False)
         assert before == files_of(tmp_path / "results" / "runs") | files_of(tmp_path / "models")
-
-    def test_that_diverges_leaves_no_checkpoint_of_another_run(
-        self, run, training, tmp_path, monkeypatch
-    ):
-        run()
-        diverged = SeedOutcome(diverged="it was told to")
-        monkeypatch.setattr(Run, "_train", lambda run, *rest: diverged)
-        result = run(reuse=False).seeds[0]
-        assert result.diverged
-        assert result.checkpoint is None
-        assert files_of(tmp_path / "models") == {}
 
     def test_killed_at_its_last_step_is_finished_by_a_look_up(self, run, training, store):
         """The record is in place, what belongs to it still has its other name."""

@@ -19,15 +19,13 @@ from MMSA_ext import (
     save_pretrained,
     unregister_model,
 )
-from MMSA_ext.cli import main
 from MMSA_ext.errors import CheckpointError, ConfigError, FeatureFileError, TextEncoderError
 from MMSA_ext.explain.trained_model import load_trained
-from MMSA_ext.names import SPLITS
 from MMSA_ext.own_models import import_modules
 from MMSA_ext.runs.model_card import citations, model_card
 from MMSA_ext.training import model_folder
 from MMSA_ext.training.checkpoint import load_checkpoint, save_checkpoint
-from tests.conftest import OWN_MODEL, make_feature_data, tiny_config
+from tests.conftest import OWN_MODEL, make_feature_data, tiny_config, train
 from tests.models.hosts.variants import VARIANTS
 from tests.models.untrained import OWN, STOCK, untrained_checkpoint
 
@@ -280,21 +278,16 @@ class TestWhatIsNotShared:
             save_pretrained(shared.checkpoint, tmp_path / "model", results=shared.base / "results")
 
 
-def test_a_model_of_one_s_own_needs_its_module(tmp_path, feature_file, capsys, monkeypatch):
+def test_a_model_of_one_s_own_needs_its_module(tmp_path, feature_file):
     """Said in the card, and where the folder is read without it."""
     module = tmp_path / "shared_means.py"
     module.write_text(OWN_MODEL)
     import_modules([str(module)])
     try:
-        results = MMSA_run(
-            "means", "mosi", config={"num_epochs": 1, "feature_scaling": "standardise"},
-            custom_feature=feature_file, seeds=[1], gpu_ids="cpu", num_workers=0, verbose_level=0,
-            **dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), tmp_path / "r"),
-        )  # fmt: skip
-        made = save_pretrained(
-            results.seeds[0].checkpoint, tmp_path / "model", results=tmp_path / "r"
-        )
-        want = predict_file(results.seeds[0].checkpoint, feature_file)
+        config = {"num_epochs": 1, "feature_scaling": "standardise"}
+        trained = train("means", feature_file, tmp_path / "r", config=config).checkpoint
+        made = save_pretrained(trained, tmp_path / "model", results=tmp_path / "r")
+        want = predict_file(trained, feature_file)
         np.testing.assert_array_equal(predict_file(made, feature_file).prediction, want.prediction)
     finally:
         unregister_model("means")
@@ -303,51 +296,34 @@ def test_a_model_of_one_s_own_needs_its_module(tmp_path, feature_file, capsys, m
         Scorer(made)
 
 
-def run(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr("sys.argv", ["mmsa-ext", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code, capsys.readouterr()
-
-
 class TestOnTheCommandLine:
-    def test_share_and_predict(self, shared, tmp_path, monkeypatch, capsys):
-        results, folder = shared.base / "results", tmp_path / "model"
-        more = ["--res-save-dir", results, "--set", f"pretrained={shared.encoder / 'tiny'}"]
-        code, said = run(monkeypatch, capsys, "share", shared.checkpoint, folder, *more)
+    def test_share_and_predict(self, shared, tmp_path, typed):
+        folder = tmp_path / "model"
+        share = f"mmsa-ext share {shared.checkpoint} {folder} --res-save-dir {shared.base}/results"
+        share += f" --set pretrained={shared.encoder}/tiny"
+        code, said = typed(share)
         assert code == 0
-        assert f"written: {folder}" in said.out
-        assert "Read its card before you publish it" in said.out
-        code, said = run(monkeypatch, capsys, "share", shared.checkpoint, folder, *more)
+        assert f"written: {folder}" in said
+        assert "Read its card before you publish it" in said
+        code, said = typed(share)
         assert code == 2
-        assert "--overwrite" in said.err
-        code, said = run(
-            monkeypatch, capsys, "predict", folder, "--text", "word1 word7", "-g", "cpu"
-        )
+        assert "--overwrite" in said
+        code, said = typed(f"mmsa-ext predict {folder} --text 'word1 word7' -g cpu")
         assert code == 0
-        assert float(said.out) == pytest.approx(shared.want[0], rel=1e-5)
+        assert float(said) == pytest.approx(shared.want[0], rel=1e-5)
 
     @pytest.mark.parametrize("name", ["owner/name", "hf://owner/name"])
     @pytest.mark.parametrize("command", ["predict", "explain embeddings", "share", "push"])
-    def test_a_name_of_the_hub_is_not_downloaded_unasked(
-        self, command, name, monkeypatch, capsys, feature_file
-    ):
+    def test_a_name_of_the_hub_is_not_downloaded_unasked(self, command, name, typed, feature_file):
         last = {"push": "a/b", "share": "folder"}.get(command, feature_file)
-        code, said = run(monkeypatch, capsys, *command.split(), name, last)
+        code, said = typed(f"mmsa-ext {command} {name} {last}")
         assert code == 2
-        assert "get it first: `mmsa-ext pull owner/name`" in said.err
+        assert "get it first: `mmsa-ext pull owner/name`" in said
 
-    def test_the_output_of_predict_never_lies_in_the_model(
-        self, shared, monkeypatch, capsys, feature_file
-    ):
+    def test_the_output_of_predict_never_lies_in_the_model(self, shared, typed, feature_file):
         target = shared.folder / "config.json"
         before = target.read_bytes()
-        code, said = run(monkeypatch, capsys, "predict", shared.folder, feature_file, "-o", target)
+        code, said = typed(f"mmsa-ext predict {shared.folder} {feature_file} -o {target}")
         assert code == 2
-        assert "is the input" in said.err
+        assert "is the input" in said
         assert target.read_bytes() == before
-
-
-def test_the_splits_are_counted_as_the_file_has_them(shared):
-    samples = json.loads((shared.folder / "config.json").read_text())["run"]["samples"]
-    assert samples == dict(zip(SPLITS, (12, 8, 10), strict=True))

@@ -21,15 +21,9 @@ from MMSA_ext.files import exclusive
 from MMSA_ext.processes import LostWorkerError
 from MMSA_ext.runs import own_seed
 from MMSA_ext.runs.search_space import shipped_space
-from tests.conftest import tiny_config
+from tests.conftest import tiny_config, train
 
 pytestmark = pytest.mark.slow  # minutes together
-
-
-@pytest.fixture(autouse=True)
-def without_pictures(monkeypatch):
-    """They take longer than the runs."""
-    monkeypatch.setattr("MMSA_ext.runs.seeds.Run._draw", lambda self, results: ())
 
 
 @pytest.fixture
@@ -69,12 +63,7 @@ def test_selection_split_and_best_configuration(tune, tmp_path, on_test, split):
 
 @pytest.mark.parametrize(
     ("model", "form"),
-    [
-        ("text_only", "config"),
-        ("self_mm", "config_file"),
-        pytest.param("text_only", "config_file", marks=pytest.mark.slow),
-        pytest.param("self_mm", "config", marks=pytest.mark.slow),
-    ],
+    [(model, form) for model in ("text_only", "self_mm") for form in ("config", "config_file")],
 )
 def test_the_best_configuration_gives_the_reported_numbers_again(
     model, form, tmp_path, feature_file, tiny_encoder
@@ -86,17 +75,14 @@ def test_the_best_configuration_gives_the_reported_numbers_again(
     for key in ("learning_rate", "batch_size"):
         given.pop(key, None)
 
-    def run(folder, **options):
-        return MMSA_run(
-            model, "mosi", custom_feature=feature_file, seeds=[3], verbose_level=0, num_workers=0,
-            model_save_dir=tmp_path / folder / "m", res_save_dir=tmp_path / folder / "r",
-            log_dir=tmp_path / folder / "l", gpu_ids="cpu", **options,
-        ).seeds[0].record  # fmt: skip
+    def run(folder, config, **options):
+        return train(model, feature_file, tmp_path / folder, config=config, **options).record
 
-    reported = run("search", config=given, is_tune=True, tune_times=1)
+    reported = run("search", given, is_tune=True, tune_times=1)
     ending = {"config": "-best.json", "config_file": "-best-config.json"}[form]
-    path = tmp_path / "search" / "r" / "tune" / f"mosi-{model}{ending}"
-    again = run("again", **{form: json.loads(path.read_text()) if form == "config" else path})
+    path = tmp_path / "search" / "tune" / f"mosi-{model}{ending}"
+    best = json.loads(path.read_text())
+    again = run("again", best) if form == "config" else run("again", None, config_file=path)
     assert again.identity == reported.identity
     assert again.metrics == reported.metrics
     assert again.predictions_sha256 == reported.predictions_sha256
@@ -184,11 +170,8 @@ def test_the_test_split_is_scored_once_for_the_winner_alone(
             return do_test(self, network, loader, mode=mode, **options)
 
         monkeypatch.setattr(trainer, "do_test", spy)
-        MMSA_run(
-            model, "mosi", config={"early_stop": 0}, space={"batch_size": [4, 6]}, is_tune=True,
-            seeds=[1], tune_times=2, custom_feature=feature_file, verbose_level=0, gpu_ids="cpu",
-            num_workers=0, model_save_dir=tmp_path, res_save_dir=tmp_path, log_dir=tmp_path,
-        )  # fmt: skip
+        options = {"space": {"batch_size": [4, 6]}, "is_tune": True, "tune_times": 2}
+        train(model, feature_file, tmp_path, config={"early_stop": 0}, **options)
     assert scored.count("test") == 1
     assert "test" not in scored[: -3 if model == "text_only" else -4]
 
@@ -230,7 +213,6 @@ def test_a_trial_whose_process_was_killed_is_made_again(tune, tmp_path):
     assert len(table(tmp_path)) == 2
 
 
-@pytest.mark.slow
 def test_what_decides_the_trials_makes_another_study(tune, tmp_path, feature_data):
     first = tune(tune_times=1)
     tune(tune_times=1, seeds=[4])
@@ -261,7 +243,6 @@ def test_a_search_is_made_anew_where_nothing_is_reused(tune, trained, tmp_path):
     assert len(study(tmp_path).trials) == 1
 
 
-@pytest.mark.slow
 class TestPruning:
     """By validation, with the first trials whole."""
 
@@ -284,13 +265,10 @@ class TestPruning:
         assert results.seeds[0].record.identity.configuration["learning_rate"] == 1e-3
 
     def test_of_mmsas(self, tmp_path, feature_file):
-        folders = dict.fromkeys(("model_save_dir", "res_save_dir", "log_dir"), tmp_path)
-        MMSA_run(
-            "lf_dnn", "mosi", config={"num_epochs": 4, "early_stop": 1, "batch_size": 4},
-            space={"learning_rate": [1e-2, 2e-2, 3e-2, 1e-9]}, seeds=[1], is_tune=True,
-            tune_times=8, prune=True, custom_feature=feature_file, gpu_ids="cpu", num_workers=0,
-            verbose_level=0, **folders,
-        )  # fmt: skip
+        config = {"num_epochs": 4, "early_stop": 1, "batch_size": 4}
+        space = {"learning_rate": [1e-2, 2e-2, 3e-2, 1e-9]}
+        options = {"space": space, "is_tune": True, "tune_times": 8, "prune": True}
+        train("lf_dnn", feature_file, tmp_path, config=config, **options)
         trials = pd.read_csv(tmp_path / "tune/mosi-lf_dnn.csv")
         assert "pruned" in set(trials["valid_Loss"])
         assert len([*tmp_path.glob("*.pth")]) == 1
@@ -300,7 +278,6 @@ class TestPruning:
             tune(prune=True, tune_on_test=True)
 
 
-@pytest.mark.slow
 def test_several_processes_make_the_trials_of_one_study(tune, tmp_path):
     tune(tune_times=4, jobs=2)
     found = study(tmp_path)
@@ -424,7 +401,6 @@ def test_search_space_is_mmsas():
     assert "hidden_dims" not in shipped_space("dashfusion", "sims")
 
 
-@pytest.mark.slow
 class TestSearchSpaces:
     """Keys that nothing reads, and choices that cannot be used."""
 
@@ -438,12 +414,9 @@ class TestSearchSpaces:
                 path = tmp_path / "space.json"
                 path.write_text(json.dumps({model: section}))
                 options["config_file"] = path
-            return MMSA_run(
-                model, "mosi", config={"early_stop": 0, **given}, seeds=[1], is_tune=True,
-                tune_times=2, custom_feature=feature_file, verbose_level=0, gpu_ids="cpu",
-                model_save_dir=tmp_path / "m", res_save_dir=tmp_path / "r",
-                log_dir=tmp_path / "l", **options,
-            )  # fmt: skip
+            options |= {"is_tune": True, "tune_times": 2}
+            config = {"early_stop": 0, **given}
+            return train(model, feature_file, tmp_path / "r", config=config, **options)
 
         return search
 
@@ -475,5 +448,5 @@ class TestSearchSpaces:
 
     def test_a_searched_key_need_not_be_in_the_other_sections(self, search):
         space = {"d_paras": ["batch_size"], "batch_size": [4, 6]}
-        result = search("lf_dnn", space, lacks="batch_size").seeds[0]
+        result = search("lf_dnn", space, lacks="batch_size")
         assert result.record.identity.configuration["batch_size"] in (4, 6)

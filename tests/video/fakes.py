@@ -2,7 +2,6 @@
 
 import os
 import time
-import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +17,7 @@ def write_sound(path: Path, seconds: float = 0.5, level: float = 0.3, rate: int 
     """A tone as a WAV file."""
     samples = level * np.sin(2 * np.pi * 220 * np.arange(int(seconds * rate)) / rate)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes((samples * 32767).astype("<i2").tobytes())
-    return path
+    return write(path, None, np.float32(samples), sound_rate=rate, codecs=("", "pcm_s16le"))
 
 
 def write_pictures(path: Path, seconds: float = 1.0, grey: int = 128, sound=None) -> Path:

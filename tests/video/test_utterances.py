@@ -3,7 +3,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from MMSA_ext.errors import ConfigError
 from MMSA_ext.video.contract import Transcript, Word
 from MMSA_ext.video.speech import Stretch
 from MMSA_ext.video.subtitles import Cue, SubtitleWarning
@@ -160,9 +159,3 @@ def test_an_utterance_has_a_transcript_in_its_own_times():
     assert first.transcript(whole).text == "a"
     (empty,) = by_pauses([], [Stretch(0, 2)])
     assert empty.transcript(Transcript("")) == Transcript("")
-
-
-@pytest.mark.parametrize("limits", [(-1, 5), (5, 5), (1, float("inf")), (float("nan"), 5)])
-def test_limits_that_are_none_are_refused(limits):
-    with pytest.raises(ConfigError, match="0 <= shortest < longest"):
-        by_pauses([], [], shortest=limits[0], longest=limits[1])

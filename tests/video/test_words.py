@@ -3,7 +3,7 @@ import pytest
 
 from MMSA_ext.errors import ConfigError, MediaError
 from MMSA_ext.video.contract import Transcript, Word
-from MMSA_ext.video.subtitles import SubtitleWarning, read_subtitles
+from MMSA_ext.video.subtitles import SubtitleWarning
 from MMSA_ext.video.words import transcript
 from tests.video.make import FakeClip
 from tests.video.speaking import RATE, heard, silence, voice
@@ -54,7 +54,7 @@ def test_subtitles_give_times_and_the_sound_is_not_asked(srt):
 
 
 def test_subtitles_of_a_stretch_are_those_in_it_in_its_times(srt):
-    said = transcript(Silent(silence(8.8), start=1.6), subtitles=read_subtitles(srt))
+    said = transcript(Silent(silence(8.8), start=1.6), subtitles=srt)
     assert said.text == "two我喜"
     assert said.words[0] == Word("two", 0.0, pytest.approx(0.4))
     assert said.words[-1] == Word(
