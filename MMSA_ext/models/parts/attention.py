@@ -171,8 +171,8 @@ def attend(
         read = F.scaled_dot_product_attention(
             split(query), split(key), split(value), attn_mask=mask, dropout_p=dropout, scale=scale
         )
-    mixed = read.transpose(1, 2).flatten(-2)
-    return mixed if output is None else output(mixed)
+    joined = read.transpose(1, 2).flatten(-2)
+    return joined if output is None else output(joined)
 
 
 def _attend_with_dropout(
