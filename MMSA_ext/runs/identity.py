@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from easydict import EasyDict
@@ -38,8 +40,15 @@ def identifying_configuration(args: EasyDict) -> dict[str, Any]:
     kept = identity_config(args)
     configuration = {key: value for key, value in kept.items() if key not in left_out}
     if "pretrained" in configuration:
-        configuration["pretrained"] = encoders.identity(configuration["pretrained"])
+        configuration["pretrained"] = _encoder_name(configuration["pretrained"])
     return configuration
+
+
+def _encoder_name(pretrained: str) -> str:
+    """Identity of a text encoder; one that a record names stays, as its folder may be elsewhere."""
+    if re.fullmatch(r"[^/\\]+@[0-9a-f]{12}", pretrained) and not Path(pretrained).exists():
+        return pretrained
+    return encoders.identity(pretrained)
 
 
 def model_code_version(model_name: str, *, fast: bool = False) -> str:

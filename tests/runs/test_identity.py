@@ -4,7 +4,7 @@ import pytest
 
 from MMSA_ext.config.resolve import resolve
 from MMSA_ext.config.schema import STEP_OPTIONS
-from MMSA_ext.errors import ConfigError
+from MMSA_ext.errors import ConfigError, TextEncoderError
 from MMSA_ext.runs.identity import identifying_configuration
 from MMSA_ext.runs.options import RunOptions
 from MMSA_ext.runs.processes import options_of
@@ -37,3 +37,9 @@ def test_mmsas_loops_have_none_of_them(model, key):
 def test_processes_have_a_gpu_each_in_turn():
     options = RunOptions(gpu_ids=[0, 1])
     assert [list(options_of(n, 4, options).gpu_ids) for n in range(4)] == [[0], [1], [0], [1]]
+
+
+def test_an_encoder_that_a_record_names_needs_no_folder():
+    assert named("text_only", pretrained="bert@0123456789ab")["pretrained"] == "bert@0123456789ab"
+    with pytest.raises(TextEncoderError):
+        named("text_only", pretrained="bert@0123")
