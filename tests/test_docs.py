@@ -266,15 +266,24 @@ def test_the_numbers_of_the_first_page_are_those_of_the_records():
         return f"{numbers[0]} [{', '.join(numbers[1:])}]" if numbers else "-"
 
     page = (ROOT / "README.md").read_text("utf-8")
-    for data, name in (("MOSI", "mosi_text_audio"), ("ICT-MMMO", "mmmo_audio_vision")):
-        with (ROOT / f"results/{name}/{name}-mosi.csv").open(newline="") as table:
+    mosi, mmmo = "results/mosi_text_audio/mosi_text_audio-mosi.csv", "results/claims/mmmo.csv"
+    gates = "Self-MM + InfoEnh, random gates"
+    for data, path, label, system in (
+        ("MOSI", mosi, "text only (control)", "Text only"),
+        ("MOSI", mosi, "DashFusion", "DashFusion"),
+        ("ICT-MMMO", mmmo, "text only (control)", "Text only"),
+        ("ICT-MMMO", mmmo, "DashFusion", "DashFusion"),
+        ("ICT-MMMO", mmmo, "Self-MM", "Self-MM"),
+        ("ICT-MMMO", mmmo, "Self-MM + InfoEnh", "Self-MM + InfoEnh"),
+        ("ICT-MMMO", mmmo, f"{gates} (control)", gates),
+    ):
+        with (ROOT / path).open(newline="") as table:
             of = {(row["row"], row["metric"]): row for row in csv.DictReader(table)}
-        for label, system in (("text only (control)", "Text only"), ("DashFusion", "DashFusion")):
-            line = re.search(rf"^\| {data}, .*: {re.escape(label)} \|.*$", page, re.MULTILINE)[0]
-            assert [cell.strip() for cell in line.split("|")[2:-1]] == [
-                of[system, "MAE"]["n"],
-                shown(of[system, "MAE"], 1, 3),
-                shown(of[system, "Corr"], 1, 3),
-                shown(of[system, "Non0_acc_2"], 100, 1),
-                shown(of[system, "Mult_acc_7"], 100, 1),
-            ]
+        line = re.search(rf"^\| {data}, .*: {re.escape(label)} \|.*$", page, re.MULTILINE)[0]
+        assert [cell.strip() for cell in line.split("|")[2:-1]] == [
+            of[system, "MAE"]["n"],
+            shown(of[system, "MAE"], 1, 3),
+            shown(of[system, "Corr"], 1, 3),
+            shown(of[system, "Non0_acc_2"], 100, 1),
+            shown(of[system, "Mult_acc_7"], 100, 1),
+        ]
