@@ -22,9 +22,10 @@ import typer
 from MMSA_ext import experiments
 from MMSA_ext.experiments.figures import draw
 from MMSA_ext.experiments.files import Experiment
-from MMSA_ext.experiments.tables import collect, table
+from MMSA_ext.experiments.tables import table
 from MMSA_ext.files import write_atomically
 from MMSA_ext.records.store import RunStore
+from MMSA_ext.reporting.comparison import Comparison
 from MMSA_ext.reporting.comparison_table import comparison_text
 from MMSA_ext.reporting.metric_names import PRINTED_PLAIN, better, paper_name
 from MMSA_ext.reporting.render import number, p_text, table_of, to_markdown
@@ -80,7 +81,7 @@ DATA = {
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Tested:
     """A metric of two rows over shared seeds, as a claim asks for it.
 
     Attributes:
@@ -109,12 +110,13 @@ def main(
 ) -> None:
     """Write docs/claims.md, tables and figures."""
     store = RunStore(ROOT / "results" / "runs")
-    texts = {PAGE: page(FOLDER, store), **tables(FOLDER, store)}
+    found = shown(store)
+    texts = {PAGE: page(found), **tables(found)}
     if not check:
         for path, text in texts.items():
             write_atomically(path, text)
-        for experiment in _with_runs(FOLDER, store):
-            draw(experiment, store, FOLDER)
+        for name in found:
+            draw(_experiment(name), store, FOLDER)
     elif changed := [path for path, text in texts.items() if not _is(path, text)]:
         names = ", ".join(str(path.relative_to(ROOT)) for path in changed)
         raise SystemExit(f"not what the records give: {names}. python studies/claims.py")
@@ -124,72 +126,74 @@ def _is(path: Path, text: str) -> bool:
     return path.is_file() and path.read_bytes() == text.encode()
 
 
-def tables(folder: Path, store: RunStore) -> dict[Path, str]:
-    """The tables of all experiments that have been begun, Markdown and CSV, by path."""
+def shown(store: RunStore) -> dict[str, Comparison]:
+    """The table of each experiment that has been begun, by its name."""
+    found = {name: table(_experiment(name), store)[0] for name in DATA}
+    return {name: one for name, one in found.items() if (one.numbers["n"] > 0).any()}
+
+
+def _experiment(name: str) -> Experiment:
+    """An experiment, to show what was run on its own data: MOSI's name is ICT-MMMO's, too."""
+    return experiments.load(FOLDER / f"{name}.json").narrowed(fingerprint=DATA[name][1])
+
+
+def tables(found: Mapping[str, Comparison]) -> dict[Path, str]:
+    """The tables in Markdown and CSV, by path."""
     return {
-        folder / f"{experiment.name}.{form}": comparison_text(table(experiment, store), form)
-        for experiment in _with_runs(folder, store)
+        FOLDER / f"{name}.{form}": comparison_text([one], form)
+        for name, one in found.items()
         for form in ("md", "csv")
     }
 
 
-def _with_runs(folder: Path, store: RunStore) -> Iterator[Experiment]:
-    for name in DATA:
-        experiment = _experiment(folder, name)
-        if any((part.numbers["n"] > 0).any() for part in table(experiment, store)):
-            yield experiment
-
-
-def page(folder: Path, store: RunStore) -> str:
-    """The page, from a folder with claims and experiments and the store of their records."""
-    claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
-    compared = list(comparisons(claims, folder, store))
-    corrected = corrections(compared)
+def page(found: Mapping[str, Comparison]) -> str:
+    """The page, from the claims and the tables of the experiments that have been begun."""
+    claims = json.loads((FOLDER / "claims.json").read_text(encoding="utf-8"))
+    tested = list(tests_of(claims, found))
+    corrected = corrections(tested)
     papers = list(dict.fromkeys(claim["paper"] for claim in claims))
     parts = [
         "# What is known here of the papers' claims",
         "Made by `python studies/claims.py` from committed records. What the data are,\n"
         "how each was trained, and what follows: [results/claims](../results/claims/README.md).",
         RULE.rstrip(),
-        _summary(papers, claims, compared, corrected),
+        _summary(papers, claims, tested, corrected),
     ]
     for paper in papers:
-        parts += [f"## {paper}", *_claims_of(paper, claims, compared, corrected)]
+        parts += [f"## {paper}", *_claims_of(paper, claims, tested, corrected)]
     return "\n\n".join(parts) + "\n"
 
 
-def comparisons(
-    claims: Sequence[Mapping[str, Any]], folder: Path, store: RunStore
-) -> Iterator[Comparison]:
-    """What the claims ask for, with what the store has of it.
+def tests_of(
+    claims: Sequence[Mapping[str, Any]], found: Mapping[str, Comparison]
+) -> Iterator[Tested]:
+    """What the claims ask for, with what was measured of it.
 
     Raises:
-        SystemExit: A claim names a row or an experiment that is not there.
+        SystemExit: A claim names a row that its experiment does not have.
     """
-    values: dict[str, Mapping[tuple[str, str], Mapping[int, float]]] = {}
+    values = {name: _values(name, found) for name in DATA}
     for place, claim in enumerate(claims):
         for test in claim["tests"]:
             name = test["experiment"]
-            if name not in values:
-                values[name] = _values(folder, name, store)
             for metric in test["metrics"]:
                 a, b = (_row(values[name], test[row], metric, name) for row in ("row", "against"))
-                found = paired_difference(a, b)
+                difference = paired_difference(a, b)
                 margin = _margin(test.get("printed"), metric)
-                yield Comparison(place, name, test["row"], test["against"], metric, margin, found)
+                yield Tested(place, name, test["row"], test["against"], metric, margin, difference)
 
 
-def corrections(compared: Sequence[Comparison]) -> list[float]:
+def corrections(tested: Sequence[Tested]) -> list[float]:
     """The p of each comparison, corrected by Holm over those of the same data."""
-    corrected = [math.nan] * len(compared)
+    corrected = [math.nan] * len(tested)
     for data in dict.fromkeys(name for name, _ in DATA.values()):
-        places = [i for i, one in enumerate(compared) if DATA[one.experiment][0] == data]
-        for i, p in zip(places, holm([compared[i].found.p_value for i in places]), strict=True):
+        places = [i for i, one in enumerate(tested) if DATA[one.experiment][0] == data]
+        for i, p in zip(places, holm([tested[i].found.p_value for i in places]), strict=True):
             corrected[i] = p
     return corrected
 
 
-def verdict(one: Comparison, p: float) -> str:
+def verdict(one: Tested, p: float) -> str:
     """What a comparison says of its claim; see `RULE`."""
     if one.found.n < 2:
         return "open"
@@ -200,31 +204,30 @@ def verdict(one: Comparison, p: float) -> str:
 
 
 def _values(
-    folder: Path, name: str, store: RunStore
-) -> Mapping[tuple[str, str], Mapping[int, float]]:
+    name: str, found: Mapping[str, Comparison]
+) -> dict[tuple[str, str], Mapping[int, float]]:
     """Test metrics by row and metric, then by seed; a ridge's single fit stands for every seed."""
-    experiment = _experiment(folder, name)
-    (part,) = collect(experiment, store)
-    values = dict(part.comparison.seed_values)
-    lines = pd.read_csv(folder / "ridge.csv")
+    experiment = _experiment(name)
+    metrics = experiment.columns[experiment.datasets[0]]
+    values: dict[tuple[str, str], Mapping[int, float]] = {
+        (row.label, metric): {} for row in experiment.rows for metric in metrics
+    }
+    if name in found:
+        values |= found[name].seed_values
+    lines = pd.read_csv(FOLDER / "ridge.csv")
     for line in lines[lines["fingerprint"] == experiment.fingerprint].to_dict("records"):
-        for metric in part.comparison.metrics:
+        for metric in metrics:
             row = f"ridge: {line['modalities']}"
             values[row, metric] = dict.fromkeys(experiment.seeds, line[metric])
     return values
 
 
-def _experiment(folder: Path, name: str) -> Experiment:
-    """An experiment, to show what was run on its own data: MOSI's name is ICT-MMMO's, too."""
-    return experiments.load(folder / f"{name}.json").narrowed(fingerprint=DATA[name][1])
-
-
 def _row(
     values: Mapping[tuple[str, str], Mapping[int, float]], row: str, metric: str, name: str
 ) -> Mapping[int, float]:
-    if (row, metric) not in values and not row.startswith("ridge: "):
+    if (row, metric) not in values:
         raise SystemExit(f"claims.json: {name}.json has no row {row!r} with {metric}.")
-    return values.get((row, metric), {})
+    return values[row, metric]
 
 
 def _margin(printed: Mapping[str, str] | None, metric: str) -> float:
@@ -243,7 +246,7 @@ def _margin(printed: Mapping[str, str] | None, metric: str) -> float:
 def _summary(
     papers: Sequence[str],
     claims: Sequence[Mapping[str, Any]],
-    compared: Sequence[Comparison],
+    tested: Sequence[Tested],
     corrected: Sequence[float],
 ) -> str:
     verdicts = ("**seen**", "**opposite**", "not seen", "open")
@@ -252,7 +255,7 @@ def _summary(
         of_paper = [i for i, claim in enumerate(claims) if claim["paper"] == paper]
         found = [
             verdict(one, p)
-            for one, p in zip(compared, corrected, strict=True)
+            for one, p in zip(tested, corrected, strict=True)
             if one.claim in of_paper
         ]
         untested = sum("untested" in claims[i] for i in of_paper)
@@ -266,7 +269,7 @@ def _summary(
 def _claims_of(
     paper: str,
     claims: Sequence[Mapping[str, Any]],
-    compared: Sequence[Comparison],
+    tested: Sequence[Tested],
     corrected: Sequence[float],
 ) -> Iterator[str]:
     heads = ("data", "compared", "n", "paper", "measured [95 %]", "p", "power", "seeds", "verdict")
@@ -275,7 +278,7 @@ def _claims_of(
             continue
         yield f"**{claim['says']}** ({claim['section']})"
         rows = [
-            _line(one, p) for one, p in zip(compared, corrected, strict=True) if one.claim == place
+            _line(one, p) for one, p in zip(tested, corrected, strict=True) if one.claim == place
         ]
         if rows:
             yield "\n".join(
@@ -291,7 +294,7 @@ def _claims_of(
             yield f"Cannot be tested here: {claim['untested']}"
 
 
-def _line(one: Comparison, p: float) -> tuple[str, ...]:
+def _line(one: Tested, p: float) -> tuple[str, ...]:
     form, scale = (".3f", 1) if one.metric in PRINTED_PLAIN else (".1f", 100)
 
     def signed(value: float) -> str:

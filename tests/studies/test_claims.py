@@ -6,7 +6,6 @@ import math
 import claims
 import pytest
 
-from MMSA_ext.records.store import RunStore
 from MMSA_ext.reporting.statistics import paired_difference
 
 SEEDS = range(5)
@@ -14,7 +13,7 @@ SEEDS = range(5)
 
 def compared(row, against, metric="MAE", experiment="mosi"):
     a, b = (dict(zip(SEEDS, values, strict=True)) for values in (row, against))
-    return claims.Comparison(0, experiment, "A", "B", metric, math.nan, paired_difference(a, b))
+    return claims.Tested(0, experiment, "A", "B", metric, math.nan, paired_difference(a, b))
 
 
 BETTER = compared([0.70, 0.71, 0.70, 0.72, 0.71], [0.80, 0.82, 0.81, 0.81, 0.80])
@@ -31,7 +30,7 @@ class TestVerdict:
         assert claims.verdict(BETTER, p) == "not seen"
 
     def test_one_seed_decides_nothing(self):
-        one = claims.Comparison(
+        one = claims.Tested(
             0, "mosi", "A", "B", "MAE", math.nan, paired_difference({1: 0.1}, {1: 0.9})
         )
         assert claims.verdict(one, math.nan) == "open"
@@ -60,17 +59,18 @@ class TestMargin:
             claims._margin(self.printed | {"against": "nobody"}, "MAE")
 
 
-def test_a_claim_about_a_row_that_no_experiment_has_is_refused(tmp_path):
+def test_a_claim_about_a_row_that_no_experiment_has_is_refused():
     wrong = {**{"experiment": "mosi", "row": "DashFusion", "against": "nobody", "metrics": ["MAE"]}}
     with pytest.raises(SystemExit, match="no row 'nobody' with MAE"):
-        list(claims.comparisons([{"tests": [wrong]}], claims.FOLDER, RunStore(tmp_path)))
+        list(claims.tests_of([{"tests": [wrong]}], {}))
 
 
 def test_page_and_tables_are_what_the_committed_records_give():
     claims.main(check=True)
 
 
-def test_a_page_that_differs_is_named(monkeypatch, tmp_path):
+def test_a_page_that_differs_is_named(monkeypatch):
+    monkeypatch.setattr(claims, "shown", lambda _: {})
     monkeypatch.setattr(claims, "PAGE", claims.ROOT / "docs" / "index.md")
     monkeypatch.setattr(claims, "tables", lambda *_: {})
     with pytest.raises(SystemExit, match=r"docs/index\.md.*studies/claims\.py"):
