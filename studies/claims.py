@@ -259,10 +259,10 @@ def _summary(
             if one.claim in of_paper
         ]
         untested = sum("untested" in claims[i] for i in of_paper)
-        rows.append(
-            (paper, str(len(of_paper)), *(str(found.count(v)) for v in verdicts), str(untested))
-        )
-    heads = ("", "claims", *(f"{v.strip('*')}" for v in verdicts), "claims that cannot be tested")
+        counts = (str(found.count(name)) for name in verdicts)
+        rows.append((paper, str(len(of_paper)), str(untested), *counts))
+    first, *others = (name.strip("*") for name in verdicts)
+    heads = ("", "claims", "cannot be tested", f"comparisons: {first}", *others)
     return to_markdown(table_of(heads, rows)).rstrip()
 
 
