@@ -4,7 +4,8 @@
     python studies/claims.py --check    # says whether page and tables are what the records give
 
 results/claims/claims.json has the claims, and for each the comparisons that test it: two rows of an
-experiment in results/claims, by seeds. What counts was settled before the runs: see RULE.
+experiment in results/claims, by seeds. What counts was settled before a difference was seen
+(RULE); a comparison that was added later says so in its claim.
 """
 
 from __future__ import annotations
