@@ -325,7 +325,7 @@ def _score_shards(scorer: "Scorer", folder: Path, output: Path) -> None:
         if failed == samples:
             raise typer.Exit(1)
     if unread := sum(bool(part.error) for part in parts):
-        typer.echo(f"{unread} of {len(parts)} parts could not be read.", err=True)
+        typer.echo(f"{unread} of {len(parts)} parts could not be read or are missing.", err=True)
         raise typer.Exit(1)
 
 

@@ -31,7 +31,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,7 @@ __all__ = [
     "check_finite",
     "is_sharded",
     "load_shards",
+    "missing_parts",
     "parquet",
     "read_utterances",
     "shard_files",
@@ -73,6 +74,7 @@ _FACTS, _RECIPE = b"mmsa_ext", b"recipe"
 _MOST_PARTS = 500  # all are open while they are written
 _BUFFERED = 2**26  # bytes of utterances, of all parts together, that wait to be written
 _LARGEST_GROUP = 2**30  # values of a column that are read at once
+_MOST_NUMBERED = 10**6  # parts that a folder of others may have
 _SUFFIX = ".parquet"
 _PART = re.compile(r"part-\d{5,}\.parquet")
 
@@ -105,6 +107,22 @@ def shard_files(path: Path) -> list[Path]:
             f"{path}: a folder without shards; they are called part-00000{_SUFFIX} and so on."
         )
     return found
+
+
+def missing_parts(path: Path) -> list[Path]:
+    """The parts that were written with those of a folder and are not there; of one part none.
+
+    Those that cannot be read are asked nothing, and are not missing.
+
+    Raises:
+        FeatureFileError: The folder has no parts.
+    """
+    count = 0
+    for part in shard_files(path) if path.is_dir() else []:
+        with suppress(FeatureFileError), _opened(part) as file:
+            count = max(count, _layout(part, file).parts)
+    names = (path / f"part-{i:05d}{_SUFFIX}" for i in range(count))
+    return [part for part in names if not part.exists()]
 
 
 def shards_digest(path: Path) -> str:
@@ -450,7 +468,9 @@ def _layout(part: Path, file: Any) -> _Layout:
         if type(width) is not int or not 0 < width < 2**31:
             raise FeatureFileError(f"{part}: column {key!r} has the width {width!r:.80}.")
     numbers = [facts.get(key, default) for key, default in (("part", 0), ("parts", 1))]
-    if not all(type(n) is int for n in numbers) or not 0 <= numbers[0] < numbers[1]:
+    if not all(type(n) is int for n in numbers) or not (
+        0 <= numbers[0] < numbers[1] <= _MOST_NUMBERED
+    ):
         raise FeatureFileError(f"{part}: says that it is part {numbers[0]!r} of {numbers[1]!r}.")
     recipe = _json(part, metadata, _RECIPE)
     if broken := problems(recipe := {} if recipe is None else recipe):

@@ -17,6 +17,7 @@ from MMSA_ext.data.feature_layout import SINGLE
 from MMSA_ext.data.shards import (
     WINDOW,
     check_finite,
+    missing_parts,
     parquet,
     read_utterances,
     shard_files,
@@ -46,7 +47,7 @@ class PartScores:
         samples: How many there are.
         failed: How many of them have an error in place of a prediction.
         found: Whether the result was there already.
-        error: Why the part as a whole cannot be read; empty if it can.
+        error: Why the part as a whole cannot be read, or that it is missing; empty if it can.
     """
 
     part: Path
@@ -79,13 +80,20 @@ def score_shards(
 
     Raises:
         CheckpointError, TextEncoderError: As `Scorer.score`.
-        FeatureFileError: The folder holds no shards. A part that cannot be read is in the result.
+        FeatureFileError: The folder holds no shards. A part that cannot be read, or that is missing
+            of those that were written together, is in the result.
         WriteError: The disk refuses.
     """
-    target = Path(expand(output))
+    source, target = Path(expand(folder)), Path(expand(output))
+    missing = missing_parts(source)
     done = []
-    for part in shard_files(Path(expand(folder))):
-        done.append(_score_part(scorer, part, target / f"{part.stem}.predictions.parquet"))
+    for part in sorted([*shard_files(source), *missing]):
+        result = target / f"{part.stem}.predictions.parquet"
+        if part in missing:
+            told = f"{part}: is not there, and was written with the others; copy the folder again."
+            done.append(PartScores(part, result, error=told))
+        else:
+            done.append(_score_part(scorer, part, result))
         report(done[-1])
     return done
 

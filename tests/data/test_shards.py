@@ -298,6 +298,9 @@ FOREIGN = {
     "says that it is part 7 of 2": lambda c, m: m.update(
         {b"mmsa_ext": b'{"widths": {"audio": 5, "vision": 2}, "part": 7, "parts": 2}'}
     ),
+    "says that it is part 0 of 2000000": lambda c, m: m.update(
+        {b"mmsa_ext": b'{"widths": {"audio": 5, "vision": 2}, "part": 0, "parts": 2000000}'}
+    ),
     "its recipe 'sound' is no modality": lambda c, m: m.update({b"recipe": b'{"sound": {}}'}),
     "column 'audio' is string": lambda c, m: c.update(audio=pa.array(["x", "y"])),
     r"column 'audio' is list<.*string": lambda c, m: c.update(

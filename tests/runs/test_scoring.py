@@ -185,6 +185,18 @@ def test_a_part_that_cannot_be_read_stops_no_other(tmp_path, data, scorer):
         score_shards(scorer, tmp_path, tmp_path / "r")
 
 
+def test_a_part_that_was_lost_is_said(tmp_path, data, scorer):
+    parts = write_shards(samples_of(data), tmp_path / "s", 3)
+    score_shards(scorer, tmp_path / "s", tmp_path / "r")
+    parts[1].unlink()
+    found = score_shards(scorer, tmp_path / "s", tmp_path / "r")
+    assert [part.part for part in found] == parts
+    assert [bool(part.error) for part in found] == [False, True, False]
+    assert found[1].error.startswith(f"{parts[1]}: is not there")
+    alone = score_shards(scorer, parts[0], tmp_path / "alone")  # as one machine of many does
+    assert [part.error for part in alone] == [""]
+
+
 def predict(*arguments):
     return runner.invoke(app, ["predict", *map(str, arguments), "-g", "cpu"])
 
@@ -205,7 +217,7 @@ def test_shards_on_the_command_line(tmp_path, data, checkpoints):
     parts[0].write_bytes(b"")
     broken = predict(*given, "-o", tmp_path / "r")
     assert broken.exit_code == 1
-    assert "1 of 2 parts could not be read" in broken.output
+    assert "1 of 2 parts could not be read or are missing" in broken.output
     alone = predict(given[0], parts[1], "-o", tmp_path / "alone")
     assert alone.exit_code == 0
     assert [path.name for path in (tmp_path / "alone").iterdir()] == [
