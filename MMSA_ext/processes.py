@@ -1,15 +1,20 @@
-"""Processes of this machine that answer requests, and end with this one, however it ends."""
+"""Processes of this machine: their memory, and those that answer requests.
+
+Such a process ends with the one that started it, however that ends.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Protocol
 
 from MMSA_ext.stopping import handlers, stop
@@ -19,6 +24,18 @@ THREADS_VARIABLE = "OMP_NUM_THREADS"
 # What a thread does that waits for the others of its process. By default it spins, and so takes the
 # core from the thread that it waits for, where there are more threads than cores.
 WAITING_VARIABLE = "OMP_WAIT_POLICY"
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process so far, MiB; Linux and macOS."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would begin with the peak of the process that started this one
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**10
+    import resource  # not there on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, else KiB
 
 
 class LostWorkerError(Exception):

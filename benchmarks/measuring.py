@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine by name, medians, peak memory, CSV, fresh processes."""
+"""What the benchmarks share: the machine by name, medians, CSV, fresh processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import io
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -128,16 +127,6 @@ def seconds(function: Callable[[], Any], repeats: int, warm_up: int = 1) -> list
         function()
         taken.append(time.perf_counter() - began)
     return taken
-
-
-def peak_rss_mb() -> float:
-    """Peak resident memory of this process so far, MiB."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would begin with the peak of the process that started this one
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def run_in_process(arguments: Sequence[str], script: str | None = None) -> dict[str, Any]:

@@ -27,10 +27,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measuring import median_seconds, peak_rss_mb, run_in_process, write_csv
+from measuring import median_seconds, run_in_process, write_csv
 from torch import Tensor
 
 from MMSA_ext.data.retrieval import RetrievalConfig, RetrievalIndex, build_index
+from MMSA_ext.processes import peak_rss_mb
 
 USUAL = [1_000, 2_000, 4_000, 8_000, 16_326]
 FULL = [*USUAL, 32_000, 64_000, 100_000, 200_000]

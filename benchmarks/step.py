@@ -63,6 +63,7 @@ from MMSA_ext.data.loader import FeatureLoader, make_loaders
 from MMSA_ext.errors import MMSAExtError, TrainingDivergedError
 from MMSA_ext.models.contract import Inputs, core_model
 from MMSA_ext.models.dashfusion import DashFusion
+from MMSA_ext.processes import peak_rss_mb
 from MMSA_ext.registry import check_names, get_model, trains_in_mmsa
 from MMSA_ext.training.step_log import StepLog
 from MMSA_ext.training.steps import StepSampler
@@ -137,7 +138,7 @@ class Memory:
         """The peak since `restart`."""
         if self._cuda is not None:
             return float(self._cuda.max_memory_allocated() / 2**20)
-        return measuring.peak_rss_mb()
+        return peak_rss_mb()
 
     def now_mb(self) -> float:
         """What is held now."""

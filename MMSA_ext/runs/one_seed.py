@@ -21,6 +21,7 @@ from MMSA_ext import mmsa_bridge
 from MMSA_ext.data.predictions import Predictions, predictions_frame
 from MMSA_ext.errors import TrainingDivergedError
 from MMSA_ext.names import SPLITS
+from MMSA_ext.processes import peak_rss_mb
 from MMSA_ext.text_encoders import resolve
 from MMSA_ext.training.callbacks import Callback, CallbackError, EpochProgress
 
@@ -152,9 +153,4 @@ def measured(device: torch.device) -> Iterator[SeedOutcome]:
 def _peak_memory_mb(device: torch.device) -> float | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, else KiB
+    return None if sys.platform == "win32" else peak_rss_mb()
