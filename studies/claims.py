@@ -55,6 +55,7 @@ stands for every seed.
 - **opposite**: it has the other direction, and p is below .05;
 - not seen: p is not below .05. *Power* is the probability with which these seeds would have found
   the paper's margin at this spread (uncorrected), *seeds* how many find it with probability .8;
+- equal: every seed gives the same number, so what differs changes nothing there; no test is counted;
 - open: fewer than two seeds have been run.
 
 Intervals are not corrected: one that leaves out zero beside "not seen" is a hint for more seeds.
@@ -102,6 +103,11 @@ class Tested:
     metric: str
     margin: float
     found: PairedDifference
+
+    @property
+    def equal(self) -> bool:
+        """Whether no seed shows a difference at all."""
+        return self.found.n > 1 and self.found.difference == self.found.std == 0
 
 
 def main(
@@ -189,7 +195,8 @@ def corrections(tested: Sequence[Tested]) -> list[float]:
     corrected = [math.nan] * len(tested)
     for data in dict.fromkeys(name for name, _ in DATA.values()):
         places = [i for i, one in enumerate(tested) if DATA[one.experiment][0] == data]
-        for i, p in zip(places, holm([tested[i].found.p_value for i in places]), strict=True):
+        judged = [math.nan if tested[i].equal else tested[i].found.p_value for i in places]
+        for i, p in zip(places, holm(judged), strict=True):
             corrected[i] = p
     return corrected
 
@@ -198,6 +205,8 @@ def verdict(one: Tested, p: float) -> str:
     """What a comparison says of its claim; see `RULE`."""
     if one.found.n < 2:
         return "open"
+    if one.equal:
+        return "equal"
     if math.isnan(p) or p >= LEVEL:
         return "not seen"
     gain = one.found.difference * (-1 if better(one.metric) == "lower" else 1)
@@ -250,7 +259,7 @@ def _summary(
     tested: Sequence[Tested],
     corrected: Sequence[float],
 ) -> str:
-    verdicts = ("**seen**", "**opposite**", "not seen", "open")
+    verdicts = ("**seen**", "**opposite**", "not seen", "equal", "open")
     rows = []
     for paper in papers:
         of_paper = [i for i, claim in enumerate(claims) if claim["paper"] == paper]
@@ -317,7 +326,7 @@ def _line(one: Tested, p: float) -> tuple[str, ...]:
         str(found.n),
         signed(one.margin),
         measured,
-        p_text(p) if found.n > 1 else NOTHING,
+        p_text(p) if found.n > 1 and not one.equal else NOTHING,
         power,
         seeds,
         verdict(one, p),

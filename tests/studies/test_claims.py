@@ -35,6 +35,13 @@ class TestVerdict:
         )
         assert claims.verdict(one, math.nan) == "open"
 
+    def test_what_changes_no_seed_is_equal_and_corrects_no_other(self):
+        same = compared([0.70, 0.71, 0.70, 0.72, 0.71], [0.70, 0.71, 0.70, 0.72, 0.71])
+        corrected = claims.corrections([BETTER, same])
+        assert corrected[0] == BETTER.found.p_value
+        assert claims.verdict(same, corrected[1]) == "equal"
+        assert claims._line(same, corrected[1])[5:] == ("-", "-", "-", "equal")
+
 
 def test_p_is_corrected_over_the_comparisons_of_the_same_data_alone():
     other = compared([1, 2, 3, 4, 5], [1.1, 2, 3, 4.1, 5.3], experiment="mmmo")
