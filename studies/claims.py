@@ -55,7 +55,7 @@ stands for every seed.
 - **opposite**: it has the other direction, and p is below .05;
 - not seen: p is not below .05. *Power* is the probability with which these seeds would have found
   the paper's margin at this spread (uncorrected), *seeds* how many find it with probability .8;
-- equal: every seed gives the same number, so what differs changes nothing there; no test is counted;
+- equal: every seed gives the same number; what differs changes nothing there, and no test counts;
 - open: fewer than two seeds have been run.
 
 Intervals are not corrected: one that leaves out zero beside "not seen" is a hint for more seeds.
