@@ -85,7 +85,7 @@ def score_shards(
         WriteError: The disk refuses.
     """
     source, target = Path(expand(folder)), Path(expand(output))
-    missing = missing_parts(source)
+    missing = set(missing_parts(source))
     done = []
     for part in sorted([*shard_files(source), *missing]):
         result = target / f"{part.stem}.predictions.parquet"
